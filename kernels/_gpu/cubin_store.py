@@ -10,7 +10,7 @@ from __future__ import annotations
 import hashlib
 import json
 import tempfile
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -53,6 +53,28 @@ def key_of(kernel: str, signature: Mapping[str, str], constants: Mapping[str, An
     return hashlib.sha256(json.dumps(parts).encode()).hexdigest()[:32]
 
 
+def fitting(capability: int) -> tuple[int, ...]:
+    """Compute capabilities whose code runs on a card of this one (90 for 9.0), the best first. Code for 8.0 also runs on 8.6, 8.7
+    and 8.9; from 9.0 on it is compiled for one architecture alone."""
+    older = [c for c in (89, 87, 86, 80) if c < capability] if 80 <= capability < 90 else []
+    return (capability, *older)
+
+
+class CubinsInMemory:
+    """Kernels that came with a file. strict: what is not among them is not to be compiled instead."""
+
+    def __init__(self, source: str, cubins: Iterable[Cubin], strict: bool) -> None:
+        self.source, self.strict = source, strict
+        self._cubins = {(c.key, c.capability): c for c in cubins}
+
+    def has_for(self, capability: int) -> bool:
+        return any(c in fitting(capability) for _, c in self._cubins)
+
+    def find(self, key: str, capability: int) -> Cubin | None:
+        found = (self._cubins.get((key, candidate)) for candidate in fitting(capability))
+        return next((cubin for cubin in found if cubin is not None), None)
+
+
 class CubinStore:
     """The folder. Several processes may write to it: files are put in place whole."""
 
@@ -76,13 +98,8 @@ class CubinStore:
             Path(part.name).replace(path)
 
     def find(self, key: str, capability: int) -> Cubin | None:
-        """The kernel for a card of this capability (90 for 9.0), or None. Code for 8.0 also runs on 8.6, 8.7 and 8.9; from
-        9.0 on it is compiled for one architecture alone.
-
-        Raises FormatError for files that do not belong together.
-        """
-        older = [c for c in (89, 87, 86, 80) if c < capability] if 80 <= capability < 90 else []
-        for candidate in (capability, *older):
+        """The kernel for a card of this capability, or None. Raises FormatError for files that do not belong together."""
+        for candidate in fitting(capability):
             code, about = self._paths(key, candidate)
             if code.is_file() and about.is_file():
                 return self._read(code, about)

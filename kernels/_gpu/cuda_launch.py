@@ -21,8 +21,8 @@ def unavailable(kernel: CudaKernel) -> str | None:
     reason = cubin_launch.unavailable()
     if reason is not None or triton_launch.built_ahead(kernel.key) is not None:
         return reason
-    if settings.no_jit():
-        return f"it was not built ahead, and {settings.NO_JIT} forbids compiling"
+    if not triton_launch.may_compile():
+        return f"it was not built ahead, and {settings.NO_JIT} or load_kernels(otherwise='refuse') forbids compiling"
     return cuda_nvrtc.unavailable()
 
 
@@ -40,7 +40,7 @@ _in_process: dict[tuple[str, int], Cubin] = {}
 
 
 def _compiled(kernel: CudaKernel) -> Cubin:
-    if settings.no_jit():
+    if not triton_launch.may_compile():
         raise triton_launch.forbidden(kernel.name)
     capability = _capability()
     found = _in_process.get((kernel.key, capability))

@@ -15,7 +15,7 @@ from rtaccel.backends.cuda_errors import translated
 from rtaccel.core import settings
 from rtaccel.core.errors import BackendUnavailable
 from rtaccel.kernels._gpu import cubin_launch
-from rtaccel.kernels._gpu.cubin_store import Cubin, CubinStore, key_of
+from rtaccel.kernels._gpu.cubin_store import Cubin, CubinsInMemory, CubinStore, key_of
 from rtaccel.kernels._gpu.triton_spec import Specialisation
 
 
@@ -62,7 +62,7 @@ def bind(spec: Specialisation) -> Launch:
     cubin = built_ahead(spec_key(spec))
     if cubin is not None and cubin_launch.unavailable() is None:
         return cubin_launch.load(cubin)
-    if settings.no_jit():
+    if not may_compile():
         raise forbidden(spec.name)
     return _Jit(spec)
 
@@ -126,16 +126,36 @@ def record(key: str, kernel: Any) -> bool:
 
 def forbidden(name: str) -> BackendUnavailable:
     """The error for a kernel that would have to be compiled where that is forbidden."""
-    places = " or ".join(map(str, settings.kernel_folders()))
+    places = " or ".join([*(memory.source for memory in _files), *map(str, settings.kernel_folders())])
+    by = settings.NO_JIT if settings.no_jit() else "load_kernels(otherwise='refuse')"
     return BackendUnavailable(
-        "kernels", name, f"a kernel built ahead in {places}, as {settings.NO_JIT} forbids compiling",
-        "Build it with `rtaccel build-kernels --model ...` and install cuda-core.",
+        "kernels", name, f"a kernel built ahead in {places}, as {by} forbids compiling",
+        "Build it with `rtaccel build-kernels --model ...` or rt.save(kernels=...) from these sources, and install cuda-core.",
     )  # fmt: skip
 
 
+_files: list[CubinsInMemory] = []
+
+
+def remember(memory: CubinsInMemory) -> None:
+    """Kernels that are bound from here on are looked for there first."""
+    _files.insert(0, memory)
+
+
+def forget(memory: CubinsInMemory) -> None:
+    if memory in _files:
+        _files.remove(memory)
+
+
+def may_compile() -> bool:
+    """Whether a kernel that was not built ahead is compiled."""
+    return not settings.no_jit() and not any(memory.strict for memory in _files)
+
+
 def built_ahead(key: str) -> Cubin | None:
-    """The stored kernel for this card, from the first folder that has it."""
-    stores = [CubinStore(folder) for folder in settings.kernel_folders() if folder.is_dir()]
+    """The stored kernel for this card, from the first file or folder that has it."""
+    folders = [CubinStore(folder) for folder in settings.kernel_folders() if folder.is_dir()]
+    stores: list[CubinsInMemory | CubinStore] = [*_files, *folders]
     if not stores:
         return None
     import torch

@@ -15,7 +15,7 @@ from rtaccel.core import settings
 from rtaccel.core.errors import BackendUnavailable, FormatError, RtaccelError
 
 if TYPE_CHECKING:
-    from rtaccel.kernels._gpu.cubin_store import Cubin
+    pass
 
 HELP = "compile the GPU kernels of a model ahead, without a GPU, into a folder that an image can carry"
 
@@ -54,6 +54,7 @@ def run(args: argparse.Namespace) -> int:
     capabilities = architectures(args.arch)
     _require_compiler()
     from rtaccel.kernels._gpu.cubin_store import CubinStore
+    from rtaccel.runtime.gpu.ahead import build
 
     folder = args.out or settings.kernel_folder()
     store, built, failed = CubinStore(folder), [], []
@@ -65,7 +66,7 @@ def run(args: argparse.Namespace) -> int:
                 built.append({**entry, "bytes": len(known.code), "was_there": True})
                 continue
             try:
-                cubin = _build(spec, capability)
+                cubin = build(spec, capability)
             except RtaccelError as error:
                 failed.append({**entry, "reason": str(error)})
                 continue
@@ -123,13 +124,6 @@ def _require_compiler() -> None:
         raise BackendUnavailable(
             "build-kernels", f"{settings.TRITON_INTERPRET}=1", "a process that compiles kernels", "Unset it."
         )
-
-
-def _build(kernel: Any, capability: int) -> Cubin:
-    from rtaccel.kernels._gpu.cuda_nvrtc import CudaKernel, compile_cubin
-    from rtaccel.kernels._gpu.triton_aot import build
-
-    return compile_cubin(kernel, capability) if isinstance(kernel, CudaKernel) else build(kernel, capability)
 
 
 def _wanted(args: argparse.Namespace, capabilities: list[int]) -> Iterator[tuple[int, Mapping[str, Any]]]:

@@ -102,6 +102,23 @@ def with_signature(whole: bytes, signed: bytes) -> bytes:
     return whole[:_SIGNATURE_AT] + text + check + whole[_SIGNATURE_AT + len(UNSIGNED) :]
 
 
+def tensor(op: str, whole: bytes, name: str) -> bytes | None:
+    """The bytes of a tensor, or None where there is none of that name. Raises FormatError for a place outside the file."""
+    try:
+        (length,) = struct.unpack_from("<Q", whole)
+        entry = json.loads(whole[8 : 8 + length]).get(name)
+        if entry is None:
+            return None
+        first, last = entry["data_offsets"]
+        if type(first) is not int or type(last) is not int or not 0 <= first <= last <= len(whole) - 8 - length:
+            raise ValueError(f"a tensor at {first}..{last}")
+        return whole[8 + length + first : 8 + length + last]
+    except (ValueError, KeyError, TypeError, AttributeError, struct.error, RecursionError) as error:
+        raise FormatError(
+            op, f"a header that cannot be read: {error}", "a safetensors file", "Save it again."
+        ) from error
+
+
 def metadata(op: str, whole: bytes) -> dict[str, str]:
     """The metadata of a file, whose digest was found right. Raises FormatError where its JSON is none."""
     try:

@@ -13,7 +13,7 @@ from rtaccel import __version__
 from rtaccel.convert.passes.program import FallbackStep, Program, SubgraphStep
 from rtaccel.core.errors import FormatError, UnsupportedProblem
 from rtaccel.core.stage import GraphIO
-from rtaccel.deploy import container, signing, whole_file
+from rtaccel.deploy import container, gpu_kernels, signing, whole_file
 from rtaccel.deploy.prepacked import with_prepacked
 from rtaccel.deploy.record import DTYPES, Edge, Head, Recorder, Where
 from rtaccel.deploy.results import as_returned, otherwise, results_of
@@ -31,6 +31,7 @@ def save(
     output_names: Sequence[str] | None = None,
     states: bool = False,
     prepacked: bool = False,
+    kernels: Sequence[str] = (),
     sign: Any = None,
     metadata: Mapping[str, str] | None = None,
 ) -> Path:
@@ -46,12 +47,14 @@ def save(
     states: of a stream, also what it holds now: a loaded stream goes on from there. Else it starts anew.
     prepacked: also weights as this machine's kernels pack them, as `rtaccel.deploy.prepack` adds them:
         loaded sooner where the same kernels are taken, by the same version of rtaccel. The file is about twice as large.
+    kernels: also GPU kernels of this model, compiled here for these cards, such as ["sm_90"]: with
+        `rtaccel.deploy.gpu_kernels.load_kernels` a process that compiles the model for its GPU needs no compiler. Needs triton.
     sign: an ed25519 private key (32 bytes, the path of a PEM file, or one of the `cryptography` package).
     metadata: further texts for whoever reads the file, such as a verdict: `{"budget": str(latency)}`.
 
     The file appears whole or not at all. Returns its path. Raises UnsupportedProblem, naming them, for PyTorch calls inside,
-    for a model on a GPU, and for prepacked=True without such weights; FormatError for a key or metadata that are none; OSError
-    where the path cannot be written.
+    for a model on a GPU, and for prepacked=True without such weights; FormatError for a key, metadata or cards that are none;
+    BackendUnavailable for kernels= without triton; OSError where the path cannot be written.
 
     Example:
         >>> import tempfile, torch, rtaccel as rt
@@ -61,7 +64,13 @@ def save(
         (1, 4)
     """
     key = None if sign is None else signing.private_key("save", sign)
-    whole = artifact_bytes(model, name=name, output_names=output_names, states=states, metadata=metadata)
+    section = b""
+    if kernels:
+        _whole(model)
+        section = gpu_kernels.section_of(gpu_kernels.kernels_for(model, kernels))
+    whole = artifact_bytes(
+        model, name=name, output_names=output_names, states=states, kernels=section, metadata=metadata
+    )
     if prepacked:
         whole = with_prepacked(whole)
     if key is not None:
@@ -77,9 +86,10 @@ def artifact_bytes(
     name: str | None = None,
     output_names: Sequence[str] | None = None,
     states: bool = False,
+    kernels: bytes = b"",
     metadata: Mapping[str, str] | None = None,
 ) -> bytes:
-    """The bytes of the file that `save` writes, unsigned."""
+    """The bytes of the file that `save` writes, unsigned. kernels: a section of gpu_kernels.py."""
     step = _whole(model)
     options, program = model._options, model._program
     source = step.source
@@ -131,6 +141,8 @@ def artifact_bytes(
         parts["constants"] = container.Part("U8", (len(recorder.constants),), bytes(recorder.constants))
     if past:
         parts["states"] = container.Part("U8", (len(past),), past)
+    if kernels:
+        parts[gpu_kernels.TENSOR] = container.Part("U8", (len(kernels),), kernels)
     return container.pack(
         parts, fields, lambda start, end, places: recorder.plan(head, inputs, outputs, Where(start, end, places))
     )

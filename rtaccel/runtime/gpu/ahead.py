@@ -23,6 +23,7 @@ from rtaccel.plan.fuse import fuse
 from rtaccel.plan.group import StagedPlan, Subgraph
 
 if TYPE_CHECKING:
+    from rtaccel.kernels._gpu.cubin_store import Cubin
     from rtaccel.kernels._gpu.cuda_nvrtc import CudaKernel
     from rtaccel.kernels._gpu.triton_spec import Specialisation
 
@@ -72,6 +73,32 @@ def persistent_kernels_of(
     with assuming(Card(capability, card().multiprocessors)), recording() as found:
         persistent_network(groups[0], streamed).prepared("cpu")
     return found
+
+
+def kernels_of_program(
+    program: Program, rows: int, capability: int, streamed: bool
+) -> dict[str, Specialisation | CudaKernel]:
+    """The same for a program that was lowered: of its graph for a batch of `rows`, or of its persistent stream on a card of this
+    capability. Raises UnsupportedProblem where a stream has no persistent kernel."""
+    if not streamed:
+        return dict(_recorded(in_modelled_form(program, rows), rows))
+    from rtaccel.kernels._gpu.triton_launch import recording
+    from rtaccel.kernels.recurrent.cuda.config import Card, assuming, card
+    from rtaccel.runtime.gpu.persistent import persistent_network
+
+    (step,) = program.steps
+    assert isinstance(step, SubgraphStep)
+    with assuming(Card(capability, card().multiprocessors)), recording() as found:
+        persistent_network(step.group, True).prepared("cpu")
+    return found
+
+
+def build(kernel: Specialisation | CudaKernel, capability: int) -> Cubin:
+    """Compiled for a card of this capability, by Triton or NVRTC."""
+    from rtaccel.kernels._gpu.cuda_nvrtc import CudaKernel, compile_cubin
+    from rtaccel.kernels._gpu.triton_aot import build
+
+    return compile_cubin(kernel, capability) if isinstance(kernel, CudaKernel) else build(kernel, capability)
 
 
 def _recorded(program: Program, rows: int) -> dict[str, Specialisation]:
