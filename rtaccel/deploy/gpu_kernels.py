@@ -27,7 +27,7 @@ TENSOR = "kernels"
 REFUSE, COMPILE = "refuse", "compile"
 _MAGIC, _HEAD, _ALIGNMENT = b"RTACUBIN", struct.Struct("<8sQ"), 64
 _ELF, _CUDA_MACHINE, _MACHINE_AT, _FLAGS_AT = b"\x7fELF", 190, 18, 48
-MOST_KERNELS, MOST_THREADS, MOST_SHARED = 4096, 1024, 227 << 10
+MAX_KERNELS, MAX_THREADS, MAX_SHARED = 4096, 1024, 227 << 10
 _NEXT = "Save it again: rt.save(..., kernels=...)."
 
 
@@ -89,7 +89,7 @@ def kernels_in(section: bytes) -> list[Cubin]:
         records = json.loads(section[_HEAD.size : start])
     except (ValueError, RecursionError) as error:
         raise _wrong(f"an index that cannot be read: {error}") from error
-    if not isinstance(records, list) or len(records) > MOST_KERNELS:
+    if not isinstance(records, list) or len(records) > MAX_KERNELS:
         raise _wrong("an index that is no list of kernels")
     found = [_kernel(record, memoryview(section)[start:]) for record in records]
     if len({(c.key, c.capability) for c in found}) != len(found):
@@ -123,7 +123,7 @@ def _kernel(record: Any, codes: memoryview) -> Cubin:
 
 
 _NUMBERS = {
-    "capability": (80, 200), "num_warps": (1, MOST_THREADS // 32), "shared_bytes": (0, MOST_SHARED),
+    "capability": (80, 200), "num_warps": (1, MAX_THREADS // 32), "shared_bytes": (0, MAX_SHARED),
     "global_scratch_bytes": (0, 0), "profile_scratch_bytes": (0, 0), "at": (0, 1 << 40), "bytes": (64, 1 << 30),
 }  # fmt: skip
 """What each may be; a kernel with scratch memory is never launched from a store."""
