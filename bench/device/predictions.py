@@ -133,7 +133,8 @@ def page(found: dict[str, Any], launched: dict[str, Any]) -> str:
     lines += [
         "",
         "The kernels poll once at a time today. Four polls in flight take most of a round trip off p99, whatever the",
-        "network. So does a mapping of the card's memory for the host, where the driver has it. Neither is built. What is not",
+        "network. So does a mapping of the card's memory for the host, where the driver has it. Neither is built, and one warp",
+        "cannot have several polls in flight: [why](../explanation/gpu-kernels-design.md#one-poll-of-a-warp). What is not",
         "simulated: how the system schedules the host's thread, traffic of others on the link, warps that part ways.",
         *launches.lines(launched), "",
     ]  # fmt: skip

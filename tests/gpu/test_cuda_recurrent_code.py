@@ -112,6 +112,17 @@ def test_definitions_and_included_files_are_in_the_key(tmp_path: Path, monkeypat
     assert kernel.key != before
 
 
+@needs_triton
+@needs_nvrtc
+def test_looks_of_a_warp_are_read_from_its_code() -> None:
+    """Each look has a scoreboard, and the first test of a word waits for that of the first look at least."""
+    from tests.cuda_checks import looks_in_flight
+
+    boards, waited = looks_in_flight.looks(90)
+    assert len(boards) == 2 * looks_in_flight.LOOKS and set(boards) <= set(range(6))
+    assert 1 <= waited <= looks_in_flight.LOOKS
+
+
 class Net(nn.Module):
     def __init__(self, stack: nn.Module, head: nn.Module) -> None:
         super().__init__()
