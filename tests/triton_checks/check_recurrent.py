@@ -28,7 +28,7 @@ from rtaccel.kernels.recurrent.cases import make_inputs, make_stage
 from rtaccel.kernels.recurrent.layout import Geometry
 from rtaccel.kernels.recurrent.reference import fma32
 from rtaccel.kernels.recurrent.triton import bidirectional as both
-from rtaccel.kernels.recurrent.triton import stack
+from rtaccel.kernels.recurrent.triton import many, stack
 from rtaccel.kernels.recurrent.triton.config import KernelConfig, kernel_configs, select_config
 
 require("triton")
@@ -122,6 +122,55 @@ def test_a_stream_without_meaning_is_nan_and_alone(op: str) -> None:
     got = impl.prepare(stage, Problem.of(stage, 4, DEVICE))(*(t.to(DEVICE) for t in inputs))
     assert all(y[:3].isnan().all() and y[3].isfinite().all() for y in got)
     assert_same(stage, inputs, got)
+
+
+MANY: list[tuple[str, int, int, Geometry, str, str]] = [
+    ("gru", 1, 1, Geometry(1), "int8-static", "float32"),
+    ("gru", 33, 32, Geometry(32), "int8-static", "float32"),
+    ("gru", 70, 40, Geometry(33, layers=2), "int8-own", "int8"),
+    ("lstm", 32, 7, Geometry(20, layers=3), "int8-static", "int8"),
+    ("lstm", 65, 64, Geometry(64), "int8-own", "float32"),
+    ("gru", 5, 9, Geometry(12, layers=2, batch=7), "int8-static", "float32"),
+    ("lstm", 1, 9, Geometry(12, layers=2, batch=70), "int8-static", "float32"),
+]
+
+
+@pytest.mark.parametrize(("op", "samples", "k", "geometry", "form", "out"), MANY)
+def test_many_streams(op: str, samples: int, k: int, geometry: Geometry, form: str, out: str) -> None:
+    """A tile of streams on tensor cores, with streams that hold no number among them: the bits of the contract."""
+    stage = make_stage(op, GATES[op], geometry, k, form, out, True, seed=seed())
+    inputs = make_inputs(stage, samples, seed())
+    for i in range(3 if samples > 1 else 0):
+        tensor = inputs[i % len(inputs)] if inputs[i % len(inputs)].is_floating_point() else inputs[-1]
+        place = int(torch.randint(tensor.numel(), ()))
+        tensor.view(-1)[place] = (float("nan"), float("inf"), float("-inf"))[i]
+    problem = Problem.of(stage, samples, DEVICE)
+    assert many.unsupported(problem) is None
+    call = many.prepare(GATES[op], operator(op).lower)(stage, problem)
+    got = call(*(t.to(DEVICE) for t in inputs))
+    assert_same(stage, inputs, got)
+    assert bool(got[1].isnan().any()) == (samples > 1) and not bool(got[1].isnan().all())
+    for rows in (0, samples // 2):
+        part = tuple(t[:rows].contiguous() for t in inputs)
+        assert_same(stage, part, call(*(t.to(DEVICE) for t in part)))
+
+
+@pytest.mark.parametrize("op", list(GATES))
+def test_which_kernel_takes_many_streams(op: str) -> None:
+    """From MIN_STREAMS on, of one time step with int8 weights; other stages say why not."""
+
+    def taken(geometry: Geometry, k: int, rows: int, form: str = "int8-static", states: bool = True) -> str:
+        problem = Problem.of(make_stage(op, GATES[op], geometry, k, form, "float32", states, seed=1), rows, DEVICE)
+        return next(impl.name for impl in impls("triton", op) if impl.supports(problem) is None)
+
+    assert taken(Geometry(32), 32, 10_000) == taken(Geometry(32, batch=10_000), 32, 1) == "triton_many"
+    for other in (
+        taken(Geometry(32), 32, many.MIN_STREAMS - 1), taken(Geometry(65), 32, 10_000), taken(Geometry(32), 65, 10_000),
+        taken(Geometry(32, time=2), 32, 10_000), taken(Geometry(32), 32, 10_000, "int8-dynamic"),
+        taken(Geometry(32), 32, 10_000, "int4-static"), taken(Geometry(32, batch=2), 32, many.MIN_STREAMS // 2 - 1),
+        taken(Geometry(32, time=2), 32, 10_000, states=False),
+    ):  # fmt: skip
+        assert other == "triton_stack"
 
 
 def cut(stage: Stage, samples: int, units: int, resident: int) -> tuple[KernelConfig, Any]:
