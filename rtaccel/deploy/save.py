@@ -20,7 +20,9 @@ from rtaccel.deploy.results import as_returned, otherwise, results_of
 from rtaccel.kernels._core.cpu import States, packed_bound, tell
 from rtaccel.runtime.compiled import CompiledModel
 from rtaccel.runtime.execute import nesting
+from rtaccel.runtime.gpu.persistent_states import on_cpu
 from rtaccel.runtime.inputs import names_of
+from rtaccel.runtime.stream import StreamModel
 
 
 def save(
@@ -40,7 +42,8 @@ def save(
     The file is a safetensors container with the logical weights and the calls that build the plan: no code, and no kernel's
     name. One file serves every kind of processor; whoever loads it takes the best kernels of his own.
 
-    model: from `rt.compile` or `rt.stream` on the CPU, all of it native. It is not changed.
+    model: from `rt.compile` or `rt.stream` on the CPU, all of it native. Or a stream on a persistent kernel; its file is one for
+        the CPU. It is not changed.
     name: of the model, by default that of its class.
     output_names: of its results, in their order; by default "output", or "output_0", "output_1" and so on. Inputs are called as
         the arguments of the model are.
@@ -64,6 +67,8 @@ def save(
         (1, 4)
     """
     key = None if sign is None else signing.private_key("save", sign)
+    if isinstance(model, StreamModel) and model._options.mode == "persistent":
+        model = on_cpu(model, states)
     section = b""
     if kernels:
         _whole(model)

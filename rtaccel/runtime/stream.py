@@ -101,6 +101,11 @@ class StreamModel(CompiledModel):
             raise ShapeError(op, f"stream {stream!r}", f"a number in 0..{self.streams - 1}", "Name one of this batch.")
 
     @property
+    def _memory(self) -> int:
+        """For how many steps a NaN lives on in a state, -1 for ever."""
+        return self._options.states.memory if self._options.states else 0
+
+    @property
     def streams(self) -> int:
         """Number of streams, that of the example."""
         return self._options.states.samples if self._options.states else 0

@@ -6,6 +6,7 @@ from __future__ import annotations
 import importlib.util
 import threading
 from collections.abc import Callable, Iterator
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -14,6 +15,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
+import rtaccel as rt
 from rtaccel.core.errors import FormatError
 from rtaccel.kernels._gpu import cuda_nvrtc
 from rtaccel.runtime.gpu import persistent
@@ -217,6 +219,38 @@ def test_a_set_is_written_only_while_nobody_reads_it(what: list[Any], running: b
         box.reading = sets.at_start(box)  # type: ignore[arg-type]
     box.send()
     assert int(sets.tensors["words_ptr"][box.reading][0]) == wanted
+
+
+@pytest.mark.parametrize("case", CASES)
+def test_a_saved_stream_goes_on_on_the_cpu(case: str, devices: Devices, tmp_path: Path) -> None:
+    """The file of a persistent stream: with its past, corrupted or not, after a swap, and without."""
+    make, features, scheme, cut = CASES[case]
+    devices(cut)
+    live, plain = streams(make(), features, scheme)
+    x = torch.randn(4, 1, features)
+
+    def go_on(states: bool) -> None:
+        loaded = rt.load(rt.save(live, tmp_path / "stream.rta", states=states))
+        if not states:
+            plain.reset()
+        for row in x:
+            want = plain.step(row)
+            assert same(torch.from_numpy(loaded.step(row.numpy())), want)
+            if states:
+                assert same(live.step(row), want)
+
+    for _ in range(3):
+        row = torch.randn(1, features)
+        assert same(live.step(row), plain.step(row))
+    go_on(True)
+    for model in (live, plain):
+        model.swap(other_weights(plain, 21))
+    go_on(True)
+    row = torch.full((1, features), float("nan"))
+    assert same(live.step(row), plain.step(row))
+    go_on(True)
+    go_on(False)
+    live.close()
 
 
 def test_a_kernel_that_keeps_its_weights_says_so(devices: Devices, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -235,6 +235,12 @@ class PersistentStream(PersistentPlan):
                 self._fail("its states", "the kernel did not give them")
         return past.view(torch.int32)[::2].numpy().tobytes()  # the lower half of every word
 
+    @property
+    def state_rows(self) -> int:
+        """Rows of `save_state`, one for each layer and kind of state."""
+        assert self._network.past is not None
+        return self._network.past.numel() // int(self._network.stages[0].attrs["hidden"])
+
     def load_state(self, state: bytes) -> None:
         """What `save_state` gave. Nothing where it gives nothing: a new kernel stands before its first step."""
         if self._network.past is None:
