@@ -171,6 +171,22 @@ def test_a_command_goes_with_the_next_message_alone() -> None:
     assert sent == [5, 0, 0]
 
 
+def test_orders_are_added_and_taken_back() -> None:
+    """What was not sent can be taken back, bit by bit; what was sent cannot."""
+    side = Side(2, 1, commands=True)
+    side.box.order(1)
+    side.box.order(48)
+    assert side.box.command == 49
+    assert side.box.withdraw(48) and side.box.command == 1
+    assert not side.box.withdraw(48)
+    side.box.order(16)
+    player = side.play(1)
+    side.step()
+    player.join()
+    assert int(side.requests[3 + 2]) & 0xFFFFFFFF == 17
+    assert not side.box.withdraw(16) and side.box.command == 0
+
+
 def test_threads_take_turns_at_a_mailbox() -> None:
     side = Side(3, 3)
     wrong: list[int] = []

@@ -27,6 +27,7 @@ from rtaccel.runtime import execute
 from rtaccel.runtime.compiled import CompiledModel
 from rtaccel.runtime.gpu import device, persistent_run, persistent_stacks
 from rtaccel.runtime.gpu.persistent_device import CudaPersistent
+from rtaccel.runtime.gpu.persistent_weights import RENEW, SECOND
 from rtaccel.runtime.options import Options
 from rtaccel.runtime.stream import StreamModel
 from tests.support.fake_cuda import FakeCard, Hang
@@ -192,6 +193,38 @@ def test_new_weights_load_no_code_and_wait_for_nothing(card: FakeCard) -> None:
         live.step(torch.randn(1, 40))
         assert len(card.running) == 1
     assert len(card.loaded) == 1
+
+
+def test_weights_are_exchanged_beside_a_kernel_that_runs(card: FakeCard, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Nothing is loaded, launched or waited for but the copies, which go by pinned memory; the next message orders it."""
+    seen: list[int] = []
+    for_the_card = persistent_stacks.WeightSets
+
+    def pinned(packed: Any, device: str) -> Any:
+        sets = for_the_card(packed, device)
+        sets._staging = {name: torch.full_like(t, 85) for name, t in packed.items()}  # as on a card
+        return sets
+
+    monkeypatch.setattr(persistent_stacks, "WeightSets", pinned)
+    live = stream()
+    live.step(torch.randn(1, 40))
+    (kernel,) = card.running
+    log, loaded, sets = list(card.log), list(card.loaded), live._plan().weights
+    state = {k: v.flip(0) if v.dtype == torch.int8 else v for k, v in live.state_dict().items() if k != "_extra_state"}
+    for swap in (lambda: live.swap(state), live.rollback, live.rollback):
+        number = live._plan()._kernel.box.number
+        swap()
+        assert live.swap_pending
+        live.step(torch.randn(1, 40))
+        assert not live.swap_pending
+        words = kernel._requests.numel() // 2
+        last = kernel._requests[((number + 1) & 1) * words :][words - 1]
+        seen.append(int(last) & 0xFFFFFFFF)
+    assert seen == [RENEW | SECOND, RENEW, RENEW | SECOND]
+    assert kernel.alive and card.loaded == loaded and card.log == log
+    for name, packed in live._plan().packed(live._executor.steps[0].source.group).items():
+        assert torch.equal(sets.tensors[name][1], packed), name
+    live.close()
 
 
 def test_a_load_that_fails_leaves_the_old_one_working(card: FakeCard, monkeypatch: pytest.MonkeyPatch) -> None:
