@@ -65,8 +65,8 @@ class Swappable:
 
         Bound calls, `run` and a loop go on with the new weights, each call wholly with the old or wholly with the new ones.
         Shapes, scheme and static scales must be those of this model. On a GPU the weights are copied into the memory that the
-        kernels read, between two calls on its stream: nothing is captured anew. A persistent stream of LSTM or GRU in CUDA C++
-        takes them with the message of its next time step, and goes on with its states.
+        kernels read, between two calls on its stream: nothing is captured anew. A persistent stream of LSTM or GRU in CUDA C++,
+        or of convolutions, takes them with the message of its next time step, and goes on with its past.
 
         Raises FormatError, with nothing changed, where the weights do not fit; UnsupportedProblem for a model that is none of
         one native call on the CPU, one CUDA graph or chain of kernels on a GPU, or such a stream.
@@ -175,7 +175,7 @@ class Swappable:
         if plan is None or not (executor.steps[0].native or on_device):
             raise UnsupportedProblem(
                 op, f"{self._options.title}: {len(executor.steps)} steps on {self._options.device}",
-                "one native call on the CPU, one chain of kernels on a GPU, or a persistent stream in CUDA C++",
+                "one native call on the CPU, one chain of kernels on a GPU, a persistent stream in CUDA C++ or of convolutions",
                 "Use load_state_dict while nothing calls it.",
             )  # fmt: skip
         return executor.steps[0]

@@ -20,6 +20,7 @@ from rtaccel.core.errors import UnsupportedProblem
 from rtaccel.kernels.conv.triton import persistent, persistent_config
 from rtaccel.runtime.options import Options
 from rtaccel.runtime.stream import StreamModel
+from tests.cuda_checks.streams import other_weights
 from tests.triton_checks.support.interpreted_device import in_its_place
 
 require("triton")
@@ -168,3 +169,39 @@ def test_the_form_of_a_network() -> None:
     too_large = persistent_config.select_config(persistent_config.example((8, 256, 256), 5, 2))
     assert isinstance(too_large, str)
     assert "threads, when padded, not 32" in too_large
+
+
+@pytest.mark.parametrize("residual", ["", "inner"])
+def test_other_weights_while_it_runs(residual: str) -> None:
+    """Swaps and rollbacks between time steps, with a reset in one message, and a restart: the bits of the CPU's stream, whose
+    past goes on."""
+    live, plain = stayed(Tcn((16, 16), 3, residual, nn.Linear(16, 2)), 16)
+    states = [other_weights(plain, seed) for seed in (1, 2, 3)]
+    given: list[Callable[[StreamModel], Any]] = [
+        lambda m: None, lambda m: m.swap(states[0]), lambda m: None, lambda m: m.rollback(), lambda m: m.rollback(),
+        lambda m: (m.swap(states[1]), m.reset()), lambda m: (m.swap(states[2]), m.rollback()),
+        lambda m: (m.swap(states[0]), m.swap(states[2])), lambda m: None,
+    ]  # fmt: skip
+    kernel = None
+    for index, what in enumerate(given):
+        what(live)
+        what(plain)
+        x = torch.randn(1, 16)
+        assert torch.equal(live.step(x), plain.step(x)), index
+        assert not live.swap_pending
+        kernel = kernel or live._plan()._kernel._running
+        assert live._plan()._kernel._running is kernel  # the one that was started at first
+    live.suspend()  # a new kernel begins with the set that was used last, and without a past
+    plain.reset()
+    x = torch.randn(1, 16)
+    assert torch.equal(live.step(x), plain.step(x))
+    live.close()
+
+
+def test_a_network_that_reads_weights_again_keeps_them(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(persistent_config, "REGISTERS", 2)
+    monkeypatch.setattr(persistent_config, "STREAMED_REGISTERS", 2)
+    live, plain = stayed(Tcn((16, 16), 3, "", nn.Linear(16, 2)), 16)
+    with pytest.raises(UnsupportedProblem, match="swap"):
+        live.swap(other_weights(plain, 1))
+    live.close()

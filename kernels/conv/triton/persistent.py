@@ -40,6 +40,8 @@ from rtaccel.kernels._persistent.triton_mailbox import SPINS_PER_LOOK, answer, w
 from rtaccel.kernels.conv.triton.persistent_config import THREAD_REGISTERS, KernelConfig, example, select_config
 
 INFINITY_BITS = tl.constexpr(0x7F800000)
+RENEW, SECOND_BIT = tl.constexpr(16), tl.constexpr(5)
+"""Of a command, as kernels/recurrent/cuda/recurrent.cu has it: other weights, and the bit that says which."""
 
 
 @triton.jit
@@ -193,47 +195,66 @@ def time_step(
     return values[len(KINDS)]
 
 
-@triton.jit(do_not_specialize=["idle_looks"])
+@triton.jit(do_not_specialize=["idle_looks", "second"])
 def persistent_kernel(
-    request_ptr, reply_ptr, control_ptr, words_ptr, params_ptr, sums_ptr, rings_ptr, idle_looks,
+    request_ptr, reply_ptr, control_ptr, words_ptr, params_ptr, sums_ptr, rings_ptr, idle_looks, second,
     K: tl.constexpr, N: tl.constexpr, PADDED_K: tl.constexpr, MEMORY: tl.constexpr, KINDS: tl.constexpr,
     SOURCES: tl.constexpr, OTHERS: tl.constexpr, TILES: tl.constexpr, TAPS: tl.constexpr, HELD: tl.constexpr,
     DILATIONS: tl.constexpr, RINGS: tl.constexpr, ROWS: tl.constexpr, WORDS: tl.constexpr, OUTPUTS: tl.constexpr,
     INT8: tl.constexpr, ACTIVATIONS: tl.constexpr, SPARE: tl.constexpr, ASM: tl.constexpr,
-    MESSAGE: tl.constexpr, LOOK: tl.constexpr,
+    SETS: tl.constexpr, MESSAGE: tl.constexpr, LOOK: tl.constexpr,
 ):  # fmt: skip
     """One program; the number of a message is that of its column. MEMORY: for how many further time steps x reaches.
-    SPARE: which of the sums is 0, where not all weights stay; else 0."""
-    tiles = load_tiles(words_ptr, KINDS, TAPS, HELD, WORDS, OUTPUTS)
-    tl.store(control_ptr + 1, tl.full((), 1, tl.int64), cache_modifier=".wt")
+    SPARE: which of the sums is 0, where not all weights stay; else 0. SETS: numbers of words, of params and of sums in a set of
+    weights. A second set lies behind the first; a message names the one from which on it is computed. second: at the start."""
     k = tl.arange(0, MESSAGE)
     sequence = tl.full((), 0, tl.int32)
     age, nonfinite = tl.full((), 0, tl.int32), tl.full((), 0, tl.int32)
     end = tl.full((), 0, tl.int64)
+    named = second
     while end == 0:
-        sequence += 1
-        # An offset of 0, that only memory knows: else the registers keep every address of what is read again.
-        shift = tl.load(sums_ptr + SPARE) if SPARE else 0
-        words_at, rings_at = words_ptr + shift, rings_ptr + shift
-        params_at, sums_at = params_ptr + shift, sums_ptr + shift
-        pasts = past_sums(
-            tiles, words_at, rings_at, sums_at, sequence, age, KINDS, TILES, TAPS, HELD, DILATIONS, RINGS, ROWS, WORDS,
-            OUTPUTS, ASM,
-        )  # fmt: skip
-        message, end = wait(request_ptr, control_ptr, sequence, idle_looks, K + 1, MESSAGE, LOOK)
-        if end == 0:
-            payload = message.to(tl.int32)
-            reset = tl.sum(tl.where(k == K, payload, 0), 0) == 1
-            finite = tl.max(tl.where(k < K, payload & 0x7FFFFFFF, 0), 0) < INFINITY_BITS
-            x = split(tl.where(k < K, payload, 0), PADDED_K, 1, MESSAGE)[0].to(tl.float32, bitcast=True)
-            y = time_step(
-                tiles, words_at, pasts, x, rings_at, params_at, sums_at, sequence, reset, KINDS, SOURCES, OTHERS, TILES,
-                TAPS, HELD, RINGS, ROWS, WORDS, OUTPUTS, INT8, ACTIVATIONS, ASM,
+        which = 0 if SPARE else named & 1  # what the proof of indices sees
+        # With two sets of a network that reads weights again, Triton 3.6 spills.
+        own_words, own_params, own_sums = words_ptr, params_ptr, sums_ptr
+        if SPARE == 0:
+            own_words += which * SETS[0]
+            own_params += which * SETS[1]
+            own_sums += which * SETS[2]
+        tiles = load_tiles(own_words, KINDS, TAPS, HELD, WORDS, OUTPUTS)
+        if sequence == 0:
+            tl.store(control_ptr + 1, tl.full((), 1, tl.int64), cache_modifier=".wt")
+        named = which
+        while (end == 0) & (named == which):
+            sequence += 1
+            # An offset of 0, that only memory knows: else the registers keep every address of what is read again.
+            shift = tl.load(sums_ptr + SPARE) if SPARE else 0
+            words_at, rings_at = own_words + shift, rings_ptr + shift
+            params_at, sums_at = own_params + shift, own_sums + shift
+            pasts = past_sums(
+                tiles, words_at, rings_at, sums_at, sequence, age, KINDS, TILES, TAPS, HELD, DILATIONS, RINGS, ROWS, WORDS,
+                OUTPUTS, ASM,
             )  # fmt: skip
-            nonfinite = tl.where(finite, tl.maximum(tl.where(reset, 0, nonfinite) - 1, 0), MEMORY + 1)
-            answer(reply_ptr, tl.where(nonfinite == 0, y, float("nan")), sequence, N)
-            age = tl.minimum(tl.where(reset, 0, age) + 1, MEMORY + 1)  # no reach is longer
-            tl.debug_barrier()  # other threads read these columns with the next time step
+            message, end = wait(request_ptr, control_ptr, sequence, idle_looks, K + 1, MESSAGE, LOOK)
+            payload = message.to(tl.int32)
+            command = tl.sum(tl.where(k == K, payload, 0), 0)
+            if SPARE == 0:
+                named = tl.where((end == 0) & ((command & RENEW) != 0), (command >> SECOND_BIT) & 1, which)
+            if named != which:
+                sequence -= 1  # the same message again, which is still there, by the other set
+                # An acquire: what was written before the message is seen, in the cache of the multiprocessor too.
+                tl.atomic_add(control_ptr, 0, sem="acquire", scope="sys")
+            elif end == 0:
+                reset = (command & 1) != 0
+                finite = tl.max(tl.where(k < K, payload & 0x7FFFFFFF, 0), 0) < INFINITY_BITS
+                x = split(tl.where(k < K, payload, 0), PADDED_K, 1, MESSAGE)[0].to(tl.float32, bitcast=True)
+                y = time_step(
+                    tiles, words_at, pasts, x, rings_at, params_at, sums_at, sequence, reset, KINDS, SOURCES, OTHERS, TILES,
+                    TAPS, HELD, RINGS, ROWS, WORDS, OUTPUTS, INT8, ACTIVATIONS, ASM,
+                )  # fmt: skip
+                nonfinite = tl.where(finite, tl.maximum(tl.where(reset, 0, nonfinite) - 1, 0), MEMORY + 1)
+                answer(reply_ptr, tl.where(nonfinite == 0, y, float("nan")), sequence, N)
+                age = tl.minimum(tl.where(reset, 0, age) + 1, MEMORY + 1)  # no reach is longer
+                tl.debug_barrier()  # other threads read these columns with the next time step
     tl.store(control_ptr + 1, end, cache_modifier=".wt")
 
 
@@ -250,7 +271,7 @@ def specialize(config: KernelConfig) -> Specialisation:
         kernel=persistent_kernel,
         signature={
             "request_ptr": "*i64", "reply_ptr": "*i64", "control_ptr": "*i64", "words_ptr": "*i32",
-            "params_ptr": "*fp32", "sums_ptr": "*i32", "rings_ptr": "*i32", "idle_looks": "i32",
+            "params_ptr": "*fp32", "sums_ptr": "*i32", "rings_ptr": "*i32", "idle_looks": "i32", "second": "i32",
         },
         constants={
             **config.constants(), "ASM": not settings.triton_interpret(), "LOOK": SPINS_PER_LOOK.value,

@@ -170,8 +170,18 @@ class KernelConfig:
             "WORDS": tuple(c // 4 for c in self.padded_inputs), "OUTPUTS": self.padded_outputs,
             "INT8": tuple(o.int8 for o in self.operations),
             "ACTIVATIONS": tuple(o.activation for o in self.operations),
-            "SPARE": self.spare,
+            "SPARE": self.spare, "SETS": self.set_sizes,
         }  # fmt: skip
+
+    @property
+    def set_sizes(self) -> tuple[int, int, int]:
+        """Numbers of words, of params and of sums, as Operands has them."""
+        layers = [
+            (taps, n, c) for kind, taps, n, c in zip(self.kinds, self.taps, self.padded_outputs, self.padded_inputs)
+            if kind == "layer"
+        ]  # fmt: skip
+        words, outputs = sum(taps * n * c // 4 for taps, n, c in layers), sum(n for _, n, _ in layers)
+        return words, 2 * outputs + 4 * len(self.operations), 2 * outputs + 4 * len(layers)
 
 
 def padded(width: int) -> int:
@@ -283,7 +293,13 @@ class Operands:
                     params.append(torch.nn.functional.pad(o.low[name].cpu().float(), (0, n - o.width)))
             params.append(torch.tensor([o.parameter, o.inverse, float(o.zero_point), 0.0]))
         rings = torch.zeros(max(config.rings[-1], 1), dtype=torch.int32)
+        assert (sum(map(len, words)), sum(map(len, params)), sum(map(len, sums))) == config.set_sizes
         return cls(*(t.contiguous().to(device) for t in (torch.cat(words), torch.cat(params), torch.cat(sums), rings)))
+
+    @property
+    def weights(self) -> dict[str, Tensor]:
+        """By the names of the kernel's arguments."""
+        return {"words_ptr": self.words, "params_ptr": self.params, "sums_ptr": self.sums}
 
 
 def between_all(weight: Tensor, inputs: int) -> Tensor:

@@ -11,7 +11,7 @@ from typing import Any, Protocol
 import torch
 from torch import Tensor
 
-from rtaccel.core.errors import UnsupportedProblem
+from rtaccel.core.errors import FormatError, UnsupportedProblem
 from rtaccel.core.registry import operator
 from rtaccel.core.stage import Stage
 from rtaccel.core.traits import Persistent
@@ -141,7 +141,12 @@ class PersistentConvolutions:
     second = 0
 
     def packed(self, stages: Sequence[Stage]) -> Packed:
-        raise NotImplementedError
+        from rtaccel.kernels.conv.triton.persistent_config import KernelConfig, Operands, select_config
+
+        other = select_config(stages)
+        if not isinstance(other, KernelConfig) or other.constants() != self.config.constants():
+            raise FormatError("swap", "another network", "the layers of the running kernel", "Compile that model.")
+        return Operands.of(other, "cpu").weights
 
     def __init__(self, stages: tuple[Stage, ...], config: Any) -> None:
         self.stages, self.config = stages, config
@@ -152,15 +157,19 @@ class PersistentConvolutions:
         from rtaccel.kernels.conv.triton.persistent import specialize
         from rtaccel.kernels.conv.triton.persistent_config import Operands
 
-        kernel, ops = bind(specialize(self.config)), Operands.of(self.config, device)
+        kernel, ops = bind(specialize(self.config)), Operands.of(self.config, "cpu")
+        rings = ops.rings.to(device)
+        if self.config.whole:  # else its kernel has one set
+            self.sets = WeightSets(ops.weights, device)
+        tensors = {name: t.to(device) for name, t in ops.weights.items()} if self.sets is None else self.sets.tensors
 
         def arguments(requests: Tensor, replies: Tensor, control: Tensor) -> dict[str, Any]:
             return {
-                "request_ptr": requests, "reply_ptr": replies, "control_ptr": control, "words_ptr": ops.words,
-                "params_ptr": ops.params, "sums_ptr": ops.sums, "rings_ptr": ops.rings, "idle_looks": 0,
+                "request_ptr": requests, "reply_ptr": replies, "control_ptr": control, **tensors, "rings_ptr": rings,
+                "idle_looks": 0, "second": self.second,
             }  # fmt: skip
 
-        return PersistentLaunch(kernel, 1, arguments, ops)  # it clears its rings itself
+        return PersistentLaunch(kernel, 1, arguments, replace(ops, rings=rings))  # it clears its rings itself
 
     def line(self) -> Line:
         layers = [o for o in self.config.operations if o.kind == "layer"]
