@@ -68,7 +68,7 @@ def _by_elements(node: Node, span: TimeSpan, walk: StreamWalk) -> TimeSpan:
         node.attrs = {"index": tuple(places.tolist())}
         return TimeSpan(0, 0, span.receptive_field)
     made = int((times != times[0]).argmax())  # elements of a time step that lie side by side
-    if len(index) % (made * span.steps) or made % width:
+    if not made or len(index) % (made * span.steps) or made % width:
         raise refused
     own = places.reshape(-1, span.steps, made)
     if bool((times.reshape(own.shape) != np.arange(span.steps)[:, None]).any()) or bool((own != own[:, :1]).any()):

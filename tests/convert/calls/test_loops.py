@@ -131,6 +131,11 @@ def walked(x: Tensor, step: Callable[[Tensor, int], Tensor]) -> Tensor:
 OTHERS: dict[str, Callable[[Tensor, nn.Module], Tensor]] = {
     "not linear": lambda x, layer: walked(x, lambda h, t: torch.tanh(layer(h) + x[:, t])),
     "its own square": lambda x, layer: walked(x, lambda h, t: 0.1 * h * h + x[:, t]),
+    "gates that read h": lambda x, layer: walked(
+        x, lambda h, t: torch.sigmoid(layer(x[:, t]) + h) * h + (1 - torch.sigmoid(layer(x[:, t]) + h)) * x[:, t]
+    ),
+    "the same for each": lambda x, layer: x + torch.stack([torch.relu(layer.bias) for _ in range(20)], 0),
+    "highway": lambda x, layer: x + sum(torch.sigmoid(layer(x)) * x + k * layer(x) for k in range(9)),
     "two steps back": lambda x, layer: torch.stack(
         [x[:, t] + (0.5 * x[:, t - 2] if t > 1 else 0) for t in range(x.shape[1])], 1
     ),
@@ -147,6 +152,10 @@ OTHERS: dict[str, Callable[[Tensor, nn.Module], Tensor]] = {
 }
 
 
+SCANS = ("factors that change", "an intermediate read", "a step that is left out")
+"""Of which a part may be one."""
+
+
 @pytest.mark.parametrize("name", OTHERS)
 def test_other_loops_are_what_they_are(name: str) -> None:
     torch.manual_seed(2)
@@ -155,6 +164,7 @@ def test_other_loops_are_what_they_are(name: str) -> None:
     with torch.no_grad():
         want = copy.deepcopy(model).double()(x.double())
     torch.testing.assert_close(fast(x).double(), want, rtol=3e-5, atol=3e-5)
+    assert stages(fast).count("linear_scan") <= (1 if name in SCANS else 0)
 
 
 def test_layers_in_a_loop_are_one_layer() -> None:

@@ -27,6 +27,11 @@ EACH = {
 """Calls by element, whose tensors broadcast."""
 
 
+Rule = Callable[["Lift", "tuple[fx.Node, ...]"], "fx.Node"]
+RULES: dict[Any, Rule] = {}
+"""Calls that have dimensions of their own. `rules` fills it."""
+
+
 class NotALoop(Exception):
     """The nodes are not one call over time steps."""
 
@@ -72,23 +77,32 @@ def _is_zero(node: Any) -> bool:
 
 
 class Lift:
-    """New nodes are put before `at`. scans: the h of each time step, and the node of all of them."""
+    """New nodes are put before `at`. scans: the h of each time step, and the node of all of them. pending: the h of recurrences
+    whose factors are being followed: these may not read them."""
 
     def __init__(self, graph: fx.Graph, at: fx.Node, order: dict[fx.Node, int]) -> None:
         self.graph, self.at, self.order = graph, at, order
         self.mode = detect_fake_mode([n.meta["val"] for n in graph.nodes if isinstance(n.meta.get("val"), Tensor)])
         self.known: dict[tuple[Any, ...], fx.Node] = {}
         self.scans: list[tuple[tuple[fx.Node, ...], fx.Node]] = []
+        self.pending: list[fx.Node] = []
+        self.made: list[fx.Node] = []
 
-    def forget(self) -> None:
-        self.known.clear()
+    def undo(self) -> None:
+        """Takes what was made off the graph again."""
+        for node in reversed(self.made):
+            self.graph.erase_node(node)
 
     def call(self, target: Any, *args: Any, **named: Any) -> fx.Node:
         with self.graph.inserting_before(self.at):
             node = self.graph.call_function(target, args, named)
+        self.made.append(node)
         with self.mode or nullcontext(), torch.no_grad():
             values = fx.map_arg((args, named), lambda n: n.meta["val"])
-            node.meta["val"] = target(*values[0], **values[1])
+            try:
+                node.meta["val"] = target(*values[0], **values[1])
+            except Exception as error:  # whatever torch says of shapes that do not fit
+                raise NotALoop from error
         node.meta |= {k: v for k, v in self.at.meta.items() if k in ("nn_module_stack", "stack_trace")}
         return node
 
@@ -107,7 +121,9 @@ class Lift:
         nodes = tuple(_whole(n) for n in nodes)
         if nodes in self.known:
             return self.known[nodes]
-        if not all(isinstance(n, fx.Node) and n.op == "call_function" for n in nodes):
+        if not all(isinstance(n, fx.Node) and n.op == "call_function" for n in nodes) or _is_one(nodes):
+            raise NotALoop
+        if any(node in self.pending for node in nodes):
             raise NotALoop
         made = self._recurrence(nodes) or self._taken(nodes) or self._computed(nodes)
         if made is None:
@@ -115,7 +131,7 @@ class Lift:
         self.known[nodes] = made
         return made
 
-    def _argument(self, parts: tuple[Any, ...], rank: int) -> Any:
+    def argument(self, parts: tuple[Any, ...], rank: int) -> Any:
         """An argument of a call by element: the same for all time steps, or over time, of so many dimensions behind it."""
         first = parts[0]
         if _is_one(parts):
@@ -169,7 +185,9 @@ class Lift:
         if first is not None and first.past is None:
             known.insert(0, first)
         factors, added = tuple(link.factor for link in known), tuple(link.added for link in known)
-        a, b = self._argument(factors, rank), self._argument(added, rank)
+        self.pending += nodes
+        a, b = self.argument(factors, rank), self.argument(added, rank)
+        del self.pending[len(self.pending) - len(nodes) :]
         whole = nodes[0].meta["val"].shape
         b = self._wide(b, len(known), whole)
         if len(known) < len(nodes):  # the first h is no such sum
@@ -203,10 +221,10 @@ class Lift:
             return None
         if first.target in EACH:
             rank = first.meta["val"].dim()
-            args = [self._argument(tuple(n.args[i] for n in nodes), rank) for i in range(len(first.args))]
-            named = {k: self._argument(tuple(n.kwargs[k] for n in nodes), rank) for k in first.kwargs}
+            args = [self.argument(tuple(n.args[i] for n in nodes), rank) for i in range(len(first.args))]
+            named = {k: self.argument(tuple(n.kwargs[k] for n in nodes), rank) for k in first.kwargs}
             return self.call(first.target, *args, **named)
-        rule = _RULES.get(first.target)
+        rule = RULES.get(first.target)
         return None if rule is None or first.kwargs else rule(self, nodes)
 
 
@@ -263,101 +281,3 @@ def _whole(node: Any) -> Any:
             return node
         node = source
     return node
-
-
-Rule = Callable[[Lift, "tuple[fx.Node, ...]"], "fx.Node | None"]
-_RULES: dict[Any, Rule] = {}
-
-
-def _rule(*targets: Any) -> Callable[[Rule], Rule]:
-    def add(function: Rule) -> Rule:
-        _RULES.update(dict.fromkeys(targets, function))
-        return function
-
-    return add
-
-
-def _alike(nodes: tuple[fx.Node, ...]) -> list[Any]:
-    """The arguments behind the first, which are the same numbers for all."""
-    first, *others = (list(n.args[1:]) for n in nodes)
-    if any(rest != first for rest in others) or any(isinstance(a, fx.Node) for a in first):
-        raise NotALoop
-    return first
-
-
-def _moved(dim: Any, rank: int) -> int:
-    """A dimension of a time step, where time comes before it."""
-    return int(dim) % rank + 1
-
-
-@_rule(aten.unsqueeze.default)
-def _unsqueeze(lift: Lift, nodes: tuple[fx.Node, ...]) -> fx.Node:
-    (dim,) = _alike(nodes)
-    rank = nodes[0].meta["val"].dim()
-    return lift.call(aten.unsqueeze.default, lift.over_time(tuple(n.args[0] for n in nodes)), _moved(dim, rank))
-
-
-@_rule(aten.squeeze.dim, aten.select.int)
-def _one_dimension(lift: Lift, nodes: tuple[fx.Node, ...]) -> fx.Node:
-    dim, *rest = _alike(nodes)
-    source: Any = nodes[0].args[0]
-    made = lift.over_time(tuple(n.args[0] for n in nodes))
-    return lift.call(nodes[0].target, made, _moved(dim, source.meta["val"].dim()), *rest)
-
-
-@_rule(aten.transpose.int)
-def _transpose(lift: Lift, nodes: tuple[fx.Node, ...]) -> fx.Node:
-    a, b = _alike(nodes)
-    rank = nodes[0].meta["val"].dim()
-    made = lift.over_time(tuple(n.args[0] for n in nodes))
-    return lift.call(aten.transpose.int, made, _moved(a, rank), _moved(b, rank))
-
-
-@_rule(aten.view.default, aten.reshape.default, aten._unsafe_view.default)
-def _view(lift: Lift, nodes: tuple[fx.Node, ...]) -> fx.Node:
-    sizes: Any = nodes[0].args[1]
-    if any(n.args[1] != sizes for n in nodes):
-        raise NotALoop
-    return lift.call(aten.reshape.default, lift.over_time(tuple(n.args[0] for n in nodes)), [len(nodes), *sizes])
-
-
-@_rule(aten.flatten.using_ints)
-def _flatten(lift: Lift, nodes: tuple[fx.Node, ...]) -> fx.Node:
-    given = _alike(nodes)
-    start, end = given[0] if given else 0, given[1] if len(given) > 1 else -1
-    source: Any = nodes[0].args[0]
-    rank = source.meta["val"].dim()
-    made = lift.over_time(tuple(n.args[0] for n in nodes))
-    return lift.call(aten.flatten.using_ints, made, _moved(start, rank), _moved(end, rank))
-
-
-@_rule(aten.clone.default, aten.dropout.default)
-def _unchanged(lift: Lift, nodes: tuple[fx.Node, ...]) -> fx.Node:
-    return lift.over_time(tuple(n.args[0] for n in nodes))
-
-
-@_rule(aten.sum.dim_IntList, aten.mean.dim)
-def _reduction(lift: Lift, nodes: tuple[fx.Node, ...]) -> fx.Node:
-    dims, *rest = _alike(nodes)
-    source: Any = nodes[0].args[0]
-    rank = source.meta["val"].dim()
-    made = lift.over_time(tuple(n.args[0] for n in nodes))
-    return lift.call(nodes[0].target, made, [_moved(d, rank) for d in dims or range(rank)], *rest)
-
-
-@_rule(aten.linear.default)
-def _linear(lift: Lift, nodes: tuple[fx.Node, ...]) -> fx.Node:
-    first = nodes[0]
-    if any(n.args[1:] != first.args[1:] for n in nodes):
-        raise NotALoop
-    return lift.call(aten.linear.default, lift.over_time(tuple(n.args[0] for n in nodes)), *first.args[1:])
-
-
-@_rule(aten.matmul.default, aten.bmm.default)
-def _matmul(lift: Lift, nodes: tuple[fx.Node, ...]) -> fx.Node:
-    ranks = {a.meta["val"].dim() for n in nodes for a in n.all_input_nodes}
-    if min(ranks) < 2:
-        raise NotALoop
-    rank = max(ranks)
-    sides = [lift._argument(tuple(n.args[i] for n in nodes), rank) for i in range(2)]
-    return lift.call(aten.matmul.default, *sides)

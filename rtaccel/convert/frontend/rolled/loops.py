@@ -7,6 +7,7 @@ from typing import Any
 import torch
 from torch import fx
 
+from rtaccel.convert.frontend.rolled import rules
 from rtaccel.convert.frontend.rolled.lift import Lift, NotALoop, chain_link
 
 aten = torch.ops.aten
@@ -17,6 +18,7 @@ MIN_STEPS = 4
 
 def with_loops_rolled(graph: fx.Graph) -> fx.Graph:
     """The graph with such loops as calls over all time steps, in place; as it was where there is none."""
+    assert rules  # imported for its rules
     order = {node: at for at, node in enumerate(graph.nodes)}
     changed = False
     for node in list(graph.nodes):
@@ -43,14 +45,12 @@ def _roll_stack(graph: fx.Graph, node: fx.Node, order: dict[fx.Node, int]) -> bo
     try:
         made = lift.over_time(tuple(parts))
     except NotALoop:
+        lift.undo()
         return False
-    finally:
-        lift.forget()
-    with graph.inserting_before(node):
-        if joins:
-            made = lift.call(aten.squeeze.dim, made, dim + 1)
-        others = list(range(1, rank))
-        made = lift.call(aten.permute.default, made, [*others[:dim], 0, *others[dim:]])
+    if joins:
+        made = lift.call(aten.squeeze.dim, made, dim + 1)
+    others = list(range(1, rank))
+    made = lift.call(aten.permute.default, made, [*others[:dim], 0, *others[dim:]])
     node.replace_all_uses_with(made)
     lift.hand_over()
     return True
@@ -82,10 +82,7 @@ def _roll_chain(graph: fx.Graph, node: fx.Node, order: dict[fx.Node, int]) -> bo
     try:
         made = lift.over_time(tuple(chain))
     except NotALoop:
+        lift.undo()
         return False
-    finally:
-        lift.forget()
-    with graph.inserting_before(node):
-        last = lift.call(aten.select.int, made, 0, len(chain) - 1)
-    node.replace_all_uses_with(last)
+    node.replace_all_uses_with(lift.call(aten.select.int, made, 0, len(chain) - 1))
     return True
