@@ -172,6 +172,8 @@ def packed_bytes(stage: Stage) -> int:
 def cost(problem: Problem) -> Cost:
     made = problem.rows * problem.out_steps[0] * problem.out_widths[0]
     read = problem.rows * sum(s * w for s, w in zip(problem.in_steps, problem.in_widths))
+    if len(problem.in_widths) == 1 + int(problem.attrs.get("stream", 0)):  # a is a constant
+        read += prod(n for n, stride in zip(problem.attrs["dims"], problem.attrs["places"][0][1:]) if stride)
     return Cost(bytes=4 * (read + made), flops=2 * made)
 
 

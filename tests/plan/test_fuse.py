@@ -191,6 +191,8 @@ def test_plain_torch_keeps_everything_on_the_device(op: str) -> None:
     """On torch's `meta` device, which refuses a tensor of the CPU beside its own, as a GPU does."""
     ran = 0
     for case in itertools.islice(operators()[op].cases(), 0, 12, 4):
+        if op == "position" and case.stage.attrs.get("stream"):
+            continue  # it looks at the count of its steps
         inputs = case.make(0)
         tensors = {name: t.to("meta") for name, t in case.stage.tensors.items()}
         stage = replace(case.stage, tensors=tensors)

@@ -105,6 +105,22 @@ def encoder(first: bool) -> nn.Module:
     )
 
 
+class Averages(nn.Module):
+    """A loop of Python over [batch, time, 6]: moving averages, how quickly each moves computed for every time step."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.first, self.gate, self.head = nn.Linear(6, 9), nn.Linear(6, 9), nn.Linear(9, 2)
+
+    def forward(self, x: Tensor) -> Tensor:
+        u, a = self.first(x), torch.sigmoid(self.gate(x))
+        h, made = torch.zeros_like(u[:, 0]), []
+        for t in range(x.shape[1]):
+            h = a[:, t] * h + u[:, t]
+            made.append(h)
+        return self.head(torch.stack(made, 1))
+
+
 MODELS: dict[str, tuple[Callable[[], nn.Module], tuple[int, ...]]] = {
     "mlp": (
         lambda: nn.Sequential(nn.Linear(9, 16), nn.GELU(), nn.Linear(16, 16), normed(nn.RMSNorm(16)), nn.Linear(16, 4)),
@@ -120,6 +136,7 @@ MODELS: dict[str, tuple[Callable[[], nn.Module], tuple[int, ...]]] = {
     "gru, both ways": (lambda: nn.Sequential(nn.GRU(5, 4, batch_first=True, bidirectional=True)), (6, 5)),
     "rnn": (Elman, (6, 5)),
     "causal": (lambda: Causal(4, 6, (1, 2), True), (4, 9)),
+    "loop": (Averages, (7, 6)),
     "tokens": (Tokens, (6,)),
     "general": (General, (4, 6)),
 }
