@@ -108,9 +108,10 @@ class Lift:
 
     def hand_over(self) -> None:
         """What reads the h of one time step later reads it of all."""
+        here = self.order.get(self.at, len(self.order))
         for nodes, scan in self.scans:
             for t, node in enumerate(nodes):
-                later = [user for user in node.users if self.order.get(user, -1) > self.order[self.at]]
+                later = [user for user in node.users if self.order.get(user, -1) > here]
                 if later:
                     one = self.call(aten.select.int, scan, 0, t)
                     for user in later:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 import torch
@@ -41,16 +42,24 @@ def _roll_stack(graph: fx.Graph, node: fx.Node, order: dict[fx.Node, int]) -> bo
     joins = node.target is aten.cat.default
     if joins and any(part.meta["val"].dim() != rank or part.meta["val"].shape[dim] != 1 for part in parts):
         return False
-    lift = Lift(graph, node, order)
-    try:
+    others = list(range(1, rank))
+
+    def whole(lift: Lift) -> fx.Node:
         made = lift.over_time(tuple(parts))
+        if joins:
+            made = lift.call(aten.squeeze.dim, made, dim + 1)
+        return lift.call(aten.permute.default, made, [*others[:dim], 0, *others[dim:]])
+
+    return _replaced(node, Lift(graph, node, order), whole)
+
+
+def _replaced(node: fx.Node, lift: Lift, whole: Callable[[Lift], fx.Node]) -> bool:
+    """Puts what is made for all time steps in the place of a node; False, with nothing changed, where that is no loop."""
+    try:
+        made = whole(lift)
     except NotALoop:
         lift.undo()
         return False
-    if joins:
-        made = lift.call(aten.squeeze.dim, made, dim + 1)
-    others = list(range(1, rank))
-    made = lift.call(aten.permute.default, made, [*others[:dim], 0, *others[dim:]])
     node.replace_all_uses_with(made)
     lift.hand_over()
     return True
@@ -78,11 +87,8 @@ def _roll_chain(graph: fx.Graph, node: fx.Node, order: dict[fx.Node, int]) -> bo
     inside = set(chain) | {n for h in chain for n in h.all_input_nodes}
     if len(chain) < 2 * MIN_STEPS or any(user not in inside for h in chain[:-1] for user in h.users):
         return False
-    lift = Lift(graph, node, order)
-    try:
-        made = lift.over_time(tuple(chain))
-    except NotALoop:
-        lift.undo()
-        return False
-    node.replace_all_uses_with(lift.call(aten.select.int, made, 0, len(chain) - 1))
-    return True
+
+    def last(lift: Lift) -> fx.Node:
+        return lift.call(aten.select.int, lift.over_time(tuple(chain)), 0, len(chain) - 1)
+
+    return _replaced(node, Lift(graph, node, order), last)
