@@ -20,6 +20,7 @@ import rtaccel as rt
 from rtaccel.core.registry import operators
 from rtaccel.deploy.onnx.registry import forms
 from tests.support.onnx_peer import run, session, worst
+from tests.support.stages import Averages
 
 pytestmark = pytest.mark.filterwarnings("ignore")
 
@@ -108,6 +109,28 @@ class Windowed(nn.Module):
         return y.transpose(2, 3).reshape(-1, 15, 8)
 
 
+class Selective(nn.Module):
+    """States of several numbers a channel, with the time steps between them; backward, and with a constant factor, too."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.first, self.mix, self.decay = nn.Linear(4, 6), nn.Linear(4, 3), nn.Parameter(torch.rand(6, 3))
+
+    def forward(self, x: Tensor) -> Tensor:
+        u, c = torch.tanh(self.first(x)), self.mix(x)
+        a, b = (
+            torch.sigmoid(u[..., None] * self.decay).permute(0, 2, 1, 3),
+            (u[..., None] * c[:, :, None]).permute(0, 2, 1, 3),
+        )
+        h, g, made, back = torch.zeros_like(b[:, :, 0]), torch.zeros_like(b[:, :, 0]), [], []
+        for t in range(x.shape[1]):
+            h = a[:, :, t] * h + b[:, :, t]
+            g = self.decay * g + b[:, :, x.shape[1] - 1 - t]
+            made.append((h @ c[:, t, :, None])[..., 0])
+            back.append(g.sum(-1))
+        return torch.stack(made, 1) + torch.stack(back, 1)
+
+
 FLOATS: dict[str, tuple[Any, tuple[Tensor, ...]]] = {
     "mlp": (mlp, (torch.randn(2, 48),)),
     "rows": (lambda: nn.Sequential(nn.Linear(6, 8), nn.GELU(), nn.Linear(8, 2)), (torch.randn(2, 5, 6),)),
@@ -130,6 +153,8 @@ FLOATS: dict[str, tuple[Any, tuple[Tensor, ...]]] = {
         lambda: nn.Sequential(nn.Conv1d(4, 8, 3), nn.GroupNorm(2, 8), nn.ELU(), nn.ConvTranspose1d(8, 4, 4, 2, 1)),
         (torch.randn(2, 4, 9),),
     ),
+    "averages": (Averages, (torch.randn(2, 7, 6),)),
+    "selective": (Selective, (torch.randn(2, 9, 4),)),
     "elementwise": (Elementwise, (torch.randn(2, 3, 4),)),
     "movement": (Movement, (torch.randn(2, 3, 4),)),
     "embedding": (Looked, (torch.randint(0, 10, (2, 4)),)),
