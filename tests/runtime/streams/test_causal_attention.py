@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from pathlib import Path
 
 import pytest
@@ -244,3 +245,39 @@ def test_what_needs_a_context_says_so() -> None:
     for bad in (0, 1, True, 2.5, "8"):
         with pytest.raises(rt.ShapeError, match="context"):
             rt.stream(made(Style()), torch.randn(1, 5), context=bad)  # type: ignore[arg-type]
+
+
+def test_in_a_batcher() -> None:
+    """Samples that come one by one, in an order of their own for each stream."""
+    model = made(Style("sdpa", "sines", heads=4, kv=2, head_dim=6), 3)
+    live = rt.stream(model, torch.randn(6, 5), context=20)
+    x = torch.randn(6, 20, 5)
+    answers = dict[tuple[int, int], Tensor]()
+    with rt.StreamBatcher(live, deadline_us=2000) as batcher:
+        for t in range(20):
+            order = torch.randperm(6, generator=torch.Generator().manual_seed(t)).tolist()
+            tickets = {stream: batcher.put(stream, x[stream, t].contiguous()) for stream in order}
+            for stream, ticket in tickets.items():
+                y, status, _ = ticket.result(60)
+                assert status in ("ok", "late"), status
+                answers[stream, t] = torch.as_tensor(y).clone().reshape(-1)
+    for stream in range(6):
+        for t in (0, 1, 7, 19):
+            close(answers[stream, t], newest(model, x[stream : stream + 1, : t + 1])[0])
+
+
+def test_in_a_loop() -> None:
+    """Warm runs of the loop leave no step behind: after some cycles the newest result is that of as many steps."""
+    model = made(Style("matmul", "sines", heads=2, kv=2, head_dim=8), 4)
+    live = rt.stream(model, torch.randn(1, 5), context=1000)
+    observed, action = rt.Latest((1, 5)), rt.Latest((1, 3))
+    x = torch.randn(1, 5)
+    observed.put(x)
+    options = {"period_us": 2000, "deadline_us": 2000, "max_age_us": 1e9, "on_old": "step", "on_miss": "late"}
+    with rt.Loop(live, observed, action, **options) as loop:
+        while loop.stats().cycles < 12:
+            time.sleep(0.002)
+    stats, sample = loop.stats(), action.get()
+    steps = sample.seq
+    assert 12 <= steps <= stats.cycles, stats
+    close(torch.tensor(sample.value.tolist()).reshape(1, 3), newest(model, x[:, None].expand(1, steps, 5).contiguous()))
