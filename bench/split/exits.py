@@ -26,8 +26,8 @@ import torch
 from torch import nn
 
 import rtaccel as rt
-from bench.split.links import LINKS, Shaped, serve, this_machine
-from rtaccel.serve.remote import Remote, TimedOut
+from bench.split.links import LINKS, Shaped, ask, serve, slower, this_machine
+from rtaccel.serve.remote import Remote
 from rtaccel.serve.remote.udp import UdpClient
 from rtaccel.serve.split.early import EarlyEdge
 
@@ -61,29 +61,6 @@ def limit_for(model: nn.Module, share: float) -> float:
         return float(model(data(400))[0].softmax(1).amax(1).quantile(1.0 - share))
 
 
-def slower(cut: rt.Cut, times: int) -> Any:
-    """The edge's half, computed several times."""
-
-    def before(inputs: Any) -> Any:
-        for _ in range(times - 1):
-            if isinstance(cut.edge, EarlyEdge):
-                cut.edge.run(inputs)
-            elif cut.edge is not None:
-                cut.edge(*inputs)
-        return cut.before(inputs)
-
-    return before
-
-
-def ask(remote: Remote, x: torch.Tensor) -> None:
-    while True:
-        try:
-            remote(x, timeout_s=1.0)
-            return
-        except TimedOut:
-            continue
-
-
 def measured(cut: rt.Cut, link: rt.Link, given: torch.Tensor, times: int) -> list[tuple[Any, float, float]]:
     """(row, microseconds in the mean, bytes sent in the mean) of every cut that may be chosen."""
     cuts = [cut.other(row) for row in cut.front if not row.why_not]
@@ -113,7 +90,7 @@ def measured(cut: rt.Cut, link: rt.Link, given: torch.Tensor, times: int) -> lis
                         early = isinstance(c.edge, EarlyEdge) and made.sure and sent_to is None
                     else:
                         here = remotes[id(c)].stats().here
-                        ask(remotes[id(c)], x)
+                        ask(remotes[id(c)], x, 1.0)
                         early = remotes[id(c)].stats().here > here
                     (ended if early else went)[id(c)].append((time.perf_counter() - start) * 1e6)
             found = []

@@ -33,6 +33,7 @@ import rtaccel as rt
 from bench.split.transports import answering, small
 from rtaccel.serve.remote import Endpoint, Remote, TimedOut
 from rtaccel.serve.remote.udp import UdpClient, UdpServer
+from rtaccel.serve.split.early import EarlyEdge
 
 LINKS = {
     "lan": rt.Link(rtt_us=100, mb_s=100, most_bytes=65507),
@@ -112,7 +113,9 @@ def slower(cut: rt.Cut, times: int) -> Any:
 
     def before(inputs: Any) -> Any:
         for _ in range(times - 1):
-            if cut.edge is not None:
+            if isinstance(cut.edge, EarlyEdge):
+                cut.edge.run(inputs)
+            elif cut.edge is not None:
                 cut.edge(*inputs)
         return cut.before(inputs)
 
@@ -151,7 +154,7 @@ def measured(cut: rt.Cut, link: rt.Link, calls: int, times: int, say: Any) -> li
                     if remote is None:
                         local((x,))
                     else:
-                        _ask(remote, x, link, c.best)
+                        ask(remote, x, _patience_us(link, c.best) * 1e-6)
                     taken = (time.perf_counter() - start) * 1e6
                     if remote is None or remote._transport.lost == lost:
                         whole[i].append(taken)
@@ -167,12 +170,17 @@ def measured(cut: rt.Cut, link: rt.Link, calls: int, times: int, say: Any) -> li
             process.join(30)
 
 
-def _ask(remote: Remote, x: torch.Tensor, link: rt.Link, row: Any) -> None:
+def _patience_us(link: rt.Link, row: Any) -> float:
+    """How long an answer is waited for before the request is sent again."""
     whole = row.edge_us + row.link_us + row.cloud_us
-    patience = max(link.resend_us(whole) - row.edge_us, 2_000.0 + whole) if link.loss else 5e6
+    return float(max(link.resend_us(whole) - row.edge_us, 2_000.0 + whole)) if link.loss else 5e6
+
+
+def ask(remote: Remote, x: torch.Tensor, timeout_s: float) -> None:
+    """Until there is an answer."""
     while True:
         try:
-            remote(x, timeout_s=patience * 1e-6)
+            remote(x, timeout_s=timeout_s)
             return
         except TimedOut:
             continue

@@ -24,7 +24,7 @@ def _step(node: Node, spans: Sequence[TimeSpan], walk: StreamWalk) -> TimeSpan:
     if own is None or own.dim != along or not width or inner % width or dims[-1] != walk.length:
         raise refused
     found: list[Place] = []
-    for name, span, place in zip(node.reads, spans, places[3 - len(node.reads) - 1 :]):
+    for name, span, place in zip(node.reads, spans, places[2 - len(node.reads) :]):
         one: OneStep | None = one_step(dims, place, span.steps, span.inner or walk.width(name)) if span.steps else None
         if one is None or one.dim != along or span.shift + one.first != 0:
             raise refused

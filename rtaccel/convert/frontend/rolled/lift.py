@@ -10,7 +10,7 @@ from itertools import pairwise
 from typing import Any
 
 import torch
-from torch import Tensor, fx
+from torch import fx
 from torch._guards import detect_fake_mode
 
 from rtaccel.convert.frontend.rolled.scan_op import LINEAR_SCAN
@@ -38,7 +38,7 @@ class NotALoop(Exception):
 
 @dataclass(frozen=True)
 class Link:
-    """h = factor * past + added. past: the h before, None where that is zero. factor: None for 1."""
+    """h = factor * past + added. past: the h before, None where that is zero."""
 
     factor: Any
     past: fx.Node | None
@@ -53,18 +53,14 @@ def chain_link(node: Any, past: fx.Node | None = None) -> Link | None:
         if not isinstance(product, fx.Node) or product.target is not aten.mul.Tensor or len(product.users) != 1:
             continue
         for factor, h in (product.args, product.args[::-1]):
-            if not isinstance(h, fx.Node) or (past is not None and h is not past):
+            if not isinstance(h, fx.Node):
                 continue
-            if past is not None or _is_zero(h) or (h.target is aten.add.Tensor and factor is not h):
-                if _is_zero(h) and past is None:
-                    return Link(factor, None, added)
-                if past is not None or _goes_on(h):
-                    return Link(factor, h, added)
+            if past is None and _is_zero(h):
+                return Link(factor, None, added)
+            goes_on = h.target is aten.add.Tensor and factor is not h if past is None else h is past
+            if goes_on:
+                return Link(factor, h, added)
     return None
-
-
-def _goes_on(node: fx.Node) -> bool:
-    return node.target is aten.add.Tensor
 
 
 def _is_zero(node: Any) -> bool:
@@ -82,7 +78,7 @@ class Lift:
 
     def __init__(self, graph: fx.Graph, at: fx.Node, order: dict[fx.Node, int]) -> None:
         self.graph, self.at, self.order = graph, at, order
-        self.mode = detect_fake_mode([n.meta["val"] for n in graph.nodes if isinstance(n.meta.get("val"), Tensor)])
+        self.mode = detect_fake_mode([at.meta["val"]])
         self.known: dict[tuple[Any, ...], fx.Node] = {}
         self.scans: list[tuple[tuple[fx.Node, ...], fx.Node]] = []
         self.pending: list[fx.Node] = []
