@@ -23,7 +23,7 @@ check: $(VENV)/.dev
 	$(BIN)/python -m tests.generated.mutants
 	RTACCEL_EVERY_CHECK=1 $(BIN)/python -m pytest -n auto --dist worksteal -m turns tests
 	RTACCEL_EVERY_CHECK=1 $(BIN)/python -m pytest -n auto --dist worksteal tests/gpu/test_exchange.py
-	TRITON_INTERPRET=1 $(BIN)/python tests/triton_checks/every_size.py
+	TRITON_INTERPRET=1 $(BIN)/python tests/triton_checks/support/every_size.py
 	$(BIN)/python tests/triton_checks/write_budgets.py --check
 	$(BIN)/python tests/triton_checks/write_page.py --check
 	$(BIN)/python tests/cuda_checks/budgets.py --check

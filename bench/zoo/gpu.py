@@ -17,7 +17,8 @@ from bench.zoo.entry import Entry, NotInstalled, entries
 class Count:
     """stages: of the plan. triton: launches of Triton's kernels in its graph. library, torch: calls of PyTorch in it that are
     cuBLAS's, cuDNN's or cuFFT's, and others -> how often. copies: nodes that copy memory as it lies. calls: that fall back, each
-    of which ends a graph. reasons: of stages in torch, one for each operator."""
+    of which ends a graph. reasons: of stages in torch, one for each operator. specialized: its Python reads numbers of its
+    inputs, and it was compiled with specialize=True."""
 
     stages: int
     triton: int
@@ -26,6 +27,7 @@ class Count:
     copies: int
     calls: int
     reasons: dict[str, str]
+    specialized: bool = False
 
 
 def count(entry: Entry) -> Count:
@@ -37,11 +39,19 @@ def count(entry: Entry) -> Count:
     from rtaccel.convert.frontend.export import check_example
     from rtaccel.convert.lower import lower
     from rtaccel.convert.passes.program import SubgraphStep
+    from rtaccel.core.errors import UnsupportedProblem
     from rtaccel.core.scheme import SchemeMap
 
     model, inputs = entry.build()
     args = check_example(model, inputs)
-    captured, graph = choose_batch_mode(model, args)
+    specialized = False
+    try:
+        captured, graph = choose_batch_mode(model, args)
+    except UnsupportedProblem as error:
+        specialized = "specialize=True" in str(error)
+        if not specialized:
+            raise
+        captured, graph = choose_batch_mode(model, args, specialize=True)
     program = lower(captured, graph, SchemeMap("float32"), None, equalize=False)
     rows = max(1, program.samples(pytree.tree_leaves(args)))
     nodes, calls, stages = Nodes(), 0, 0
@@ -59,7 +69,7 @@ def count(entry: Entry) -> Count:
                 sizes = [reason for reason in refused if any(name in reason for name in ("cuBLAS", "cuFFT"))]
                 reasons.setdefault(stage.op, (sizes or refused[::-1] or ["has no Triton kernel"])[0])
     launches = sum(nodes.triton.values())
-    return Count(stages, launches, dict(nodes.library), dict(nodes.torch), nodes.copies, calls, reasons)
+    return Count(stages, launches, dict(nodes.library), dict(nodes.torch), nodes.copies, calls, reasons, specialized)
 
 
 def count_all(
@@ -103,7 +113,8 @@ that it makes on tensors without memory (`bench/zoo/captured.py`).
 
 The graphs have {triton} launches of Triton's kernels for {stages} stages, and {copies} nodes that copy memory. PyTorch
 launches {left} kernels in them, {library} more are cuBLAS's, cuDNN's or cuFFT's, and {calls} calls fall back.
-{whole} networks have no kernel of PyTorch's.
+{whole} networks have no kernel of PyTorch's. {specialized} with a star read numbers of their inputs in Python and are
+compiled with `specialize=True`.
 
 | network | stages | launches of Triton's | copies | of libraries | PyTorch's kernels | calls that fall back |
 |---|---|---|---|---|---|---|
@@ -134,13 +145,16 @@ def page(record: dict[str, Any]) -> str:
     total = {word: sum(found[word] for found in counted.values()) for word in ("stages", "triton", "copies", "calls")}
     made = {word: sum(sum(found[word].values()) for found in counted.values()) for word in ("library", "torch")}
     whole = sum(not found["torch"] and not found["library"] and not found["calls"] for found in counted.values())
-    text = HEAD.format(networks=len(counted), left=made["torch"], library=made["library"], whole=whole, **total)
+    starred = sum(found.get("specialized", False) for found in counted.values())
+    text = HEAD.format(
+        networks=len(counted), left=made["torch"], library=made["library"], whole=whole, specialized=starred, **total
+    )
     left, reasons = Counter[str](), dict[str, str]()
     for name, found in counted.items():
         numbers = " | ".join(str(found[word] or "-") for word in ("stages", "triton", "copies"))
-        text += (
-            f"| {name} | {numbers} | {named(found['library'])} | {named(found['torch'])} | {found['calls'] or '-'} |\n"
-        )
+        star = " *" if found.get("specialized") else ""
+        others = f"{named(found['library'])} | {named(found['torch'])} | {found['calls'] or '-'}"
+        text += f"| {name}{star} | {numbers} | {others} |\n"
         left.update(found["reasons"].keys())
         reasons |= found["reasons"]
     if left:

@@ -200,4 +200,9 @@ def violations(spec: Specialisation, capability: int, found: Footprint, allowed:
             for pattern in spec.demands.forbids
             if found.count(pattern)
         ]
+        broken += [
+            f"{found.count(pattern)} {pattern} instructions, not one"
+            for pattern in spec.demands.once
+            if found.count(pattern) != 1
+        ]
     return [f"{where}: {text}" for text in broken]

@@ -51,7 +51,8 @@ and fences that reach the host's memory, fused multiply-add (with the paired FFM
 
 @dataclass(frozen=True)
 class Demands:
-    """Machine instructions of one specialization: patterns of mnemonics that must occur, and of those that must not.
+    """Machine instructions of one specialization: patterns of mnemonics that must occur, of those that must not, and of those
+    that must occur in one place alone.
 
     What else its code may cost (registers, shared memory, barriers, instructions; stack and spills never) is in the budget
     file beside the tests, per architecture and version of triton.
@@ -59,6 +60,7 @@ class Demands:
 
     requires: tuple[str, ...] = ()
     forbids: tuple[str, ...] = ()
+    once: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -85,8 +87,10 @@ class Specialisation:
     slow: bool = False
     registers: int = 0
 
-    def with_requirements(self, *requires: str, forbids: tuple[str, ...] = ()) -> Specialisation:
-        return replace(self, demands=Demands(requires, forbids))
+    def with_requirements(
+        self, *requires: str, forbids: tuple[str, ...] = (), once: tuple[str, ...] = ()
+    ) -> Specialisation:
+        return replace(self, demands=Demands(requires, forbids, once))
 
     @property
     def options(self) -> dict[str, Any]:

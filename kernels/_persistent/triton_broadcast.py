@@ -1,5 +1,6 @@
 """Messages for kernels of several programs: the first alone reads the mailbox, as words would cross the link for each program,
-and passes x on as int8 words with a header: whether to reset, whether x holds a NaN or an infinity, whether to end.
+and passes x on as int8 words with a header: whether to reset, whether x holds a NaN or an infinity, whether to end, and from
+which set of weights on to compute.
 """
 
 from __future__ import annotations
@@ -12,20 +13,46 @@ from rtaccel.kernels._persistent.triton_exchange import poll, publish, split
 
 INFINITY_BITS = tl.constexpr(0x7F800000)
 HEADER_RESET, HEADER_SPOILED, HEADER_END = tl.constexpr(1), tl.constexpr(2), tl.constexpr(4)
+RENEW, SECOND_BIT = tl.constexpr(16), tl.constexpr(5)
+"""Of a command and of a header, as kernels/recurrent/cuda/recurrent.cu has it: other weights, and the bit that says which."""
+
+ORDERS = tl.constexpr(1 + 16 + 32)
+"""Bits of a command that go into a header as they are."""
+
+NOT_A_COMMAND = tl.constexpr(256)
 
 
 @triton.jit
-def quantized(message, inverse, zero_point, K: tl.constexpr, COMMANDS: tl.constexpr):
-    """(int8 words of a message's x, its header). COMMANDS: the word after x may ask for a reset."""
+def quantized(message, inverse, zero_point, K: tl.constexpr):
+    """(int8 words of a message's x, its header). The word after x is a command, or 0; one sum has it and what is not finite."""
     k = tl.arange(0, message.shape[0])
     payload = message.to(tl.int32)
-    nonfinite = tl.max(tl.where(k < K, payload & 0x7FFFFFFF, 0), 0) >= INFINITY_BITS
-    header = tl.where(nonfinite, HEADER_SPOILED, 0)
-    if COMMANDS:
-        header = header | tl.where(tl.sum(tl.where(k == K, payload, 0), 0) == 1, HEADER_RESET, 0)
+    nonfinite = tl.where((payload & 0x7FFFFFFF) >= INFINITY_BITS, NOT_A_COMMAND, 0)
+    found = tl.sum(tl.where(k < K, nonfinite, tl.where(k == K, payload, 0)), 0)
+    header = (found & ORDERS) | tl.where(found >= NOT_A_COMMAND, HEADER_SPOILED, 0)
     q = to_int8(payload.to(tl.float32, bitcast=True) * inverse, zero_point).to(tl.int32)
     words = pack_words(tl.where(k < K, q, 0))
     return words, header
+
+
+@triton.jit
+def named_set(header, which):
+    """The set of weights that a message names, or the one before."""
+    return tl.where((header & RENEW) != 0, (header >> SECOND_BIT) & 1, which)
+
+
+@triton.jit
+def order_after(control_ptr):
+    """Behind a message with other weights: what was written before it is seen, in the cache of the multiprocessor too."""
+    tl.atomic_add(control_ptr, 0, sem="acquire", scope="sys")
+
+
+@triton.jit
+def order_before(slot_ptr, header):
+    """Before a message with other weights is passed on: whoever reads it behind an acquire sees what was written before it. The
+    slot is the writer's own, in the card's memory: this is an atomic, and a link may have none."""
+    if (header & RENEW) != 0:
+        tl.atomic_add(slot_ptr, 0, sem="acq_rel", scope="sys")
 
 
 @triton.jit

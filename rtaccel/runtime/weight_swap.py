@@ -65,11 +65,11 @@ class Swappable:
 
         Bound calls, `run` and a loop go on with the new weights, each call wholly with the old or wholly with the new ones.
         Shapes, scheme and static scales must be those of this model. On a GPU the weights are copied into the memory that the
-        kernels read, between two calls on its stream: nothing is captured anew. A persistent stream of LSTM or GRU in CUDA C++,
-        or of convolutions, takes them with the message of its next time step, and goes on with its past.
+        kernels read, between two calls on its stream: nothing is captured anew. A persistent kernel takes them with the
+        message of its next call, and a stream goes on with its past.
 
         Raises FormatError, with nothing changed, where the weights do not fit; UnsupportedProblem for a model that is none of
-        one native call on the CPU, one CUDA graph or chain of kernels on a GPU, or such a stream.
+        one native call on the CPU, one CUDA graph or chain of kernels on a GPU, or one persistent kernel.
 
         Example:
             >>> import torch, rtaccel as rt
@@ -171,11 +171,11 @@ class Swappable:
         executor = self._executor
         plan = executor.direct
         on_device = isinstance(plan, GraphPlan) or (type(plan) is StagedPlan and self._options.device == "cuda")
-        on_device = on_device or (isinstance(plan, PersistentPlan) and plan.weights is not None)
+        on_device = on_device or isinstance(plan, PersistentPlan)
         if plan is None or not (executor.steps[0].native or on_device):
             raise UnsupportedProblem(
                 op, f"{self._options.title}: {len(executor.steps)} steps on {self._options.device}",
-                "one native call on the CPU, one chain of kernels on a GPU, a persistent stream in CUDA C++ or of convolutions",
+                "one native call on the CPU, one chain of kernels or one persistent kernel on a GPU",
                 "Use load_state_dict while nothing calls it.",
             )  # fmt: skip
         return executor.steps[0]

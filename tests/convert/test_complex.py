@@ -76,6 +76,21 @@ CALLS: dict[str, tuple[Callable[[Any, Tensor], Tensor], tuple[int, ...]]] = {
     "short-time and back": (
         lambda m, x: torch.istft(stft(x, 64, 16, m.short), 64, 16, window=m.short, length=400), (400,),
     ),
+    "a product added": (
+        lambda m, x: torch.view_as_real(
+            torch.addcmul(torch.fft.rfft(x), torch.fft.rfft(x.flip(-1)), m.filter, value=0.5 - 2j)
+        ), (3, 16),
+    ),
+    "a real product added": (lambda m, x: torch.addcmul(torch.fft.rfft(x), x[..., :9], x[..., 1:10]).abs(), (3, 16)),
+    "a quotient added": (
+        lambda m, x: torch.addcdiv(torch.fft.rfft(x), m.filter, torch.fft.rfft(x) + 20, value=3).imag, (3, 16),
+    ),
+    "a matrix product added": (
+        lambda m, x: torch.baddbmm(
+            torch.fft.rfft(x)[..., :4], torch.fft.rfft(x)[..., :5], torch.view_as_complex(m.modes)[0].T.expand(
+                x.shape[0], 5, 4), beta=2j, alpha=0.5,
+        ).real, (3, 16),
+    ),
     "phase": (lambda m, x: torch.fft.rfft(x + 2).angle().cos(), (3, 16)),
     "polar": (lambda m, x: torch.view_as_real(torch.polar(x.abs(), x) * (1 + 2j) / (3 - 1j) + 2), (3, 16)),
     "the imaginary unit": (lambda m, x: (x.exp() * (x.cos() + 1j * x.sin())).imag + (1j * x).real, (3, 16)),

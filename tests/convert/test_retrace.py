@@ -125,6 +125,32 @@ def test_numbers_that_decide(way: str) -> None:
         fast(torch.ones(3, 6))
 
 
+class Vectorizes(nn.Module):
+    """Calls torch.vmap with a function that closes over a tensor which the model makes, as S5 does."""
+
+    def __init__(self, complex_weights: bool) -> None:
+        super().__init__()
+        self.weight = nn.Parameter(
+            torch.view_as_complex(torch.randn(6, 6, 2)) if complex_weights else torch.randn(6, 6)
+        )
+
+    def forward(self, x: Tensor) -> Tensor:
+        each = torch.vmap(torch.vmap(lambda row, scaled: scaled @ row.to(scaled.dtype), (0, None)), (0, None))
+        return each(x, self.weight * 2).real + torch.vmap(lambda row: row * x[0, 0])(x[0])
+
+
+@pytest.mark.parametrize("complex_weights", [False, True])
+def test_vectorized_calls(complex_weights: bool) -> None:
+    """An error of torch.export in the middle of such a graph left torch inside the vmap: torch.rand raised from then on."""
+    model, x = Vectorizes(complex_weights).eval(), torch.randn(2, 5, 6)
+    depth = torch._C._functorch.get_dynamic_layer_stack_depth()
+    fast = rt.compile(model, (x,), strict=True)
+    assert torch._C._functorch.get_dynamic_layer_stack_depth() == depth
+    for _ in range(3):
+        x = torch.randn(2, 5, 6)
+        torch.testing.assert_close(fast(x), model(x).detach(), rtol=1e-5, atol=1e-5)
+
+
 def test_traces_leave_attributes_as_they_were() -> None:
     """A size of a trace, kept in an attribute, has no meaning to the next trace."""
     model, x = Caches().eval(), torch.randn(2, 6)

@@ -65,6 +65,18 @@ def test_other_weights_with_a_part_left_out(variant: str) -> None:
     assert found.wrong and found.trace, f"{variant}: nothing wrong in {found.states} states"
 
 
+@pytest.mark.parametrize(("swaps", "messages"), [(1, 3), (2, 3)])
+def test_other_weights_in_triton(swaps: int, messages: int) -> None:
+    found = explore(*weights.model("", swaps, messages, triton=True))
+    assert found.wrong == "" and found.states > 1000, found
+
+
+@pytest.mark.parametrize("variant", weights.TRITON_VARIANTS[1:])
+def test_other_weights_in_triton_with_a_part_left_out(variant: str) -> None:
+    found = explore(*weights.model(variant, triton=True))
+    assert found.wrong and found.trace, f"{variant}: nothing wrong in {found.states} states"
+
+
 def test_the_search_sees_stores_in_any_order() -> None:
     """Two words of one process: another may see the second without the first; never so with one word."""
 

@@ -22,15 +22,15 @@ FOLDER = Path(__file__).parent.parent / "triton_checks"
 GROUPS = (
     ("recurrent", "recurrent_float32", "partition", "sparse", "sparse_bytes", "sparse_choice"),
     ("kernels", "1/2"), ("kernels", "2/2"),
-    ("conv", "conv_stream"), ("formats", "1/2"), ("formats", "2/2"), ("persistent", "persistent_streams"),
+    ("conv", "conv_stream"), ("formats", "1/2"), ("formats", "2/2"), ("persistent", "persistent_streams", "persistent_swap"),
     ("general", "exchange", "by_index"),
 )  # fmt: skip
 """Files of checks, and what part of their checks: each group is a process, of about the same length."""
 
 CHECKS = sorted(FOLDER.glob("check_*.py"))
-EVERY_SIZE = FOLDER / "every_size.py"
+EVERY_SIZE = FOLDER / "support" / "every_size.py"
 GUARD = FOLDER / "support" / "guard_pages.py"
-FEWEST_CASES = {"formats": 45, "kernels": 250, "recurrent": 140, "conv": 100, "persistent": 14, "general": 150}
+FEWEST_CASES = {"formats": 45, "kernels": 250, "recurrent": 140, "conv": 100, "persistent": 23, "general": 150}
 """In a process, by the first file of its group; some of them are for the interpreter alone."""
 FEWEST_ON_A_CARD = 800
 

@@ -57,7 +57,7 @@ class FakeKernel:
                 threading.Event().wait(0.0002)
             if self._mute:
                 continue
-            payload = (message & 0xFFFFFFFF).to(torch.int32).view(torch.float32)
+            payload = (message[:-1] & 0xFFFFFFFF).to(torch.int32).view(torch.float32)  # behind x is a command
             with torch.no_grad():
                 (y,) = self._compute(payload[None])
             slot = self._replies[(sequence & 1) * outputs :][:outputs]

@@ -66,8 +66,8 @@ def test_a_network_that_stays_cut(group: int, side: Callable[..., Side]) -> None
     stage, cut = contract.make_stage(widths, ("relu", "none"), group_size=group), Partition(widths, group, 2)
     ops, spec = Operands.of(stage, cut, DEVICE), partition.specialize_persistent(stage.attrs, cut)
     exchange = torch.zeros(cut.exchange_words, dtype=torch.int64, device=DEVICE)
-    made = side(9, 17)
-    made.start(spec, {"exchange_ptr": exchange, **ops.arguments(), "idle_looks": 0}, programs=2)
+    made = side(9, 17, commands=True)
+    made.start(spec, {"exchange_ptr": exchange, **ops.arguments(), "idle_looks": 0, "second": 0}, programs=2)
     for message in range(4):
         x, y = torch.randn(1, 9), torch.full((1, 17), 7.0)
         if message == 2:

@@ -37,8 +37,8 @@ def mlp(
     group: int = 0,
 ) -> tuple[Any, Side]:
     stage = contract.make_stage(widths, activations, 0.1, group_size=group)
-    made, ops = side(widths[0], widths[-1]), Operands.of(stage, KernelConfig.of(stage.attrs), DEVICE)
-    made.start(persistent.specialize(stage.attrs), {**ops.arguments(), "idle_looks": idle_looks})
+    made, ops = side(widths[0], widths[-1], commands=True), Operands.of(stage, KernelConfig.of(stage.attrs), DEVICE)
+    made.start(persistent.specialize(stage.attrs), {**ops.arguments(), "idle_looks": idle_looks, "second": 0})
     return stage, made
 
 
@@ -74,12 +74,13 @@ def test_a_message_that_is_not_whole_is_waited_for(side: Callable[..., Side]) ->
     stage, made = mlp(side, (4, 16, 3), ("relu", "none"))
     x = torch.randn(1, 4)
     raw = x.view(torch.int32)[0].to(torch.int64) & 0xFFFFFFFF
+    made.requests[9] = 1 << 32  # no command
     for i in range(3):
-        made.requests[4 + i] = (1 << 32) | raw[i]
+        made.requests[5 + i] = (1 << 32) | raw[i]
     threading.Event().wait(0.3)
     assert not made.replies.any()  # the fourth word is missing
     assert made.control[1] == triton_mailbox.RUNNING
-    made.requests[7] = (1 << 32) | raw[3]
+    made.requests[8] = (1 << 32) | raw[3]
     for _ in range(600):
         if (made.replies[3:] >> 32 == 1).all():
             break

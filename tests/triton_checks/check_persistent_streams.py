@@ -120,7 +120,8 @@ def test_programs_that_share_a_stream(with_head: bool, side: Callable[..., Side]
     of_head = persistent.HeadOperands.of(low, form, DEVICE)
     exchange = torch.zeros(persistent.exchange_words(form), dtype=torch.int64, device=DEVICE)
     made = side(k, outputs, commands=True)
-    given = persistent.arguments(form, ops, of_head, made.requests, made.replies, made.control, exchange)
+    given = {**persistent.weights_of(ops, of_head), **persistent.scalars_of(ops), "exchange_ptr": exchange}
+    given |= {"idle_looks": 0, "second": 0}
     made.start(spec, given, programs=form.parts)
     states = [torch.zeros(1, 2, hidden)] * 2
     for time_step in range(5):

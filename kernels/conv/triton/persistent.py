@@ -35,13 +35,12 @@ from rtaccel.kernels._gpu.triton_spec import (
     Tiling,
     power_of_two,
 )
+from rtaccel.kernels._persistent.triton_broadcast import named_set, order_after
 from rtaccel.kernels._persistent.triton_exchange import split
 from rtaccel.kernels._persistent.triton_mailbox import SPINS_PER_LOOK, answer, wait
 from rtaccel.kernels.conv.triton.persistent_config import THREAD_REGISTERS, KernelConfig, example, select_config
 
 INFINITY_BITS = tl.constexpr(0x7F800000)
-RENEW, SECOND_BIT = tl.constexpr(16), tl.constexpr(5)
-"""Of a command, as kernels/recurrent/cuda/recurrent.cu has it: other weights, and the bit that says which."""
 
 
 @triton.jit
@@ -202,25 +201,20 @@ def persistent_kernel(
     SOURCES: tl.constexpr, OTHERS: tl.constexpr, TILES: tl.constexpr, TAPS: tl.constexpr, HELD: tl.constexpr,
     DILATIONS: tl.constexpr, RINGS: tl.constexpr, ROWS: tl.constexpr, WORDS: tl.constexpr, OUTPUTS: tl.constexpr,
     INT8: tl.constexpr, ACTIVATIONS: tl.constexpr, SPARE: tl.constexpr, ASM: tl.constexpr,
-    SETS: tl.constexpr, MESSAGE: tl.constexpr, LOOK: tl.constexpr,
+    SET: tl.constexpr, MESSAGE: tl.constexpr, LOOK: tl.constexpr,
 ):  # fmt: skip
     """One program; the number of a message is that of its column. MEMORY: for how many further time steps x reaches.
-    SPARE: which of the sums is 0, where not all weights stay; else 0. SETS: numbers of words, of params and of sums in a set of
-    weights. A second set lies behind the first; a message names the one from which on it is computed. second: at the start."""
+    SPARE: which of the sums is 0, where not all weights stay; else 0. SET: numbers of a set of weights, those that are words,
+    params and sums. A second set lies behind the first; a message names the one from which on it is computed. second: at the
+    start."""
     k = tl.arange(0, MESSAGE)
     sequence = tl.full((), 0, tl.int32)
     age, nonfinite = tl.full((), 0, tl.int32), tl.full((), 0, tl.int32)
     end = tl.full((), 0, tl.int64)
     named = second
     while end == 0:
-        which = 0 if SPARE else named & 1  # what the proof of indices sees
-        # With two sets of a network that reads weights again, Triton 3.6 spills.
-        own_words, own_params, own_sums = words_ptr, params_ptr, sums_ptr
-        if SPARE == 0:
-            own_words += which * SETS[0]
-            own_params += which * SETS[1]
-            own_sums += which * SETS[2]
-        tiles = load_tiles(own_words, KINDS, TAPS, HELD, WORDS, OUTPUTS)
+        which = named & 1  # what the proof of indices sees
+        tiles = load_tiles(words_ptr + which * SET, KINDS, TAPS, HELD, WORDS, OUTPUTS)
         if sequence == 0:
             tl.store(control_ptr + 1, tl.full((), 1, tl.int64), cache_modifier=".wt")
         named = which
@@ -228,8 +222,9 @@ def persistent_kernel(
             sequence += 1
             # An offset of 0, that only memory knows: else the registers keep every address of what is read again.
             shift = tl.load(sums_ptr + SPARE) if SPARE else 0
-            words_at, rings_at = own_words + shift, rings_ptr + shift
-            params_at, sums_at = own_params + shift, own_sums + shift
+            own = which * SET + shift  # one for all three: with two for each Triton 3.6 spills
+            words_at, rings_at = words_ptr + own, rings_ptr + shift
+            params_at, sums_at = params_ptr + own, sums_ptr + own
             pasts = past_sums(
                 tiles, words_at, rings_at, sums_at, sequence, age, KINDS, TILES, TAPS, HELD, DILATIONS, RINGS, ROWS, WORDS,
                 OUTPUTS, ASM,
@@ -237,12 +232,10 @@ def persistent_kernel(
             message, end = wait(request_ptr, control_ptr, sequence, idle_looks, K + 1, MESSAGE, LOOK)
             payload = message.to(tl.int32)
             command = tl.sum(tl.where(k == K, payload, 0), 0)
-            if SPARE == 0:
-                named = tl.where((end == 0) & ((command & RENEW) != 0), (command >> SECOND_BIT) & 1, which)
+            named = tl.where(end == 0, named_set(command, which), which)
             if named != which:
                 sequence -= 1  # the same message again, which is still there, by the other set
-                # An acquire: what was written before the message is seen, in the cache of the multiprocessor too.
-                tl.atomic_add(control_ptr, 0, sem="acquire", scope="sys")
+                order_after(control_ptr)
             elif end == 0:
                 reset = (command & 1) != 0
                 finite = tl.max(tl.where(k < K, payload & 0x7FFFFFFF, 0), 0) < INFINITY_BITS

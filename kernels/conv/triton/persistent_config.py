@@ -170,7 +170,7 @@ class KernelConfig:
             "WORDS": tuple(c // 4 for c in self.padded_inputs), "OUTPUTS": self.padded_outputs,
             "INT8": tuple(o.int8 for o in self.operations),
             "ACTIVATIONS": tuple(o.activation for o in self.operations),
-            "SPARE": self.spare, "SETS": self.set_sizes,
+            "SPARE": self.spare, "SET": sum(self.set_sizes),
         }  # fmt: skip
 
     @property
@@ -297,9 +297,15 @@ class Operands:
         return cls(*(t.contiguous().to(device) for t in (torch.cat(words), torch.cat(params), torch.cat(sums), rings)))
 
     @property
-    def weights(self) -> dict[str, Tensor]:
-        """By the names of the kernel's arguments."""
-        return {"words_ptr": self.words, "params_ptr": self.params, "sums_ptr": self.sums}
+    def joined(self) -> dict[str, Tensor]:
+        """Words, params and sums one after another, so that another set is as far from each of them."""
+        return {"set": torch.cat([self.words, self.params.view(torch.int32), self.sums])}
+
+
+def arguments(config: KernelConfig, sets: Tensor) -> dict[str, Tensor]:
+    """By the names of the kernel's arguments, of sets [count, numbers] of weights."""
+    words, params, sums = sets[0].split(config.set_sizes)
+    return {"words_ptr": words, "params_ptr": params.view(torch.float32), "sums_ptr": sums}
 
 
 def between_all(weight: Tensor, inputs: int) -> Tensor:

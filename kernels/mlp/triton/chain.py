@@ -51,7 +51,7 @@ def chain_kernel(
     k = tl.arange(0, MESSAGE)
     tiles = load_layer(words_ptr, 0, NET)
     x = tl.load(x_ptr + row * K + k, mask=k < K, other=0.0)
-    packed, header = quantized(x.to(tl.int32, bitcast=True), inverse, zero_point, K, False)
+    packed, header = quantized(x.to(tl.int32, bitcast=True), inverse, zero_point, K)
     words = input_parts(packed, 0, NET)
     ys = run_layers(tiles, words, words_ptr, scales_ptr, params_ptr, compensation_ptr, False, NET)
     first = 0

@@ -115,6 +115,11 @@ class KernelConfig:
         """Numbers of x, padded to a power of two that holds all its parts."""
         return power_of_two(sum(self.columns[0]), 16, 1 << 20)
 
+    def polled(self, threads: int) -> int:
+        """Words of the mailbox that so many threads poll, of x and a command: one at least each, so that no warp has the words
+        of another."""
+        return max(self.message, power_of_two(self.widths[0] + 1, 16, 1 << 20), threads)
+
 
 def _flat(parts: Sequence[Sequence[int]]) -> tuple[int, ...]:
     return tuple(p for one in parts for p in one)
@@ -167,11 +172,21 @@ class Operands:
         words, scales, params, compensation = (t.to(device) if t.numel() else one.to(device) for t in joined)
         return cls(words, scales, params, compensation, low["inv_scale"], low["zero_point"])
 
-    def arguments(self) -> dict[str, Any]:
+    @property
+    def weights(self) -> dict[str, Tensor]:
+        """What other weights change, by the names of a kernel's arguments."""
         return {
             "words_ptr": self.words, "scales_ptr": self.scales, "params_ptr": self.params,
-            "compensation_ptr": self.compensation, "inverse": self.inverse, "zero_point": self.zero_point,
+            "compensation_ptr": self.compensation,
         }  # fmt: skip
+
+    @property
+    def scalars(self) -> dict[str, float | int]:
+        """What they do not."""
+        return {"inverse": self.inverse, "zero_point": self.zero_point}
+
+    def arguments(self) -> dict[str, Any]:
+        return {**self.weights, **self.scalars}
 
 
 def _operands(

@@ -48,6 +48,21 @@ def load_layers(words_ptr, NET: tl.constexpr):
 
 
 @triton.jit
+def own_numbers(words_ptr, scales_ptr, params_ptr, compensation_ptr, place, NET: tl.constexpr):
+    """Where the numbers of the program in this place are, and its weights."""
+    words, scales, heights = 0, 0, 0
+    for i in tl.static_range(len(NET.HEIGHTS)):
+        words += NET.LAYER_WORDS[i]
+        scales += NET.LAYER_SCALES[i]
+        heights += NET.HEIGHTS[i]
+    params = 2 * heights + 4 * len(NET.HEIGHTS)
+    return (
+        words_ptr + place * words, scales_ptr + place * scales, params_ptr + place * params,
+        compensation_ptr + place * heights,
+    )  # fmt: skip
+
+
+@triton.jit
 def split_words(words, COUNT: tl.constexpr):
     """(the even words of each part, the odd ones)."""
     lows, highs = (), ()

@@ -34,13 +34,22 @@ from rtaccel.kernels._gpu.triton_spec import (
     Tiling,
     require_matrix,
 )
-from rtaccel.kernels._persistent.triton_broadcast import HEADER_END, HEADER_SPOILED, await_words, pass_on, quantized
+from rtaccel.kernels._persistent.triton_broadcast import (
+    HEADER_END,
+    HEADER_SPOILED,
+    await_words,
+    named_set,
+    order_after,
+    order_before,
+    pass_on,
+    quantized,
+)
 from rtaccel.kernels._persistent.triton_exchange import finish, publish, receive_words
 from rtaccel.kernels._persistent.triton_mailbox import SPINS_PER_LOOK, answer, wait
 from rtaccel.kernels.mlp import contract
 from rtaccel.kernels.mlp.triton.config import Operands
-from rtaccel.kernels.mlp.triton.layers import Params, input_parts, layer_outputs, load_layers
-from rtaccel.kernels.mlp.triton.partition_config import MAX_PROGRAMS, Partition, partition_of
+from rtaccel.kernels.mlp.triton.layers import Params, input_parts, layer_outputs, load_layers, own_numbers
+from rtaccel.kernels.mlp.triton.partition_config import MAX_PROGRAMS, THREADS, Partition, partition_of
 from rtaccel.kernels.recurrent.triton.config import NUM_WARPS
 from rtaccel.kernels.recurrent.triton.kernel import pick
 
@@ -78,38 +87,28 @@ def run_parts(
     return ys, alive
 
 
-@triton.jit
-def all_heights(HEIGHTS: tl.constexpr):
-    total = 0
-    for i in tl.static_range(len(HEIGHTS)):
-        total += HEIGHTS[i]
-    return total
-
-
 @triton.jit(do_not_specialize=["zero_point", "rows"])
 def partition_kernel(
     x_ptr, y_ptr, words_ptr, scales_ptr, params_ptr, compensation_ptr, exchange_ptr, sync_ptr, inverse, zero_point, rows,
-    K: tl.constexpr, N: tl.constexpr, NET: tl.constexpr, SLOT: tl.constexpr, WORDS: tl.constexpr, SCALES: tl.constexpr,
+    K: tl.constexpr, N: tl.constexpr, NET: tl.constexpr, SLOT: tl.constexpr,
     PROGRAMS: tl.constexpr, MESSAGE: tl.constexpr, THREADS: tl.constexpr,
 ):  # fmt: skip
     """Grid (PROGRAMS,): rows one after another, with the same weights."""
     LAYERS: tl.constexpr = len(NET.HEIGHTS)
     PARTS: tl.constexpr = NET.ROW_AT[LAYERS] - NET.ROW_AT[LAYERS - 1]
-    HEIGHTS: tl.constexpr = NET.HEIGHTS
     program = tl.program_id(0)
-    heights = all_heights(HEIGHTS)
-    scales_ptr += program * SCALES
-    params_ptr += program * (2 * heights + 4 * LAYERS)
-    compensation_ptr += program * heights
+    own_words, own_scales, own_params, own_compensation = own_numbers(
+        words_ptr, scales_ptr, params_ptr, compensation_ptr, program, NET
+    )
     first = tl.load(sync_ptr + 1) + 1
-    tiles = load_layers(words_ptr + program * WORDS, NET)
+    tiles = load_layers(own_words, NET)
     k = tl.arange(0, MESSAGE)
     for row in range(rows):
         x = tl.load(x_ptr + k, mask=k < K, other=0.0)
-        packed, header = quantized(x.to(tl.int32, bitcast=True), inverse, zero_point, K, False)
+        packed, header = quantized(x.to(tl.int32, bitcast=True), inverse, zero_point, K)
         words = input_parts(packed, 0, NET)
         ys, alive = run_parts(
-            tiles, words, scales_ptr, params_ptr, compensation_ptr, exchange_ptr, first + row, program, SLOT, THREADS, NET
+            tiles, words, own_scales, own_params, own_compensation, exchange_ptr, first + row, program, SLOT, THREADS, NET
         )  # fmt: skip
         fine = alive & ((header & HEADER_SPOILED) == 0)
         n0 = program * NET.HEIGHTS[LAYERS - 1]
@@ -122,49 +121,58 @@ def partition_kernel(
     finish(sync_ptr, PROGRAMS, first + rows - 1)
 
 
-@triton.jit(do_not_specialize=["zero_point", "idle_looks"])
+@triton.jit(do_not_specialize=["zero_point", "idle_looks", "second"])
 def persistent_partition_kernel(
     request_ptr, reply_ptr, control_ptr, words_ptr, scales_ptr, params_ptr, compensation_ptr, exchange_ptr, inverse,
-    zero_point, idle_looks, K: tl.constexpr, N: tl.constexpr, NET: tl.constexpr, SLOT: tl.constexpr, WORDS: tl.constexpr,
-    SCALES: tl.constexpr, PROGRAMS: tl.constexpr, MESSAGE: tl.constexpr, X_WORDS: tl.constexpr, PASSED: tl.constexpr,
-    THREADS: tl.constexpr, LOOK: tl.constexpr,
+    zero_point, idle_looks, second, K: tl.constexpr, N: tl.constexpr, NET: tl.constexpr, SLOT: tl.constexpr,
+    PROGRAMS: tl.constexpr, MESSAGE: tl.constexpr, X_WORDS: tl.constexpr, PASSED: tl.constexpr, THREADS: tl.constexpr,
+    LOOK: tl.constexpr,
 ):  # fmt: skip
-    """The same for messages. X_WORDS: of x, in int8; PASSED: words that are polled of what the first program passes on."""
+    """The same for messages. X_WORDS: of x, in int8; PASSED: words that are polled of what the first program passes on. A message
+    may name other weights, as in triton/persistent.py; each program then reads its part of them before it computes."""
     LAYERS: tl.constexpr = len(NET.HEIGHTS)
     PARTS: tl.constexpr = NET.ROW_AT[LAYERS] - NET.ROW_AT[LAYERS - 1]
-    HEIGHTS: tl.constexpr = NET.HEIGHTS
     program = tl.program_id(0)
-    heights = all_heights(HEIGHTS)
-    scales_ptr += program * SCALES
-    params_ptr += program * (2 * heights + 4 * LAYERS)
-    compensation_ptr += program * heights
     x_slots = exchange_ptr + 2 * LAYERS * SLOT
-    tiles = load_layers(words_ptr + program * WORDS, NET)
-    if program == 0:
-        tl.store(control_ptr + 1, tl.full((), 1, tl.int64), cache_modifier=".wt")
     sequence = tl.full((), 0, tl.int32)
     state = tl.full((), 0, tl.int64)
     end = tl.full((), 0, tl.int32)
+    named = second
     while end == 0:
-        sequence += 1
-        slot = x_slots + (sequence & 1) * PASSED
-        if program == 0:
-            message, state = wait(request_ptr, control_ptr, sequence, idle_looks, K, MESSAGE, LOOK)
-            packed, header = quantized(message, inverse, zero_point, K, False)
-            header = tl.where(state != 0, HEADER_END, header)
-            pass_on(slot, packed, header, sequence, X_WORDS)
-        passed, header = await_words(slot, sequence, X_WORDS, PASSED)
-        end = header & HEADER_END
-        if end == 0:
-            words = input_parts(passed, 0, NET)
-            ys, alive = run_parts(
-                tiles, words, scales_ptr, params_ptr, compensation_ptr, exchange_ptr, sequence, program, SLOT, THREADS, NET
-            )  # fmt: skip
-            fine = alive & ((header & HEADER_SPOILED) == 0)
-            first = program * NET.HEIGHTS[LAYERS - 1]
-            for r in tl.static_range(PARTS):
-                answer(reply_ptr, tl.where(fine, ys[r], float("nan")), sequence, N, first)
-                first += ys[r].shape[0]
+        which = named & 1  # what the proof of indices sees
+        own_words, own_scales, own_params, own_compensation = own_numbers(
+            words_ptr, scales_ptr, params_ptr, compensation_ptr, program + which * PROGRAMS, NET
+        )
+        tiles = load_layers(own_words, NET)
+        if (program == 0) & (sequence == 0):
+            tl.store(control_ptr + 1, tl.full((), 1, tl.int64), cache_modifier=".wt")
+        named = which
+        while (end == 0) & (named == which):
+            sequence += 1
+            slot = x_slots + (sequence & 1) * PASSED
+            if program == 0:
+                message, state = wait(request_ptr, control_ptr, sequence, idle_looks, K + 1, MESSAGE, LOOK)
+                packed, header = quantized(message, inverse, zero_point, K)
+                header = tl.where(state != 0, HEADER_END, header)
+                order_before(slot, header)
+                pass_on(slot, packed, header, sequence, X_WORDS)
+            passed, header = await_words(slot, sequence, X_WORDS, PASSED)
+            end = header & HEADER_END
+            named = named_set(header, which)
+            if named != which:
+                sequence -= 1
+                order_after(control_ptr)
+            elif end == 0:
+                words = input_parts(passed, 0, NET)
+                ys, alive = run_parts(
+                    tiles, words, own_scales, own_params, own_compensation, exchange_ptr, sequence, program, SLOT, THREADS,
+                    NET,
+                )  # fmt: skip
+                fine = alive & ((header & HEADER_SPOILED) == 0)
+                first = program * NET.HEIGHTS[LAYERS - 1]
+                for r in tl.static_range(PARTS):
+                    answer(reply_ptr, tl.where(fine, ys[r], float("nan")), sequence, N, first)
+                    first += ys[r].shape[0]
     if program == 0:
         tl.store(control_ptr + 1, state, cache_modifier=".wt")
 
@@ -183,7 +191,7 @@ def _specialize(
             **signature,
             "inverse": "fp32",
             "zero_point": "i32",
-            "rows" if kind == "partition" else "idle_looks": "i32",
+            **({"rows": "i32"} if kind == "partition" else {"idle_looks": "i32", "second": "i32"}),
         },
         constants={**partition.constants(acts), **more},
         tiling=Tiling(1, max(map(max, partition.rows)), 128, num_warps=NUM_WARPS),
@@ -199,7 +207,12 @@ def specialize(attrs: Mapping[str, Any], partition: Partition) -> Specialisation
 
 def specialize_persistent(attrs: Mapping[str, Any], partition: Partition) -> Specialisation:
     pointers = "request reply control words scales params compensation exchange"
-    more = {"X_WORDS": partition.x_words, "PASSED": partition.passed, "LOOK": SPINS_PER_LOOK.value}
+    more = {
+        "MESSAGE": partition.polled(THREADS),
+        "X_WORDS": partition.x_words,
+        "PASSED": partition.passed,
+        "LOOK": SPINS_PER_LOOK.value,
+    }
     return _specialize(persistent_partition_kernel, "persistent_partition", attrs, partition, pointers, **more)
 
 
@@ -252,7 +265,9 @@ def specializations() -> Iterator[Specialisation]:
         partition = partition_of(attrs, MAX_PROGRAMS)
         assert isinstance(partition, Partition), partition
         spec = (specialize_persistent if stays else specialize)(attrs, partition)
-        yield replace(spec.with_requirements(*system, forbids=(SYSTEM_FENCE,)), slow=True)
+        # That of a message with other weights.
+        fences = {"once": (SYSTEM_FENCE,)} if stays else {"forbids": (SYSTEM_FENCE,)}
+        yield replace(spec.with_requirements(*system, **fences), slow=True)
 
 
 register_impl(Impl("mlp", "triton_partition", "triton", 5, supports, prepare))

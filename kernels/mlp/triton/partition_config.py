@@ -40,8 +40,7 @@ class Partition(KernelConfig):
 
     def constants(self, activations: Sequence[str]) -> dict[str, Any]:
         return {
-            **super().constants(activations), "SLOT": self.slot, "WORDS": sum(self.layer_words),
-            "SCALES": sum(self.scale_words), "PROGRAMS": self.programs, "MESSAGE": max(self.message, THREADS),
+            **super().constants(activations), "SLOT": self.slot, "PROGRAMS": self.programs, "MESSAGE": max(self.message, THREADS),
             "THREADS": THREADS,
         }  # fmt: skip
 

@@ -1,6 +1,7 @@
 """An MLP that stays on the GPU: its weights in registers, a loop that waits for x in the host's memory and answers there.
 
-The messages are those of kernels/_persistent/triton_mailbox.py.
+The messages are those of kernels/_persistent/triton_mailbox.py, with a word more, which may name other weights: then the outer of
+two loops reads them, and the inner one finds the same message, which is still there.
 """
 
 from __future__ import annotations
@@ -20,42 +21,56 @@ from rtaccel.kernels._gpu.triton_spec import (
     Specialisation,
     Tiling,
 )
-from rtaccel.kernels._persistent.triton_broadcast import HEADER_SPOILED, quantized
+from rtaccel.kernels._persistent.triton_broadcast import HEADER_SPOILED, named_set, order_after, quantized
 from rtaccel.kernels._persistent.triton_mailbox import SPINS_PER_LOOK, answer, wait
 from rtaccel.kernels.mlp import contract
 from rtaccel.kernels.mlp.triton.chain import NUM_WARPS, why_not
 from rtaccel.kernels.mlp.triton.config import KernelConfig
-from rtaccel.kernels.mlp.triton.layers import input_parts, load_layers, run_layers
+from rtaccel.kernels.mlp.triton.layers import input_parts, load_layers, own_numbers, run_layers
 
 THREADS = 32 * NUM_WARPS
 MAX_EDGE = 1024
 """Inputs and outputs."""
 
 
-@triton.jit(do_not_specialize=["zero_point", "idle_looks"])
+@triton.jit(do_not_specialize=["zero_point", "idle_looks", "second"])
 def persistent_kernel(
     request_ptr, reply_ptr, control_ptr, words_ptr, scales_ptr, params_ptr, compensation_ptr, inverse, zero_point,
-    idle_looks, K: tl.constexpr, N: tl.constexpr, MESSAGE: tl.constexpr, NET: tl.constexpr, LOOK: tl.constexpr,
+    idle_looks, second, K: tl.constexpr, N: tl.constexpr, MESSAGE: tl.constexpr, NET: tl.constexpr, LOOK: tl.constexpr,
 ):  # fmt: skip
-    """MESSAGE: words that are polled of x, at least one a thread, so that no warp polls those of another."""
+    """MESSAGE: words that are polled of x, at least one a thread, so that no warp polls those of another. second: the set of
+    weights at the start, where 1 is the one behind the first."""
     LAYERS: tl.constexpr = len(NET.HEIGHTS)
     PARTS: tl.constexpr = NET.ROW_AT[LAYERS] - NET.ROW_AT[LAYERS - 1]
-    tiles = load_layers(words_ptr, NET)
-    tl.store(control_ptr + 1, tl.full((), 1, tl.int64), cache_modifier=".wt")
     sequence = tl.full((), 0, tl.int32)
     end = tl.full((), 0, tl.int64)
+    named = second
     while end == 0:
-        sequence += 1
-        message, end = wait(request_ptr, control_ptr, sequence, idle_looks, K, MESSAGE, LOOK)
-        if end == 0:
-            packed, header = quantized(message, inverse, zero_point, K, False)
-            words = input_parts(packed, 0, NET)
-            ys = run_layers(tiles, words, words_ptr, scales_ptr, params_ptr, compensation_ptr, True, NET)
-            first = 0
-            for r in tl.static_range(PARTS):
-                y = tl.where(header & HEADER_SPOILED != 0, float("nan"), ys[r])
-                answer(reply_ptr, y, sequence, N, first)
-                first += ys[r].shape[0]
+        which = named & 1  # what the proof of indices sees
+        own_words, own_scales, own_params, own_compensation = own_numbers(
+            words_ptr, scales_ptr, params_ptr, compensation_ptr, which, NET
+        )
+        tiles = load_layers(own_words, NET)
+        if sequence == 0:
+            tl.store(control_ptr + 1, tl.full((), 1, tl.int64), cache_modifier=".wt")
+        named = which
+        while (end == 0) & (named == which):
+            sequence += 1
+            message, end = wait(request_ptr, control_ptr, sequence, idle_looks, K + 1, MESSAGE, LOOK)
+            packed, header = quantized(message, inverse, zero_point, K)
+            if end == 0:
+                named = named_set(header, which)
+            if named != which:
+                sequence -= 1  # the same message again, by the other set
+                order_after(control_ptr)
+            elif end == 0:
+                words = input_parts(packed, 0, NET)
+                ys = run_layers(tiles, words, own_words, own_scales, own_params, own_compensation, True, NET)
+                first = 0
+                for r in tl.static_range(PARTS):
+                    y = tl.where(header & HEADER_SPOILED != 0, float("nan"), ys[r])
+                    answer(reply_ptr, y, sequence, N, first)
+                    first += ys[r].shape[0]
     tl.store(control_ptr + 1, end, cache_modifier=".wt")
 
 
@@ -96,10 +111,10 @@ def specialize(attrs: Mapping[str, Any]) -> Specialisation:
         signature={
             "request_ptr": "*i64", "reply_ptr": "*i64", "control_ptr": "*i64", "words_ptr": "*i32", "scales_ptr": "*i32",
             "params_ptr": "*fp32", "compensation_ptr": "*i32", "inverse": "fp32", "zero_point": "i32",
-            "idle_looks": "i32",
+            "idle_looks": "i32", "second": "i32",
         },
         constants={
-            **config.constants(acts), "MESSAGE": max(config.message, THREADS), "LOOK": SPINS_PER_LOOK.value,
+            **config.constants(acts), "MESSAGE": config.polled(THREADS), "LOOK": SPINS_PER_LOOK.value,
         },
         tiling=Tiling(1, 128, 128, num_warps=NUM_WARPS),
     )  # fmt: skip

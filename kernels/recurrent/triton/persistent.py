@@ -1,7 +1,8 @@
 """A recurrent stack that stays on the GPU, with its states: a message is a time step of x, the answer the head's output, or h.
 
 The loop of `stack_kernel` with the mailbox in place of time: weights and states stay in registers, and `time_step` is the same.
-The last word of a message is a command: RESET puts the states to zero before the time step.
+The last word of a message is a command: RESET puts the states to zero before the time step, RENEW names the set of weights from
+which on it computes. Then the outer of two loops reads them, and the inner one finds the same message, which is still there.
 
 With PARTS > 1 the first program alone reads the mailbox, as words would cross the link for each program, and passes x on as int8
 words with a header: of a message it says whether to reset, whether x is finite, and whether to end. The head is computed by the
@@ -35,6 +36,9 @@ from rtaccel.kernels._persistent.triton_broadcast import (
     HEADER_RESET,
     HEADER_SPOILED,
     await_passed,
+    named_set,
+    order_after,
+    order_before,
     pass_on,
     quantized,
 )
@@ -55,7 +59,8 @@ MAX_HEAD = 128
 @triton.jit
 def head(words, words_ptr, params_ptr, compensation_ptr, N: tl.constexpr, CHUNK: tl.constexpr, CHUNKS: tl.constexpr,
          ACTIVATION: tl.constexpr, ASM: tl.constexpr):  # fmt: skip
-    """float32 [N] of a linear layer from the words of its int8 input. numbers: N multipliers, N offsets, the parameter."""
+    """float32 [N] of a linear layer from the words of its int8 input. numbers: N multipliers, N offsets, the parameter
+    and three more, so that those of another set are aligned."""
     n, w = tl.arange(0, N), tl.arange(0, CHUNK)
     acc = tl.zeros((N, CHUNK), tl.int32)
     for c in tl.static_range(CHUNKS):
@@ -66,83 +71,97 @@ def head(words, words_ptr, params_ptr, compensation_ptr, N: tl.constexpr, CHUNK:
     return activate(t, tl.load(params_ptr + 2 * N), ACTIVATION)
 
 
-@triton.jit(do_not_specialize=["x_zero_point", "y_zero_point", "idle_looks"])
+@triton.jit(do_not_specialize=["x_zero_point", "y_zero_point", "idle_looks", "second"])
 def stream_kernel(
     request_ptr, reply_ptr, control_ptr, words_ptr, params_ptr, compensation_ptr, head_words_ptr, head_numbers_ptr,
-    head_compensation_ptr, exchange_ptr, x_inverse, x_zero_point, h_inverse, y_inverse, y_zero_point, idle_looks,
+    head_compensation_ptr, exchange_ptr, x_inverse, x_zero_point, h_inverse, y_inverse, y_zero_point, idle_looks, second,
     CUT: tl.constexpr, MESSAGE: tl.constexpr, PASSED: tl.constexpr, N: tl.constexpr, HEAD: tl.constexpr,
     ACTIVATION: tl.constexpr, LOOK: tl.constexpr,
 ):  # fmt: skip
     """Grid (PARTS,). MESSAGE, PASSED: words polled of the mailbox, and of what the first program passes on. N: numbers of the
-    answer. HEAD: they, padded, or 0 where h is the answer."""
+    answer. HEAD: they, padded, or 0 where h is the answer. second: the set of weights at the start, 1 is the one behind the
+    first."""
     BU: tl.constexpr = CUT.BU
     CH: tl.constexpr = CUT.CH
     NH: tl.constexpr = CUT.NH
     LAYERS: tl.constexpr = CUT.LAYERS
     program = tl.program_id(0)
-    words_ptr += program * (CUT.FIRST_WORDS + 2 * (LAYERS - 1) * CUT.OTHER_WORDS)
-    params_ptr += program * (CUT.NUMBERS * LAYERS)
-    compensation_ptr += program * CUT.GATES * BU
     y_slots = exchange_ptr + 2 * LAYERS * CUT.SLOT
     x_slots = y_slots + 2 * CUT.SLOT
 
-    tiles = persistent_tiles(words_ptr, CUT)
     hidden, states = (), ()
     for _ in tl.static_range(LAYERS * NH):
         hidden = hidden + (tl.zeros((CH,), tl.int32),)  # noqa: RUF005
     for _ in tl.static_range(LAYERS):
         states = states + (tl.zeros((BU,), tl.float32),)  # noqa: RUF005
     alive = tl.full((), 1, tl.int1)
-    if program == 0:
-        tl.store(control_ptr + 1, tl.full((), 1, tl.int64), cache_modifier=".wt")
     sequence = tl.full((), 0, tl.int32)
     state = tl.full((), 0, tl.int64)
     end = tl.full((), 0, tl.int32)
+    named = second
     while end == 0:
-        sequence += 1
-        if CUT.PARTS == 1:
-            message, state = wait(request_ptr, control_ptr, sequence, idle_looks, CUT.K + 1, MESSAGE, LOOK)
-            words, header = quantized(message, x_inverse, x_zero_point, CUT.K, True)
-            x_words = split(words, CUT.CX, CUT.NX, MESSAGE // 4)
-            end = (state != 0).to(tl.int32)
-        else:
-            slot = x_slots + (sequence & 1) * PASSED
-            if program == 0:
+        which = named & 1  # what the proof of indices sees
+        place = program + which * CUT.PARTS
+        own_words = words_ptr + place * (CUT.FIRST_WORDS + 2 * (LAYERS - 1) * CUT.OTHER_WORDS)
+        own_params = params_ptr + place * (CUT.NUMBERS * LAYERS)
+        own_compensation = compensation_ptr + place * CUT.GATES * BU
+        tiles = persistent_tiles(own_words, CUT)
+        if (program == 0) & (sequence == 0):
+            tl.store(control_ptr + 1, tl.full((), 1, tl.int64), cache_modifier=".wt")
+        named = which
+        while (end == 0) & (named == which):
+            sequence += 1
+            if CUT.PARTS == 1:
                 message, state = wait(request_ptr, control_ptr, sequence, idle_looks, CUT.K + 1, MESSAGE, LOOK)
-                words, header = quantized(message, x_inverse, x_zero_point, CUT.K, True)
+                words, header = quantized(message, x_inverse, x_zero_point, CUT.K)
                 header = tl.where(state != 0, HEADER_END, header)
-                pass_on(slot, words, header, sequence, CUT.NX * CUT.CX)
-            x_words, header = await_passed(slot, sequence, CUT.NX * CUT.CX, CUT.CX, CUT.NX, PASSED)
-            end = header & HEADER_END
-        if end == 0:
-            reset = (header & HEADER_RESET) != 0
-            cleared, zeroed = (), ()
-            for i in tl.static_range(LAYERS * NH):
-                cleared = cleared + (tl.where(reset, 0, hidden[i]),)  # noqa: RUF005
-            for i in tl.static_range(LAYERS):
-                zeroed = zeroed + (tl.where(reset, 0.0, states[i]),)  # noqa: RUF005
-            alive = (alive | reset) & ((header & HEADER_SPOILED) == 0)
-            hidden, states, outputs, alive = time_step(
-                tiles, cleared, zeroed, x_words, 1.0, alive, tl.where(reset, 0, sequence - 1),
-                Weights(words_ptr, None, params_ptr, compensation_ptr), exchange_ptr, sequence, h_inverse, program, CUT,
-            )  # fmt: skip
-            y = outputs[LAYERS - 1]
-            if HEAD == 0:
-                answer(reply_ptr, tl.where(alive, y, float("nan")), sequence, N, program * BU)
+                x_words = split(words, CUT.CX, CUT.NX, MESSAGE // 4)
             else:
-                passed = pack_words(to_int8(y * y_inverse, y_zero_point))
-                if CUT.PARTS > 1:
-                    slot = y_slots + (sequence & 1) * CUT.SLOT
-                    publish(slot, program * (BU // 4), passed, sequence)
-                    if program == 0:
-                        y_words, missing = receive(slot, sequence, CUT.PARTS * BU // 4, CH, NH, CUT.THREADS)
-                        out = head(y_words, head_words_ptr, head_numbers_ptr, head_compensation_ptr, HEAD, CH, NH,
-                                   ACTIVATION, CUT.ASM)  # fmt: skip
-                        answer(reply_ptr, tl.where(alive & (missing == 0), out, float("nan")), sequence, N)
+                slot = x_slots + (sequence & 1) * PASSED
+                if program == 0:
+                    message, state = wait(request_ptr, control_ptr, sequence, idle_looks, CUT.K + 1, MESSAGE, LOOK)
+                    words, header = quantized(message, x_inverse, x_zero_point, CUT.K)
+                    header = tl.where(state != 0, HEADER_END, header)
+                    order_before(slot, header)
+                    pass_on(slot, words, header, sequence, CUT.NX * CUT.CX)
+                x_words, header = await_passed(slot, sequence, CUT.NX * CUT.CX, CUT.CX, CUT.NX, PASSED)
+            end = header & HEADER_END
+            named = named_set(header, which)
+            if named != which:
+                sequence -= 1
+                order_after(control_ptr)
+            elif end == 0:
+                reset = (header & HEADER_RESET) != 0
+                cleared, zeroed = (), ()
+                for i in tl.static_range(LAYERS * NH):
+                    cleared = cleared + (tl.where(reset, 0, hidden[i]),)  # noqa: RUF005
+                for i in tl.static_range(LAYERS):
+                    zeroed = zeroed + (tl.where(reset, 0.0, states[i]),)  # noqa: RUF005
+                alive = (alive | reset) & ((header & HEADER_SPOILED) == 0)
+                hidden, states, outputs, alive = time_step(
+                    tiles, cleared, zeroed, x_words, 1.0, alive, tl.where(reset, 0, sequence - 1),
+                    Weights(own_words, None, own_params, own_compensation), exchange_ptr, sequence, h_inverse, program, CUT,
+                )  # fmt: skip
+                y = outputs[LAYERS - 1]
+                if HEAD == 0:
+                    answer(reply_ptr, tl.where(alive, y, float("nan")), sequence, N, program * BU)
                 else:
-                    out = head((passed,), head_words_ptr, head_numbers_ptr, head_compensation_ptr, HEAD, CH, NH,
-                               ACTIVATION, CUT.ASM)  # fmt: skip
-                    answer(reply_ptr, tl.where(alive, out, float("nan")), sequence, N)
+                    head_words = head_words_ptr + which * HEAD * CH * NH
+                    head_numbers = head_numbers_ptr + which * (2 * HEAD + 4)
+                    head_compensation = head_compensation_ptr + which * HEAD
+                    passed = pack_words(to_int8(y * y_inverse, y_zero_point))
+                    if CUT.PARTS > 1:
+                        slot = y_slots + (sequence & 1) * CUT.SLOT
+                        publish(slot, program * (BU // 4), passed, sequence)
+                        if program == 0:
+                            y_words, missing = receive(slot, sequence, CUT.PARTS * BU // 4, CH, NH, CUT.THREADS)
+                            out = head(y_words, head_words, head_numbers, head_compensation, HEAD, CH, NH, ACTIVATION,
+                                       CUT.ASM)  # fmt: skip
+                            answer(reply_ptr, tl.where(alive & (missing == 0), out, float("nan")), sequence, N)
+                    else:
+                        out = head((passed,), head_words, head_numbers, head_compensation, HEAD, CH, NH, ACTIVATION,
+                                   CUT.ASM)  # fmt: skip
+                        answer(reply_ptr, tl.where(alive, out, float("nan")), sequence, N)
     if program == 0:
         tl.store(control_ptr + 1, state, cache_modifier=".wt")
 
@@ -171,7 +190,7 @@ def specialize(op: str, kernel_config: KernelConfig, outputs: int, activation: s
         kernel=stream_kernel,
         signature={
             **pointers, "x_inverse": "fp32", "x_zero_point": "i32", "h_inverse": "fp32", "y_inverse": "fp32",
-            "y_zero_point": "i32", "idle_looks": "i32",
+            "y_zero_point": "i32", "idle_looks": "i32", "second": "i32",
         },
         constants={
             "CUT": kernel_config.cut(), "MESSAGE": message_words(kernel_config), "PASSED": passed_words(kernel_config),
@@ -189,7 +208,9 @@ def example(op: str, gates: int, geometry: Geometry, inputs: int, outputs: int) 
     kernel_config = select_config(problem_of(op, gates, geometry, inputs), gates, MULTIPROCESSORS)
     assert isinstance(kernel_config, KernelConfig), kernel_config
     spec = specialize(op, kernel_config, outputs, None if outputs == geometry.hidden else "none")
-    return replace(spec.with_requirements(GPU_DP4A, SYSTEM_LOAD, SYSTEM_STORE, forbids=(SYSTEM_FENCE,)), slow=True)
+    # Several programs have the one of a message with other weights.
+    fences = {"once" if kernel_config.parts > 1 else "forbids": (SYSTEM_FENCE,)}
+    return replace(spec.with_requirements(GPU_DP4A, SYSTEM_LOAD, SYSTEM_STORE, **fences), slow=True)
 
 
 @dataclass(frozen=True)
@@ -213,7 +234,7 @@ class HeadOperands:
         weight[:outputs, :inputs] = low["weight"].cpu()
         words = weight.view(torch.int32).view(rows, chunks, chunk).transpose(0, 1).reshape(-1)
         params = [torch.nn.functional.pad(low[n].cpu().float(), (0, rows - outputs)) for n in ("multiplier", "offset")]
-        params.append(torch.tensor([float(low["activation_parameter"])]))
+        params.append(torch.tensor([float(low["activation_parameter"]), 0.0, 0.0, 0.0]))
         compensation = -low["x_zero_point"] * weight.sum(1, dtype=torch.int32)
         return cls(*(t.contiguous().to(device) for t in (words, torch.cat(params), compensation)))
 
@@ -228,17 +249,19 @@ def exchange_words(kernel_config: KernelConfig) -> int:
     )
 
 
-def arguments(
-    kernel_config: KernelConfig, operands: Operands, of_head: HeadOperands, requests: Tensor, replies: Tensor, control: Tensor,
-    exchange: Tensor,
-) -> dict[str, Any]:  # fmt: skip
-    """Of a launch."""
+def weights_of(operands: Operands, of_head: HeadOperands) -> dict[str, Tensor]:
+    """What other weights change, by the names of the kernel's arguments."""
     return {
-        "request_ptr": requests, "reply_ptr": replies, "control_ptr": control, "words_ptr": operands.words,
-        "params_ptr": operands.params, "compensation_ptr": operands.compensation, "head_words_ptr": of_head.words,
-        "head_numbers_ptr": of_head.params, "head_compensation_ptr": of_head.compensation, "exchange_ptr": exchange,
+        "words_ptr": operands.words, "params_ptr": operands.params, "compensation_ptr": operands.compensation,
+        "head_words_ptr": of_head.words, "head_numbers_ptr": of_head.params, "head_compensation_ptr": of_head.compensation,
+    }  # fmt: skip
+
+
+def scalars_of(operands: Operands) -> dict[str, float | int]:
+    """What they do not."""
+    return {
         "x_inverse": operands.x_inverse, "x_zero_point": operands.x_zero_point, "h_inverse": operands.h_inverse,
-        "y_inverse": operands.y_inverse, "y_zero_point": operands.y_zero_point, "idle_looks": 0,
+        "y_inverse": operands.y_inverse, "y_zero_point": operands.y_zero_point,
     }  # fmt: skip
 
 

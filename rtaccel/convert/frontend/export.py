@@ -22,7 +22,14 @@ from rtaccel.convert.frontend.functionalize import functionalize
 from rtaccel.convert.frontend.guards import batch_range
 from rtaccel.convert.frontend.private_copy import attributes_kept
 from rtaccel.convert.frontend.recurrent_shapes import known_shapes
-from rtaccel.convert.frontend.retrace import of_inputs, reads_constants, retrace, unlogged, with_arguments
+from rtaccel.convert.frontend.retrace import (
+    of_inputs,
+    reads_constants,
+    retrace,
+    transforms_left,
+    unlogged,
+    with_arguments,
+)
 from rtaccel.convert.frontend.rolled import with_loops_rolled
 from rtaccel.convert.frontend.trained import as_torch_layers
 from rtaccel.core.batch import ANY_BATCH, BatchRange, only
@@ -83,7 +90,7 @@ def _export(
             at = kinds.index(Parameter.VAR_POSITIONAL)
             shapes = (*shapes[:at], tuple(shapes[at:]))
     with (
-        torch.no_grad(), unlogged(), _unvalidated(), known_shapes(bool(dims)), attributes_kept(model),
+        torch.no_grad(), unlogged(), _unvalidated(), known_shapes(bool(dims)), attributes_kept(model), transforms_left(),
         warnings.catch_warnings(),
     ):  # fmt: skip
         warnings.filterwarnings("ignore", category=FutureWarning)  # torch's own, about its own tree specs

@@ -84,6 +84,16 @@ def unlogged() -> Iterator[None]:
 
 
 @contextmanager
+def transforms_left() -> Iterator[None]:
+    """Leaves the transforms of torch.func that an error inside a graph did not leave: under them torch.rand raises."""
+    depth = torch._C._functorch.get_dynamic_layer_stack_depth()
+    try:
+        yield
+    finally:
+        torch._C._functorch.pop_dynamic_layer_stack_and_undo_to_depth(depth)
+
+
+@contextmanager
 def _quiet() -> Iterator[None]:
     with warnings.catch_warnings(), torch.no_grad():
         warnings.simplefilter("ignore")
@@ -147,9 +157,11 @@ def _retraced(model: nn.Module, args: Sequence[Any], specialize: bool) -> Retrac
 
     tensors = tuple(leaves[i].detach().clone() for i in taken)
     watch = _Watch()
-    with _quiet(), attributes_kept(model), watch:
+    with _quiet(), attributes_kept(model), transforms_left(), watch:
         module = make_fx(call, tracing_mode="real", pre_dispatch=True, _error_on_data_dependent_ops=False)(*tensors)
-        if differentiates(module.graph):  # what stands above the dispatcher does not see how gradients are computed
+        if differentiates(module.graph) or vectorizes(
+            module.graph
+        ):  # what stands above the dispatcher does not see into them
             module = make_fx(call, tracing_mode="real", _error_on_data_dependent_ops=False)(*tensors)
     if not specialize and _reads_inputs(module.graph):
         where = f" ({', '.join(dict.fromkeys(watch.places))})" if watch.places else ""
@@ -171,6 +183,11 @@ def differentiates(graph: fx.Graph) -> bool:
         if isinstance(node.target, torch._ops.OpOverload) and node.target.name().split(".")[0].endswith("_backward"):
             return True
     return False
+
+
+def vectorizes(graph: fx.Graph) -> bool:
+    """Whether the model calls torch.vmap: its calls are those of one sample, between two that say where samples begin and end."""
+    return any(getattr(node.target, "__module__", "") == "torch._functorch.predispatch" for node in graph.nodes)
 
 
 def reads_constants(program: torch.export.ExportedProgram) -> bool:

@@ -18,7 +18,7 @@ from rtaccel.core.traits import Persistent
 from rtaccel.plan.explain import Line
 from rtaccel.runtime.gpu.persistent_launch import PersistentLaunch
 from rtaccel.runtime.gpu.persistent_stacks import stack_network
-from rtaccel.runtime.gpu.persistent_weights import Packed, WeightSets
+from rtaccel.runtime.gpu.persistent_weights import Packed, WeightSets, same_numbers
 
 
 class Network(Protocol):
@@ -50,39 +50,46 @@ class Network(Protocol):
 class PersistentChain:
     """An `mlp` stage."""
 
-    programs, commands, states = 1, False, 0
+    programs, commands, states = 1, True, 0
     past: Tensor | None = None
     sets: WeightSets | None = None
     second = 0
-
-    def packed(self, stages: Sequence[Stage]) -> Packed:
-        raise NotImplementedError
 
     def __init__(self, stage: Stage) -> None:
         self.stages: tuple[Stage, ...] = (stage,)
         self.inputs, self.outputs = stage.attrs["widths"][0], stage.attrs["widths"][-1]
 
-    def prepared(self, device: str) -> PersistentLaunch:
-        from rtaccel.kernels._gpu.triton_launch import bind
-        from rtaccel.kernels.mlp.triton import persistent as triton_persistent
+    def packed(self, stages: Sequence[Stage]) -> Packed:
+        own, found = self.operands(self.stages[0]), self.operands(stages[0])
+        same_numbers(found.scalars, own.scalars)
+        return found.weights
+
+    def operands(self, stage: Stage) -> Any:
+        """Of such a stage, in host memory."""
         from rtaccel.kernels.mlp.triton.config import KernelConfig, Operands
 
-        stage = self.stages[0]
-        kernel, ops = (
-            bind(triton_persistent.specialize(stage.attrs)),
-            Operands.of(stage, KernelConfig.of(stage.attrs), device),
-        )
+        return Operands.of(stage, KernelConfig.of(stage.attrs), "cpu")
+
+    def prepared(self, device: str) -> PersistentLaunch:
+        from rtaccel.kernels.mlp.triton.persistent import specialize
+
+        return self._launch(specialize(self.stages[0].attrs), device)
+
+    def _launch(self, specialisation: Any, device: str, exchange: Tensor | None = None) -> PersistentLaunch:
+        from rtaccel.kernels._gpu.triton_launch import bind
+
+        kernel, ops = bind(specialisation), self.operands(self.stages[0])
+        scalars, sets = ops.scalars, WeightSets(ops.weights, device)
+        shared = {} if exchange is None else {"exchange_ptr": exchange}
+        self.sets = sets
 
         def arguments(requests: Tensor, replies: Tensor, control: Tensor) -> dict[str, Any]:
             return {
-                "request_ptr": requests,
-                "reply_ptr": replies,
-                "control_ptr": control,
-                "idle_looks": 0,
-                **ops.arguments(),
-            }
+                "request_ptr": requests, "reply_ptr": replies, "control_ptr": control, **sets.tensors, **shared, **scalars,
+                "idle_looks": 0, "second": self.second,
+            }  # fmt: skip
 
-        return PersistentLaunch(kernel, 1, arguments, ops)
+        return PersistentLaunch(kernel, self.programs, arguments, sets, [] if exchange is None else [exchange])
 
     def line(self) -> Line:
         attrs = self.stages[0].attrs
@@ -101,25 +108,16 @@ class PersistentPartition(PersistentChain):
         super().__init__(stage)
         self.partition, self.programs = partition, partition.programs
 
-    def prepared(self, device: str) -> PersistentLaunch:
-        from rtaccel.kernels._gpu.triton_launch import bind
-        from rtaccel.kernels.mlp.triton import partition as triton_partition
+    def operands(self, stage: Stage) -> Any:
         from rtaccel.kernels.mlp.triton.config import Operands
 
-        stage, partition = self.stages[0], self.partition
-        kernel, ops = (
-            bind(triton_partition.specialize_persistent(stage.attrs, partition)),
-            Operands.of(stage, partition, device),
-        )
-        exchange = torch.zeros(partition.exchange_words, dtype=torch.int64).to(device)
+        return Operands.of(stage, self.partition, "cpu")
 
-        def arguments(requests: Tensor, replies: Tensor, control: Tensor) -> dict[str, Any]:
-            return {
-                "request_ptr": requests, "reply_ptr": replies, "control_ptr": control, "exchange_ptr": exchange,
-                "idle_looks": 0, **ops.arguments(),
-            }  # fmt: skip
+    def prepared(self, device: str) -> PersistentLaunch:
+        from rtaccel.kernels.mlp.triton.partition import specialize_persistent
 
-        return PersistentLaunch(kernel, partition.programs, arguments, ops, [exchange])
+        exchange = torch.zeros(self.partition.exchange_words, dtype=torch.int64).to(device)
+        return self._launch(specialize_persistent(self.stages[0].attrs, self.partition), device, exchange)
 
     def line(self) -> Line:
         whole = super().line()
@@ -146,7 +144,7 @@ class PersistentConvolutions:
         other = select_config(stages)
         if not isinstance(other, KernelConfig) or other.constants() != self.config.constants():
             raise FormatError("swap", "another network", "the layers of the running kernel", "Compile that model.")
-        return Operands.of(other, "cpu").weights
+        return Operands.of(other, "cpu").joined
 
     def __init__(self, stages: tuple[Stage, ...], config: Any) -> None:
         self.stages, self.config = stages, config
@@ -156,16 +154,16 @@ class PersistentConvolutions:
         from rtaccel.kernels._gpu.triton_launch import bind
         from rtaccel.kernels.conv.triton.persistent import specialize
         from rtaccel.kernels.conv.triton.persistent_config import Operands
+        from rtaccel.kernels.conv.triton.persistent_config import arguments as arguments_of
 
         kernel, ops = bind(specialize(self.config)), Operands.of(self.config, "cpu")
-        rings = ops.rings.to(device)
-        if self.config.whole:  # else its kernel has one set
-            self.sets = WeightSets(ops.weights, device)
-        tensors = {name: t.to(device) for name, t in ops.weights.items()} if self.sets is None else self.sets.tensors
+        rings, sets = ops.rings.to(device), WeightSets(ops.joined, device)
+        self.sets = sets
 
         def arguments(requests: Tensor, replies: Tensor, control: Tensor) -> dict[str, Any]:
             return {
-                "request_ptr": requests, "reply_ptr": replies, "control_ptr": control, **tensors, "rings_ptr": rings,
+                "request_ptr": requests, "reply_ptr": replies, "control_ptr": control,
+                **arguments_of(self.config, sets.tensors["set"]), "rings_ptr": rings,
                 "idle_looks": 0, "second": self.second,
             }  # fmt: skip
 

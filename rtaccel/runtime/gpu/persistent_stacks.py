@@ -12,7 +12,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from rtaccel.core.errors import BackendUnavailable, FormatError, UnsupportedProblem
+from rtaccel.core.errors import BackendUnavailable, UnsupportedProblem
 from rtaccel.core.registry import operator
 from rtaccel.core.stage import Problem, Stage
 from rtaccel.kernels.recurrent.cuda import config as cuda_config
@@ -20,7 +20,7 @@ from rtaccel.kernels.recurrent.cuda import kernel as cuda_kernel
 from rtaccel.kernels.recurrent.layout import Geometry
 from rtaccel.plan.explain import Line
 from rtaccel.runtime.gpu.persistent_launch import PersistentLaunch
-from rtaccel.runtime.gpu.persistent_weights import Packed, WeightSets
+from rtaccel.runtime.gpu.persistent_weights import Packed, WeightSets, same_numbers
 
 TRITON, CUDA = "triton_persistent", "cuda_recurrent"
 
@@ -77,20 +77,40 @@ class TritonStack(_Stack):
 
     def prepared(self, device: str) -> PersistentLaunch:
         from rtaccel.kernels._gpu.triton_launch import bind
-        from rtaccel.kernels.recurrent.triton import persistent as persistent
-        from rtaccel.kernels.recurrent.triton.config import Operands
+        from rtaccel.kernels.recurrent.triton import persistent
 
         activation = None if self.head is None else str(self.head.attrs.get("activation", "none"))
         kernel = bind(persistent.specialize(self.stages[0].op, self.config, self.outputs, activation))
-        low, of_head = self.lowered()
-        ops = Operands.of(low, self.config, device)
-        head_ops = persistent.HeadOperands.of(of_head, self.config, device)
-        exchange = torch.zeros(persistent.exchange_words(self.config), dtype=torch.int64).to(device)
+        weights, scalars = self._operands()
+        sets, exchange = (
+            WeightSets(weights, device),
+            torch.zeros(persistent.exchange_words(self.config), dtype=torch.int64),
+        )
+        exchange = exchange.to(device)
+        self.sets = sets
 
         def arguments(requests: Tensor, replies: Tensor, control: Tensor) -> dict[str, Any]:
-            return persistent.arguments(self.config, ops, head_ops, requests, replies, control, exchange)
+            return {
+                "request_ptr": requests, "reply_ptr": replies, "control_ptr": control, **sets.tensors,
+                "exchange_ptr": exchange, **scalars, "idle_looks": 0, "second": self.second,
+            }  # fmt: skip
 
-        return PersistentLaunch(kernel, self.config.parts, arguments, (ops, head_ops), [exchange])
+        return PersistentLaunch(kernel, self.config.parts, arguments, sets, [exchange])
+
+    def _operands(self) -> tuple[dict[str, Tensor], dict[str, float | int]]:
+        """(what other weights change, what they do not), in host memory."""
+        from rtaccel.kernels.recurrent.triton import persistent
+        from rtaccel.kernels.recurrent.triton.config import Operands
+
+        low, of_head = self.lowered()
+        operands = Operands.of(low, self.config, "cpu")
+        weights = persistent.weights_of(operands, persistent.HeadOperands.of(of_head, self.config, "cpu"))
+        return weights, persistent.scalars_of(operands)
+
+    def packed(self, stages: Sequence[Stage]) -> Packed:
+        weights, scalars = TritonStack(stages, self.config, ())._operands()
+        same_numbers(scalars, self._operands()[1])
+        return weights
 
     def where(self) -> str:
         config = self.config
@@ -137,11 +157,7 @@ class CudaStack(_Stack):
         """Weights of other stages as the kernel reads them. Raises FormatError where it would compute otherwise with them."""
         other, own = CudaStack(stages, self.config, ()), cuda_kernel.Operands.of(*self.lowered(), self.config)
         found = cuda_kernel.Operands.of(*other.lowered(), self.config)
-        if found.scalars != own.scalars:
-            raise FormatError(
-                "swap", f"{found.scalars}", f"the static scales of the running kernel, {own.scalars}",
-                "Calibrate both on the same data.",
-            )  # fmt: skip
+        same_numbers(found.scalars, own.scalars)
         return found.tensors
 
     def where(self) -> str:

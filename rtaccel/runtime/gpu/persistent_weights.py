@@ -3,17 +3,20 @@
 A message names the set from which on its kernel computes (kernels/recurrent/cuda/recurrent.cu). So nothing is captured, launched
 or allocated for an exchange, and no address changes. An order that was not sent yet is taken back before a set is written: the
 kernel then reads the other one. One that was sent makes all blocks read its set before they answer. What they read of the other
-until then is of no account. tests/gpu/protocols/weights.py tries every order of these steps.
+until then is of no account. Triton's kernels read the message again with the other set. tests/gpu/protocols/weights.py tries
+every order of these steps.
 """
 
 from __future__ import annotations
 
 import threading
 from collections.abc import Callable, Mapping
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor
+
+from rtaccel.core.errors import FormatError
 
 if TYPE_CHECKING:
     from rtaccel._native import Mailbox
@@ -23,6 +26,14 @@ RENEW, SECOND = 16, 32
 
 Packed = Mapping[str, Tensor]
 """Tensors of one set, in host memory, by the names of the kernel's arguments."""
+
+
+def same_numbers(found: Mapping[str, Any], own: Mapping[str, Any]) -> None:
+    """Raises FormatError where a running kernel has other static scales than those that come with weights."""
+    if dict(found) != dict(own):
+        raise FormatError(
+            "swap", f"{found}", f"the static scales of the running kernel, {own}", "Calibrate both on the same data."
+        )
 
 
 class WeightSets:

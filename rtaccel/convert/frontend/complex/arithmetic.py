@@ -100,6 +100,16 @@ def _div(a: Any, b: Any) -> Pair:
     return Pair(top.re / size, top.im / size)
 
 
+@rule(aten.addcmul.default)
+def _addcmul(x: Any, a: Any, b: Any, *, value: Any = 1) -> Pair:
+    return _add(x, product(a, b), alpha=value)
+
+
+@rule(aten.addcdiv.default)
+def _addcdiv(x: Any, a: Any, b: Any, *, value: Any = 1) -> Pair:
+    return _add(x, _div(a, b), alpha=value)
+
+
 @rule(aten.reciprocal.default)
 def _reciprocal(x: Pair) -> Pair:
     return _div(1.0, x)
@@ -141,6 +151,11 @@ def _to(x: Any, dtype: torch.dtype | None = None, *_: Any, **kwargs: Any) -> Any
 @rule(aten.matmul.default, aten.bmm.default, aten.mm.default)
 def _matmul(a: Any, b: Any) -> Pair:
     return product(a, b, torch.matmul)
+
+
+@rule(aten.addmm.default, aten.baddbmm.default)
+def _addmm(x: Any, a: Any, b: Any, *, beta: Any = 1, alpha: Any = 1) -> Pair:
+    return _add(product(x, beta), _matmul(a, b), alpha=alpha)
 
 
 @rule(aten.linear.default)

@@ -1,6 +1,6 @@
 """Every size M 0-8, N 0-40, K 0-130 through every Triton linear kernel, in the interpreter: sums exact to the last bit.
 
-    TRITON_INTERPRET=1 python tests/triton_checks/every_size.py [PART PARTS]
+    TRITON_INTERPRET=1 python tests/triton_checks/support/every_size.py [PART PARTS]
 
 Not a test by name: 70,000 launches take the interpreter minutes. PART of PARTS takes every PARTS-th K, for several
 processes side by side. tests/gpu/test_triton_interpreter.py runs a part; all of them together are the whole grid.
@@ -17,7 +17,7 @@ from rtaccel.backends import require
 from rtaccel.core.registry import impls
 from rtaccel.core.stage import Problem, QParams, Stage, Value
 
-sys.path.insert(0, str(Path(__file__).parents[2]))
+sys.path.insert(0, str(Path(__file__).parents[3]))
 
 from tests.triton_checks.support.quick_interpreter import quicken
 
