@@ -2,7 +2,8 @@
 
 A card can raise nothing. Where a call is not captured, indices are looked at before the launch, which waits for them, and one
 outside is a FormatError as everywhere. In a graph that is replayed nobody can wait: what such an index selects is NaN, and memory
-outside is never read. int64 has no number for that, so these kernels leave it to PyTorch.
+outside is never read. int64 has no NaN: there it is the least number, which is what x86 makes of a NaN that becomes int64, and
+which is outside as an index.
 """
 
 from __future__ import annotations
@@ -13,6 +14,9 @@ import torch
 from torch import Tensor
 
 from rtaccel.core.errors import FormatError
+
+OUTSIDE = {"float32": 'float("nan")', "int64": "-9223372036854775807 - 1"}
+"""dtype -> what is in the place of a number that an index outside would have selected, as the text of a kernel."""
 
 
 def check(op: str, indices: Sequence[Tensor], sizes: Sequence[int], negative: bool) -> None:

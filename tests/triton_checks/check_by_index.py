@@ -18,6 +18,7 @@ from rtaccel.kernels.order import contract as order
 from rtaccel.kernels.put import contract as put
 from rtaccel.kernels.scan import contract as scan
 from rtaccel.kernels.solve import contract as solve
+from rtaccel.kernels.table_row import contract as table_row
 
 require("triton")
 DEVICE = "cpu" if settings.triton_interpret() else "cuda"
@@ -49,9 +50,11 @@ def unseen(monkeypatch: pytest.MonkeyPatch) -> None:
     """As in a graph that is replayed, where nobody looks before or after."""
     from rtaccel.kernels._general import triton_indices
     from rtaccel.kernels.solve.triton import solve as kernel
+    from rtaccel.kernels.table_row.triton import rows
 
     monkeypatch.setattr(triton_indices, "can_look", lambda tensor: False)
-    monkeypatch.setattr(kernel, "can_look", lambda tensor: False)
+    for module in (kernel, rows):
+        monkeypatch.setattr(module, "can_look", lambda tensor: False)
 
 
 @pytest.mark.parametrize("dtype", ["float32", "int64"])
@@ -142,6 +145,53 @@ def test_an_index_outside_makes_nan_of_what_it_might_have_reached() -> None:
         index.view(2, -1)[0, 1] = 2**40
         (got,) = computed(stage, x, index, src)
         assert got[0].isnan().all() and got[1].isfinite().all()
+
+
+@pytest.mark.usefixtures("unseen")
+@pytest.mark.parametrize("mode", ["add", "prod", "amax", "amin", "set"])
+def test_whole_numbers_by_index(mode: str) -> None:
+    """Sums and products that wrap, the largest and the least number; where an index is outside, the least in its place alone."""
+    g = generator()
+    stage = put.rows_stage(mode, 5, 3, 40, "int64")
+    x, src = (torch.randint(-(2**62), 2**62, (2, n, 3), generator=g) for n in (5, 40))
+    x[0, 0, 0], src[0, 3, 1], src[1, 7, 2] = 2**63 - 1, -(2**63) + 1, 2**63 - 1
+    index = torch.randint(0, 4, (2, 1, 40), generator=g)
+    (got,) = computed(stage, x, index, src)
+    (want,) = operator("put").reference(stage, *shaped(stage, x, index, src))
+    assert torch.equal(got.view_as(want), want)
+    index[1, 0, 5] = 5
+    (lost,) = computed(stage, x, index, src)
+    assert torch.equal(lost[0], got[0]) and (lost[1] == -(2**63)).all()
+    picked = next(c for c in operator("take").cases() if c.id == "rows-int64-5x3-4").stage
+    at = torch.tensor([[[1, 4, 0, 2]], [[3, 2**40, -1, 0]]])
+    (y,) = computed(picked, x[:, :5], at)
+    y = y.view(2, 4, 3)
+    assert torch.equal(y[0], x[0, at[0, 0]]) and torch.equal(y[1, [0, 3]], x[1, [3, 0]])
+    assert (y[1, 1:3] == -(2**63)).all()
+
+
+@pytest.mark.parametrize("op", ["take", "put"])
+def test_whole_numbers_look_at_indices(op: str) -> None:
+    case = next(c for c in operator(op).cases() if c.id in ("rows-int64-5x3-4", "rows-add-int64-5x3-4"))
+    inputs = list(case.make(1))
+    inputs[1][0, ..., -1] = 5
+    with pytest.raises(FormatError, match="index 5"):
+        computed(case.stage, *inputs)
+
+
+@pytest.mark.usefixtures("unseen")
+def test_a_step_beyond_the_table_is_nan_in_a_replay() -> None:
+    stage = table_row.make_stage(7, 300)
+    count = torch.tensor([[0.0], [6.0], [7.0], [-1.0], [float("nan")], [3.0]])
+    y, after = computed(stage, count)
+    assert torch.equal(y[[0, 1, 5]], stage.tensors["table"][[0, 6, 3]]) and y[2:5].isnan().all()
+    assert torch.equal(after[[0, 1, 2, 3, 5]], count[[0, 1, 2, 3, 5]] + 1)
+
+
+def test_a_step_beyond_the_table_is_refused() -> None:
+    for bad in (-1.0, 7.0, float("nan")):
+        with pytest.raises(FormatError, match=r"a step of 0\.\.6"):
+            computed(table_row.make_stage(7, 3), torch.tensor([[1.0], [bad]]))
 
 
 SINGULAR: dict[str, Callable[[Tensor], None]] = {

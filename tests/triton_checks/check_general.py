@@ -47,6 +47,8 @@ STEPS = {
     "attention": 1,
     "scan": 7,
     "linear_scan": 4,
+    "cached_attention": 1,
+    "table_row": 1,
     "order": 9,
     "put": 5,
     "fourier": 3,

@@ -220,8 +220,9 @@ def persistent_kernel(
         named = which
         while (end == 0) & (named == which):
             sequence += 1
-            # An offset of 0, that only memory knows: else the registers keep every address of what is read again.
-            shift = tl.load(sums_ptr + SPARE) if SPARE else 0
+            # An offset of 0, that only memory knows: else the registers keep every address of what is read again. At most 1 for
+            # the proof of indices.
+            shift = tl.load(sums_ptr + SPARE) & 1 if SPARE else 0
             own = which * SET + shift  # one for all three: with two for each Triton 3.6 spills
             words_at, rings_at = words_ptr + own, rings_ptr + shift
             params_at, sums_at = params_ptr + own, sums_ptr + own

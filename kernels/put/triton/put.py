@@ -8,7 +8,7 @@ Lines that can reach an element are few: a dimension of src that moves y by a st
 selected) is known from the element. Where strides do not tell, every element of src is compared.
 
 Where a graph is replayed, nobody looks at indices before. One that is outside then makes NaN of each element that it might have
-reached; see triton_indices.py.
+reached, of int64 the least number; see triton_indices.py.
 """
 
 from __future__ import annotations
@@ -38,12 +38,18 @@ MAX_COMPARISONS = 2**31
 """Comparisons of a sample: some 300 us of an H100 if it has nothing else to do. Not measured."""
 
 JOINS = {
-    "add": ("acc + v", "0.0", "tl.sum(acc, 1, keep_dims=True)", "y + brought"),
-    "prod": ("acc * v", "1.0", "tl.reduce(acc, 1, times, keep_dims=True)", "y * brought"),
-    "amax": ("larger(acc, v)", '-float("inf")', "tl.reduce(acc, 1, larger, keep_dims=True)", "larger(y, brought)"),
-    "amin": ("smaller(acc, v)", 'float("inf")', "tl.reduce(acc, 1, smaller, keep_dims=True)", "smaller(y, brought)"),
+    "add": ("acc + v", "tl.sum(acc, 1, keep_dims=True)", "y + brought"),
+    "prod": ("acc * v", "tl.reduce(acc, 1, times, keep_dims=True)", "y * brought"),
+    "amax": ("larger(acc, v)", "tl.reduce(acc, 1, larger, keep_dims=True)", "larger(y, brought)"),
+    "amin": ("smaller(acc, v)", "tl.reduce(acc, 1, smaller, keep_dims=True)", "smaller(y, brought)"),
 }
-"""mode -> (how a number is joined, what leaves it, how a tile is, how y is)."""
+"""mode -> (how a number is joined, how a tile is, how y is)."""
+
+NEUTRAL = {
+    "float32": {"add": "0.0", "prod": "1.0", "amax": '-float("inf")', "amin": 'float("inf")'},
+    "int64": {"add": "0", "prod": "1", "amax": "-9223372036854775807 - 1", "amin": "9223372036854775807"},
+}
+"""dtype -> mode -> the number that leaves another as it is."""
 
 
 @dataclass(frozen=True)
@@ -112,7 +118,7 @@ def text(stage: Stage) -> tuple[str, int, dict[str, Tensor]]:
         for d, wide in enumerate(target[1:]):
             lines += [f"w{d} = left // {wide}", f"left = left % {wide}"]
         from_x = address(source, "w")
-    lines += [f"y = tl.load({starts.get('x', 'x_ptr + ')}{from_x}, mask=there, other=0.0)"]
+    lines += [f"y = tl.load({starts.get('x', 'x_ptr + ')}{from_x}, mask=there, other=0)"]
     lines += [f"left = e - {places['y'][0]}", "known = there & (left >= 0)" if reach.parts else "known = there"]
     for stride, name in reach.parts:
         lines += [f"{name} = left // {stride}", f"left = left % {stride}"]
@@ -121,10 +127,10 @@ def text(stage: Stage) -> tuple[str, int, dict[str, Tensor]]:
     if reach.parts:
         lines += ["known = known & (left == 0)"]
     mode = attrs["mode"]
-    last = mode == "set"
+    last, kind = mode == "set", {"float32": "tl.float32", "int64": "tl.int64"}[y.dtype]
     lines += [
         "lost = tl.zeros((BLOCK_R, BLOCK_S), tl.int32)",
-        f"acc = tl.full((BLOCK_R, BLOCK_S), {'-1, tl.int32' if last else JOINS[mode][1] + ', tl.float32'})",
+        f"acc = tl.full((BLOCK_R, BLOCK_S), {'-1, tl.int32' if last else f'{NEUTRAL[y.dtype][mode]}, {kind}'})",
         "for s0 in range(0, S, BLOCK_S):",
     ]
     # With the shape of the comparisons: indices of one row would lie in other threads, and each step end in a barrier.
@@ -145,20 +151,22 @@ def text(stage: Stage) -> tuple[str, int, dict[str, Tensor]]:
     if last:
         body += ["acc = tl.where(hit, s, acc)"]
     else:
-        join, nothing, _, _ = JOINS[mode]
-        body += [f"v = tl.load({at('src')}, mask=hit, other={nothing})", f"acc = {join}"]
+        body += [
+            f"v = tl.load({at('src')}, mask=hit, other={NEUTRAL[y.dtype][mode]})",
+            f"acc = {JOINS[mode][0]}",
+        ]
     lines += [f"    {line}" for line in body]
     if last:
         lines += [
             "s = tl.max(acc, 1, keep_dims=True)",
             *digits([dims[d] for d in rest], "s", "q"),
-            f"brought = tl.load({at('src')}, mask=known & (s >= 0), other=0.0)",
+            f"brought = tl.load({at('src')}, mask=known & (s >= 0), other=0)",
             "y = tl.where(s >= 0, brought, y)",
         ]
     else:
-        lines += [f"brought = {JOINS[mode][2]}", f"y = {JOINS[mode][3]}"]
+        lines += [f"brought = {JOINS[mode][1]}", f"y = {JOINS[mode][2]}"]
     lines += [
-        'y = tl.where(tl.max(lost, 1, keep_dims=True) > 0, float("nan"), y)',
+        f"y = tl.where(tl.max(lost, 1, keep_dims=True) > 0, {triton_indices.OUTSIDE[y.dtype]}, y)",
         "tl.store(y_ptr + r, y, mask=there)",
     ]
     pointers = ["y_ptr", *(f"{name}_ptr" for name in given), *fixed]
@@ -176,7 +184,7 @@ def specialize(stage: Stage, rows: int) -> tuple[Specialisation, dict[str, Tenso
     block_s = power_of_two(steps, 1, 32)
     block_e = power_of_two(rows * n // 256, 16, max(16, 1024 // block_s))
     spec = specialisation_of(
-        f"put_{mode}_N{n}_S{steps}",
+        f"put_{mode}_{'' if y.dtype == 'float32' else f'{y.dtype}_'}N{n}_S{steps}",
         source,
         {"y_ptr": POINTERS[y.dtype], **types, "rows": "i32"},
         {"S": steps, "BLOCK_R": block_e, "BLOCK_S": block_s},
@@ -188,8 +196,6 @@ def specialize(stage: Stage, rows: int) -> tuple[Specialisation, dict[str, Tenso
 
 def supports(problem: Problem) -> str | None:
     attrs, n = problem.attrs, problem.out_steps[0] * problem.out_widths[0]
-    if problem.out_dtypes[0] != "float32":
-        return "has no number in int64 for what an index outside reaches"
     dims = tuple(attrs["dims"])
     reach = reach_of(dims, tuple(attrs["places"][0]), tuple(attrs["sizes"]), tuple(attrs["strides"]))
     if (found := comparisons(dims, reach, n)) > MAX_COMPARISONS:
@@ -215,7 +221,7 @@ def prepare(stage: Stage, problem: Problem) -> Prepared:
         indices = {name: x for name, x in zip(moving, given) if name in sizes}
         triton_indices.check("put", list(indices.values()), [sizes[name] for name in indices], negative)
         m = given[0].shape[0]
-        y = torch.empty((m, *out.shape), dtype=torch.float32, device=given[0].device)
+        y = torch.empty((m, *out.shape), dtype=getattr(torch, out.dtype), device=given[0].device)
         if y.numel():
             pointers: dict[str, Any] = {f"{name}_ptr": x for name, x in zip(moving, given)}
             launch((triton.cdiv(m * n, tile.block_m),), y_ptr=y, rows=m, **pointers, **fixed)
@@ -226,8 +232,10 @@ def prepare(stage: Stage, problem: Problem) -> Prepared:
 
 def specializations() -> Iterator[Specialisation]:
     """The forms that are compiled and held to a budget without a GPU."""
-    for mode, rows, columns, lines in (("add", 64, 32, 256), ("set", 128, 16, 1)):
-        stage = contract.rows_stage(mode, rows, columns, lines)
+    for mode, rows, columns, lines, dtype in (
+        ("add", 64, 32, 256, "float32"), ("set", 128, 16, 1, "float32"), ("amax", 64, 32, 256, "int64"),
+    ):  # fmt: skip
+        stage = contract.rows_stage(mode, rows, columns, lines, dtype)
         yield specialize(stage, Problem.of(stage, 1, "cuda").rows)[0]
 
 

@@ -37,13 +37,11 @@ def text(stage: Stage) -> Text:
             f"start = start + tl.where(inner, i{k}, 0) * {stride}",
         )  # fmt: skip
     made.read("x", inputs["x"], f"start + ({address(found[0], 'd')})")
-    made.add('y = tl.where(known, x, float("nan"))')
+    made.add(f"y = tl.where(known, x, {triton_indices.OUTSIDE[y.dtype]})")
     return made
 
 
 def supports(problem: Problem) -> str | None:
-    if problem.out_dtypes[0] != "float32":
-        return "has no number in int64 for what an index outside selects"
     return too_large(problem)
 
 

@@ -199,3 +199,15 @@ def test_layers_in_a_loop_are_one_layer() -> None:
     x = torch.randn(4, 20, FEATURES)
     torch.testing.assert_close(fast(x), model.layer(torch.relu(model.layer(x))), rtol=1e-5, atol=1e-6)
     assert stages(fast) == ["linear", "linear"]
+
+
+def test_steps_that_are_samples() -> None:
+    """Places that depend on the number of samples, as a dilated RNN puts steps among them, are no numbers while it is open."""
+
+    def loop(x: Tensor, layer: nn.Module) -> Tensor:
+        n, y = x.shape[0], torch.cat([layer(x) * k for k in range(1, 21)])
+        return torch.stack([torch.relu(y[k * n : (k + 1) * n]) for k in range(20)], 1)
+
+    model = Other(loop).eval()
+    fast, x = rt.compile(model, (torch.randn(2, 20, FEATURES),)), torch.randn(2, 20, FEATURES)
+    torch.testing.assert_close(fast(x), model(x).detach(), rtol=1e-5, atol=1e-5)

@@ -30,6 +30,7 @@ INDICES = (*TABLES, "metadata_ptr")
 
 SCRATCH = ("work_ptr", "count_ptr", "control_ptr", "barrier_ptr")
 EXCEPTIONS = {
+    "cached_attention_": "a graph gives its states anew: each kept number is read and written",
     "conv_window_M16_1x64_C48_N48_1x3": "rows of x come from a table, and every lane of such a load is counted",
     "fourier_": "the matrices of roots are read too",
     "linear_blas_": "its product is cuBLAS's, whose sums the kernel reads",

@@ -252,6 +252,8 @@ class _One:
 
 def _one_of(node: fx.Node) -> _One | None:
     source: Any = node.args[0]
+    if not all(isinstance(a, int) for a in node.args[1:]):
+        return None  # a place that depends on the number of samples, or the end of what has no end
     if node.target is operator.getitem and isinstance(source, fx.Node) and source.target is aten.unbind.int:
         tensor: Any = source.args[0]
         dim = int(source.args[1] if len(source.args) > 1 else 0)  # type: ignore[arg-type]
