@@ -8,7 +8,7 @@ from torch import Tensor, nn
 
 pytest.importorskip("triton")
 
-from bench.zoo import gpu
+from bench.zoo import captured, gpu
 from bench.zoo.entry import Entry
 from rtaccel.core.errors import UnsupportedProblem
 
@@ -47,7 +47,12 @@ def test_a_large_product_is_counted_apart() -> None:
     assert "cuBLAS" in found.reasons["linear"]
 
 
-def test_a_stage_that_looks_at_its_indices_has_no_graph() -> None:
+def test_a_stage_that_looks_at_its_indices_has_no_graph(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Where no kernel in Triton takes it, that is."""
+    known = captured.impls
+    monkeypatch.setattr(
+        captured, "impls", lambda backend, op: () if op == "take" and backend == "triton" else known(backend, op)
+    )
     with pytest.raises(UnsupportedProblem, match=r"PyTorch's \(take\) that looks at numbers"):
         counted(Taken(), torch.randn(1, 5), torch.randint(0, 5, (1, 5)))
 
