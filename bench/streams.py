@@ -6,7 +6,8 @@ The network is a GRU of 14 inputs and 32 units with a head of one. ONNX Runtime 
 state as input and output), with the states in a NumPy array, gathered from it and put back for a tenth; one thread each. Calls
 alternate in one process, and a figure is the smallest mean of a round. Share of a core: of a step of all streams 100 times a
 second. Batcher: every stream sends 100 times a second, in bunches of a hundred streams spread over the period, for so many
-seconds; the worker's share of a core, and how long it was ready to run without one, are those of its thread.
+seconds; the worker's share of a core, how often it slept, and how long it was ready to run without one, are those of its
+thread. "callers" is what the thread that puts takes, and "callback" the thread that hands results to Python.
 
 Whose lateness is it? With --witness the worker stays on that core under SCHED_FIFO, and beside it, on the same core and before
 it, a loop of 1 kHz does next to nothing. What that one wakes up late by is the machine's: interrupts, the host's other guests. A
@@ -21,6 +22,7 @@ import contextlib
 import importlib.util
 import json
 import os
+import re
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -121,10 +123,12 @@ def measure(calls: dict[str, Call], rounds: int = 15, seconds: float = 0.02) -> 
 
 
 def worker_seconds() -> np.ndarray:
-    """CPU time of the batcher's thread, and the time that it was ready to run and had no core."""
+    """CPU time of the batcher's thread, the time that it was ready to run and had no core, and how often it slept."""
     for task in Path("/proc/self/task").iterdir():
         if (task / "comm").read_text().strip() == "rtaccel-batch":
-            return np.array([int(n) for n in (task / "schedstat").read_text().split()[:2]]) / 1e9
+            used, waited = (int(n) / 1e9 for n in (task / "schedstat").read_text().split()[:2])
+            slept = re.search(r"^voluntary_ctxt_switches:\s*(\d+)", (task / "status").read_text(), re.MULTILINE)
+            return np.array([used, waited, int(slept[1]) if slept else 0])
     raise RuntimeError("no batcher runs")
 
 
@@ -159,11 +163,12 @@ def under_load(
     live = rt.stream(network, torch.randn(streams, FEATURES), scheme=scheme, calibration=calibration)
     bunches = [torch.arange(first, min(first + 100, streams)) for first in range(0, streams, 100)]
     x = torch.randn(100, FEATURES)
-    seen = 0
+    seen, callback = 0, [0.0]
 
     def count(numbers: torch.Tensor, y: torch.Tensor, status: torch.Tensor) -> None:
         nonlocal seen
         seen += len(numbers)
+        callback[0] = time.thread_time()
 
     with contextlib.ExitStack() as stack:
         told: dict[str, Any] = {}
@@ -172,14 +177,14 @@ def under_load(
             seen_by = stack.enter_context(witness(core))
             pool, stolen = stack.enter_context(rt.BatchWorkers([core], priority=20)), steal_seconds(core)
         hub = stack.enter_context(rt.StreamBatcher(live, deadline_us=deadline_us, on_result=count, workers=pool))
-        begin, used = time.perf_counter(), worker_seconds()
+        begin, used, called = time.perf_counter(), worker_seconds(), time.thread_time()
         for period in range(int(seconds * RATE)):
             for i, bunch in enumerate(bunches):
                 wait = begin + (period + i / len(bunches)) / RATE - time.perf_counter()
                 if wait > 0:
                     time.sleep(wait)
                 hub.put_many(bunch, x[: len(bunch)])
-        took, used = time.perf_counter() - begin, worker_seconds() - used
+        took, used, called = time.perf_counter() - begin, worker_seconds() - used, time.thread_time() - called
         if core is not None:
             idle, margin = seen_by().wake_error, min(hub.stats().cost_us[2], deadline_us / 4)
             told = {
@@ -193,7 +198,8 @@ def under_load(
         "scheme": scheme, "put": stats.put, "answered": stats.answered, "late": stats.late, "replaced": stats.replaced,
         "full": stats.full, "batch_p50": stats.batch.p50, "batches": stats.batches, "cost_us": stats.cost_us,
         "lateness_p999_us": stats.lateness.p999_us, "lateness_max_us": stats.lateness.max_us,
-        "worker_share": used[0] / took, "waited_share": used[1] / took, **told,
+        "worker_share": used[0] / took, "waited_share": used[1] / took, "sleeps": int(used[2]),
+        "caller_share": called / took, "callback_share": callback[0] / took, **told,
     }  # fmt: skip
 
 
@@ -235,8 +241,10 @@ def main() -> None:
         print(f"  {load['late']:,} late ({late}), {load['replaced']:,} replaced, {load['full']:,} full")
         print(f"  batches of {load['batch_p50']:,}; cost {a:.1f} + {b:.3f} n + {margin:.1f} us")
         print(
-            f"  worker {load['worker_share']:.1%} of a core; {load['waited_share']:.1%} of the time ready without one"
+            f"  worker {load['worker_share']:.1%} of a core, {load['sleeps'] / load['batches']:.1f} sleeps a batch; "
+            f"{load['waited_share']:.1%} of the time ready without one"
         )
+        print(f"  beside it in Python: callers {load['caller_share']:.1%}, callback {load['callback_share']:.1%}")
         if given.witness is not None:
             counts = ", ".join(f"{load[f'wakes_later_than_{us}']} > {us}" for us in WITNESSES)
             print(

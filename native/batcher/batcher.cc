@@ -53,11 +53,12 @@ bool settings_fit(const rta_batcher_config& c) {
 void make_room(rta_batcher* b) {
   const rta_batcher_config& c = b->config;
   const auto streams = static_cast<size_t>(c.streams), most = static_cast<size_t>(c.max_batch);
-  b->stride = (sizeof(Slot) + c.in_bytes + 63) / 64 * 64;
+  b->stride = (sizeof(Slot) + c.in_bytes + 15) / 16 * 16;
   b->slots = rta_realtime::buffer(b->stride * streams);
   for (int64_t s = 0; s < c.streams; ++s) new (&b->slot(s)) Slot();
   b->words = (c.streams + 63) / 64;
   b->marked = std::make_unique<std::atomic<uint64_t>[]>(static_cast<size_t>(b->words));
+  b->first = std::make_unique<std::atomic<int64_t>[]>(streams);
   b->ours.resize(static_cast<size_t>(b->words));
   b->due.resize(streams);
   b->order.reserve(streams);

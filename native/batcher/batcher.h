@@ -17,17 +17,18 @@ namespace rta_serve {
 
 int batcher_error(const char* format, ...) __attribute__((format(printf, 1, 2)));
 
-// One stream's place for a sample; the sample's bytes follow it. Whoever brings `word` to kBusy has it.
+// One stream's place for a sample; the sample's bytes follow it. Whoever brings `word` to kBusy has it. Slots share
+// lines of the cache: every line of a batch comes from the core of whoever put it, which is most of what a sample costs
+// here.
 enum : uint32_t { kEmpty = 0, kBusy = 1, kWaiting = 2 };
-struct alignas(64) Slot {
+struct Slot {
   std::atomic<uint32_t> word{kEmpty};
+  int32_t ticket = -1;
+  int64_t stamp = INT64_MIN;  // of its sample, or of the newest one that there was
+  int64_t put_at = 0;
   bool removed = false;
   bool emptied = false;  // its sample was taken out, and the worker has its mark yet
   bool anew = false;     // its past is put back before its next step
-  int32_t ticket = -1;
-  int64_t stamp = 0, put_at = 0;
-  int64_t newest = INT64_MIN;     // stamp of the newest sample that there was
-  std::atomic<int64_t> first{0};  // stamp of the first sample since the last batch: what the slack is counted from
   char* x() { return reinterpret_cast<char*>(this + 1); }
 };
 
@@ -47,6 +48,26 @@ constexpr double kFloorNs = 5000;  // of the margin: caches that went cold
 constexpr double kColdNs = 5000;   // a deviation to begin with
 constexpr int64_t kResults = 16;   // batches that may wait for the caller, where it does not say
 constexpr int64_t kClear = 64;     // answers per look at the clock
+
+// To be written soon, by this core. A line that is only read ahead comes shared, and is asked for again at the first
+// store; compilers give the other instruction to newer processors alone, and the older 64-bit ones take it for a no-op.
+inline void fetch(void* from, size_t bytes) {
+  char* at = static_cast<char*>(from);
+  for (size_t b = 0; b < bytes && b < 512; b += 64) {
+#if defined(__x86_64__)
+    asm volatile("prefetchw %0" : : "m"(at[b]));
+#else
+    __builtin_prefetch(at + b, 1);
+#endif
+  }
+}
+
+// Puts of one caller that nobody has been told of: their counts, and streams of one word of marks.
+struct Bunch {
+  int64_t put = 0, full = 0, replaced = 0;
+  int64_t word = 0, arrived = 0, due = INT64_MAX;
+  uint64_t bits = 0;
+};
 
 // Keeps a stop waiting for a put that has begun.
 struct Inside {
@@ -88,6 +109,8 @@ struct rta_batcher {
   std::unique_ptr<char, void (*)(void*)> slots{nullptr, nullptr};
   int64_t words = 0;
   std::unique_ptr<std::atomic<uint64_t>[]> marked;  // bit: a stream with a sample that the worker has not seen
+  // By stream: stamp of the first sample since the last batch, what the slack is counted from.
+  std::unique_ptr<std::atomic<int64_t>[]> first;
   std::unique_ptr<rta_serve::Ticket[]> tickets;
   std::unique_ptr<char[]> answers;  // a row for each ticket
 
@@ -116,6 +139,8 @@ struct rta_batcher {
   std::vector<int32_t> ticket_of;
   std::vector<char> rows;  // inputs of a batch
   int64_t seen = 0, waiting = 0, earliest = INT64_MAX;
+  double rate = 0;      // samples of the last batches for each nanosecond
+  int64_t left_at = 0;  // the last one
   rta_serve::Cost cost;
   rta_batcher_stats stats{};  // its counts are written by the worker alone, the others are above
   bool started = false;
@@ -144,11 +169,14 @@ struct rta_batcher {
   // put.cc
   uint32_t take_slot(rta_serve::Slot& s);  // and what its word was
   int64_t put_sample(int64_t stream, const void* x, int64_t stamp, int64_t tag = 0);
+  void put_samples(int64_t count, const int64_t* streams, const char* x, const int64_t* stamps, int64_t stamp,
+                   int64_t* codes);
   void tell_door(int32_t ticket);
   int32_t take_ticket();
   void free_ticket(int32_t index);
   void answer(int32_t ticket, int status, int64_t done);
-  void announce(int64_t stream, int64_t due);
+  int64_t put_one(int64_t stream, const void* x, int64_t stamp, int64_t at, int64_t tag, rta_serve::Bunch& bunch);
+  void announce(rta_serve::Bunch& bunch);
   void wake() {
     if (workers) workers->wake();
   }

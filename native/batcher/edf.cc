@@ -10,11 +10,20 @@ namespace {
 
 constexpr int64_t kFewest = 16;       // arrivals of a batcher that a sleep allows for
 constexpr int64_t kFullNs = 200'000;  // between two looks whether a place for results is free
+constexpr double kUneven = 0.85;      // of arrivals that are likely: so many may come, as they come in bunches
+constexpr int64_t kNapNs =
+    20'000;  // a sleep that is no longer ends later than it should, and costs more than it is worth
+constexpr int64_t kNapShare = 50;  // and is no more than this part of the deadline
 
 void relax() {
 #if defined(__x86_64__) || defined(__i386__)
   __builtin_ia32_pause();
 #endif
+}
+
+// Whether a batch goes rather than that its worker sleeps for so long.
+bool short_of(const rta_batcher& b, int64_t left) {
+  return b.config.spin_ns == 0 && left < std::min(kNapNs, b.config.deadline_ns / kNapShare);
 }
 
 bool any_left(const rta_batcher& b) { return b.arrived.load(std::memory_order_relaxed) != b.seen; }
@@ -32,7 +41,7 @@ void rta_workers::welcome() {
 
 // Takes in what has arrived, lets go of what has stopped, and lists the batches that wait. False: a place for results
 // is missing somewhere.
-bool rta_workers::look(Choice& choice) {
+bool rta_workers::look(Choice& choice, int64_t now) {
   candidates.clear();
   bool places = true;
   size_t kept = 0;
@@ -60,6 +69,9 @@ bool rta_workers::look(Choice& choice) {
     }
     const int64_t missing = b->missing();
     candidates.push_back({b, b->earliest, b->waiting, std::max(kFewest, missing), 0, stopping || missing <= 0});
+    const double left = static_cast<double>(b->earliest - now) * b->rate;
+    if (b->rate > 0 && left < static_cast<double>(missing) * kUneven)
+      candidates.back().more = kFewest + static_cast<int64_t>(std::max(left, 0.0) / kUneven);
   }
   batchers.resize(kept);
   return places;
@@ -83,7 +95,7 @@ int64_t rta_workers::plan(bool with_more) {
 
 Choice rta_workers::choose(int64_t now) {
   Choice choice;
-  const bool places = look(choice);
+  const bool places = look(choice, now);
   if (!places) choice.sleep_until = now + kFullNs;
   if (candidates.empty()) return choice;
   choice.start = plan(false);
@@ -99,8 +111,8 @@ Choice rta_workers::choose(int64_t now) {
     choice.batcher = whole->batcher;
   }
   if (choice.batcher) return choice;
-  // A sleep allows for arrivals, each of which makes its batch dearer: for so many that half of the time is left, or
-  // for the fewest. A batch of a thousand then wakes its worker ten times, and not with every few puts.
+  // A sleep allows for arrivals, each of which makes its batch dearer: for those that are likely, but not for so many
+  // that less than half of the time is left, unless they are the fewest. A batch then wakes its worker once or twice.
   const int64_t last = choice.start - choice.next->config.spin_ns, half = now + (last - now) / 2;
   int64_t until = plan(true) - (choice.start - last);
   for (bool fewer = true; fewer && until < half; until = plan(true) - (choice.start - last)) {
@@ -148,7 +160,8 @@ rta_batcher* rta_workers::next() {
     seen_finished = finished.load(std::memory_order_acquire);
     welcome();
     const int64_t now = rta_latest_now_ns();
-    const Choice choice = choose(now);
+    Choice choice = choose(now);
+    if (!choice.batcher && choice.next && short_of(*choice.next, choice.start - now)) choice.batcher = choice.next;
     if (choice.batcher) {
       if (choice.batcher->place()) {
         choice.batcher->busy.store(true, std::memory_order_relaxed);

@@ -12,6 +12,8 @@ namespace rta_serve {
 namespace {
 
 constexpr int64_t kLookNs = 20'000'000;
+constexpr int64_t kTogether = 64;  // puts of one call for one look at the clock
+constexpr int64_t kAhead = 4;      // slots that are on their way into the cache
 
 void pause_for(int turn) {
   if (turn > 100) {
@@ -89,11 +91,18 @@ void rta_batcher::tell_door(int32_t index) {
   }
 }
 
-// A worker clears the bit and reads `first`; or all sleep, and one has said before what is to wake it.
-void rta_batcher::announce(int64_t stream, int64_t due_at) {
-  marked[stream / 64].fetch_or(uint64_t{1} << (stream % 64));
-  const int64_t number = arrived.fetch_add(1) + 1;
-  if (workers && workers->asleep.load() != 0 && (number >= wake_arrived.load() || due_at < wake_due.load())) wake();
+// A worker clears the bits and reads `first`; or all sleep, and one has said before what is to wake it.
+void rta_batcher::announce(Bunch& bunch) {
+  if (bunch.put) put.fetch_add(bunch.put, std::memory_order_relaxed);
+  if (bunch.full) full.fetch_add(bunch.full, std::memory_order_relaxed);
+  if (bunch.replaced) replaced.fetch_add(bunch.replaced, std::memory_order_relaxed);
+  if (bunch.arrived) {
+    marked[bunch.word].fetch_or(bunch.bits);
+    const int64_t number = arrived.fetch_add(bunch.arrived) + bunch.arrived;
+    if (workers && workers->asleep.load() != 0 && (number >= wake_arrived.load() || bunch.due < wake_due.load()))
+      wake();
+  }
+  bunch = Bunch();
 }
 
 uint32_t rta_batcher::take_slot(Slot& s) {
@@ -105,16 +114,13 @@ uint32_t rta_batcher::take_slot(Slot& s) {
   }
 }
 
-int64_t rta_batcher::put_sample(int64_t stream, const void* x, int64_t stamp, int64_t tag) {
+int64_t rta_batcher::put_one(int64_t stream, const void* x, int64_t stamp, int64_t at, int64_t tag, Bunch& bunch) {
   if (stream < 0 || stream >= config.streams) return RTA_PUT_STREAM;
-  const Inside here(inside);
-  if (!open.load()) return RTA_PUT_STOPPED;
-  const int64_t at = now();
   if (stamp == RTA_STAMP_NOW) stamp = at;
   if (stamp > at || stamp < 0) return RTA_PUT_STAMP;
   int32_t ticket = -1;
   if (config.tickets ? (ticket = take_ticket()) < 0 : blocked.load(std::memory_order_relaxed)) {
-    full.fetch_add(1, std::memory_order_relaxed);
+    ++bunch.full;
     return RTA_PUT_FULL;
   }
   Slot& s = slot(stream);
@@ -133,37 +139,77 @@ int64_t rta_batcher::put_sample(int64_t stream, const void* x, int64_t stamp, in
     t.word.store(phase | kPending, std::memory_order_relaxed);
     id = static_cast<int64_t>(phase / kGeneration) << 32 | ticket;
   }
-  put.fetch_add(1, std::memory_order_relaxed);
-  if (stamp < s.newest) {
+  ++bunch.put;
+  if (stamp < s.stamp) {
     s.word.store(word, std::memory_order_release);
-    replaced.fetch_add(1, std::memory_order_relaxed);
+    ++bunch.replaced;
     if (ticket < 0) return RTA_PUT_OVERTAKEN;
     answer(ticket, RTA_ANSWER_REPLACED, at);
     return id;
   }
   const int32_t before = s.ticket;
   s.ticket = ticket;
-  s.stamp = s.newest = stamp;
+  s.stamp = stamp;
   s.put_at = at;
   std::memcpy(s.x(), x, config.in_bytes);
-  if (word == kEmpty) s.first.store(stamp, std::memory_order_relaxed);
+  if (word == kEmpty) first[stream].store(stamp, std::memory_order_relaxed);
   if (s.emptied) {
     s.emptied = false;
     emptied.fetch_sub(1);
   }
   s.word.store(kWaiting, std::memory_order_release);
   if (word == kEmpty) {
-    announce(stream, stamp + config.deadline_ns);
+    if (stream / 64 != bunch.word) announce(bunch);
+    bunch.word = stream / 64;
+    bunch.bits |= uint64_t{1} << (stream % 64);
+    ++bunch.arrived;
+    bunch.due = std::min(bunch.due, stamp + config.deadline_ns);
     return id;
   }
-  replaced.fetch_add(1, std::memory_order_relaxed);
+  ++bunch.replaced;
   if (ticket < 0) return RTA_PUT_REPLACING;
   answer(before, RTA_ANSWER_REPLACED, at);
   return id;
 }
 
+int64_t rta_batcher::put_sample(int64_t stream, const void* x, int64_t stamp, int64_t tag) {
+  if (stream < 0 || stream >= config.streams) return RTA_PUT_STREAM;
+  const Inside here(inside);
+  if (!open.load()) return RTA_PUT_STOPPED;
+  Bunch bunch;
+  const int64_t got = put_one(stream, x, stamp, now(), tag, bunch);
+  announce(bunch);
+  return got;
+}
+
+// One look at the clock serves a few of them, and one announcement neighbors in a word of marks.
+void rta_batcher::put_samples(int64_t rows, const int64_t* streams, const char* x, const int64_t* stamps, int64_t stamp,
+                              int64_t* codes) {
+  const Inside here(inside);
+  Bunch bunch;
+  bool taken = false;
+  int64_t at = 0;
+  for (int64_t i = 0; i < rows; ++i) {
+    if (i % kTogether == 0) {
+      announce(bunch);
+      taken = open.load();
+      at = now();
+    }
+    const int64_t ahead = i + kAhead < rows ? streams[i + kAhead] : -1;
+    if (ahead >= 0 && ahead < config.streams) fetch(&slot(ahead), sizeof(Slot) + config.in_bytes);
+    const void* row = x + static_cast<size_t>(i) * config.in_bytes;
+    codes[i] = taken ? put_one(streams[i], row, stamps ? stamps[i] : stamp, at, 0, bunch) : RTA_PUT_STOPPED;
+  }
+  announce(bunch);
+}
+
 RTA_API int64_t rta_batcher_put(rta_batcher* b, int64_t stream, const void* x, int64_t stamp_ns) {
   return b->put_sample(stream, x, stamp_ns);
+}
+
+RTA_API void rta_batcher_put_many(rta_batcher* b, int64_t count, const int64_t* streams, const void* x,
+                                  const int64_t* stamps_ns, int64_t stamp_ns, int64_t* codes) {
+  b->put_samples(count, streams, static_cast<const char*>(x), stamps_ns, stamp_ns, codes);
 }
 
 RTA_API int rta_batcher_wait(rta_batcher* b, int64_t id, int64_t timeout_ns) {

@@ -103,6 +103,10 @@ const char* rta_batcher_refused(const rta_batcher* batcher);
 
 /* From any thread: a ticket (>= 0), or what the put came to without tickets, or an rta_put_error. x is copied. */
 int64_t rta_batcher_put(rta_batcher* batcher, int64_t stream, const void* x, int64_t stamp_ns);
+/* As many puts, row by row; what each came to is in `codes`. They share looks at the clock and announcements, so each
+ * costs about a third. stamps_ns: a stamp for each, or NULL: stamp_ns is that of all. */
+void rta_batcher_put_many(rta_batcher* batcher, int64_t count, const int64_t* streams, const void* x,
+                          const int64_t* stamps_ns, int64_t stamp_ns, int64_t* codes);
 /* Of one stream, from any thread, while the batcher runs; nothing waits for it. reset: it starts anew with the next
  * sample that is put. remove: puts of it give RTA_PUT_STREAM from now on, and a batch does not wait for it. add: it is
  * taken again, and starts anew. A sample that waits is taken out by reset and remove, and answered RTA_ANSWER_REPLACED.

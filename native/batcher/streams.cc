@@ -25,7 +25,7 @@ int rta_batcher::change(int64_t stream, Change what) {
   if (what == Change::kRemove) present.fetch_sub(1);
   if (what == Change::kAdd) {
     present.fetch_add(1);
-    s.newest = INT64_MIN;  // another source, with stamps of its own
+    s.stamp = INT64_MIN;  // another source, with stamps of its own
   }
   // The worker may have seen its mark: it then finds an empty slot.
   const int32_t ticket = s.ticket;

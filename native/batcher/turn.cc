@@ -12,16 +12,12 @@ using rta_realtime::add;
 namespace {
 
 constexpr double kForget = 0.05;      // of a batch's cost
+constexpr double kNewest = 0.25;      // of the rate
 constexpr double kOutlier = 4;        // a batch that took this many times what was expected counts as that many
 constexpr double kMostMargin = 0.25;  // of the deadline
 constexpr int kTries = 2000;          // at a slot that a put is in
 
-constexpr int64_t kAhead = 8;  // slots that are on their way into the cache
-
-void fetch(const void* from, size_t bytes) {
-  const char* at = static_cast<const char*>(from);
-  for (size_t b = 0; b < bytes && b < 512; b += 64) __builtin_prefetch(at + b);
-}
+constexpr int64_t kAhead = 20;  // slots that are on their way into the cache
 
 void relax() {
 #if defined(__x86_64__) || defined(__i386__)
@@ -42,9 +38,12 @@ class Tally {
     ns = std::max(ns, int64_t{0});
     sum_ += ns;
     max_ = std::max(max_, ns);
-    const int bucket = rta_loop_bucket(ns);
-    if (bucket != bucket_) flush();
-    bucket_ = bucket;
+    if (ns < least_ || ns > most_) {
+      flush();
+      bucket_ = rta_loop_bucket(ns);
+      least_ = bucket_ ? rta_loop_bucket_end(bucket_ - 1) + 1 : 0;
+      most_ = rta_loop_bucket_end(bucket_);
+    }
     ++many_;
   }
 
@@ -56,6 +55,7 @@ class Tally {
   rta_loop_histogram& to_;
   int bucket_ = 0;
   int64_t many_ = 0, sum_ = 0, max_ = 0;
+  int64_t least_ = 0, most_ = -1;  // of the bucket
 };
 
 }  // namespace
@@ -95,7 +95,7 @@ void rta_batcher::look() {
     ours[w] |= bits;
     for (; bits; bits &= bits - 1) {
       const int64_t stream = w * 64 + __builtin_ctzll(bits);
-      due[stream] = slot(stream).first.load(std::memory_order_relaxed) + config.deadline_ns;
+      due[stream] = first[stream].load(std::memory_order_relaxed) + config.deadline_ns;
       earliest = std::min(earliest, due[stream]);
       ++waiting;
     }
@@ -265,6 +265,11 @@ int64_t rta_batcher::leave(int64_t began, int64_t took, int64_t planned, const B
     add(stats.overran);
     add(stats.overran_ns, done - began - allowed);
   }
+  if (left_at) {
+    const double now_rate = static_cast<double>(n) / static_cast<double>(std::max(began - left_at, int64_t{1}));
+    rate = rate > 0 ? rate + kNewest * (now_rate - rate) : now_rate;
+  }
+  left_at = began;
   if (n) cost.learn(static_cast<double>(n), static_cast<double>(done - std::min(began, planned)));
   add(stats.ok, counts[RTA_ANSWER_OK]);
   add(stats.late, counts[RTA_ANSWER_LATE]);

@@ -94,7 +94,7 @@ struct rta_workers {
  private:
   void settle(rta_serve::Worker& self);
   void refuse(const std::string& what, int error);
-  bool look(rta_serve::Choice& choice);
+  bool look(rta_serve::Choice& choice, int64_t now);
   int64_t plan(bool with_more);
   bool news() const;
   void sleep(const rta_serve::Choice& choice);

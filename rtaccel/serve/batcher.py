@@ -39,7 +39,8 @@ class StreamBatcher:
     max_batch: most samples of a batch; of more that wait those leave that are due first. None: all of them.
     tickets: how many answers may be outstanding, or waiting to be taken; None: four for each stream.
     behind: how many batches on_result may be behind, 1 to 4096; then no batch leaves, and puts are "full".
-    spin_us: so long before a batch leaves the worker stops sleeping and watches the clock.
+    spin_us: so long before a batch leaves the worker stops sleeping and watches the clock. 0: how late it wakes is learned as a
+        part of the cost.
     cpu: the core that the worker stays on.
     workers: an `rt.BatchWorkers` whose threads run the batches, shared with other models; None: a thread of its own.
 
@@ -75,7 +76,7 @@ class StreamBatcher:
         max_batch: int | None = None,
         tickets: int | None = None,
         behind: int = 16,
-        spin_us: float = 50,
+        spin_us: float = 0,
         cpu: int | None = None,
         workers: BatchWorkers | None = None,
     ) -> None:

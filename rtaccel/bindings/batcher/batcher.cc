@@ -102,11 +102,8 @@ class Batcher {
     auto* code = static_cast<int64_t*>(data);
     {
       const nb::gil_scoped_release release;
-      const auto* from = static_cast<const char*>(values.data);
-      for (int64_t i = 0; i < n; ++i)
-        code[i] = rta_batcher_put(core_, static_cast<const int64_t*>(list.data)[i],
-                                  from + static_cast<size_t>(i) * side_->in_bytes,
-                                  each ? static_cast<const int64_t*>(times.data)[i] : stamp);
+      rta_batcher_put_many(core_, n, static_cast<const int64_t*>(list.data), values.data,
+                           each ? static_cast<const int64_t*>(times.data) : nullptr, stamp, code);
     }
     return codes;
   }
