@@ -38,7 +38,7 @@ def _step(node: Node, spans: Sequence[TimeSpan], walk: StreamWalk) -> TimeSpan:
     span = TimeSpan(0, 0, longest(spans))
     if dim >= 0:
         span = TimeSpan(shift, dims[dim], longest(spans), prod(dims[:dim]), prod(dims[dim + 1 :]))
-        if not walk.width(node.writes[0]) or span.inner % walk.width(node.writes[0]):
+        if not walk.fit_rows(node.writes[0], span.inner):
             raise not_streamable(f"{node.name}, whose rows hold several time steps")
     _of_one_step(node, found, dims, dim, walk)
     return span
@@ -60,6 +60,8 @@ def _of_one_step(node: Node, found: Sequence[OneStep], dims: Place, dim: int, wa
             continue
         if dims[dim] != walk.length:
             raise not_streamable(f"{node.name}, constants of other time steps")
+        if not constant.is_floating_point():
+            raise not_streamable(f"{node.name}, whose whole constants differ from time step to time step")
         walk.needs_context(f"{node.name}, whose constants differ from time step to time step")
         words[f"c{i}"] = f"x{len(reads)}"
         table, where = _table(constant, dims, place, dim)

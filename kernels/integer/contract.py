@@ -24,6 +24,7 @@ from rtaccel.core.stage import Problem, Stage, Value
 from rtaccel.core.traits import Role
 from rtaccel.kernels._common import lines
 from rtaccel.kernels._common.strides import dense
+from rtaccel.kernels._expression.streaming import STREAMING
 from rtaccel.kernels.integer import functions
 
 MAX_INSTRUCTIONS, MAX_OPERANDS = 32, 16
@@ -207,5 +208,6 @@ OPERATOR = register_operator(
         packed_bytes=packed_bytes,
         by_row=False,
         role=Role.WHOLE,
+        streaming=STREAMING,
     )
 )

@@ -6,6 +6,9 @@ of y (without the last dimension where `last` is 1): offset and strides in eleme
 
 x and y are both float32, or both int64, which wraps around; "logsumexp" takes float32. float32 is joined in float64, one element
 after the other, and each result is rounded. From a NaN on, every result of a line is NaN.
+
+Streaming (attr stream = 1, not of "logsumexp"): the last of dims is 1, and a state [lines, 2] of int64 comes last of the inputs
+and of the outputs. It has the join so far, as it is or as the bits of a float64, and 1 once there was a step: y = join of both.
 """
 
 from __future__ import annotations
@@ -22,8 +25,13 @@ from rtaccel.core.registry import Case, Cost, Operator, Tolerance, register_oper
 from rtaccel.core.stage import Problem, Stage, Value
 from rtaccel.kernels._common import lines
 from rtaccel.kernels._common.strides import dense
+from rtaccel.kernels.scan.streaming import STREAMING
 
 KINDS = ("sum", "prod", "max", "min", "logsumexp")
+
+
+def is_stream(stage: Stage) -> bool:
+    return bool(stage.attrs.get("stream", 0))
 
 
 def _geometry(stage: Stage) -> tuple[tuple[int, ...], tuple[int, ...], lines.Place, lines.Place]:
@@ -40,6 +48,12 @@ def _geometry(stage: Stage) -> tuple[tuple[int, ...], tuple[int, ...], lines.Pla
     lines.check_place("scan", out, target, y.steps * y.width)
     if prod(out) != y.steps * y.width:
         raise ShapeError("scan", f"{out}", f"{y.steps * y.width} elements", "Correct the stage.")
+    if is_stream(stage):
+        states = (*stage.inputs[1:], *stage.outputs[1:])
+        fits = len(states) == 2 and all((s.dtype, s.steps, s.width) == ("int64", prod(dims[:-1]), 2) for s in states)
+        if not fits or dims[-1] != 1 or stage.attrs["last"] or kind == "logsumexp":
+            raise ShapeError("scan", f"a stream of {kind!r} over {dims}", f"one step, and a state [{prod(dims[:-1])}, 2]",
+                             "Correct the stage.")  # fmt: skip
     return dims, out, place, target
 
 
@@ -48,6 +62,7 @@ def lower(stage: Stage) -> Mapping[str, Any]:
     kept = len(dims) - 1
     return {
         "kind": stage.attrs["kind"], "last": stage.attrs["last"], "count": prod(dims[:-1]), "along": dims[-1],
+        "stream": int(is_stream(stage)),
         **lines.tables("0", dims, kept, place, stage.inputs[0].width),
         **lines.tables("1", out, kept, target, stage.outputs[0].width),
     }  # fmt: skip
@@ -55,7 +70,10 @@ def lower(stage: Stage) -> Mapping[str, Any]:
 
 def joined(kind: str, x: Tensor) -> Tensor:
     """Along the last dimension: float32 in float64."""
-    wide = x.double() if x.is_floating_point() else x
+    return _joined(kind, x.double() if x.is_floating_point() else x).to(x.dtype)
+
+
+def _joined(kind: str, wide: Tensor) -> Tensor:
     if kind == "sum":
         found = wide.cumsum(-1)
     elif kind == "prod":
@@ -64,21 +82,37 @@ def joined(kind: str, x: Tensor) -> Tensor:
         found = wide.logcumsumexp(-1)
     else:
         found = (wide.cummax(-1) if kind == "max" else wide.cummin(-1)).values
-    return found.to(x.dtype)
+    return found
 
 
-def reference(stage: Stage, x: Tensor) -> tuple[Tensor]:
+def _one_step(stage: Stage, x: Tensor, past: Tensor) -> tuple[Tensor, Tensor]:
+    dims, _, place, target = _geometry(stage)
+    now = lines.read(x, dims, len(dims) - 1, place)[..., 0]
+    wide = now.double() if now.is_floating_point() else now
+    held = past.reshape(len(past), -1, 2)
+    before = held[..., 0].contiguous()
+    before = before.view(torch.float64) if wide.is_floating_point() else before
+    y = torch.where(held[..., 1] != 0, _joined(stage.attrs["kind"], torch.stack((before, wide), -1))[..., -1], wide)
+    kept = y.contiguous().view(torch.int64) if y.is_floating_point() else y
+    made = lines.written(y.to(x.dtype)[..., None], dims, target, stage.outputs[0].shape)
+    return made, torch.stack((kept, torch.ones_like(kept)), -1).reshape(past.shape)
+
+
+def reference(stage: Stage, x: Tensor, *past: Tensor) -> tuple[Tensor, ...]:
+    if is_stream(stage):
+        return _one_step(stage, x, past[0])
     dims, out, place, target = _geometry(stage)
     y = joined(stage.attrs["kind"], lines.read(x, dims, len(dims) - 1, place))
     y = y[..., -1:] if stage.attrs["last"] else y
     return (lines.written(y, out, target, stage.outputs[0].shape),)
 
 
-def tolerance(stage: Stage, x: Tensor) -> Tolerance:
-    """A rounding to float32, and n of float64 of at most the sum of sizes. Extremes and whole numbers are exact. A logarithm of a
-    sum may lose the digits of float64 that its sum has before it: the errors of exp and log1p in float64 add up."""
+def tolerance(stage: Stage, x: Tensor, *past: Tensor) -> Tolerance:
+    """A step of a stream joins two numbers, and rounds once: it is exact. Else a rounding to float32, and n of float64 of at most
+    the sum of sizes. Extremes and whole numbers are exact. A logarithm of a sum may lose the digits of float64 that its sum has
+    before it: the errors of exp and log1p in float64 add up."""
     kind = stage.attrs["kind"]
-    if x.dtype == torch.int64 or kind in ("max", "min"):
+    if x.dtype == torch.int64 or kind in ("max", "min") or is_stream(stage):
         return Tolerance()
     dims, out, place, target = _geometry(stage)
     parts = lines.read(x, dims, len(dims) - 1, place).double()
@@ -100,6 +134,27 @@ def make_stage(kind: str, shape: tuple[int, int], last: int = 0, dtype: str = "f
     target = dense(dims[:-1]) if last else place
     attrs = {"kind": kind, "last": last, "dims": dims, "places": (place, target)}
     return Stage("scan", "case", (x,), (y,), {}, attrs)
+
+
+def _stream_case(kind: str, dtype: str, shape: tuple[int, int], dims: tuple[int, ...], place: lines.Place) -> Case:
+    count = prod(dims)
+    x, y = (Value(name, shape[1], dtype, steps=shape[0]) for name in ("x", "y"))
+    past, kept = (Value(name, 2, "int64", steps=count) for name in ("past", "kept"))
+    attrs = {"kind": kind, "last": 0, "dims": (*dims, 1), "places": ((*place, 0), (*place, 0)), "stream": 1}
+    stage = Stage("scan", "case", (x, past), (y, kept), {}, attrs)
+
+    def make(seed: int) -> tuple[Tensor, ...]:
+        g = torch.Generator().manual_seed(seed)
+        begun = torch.randint(2, (3, count), generator=g)
+        if dtype == "int64":
+            now, before = (torch.randint(-1 << 40, 1 << 40, (3, *s), generator=g) for s in (x.shape, (count,)))
+        else:
+            now, wide = torch.randn(3, *x.shape, generator=g), torch.randn(3, count, generator=g, dtype=torch.float64)
+            now = torch.where(torch.rand(now.shape, generator=g) < 0.05, torch.tensor(float("nan")), now)
+            before = wide.view(torch.int64)
+        return now, torch.stack((torch.where(begun != 0, before, 0), begun), -1).reshape(3, *past.shape)
+
+    return Case(f"{kind}-{dtype}-{shape[0]}x{shape[1]}-stream", stage, make)
 
 
 def _case(label: str, kind: str, shape: tuple[int, int], dims: tuple[int, ...], place: lines.Place, last: int = 0,
@@ -130,6 +185,12 @@ def cases() -> Iterator[Case]:
             yield _case(f"{kind}-{dtype}-middle", kind, (6, 20), (5, 6, 4), (0, 24, 1, 6), 0, dtype)
             yield _case(f"{kind}-{dtype}-backward", kind, (6, 20), (6, 20), (19, 20, -1), 0, dtype)
 
+    for kind in KINDS[:-1]:
+        for dtype in ("float32", "int64"):
+            yield _stream_case(kind, dtype, (1, 1), (1,), (0, 1))
+            yield _stream_case(kind, dtype, (3, 7), (7, 3), (0, 1, 7))
+            yield _stream_case(kind, dtype, (1, 37), (37,), (36, -1))
+
 
 def cost(problem: Problem) -> Cost:
     read = problem.rows * problem.in_steps[0] * problem.in_widths[0]
@@ -147,5 +208,6 @@ OPERATOR = register_operator(
         lower=lower,
         packed_bytes=lambda stage: lines.table_bytes(stage.attrs["dims"], 2),
         by_row=False,
+        streaming=STREAMING,
     )
 )

@@ -16,24 +16,39 @@ namespace rta {
 template <class S>
 class ScanStage final : public Stage {
  public:
-  explicit ScanStage(const StageSpec& spec) : x_(spec.in(0)), y_(spec.out(0)) {
+  explicit ScanStage(const StageSpec& spec) : x_(spec.in(0)), y_(spec.out(0)), past_(spec.in(1)), kept_(spec.out(1)) {
     whole_ = spec.input(0).dtype == RTA_INT64;
     if (spec.input(0).dtype != spec.output(0).dtype || (!whole_ && spec.input(0).dtype != RTA_FLOAT32))
       fail("scan: takes float32 or int64");
-    expect_ports(spec, 1, 1);
+    streams_ = flag(spec.attrs, "stream");
+    expect_ports(spec, 1 + streams_, 1 + streams_);
     kind_ = static_cast<Kind>(word(spec.attrs, "kind", "sum|prod|max|min|logsumexp"));
     expect(!whole_ || kind_ != Kind::kLogSum, "a logsumexp of int64");
     last_ = flag(spec.attrs, "last");
     count_ = between(spec.attrs, "count", 0, kMaxElements);
     n_ = between(spec.attrs, "along", 1, kMaxElements);
+    if (streams_) {
+      expect(n_ == 1 && !last_ && kind_ != Kind::kLogSum, "a stream of %lld steps", static_cast<long long>(n_));
+      expect_value(spec.input(1), RTA_INT64, count_, 2, "its past");
+      expect_value(spec.output(1), RTA_INT64, count_, 2, "its past");
+    }
     from_ = read_lines(spec, "0", count_, n_, x_, whole_ ? 8 : 4);
     to_ = read_lines(spec, "1", count_, last_ ? 1 : n_, y_, whole_ ? 8 : 4);
   }
+
+  bool updates(int in, int out) const override { return streams_ && in == 1 && out == 1; }
 
   void run(const Run& run) const override {
     for (int64_t s = 0; s < run.samples; ++s) {
       const char* x = x_.row(run, s * x_.steps);
       char* y = y_.row(run, s * y_.steps);
+      if (streams_) {
+        if (whole_)
+          step_of<int64_t, int64_t>(run, s, x, y);
+        else
+          step_of<float, double>(run, s, x, y);
+        continue;
+      }
       if (whole_)
         of_type<int64_t, int64_t>(x, y);
       else
@@ -54,6 +69,37 @@ class ScanStage final : public Stage {
       case Kind::kMin: return all<T, Wide, Kind::kMin>(x, y);
       case Kind::kLogSum:
         if constexpr (sizeof(T) == 4) return all<T, Wide, Kind::kLogSum>(x, y);
+    }
+  }
+
+  template <class T, class Wide>
+  void step_of(const Run& run, int64_t s, const char* x, char* y) const {
+    switch (kind_) {
+      case Kind::kSum: return step<T, Wide, Kind::kSum>(run, s, x, y);
+      case Kind::kProd: return step<T, Wide, Kind::kProd>(run, s, x, y);
+      case Kind::kMax: return step<T, Wide, Kind::kMax>(run, s, x, y);
+      case Kind::kMin: return step<T, Wide, Kind::kMin>(run, s, x, y);
+      case Kind::kLogSum: return;
+    }
+  }
+
+  // A line's state: what was joined so far, and 1 once there was a step.
+  template <class T, class Wide, Kind kind>
+  void step(const Run& run, int64_t s, const char* x, char* y) const {
+    static_assert(sizeof(Wide) == sizeof(int64_t));
+    for (int64_t line = 0; line < count_; ++line) {
+      Wide now = static_cast<Wide>(*reinterpret_cast<const T*>(x + from_.at(line, 0)));
+      int64_t state[2];
+      __builtin_memcpy(state, past_.row(run, s * count_ + line), sizeof state);
+      if (state[1]) {
+        Wide before;
+        __builtin_memcpy(&before, state, sizeof before);
+        now = join<Wide, kind>(before, now);
+      }
+      __builtin_memcpy(state, &now, sizeof now);
+      state[1] = 1;
+      __builtin_memcpy(kept_.row(run, s * count_ + line), state, sizeof state);
+      *reinterpret_cast<T*>(y + to_.at(line, 0)) = static_cast<T>(now);
     }
   }
 
@@ -121,8 +167,8 @@ class ScanStage final : public Stage {
     }
   }
 
-  GraphIO x_, y_;
-  bool whole_, last_;
+  GraphIO x_, y_, past_, kept_;
+  bool whole_, last_, streams_;
   Kind kind_;
   int64_t count_, n_;
   LineOperand from_, to_;

@@ -116,7 +116,7 @@ bool rta_batcher::measure() {
       if (!fine) break;
       if (turn > 0) cost.learn(static_cast<double>(n), static_cast<double>(rta_latest_now_ns() - began));
     }
-  cost.widen();
+  cost.widen(config.spin_ns == 0 ? kWakeNs : kColdNs);
   list.clear();
   if (!fine) batcher_error("the plan refuses a batch of zeros: %s", rta_error());
   if (rta_plan_load_state(config.plan, past.data()) != 0) return batcher_error("%s", rta_error()), false;

@@ -46,6 +46,7 @@ struct Ticket {
 
 constexpr double kFloorNs = 5000;  // of the margin: caches that went cold
 constexpr double kColdNs = 5000;   // a deviation to begin with
+constexpr double kWakeNs = 20000;  // where the worker does not spin: how late it wakes is not known before
 constexpr int64_t kResults = 16;   // batches that may wait for the caller, where it does not say
 constexpr int64_t kClear = 64;     // answers per look at the clock
 
@@ -92,7 +93,7 @@ class Cost {
   double a() const { return a_.load(std::memory_order_relaxed); }
   double b() const { return b_.load(std::memory_order_relaxed); }
   // Before the first batch: the calls that it was measured by were warm.
-  void widen() { deviation_.store(std::max(deviation_.load(), kColdNs), std::memory_order_relaxed); }
+  void widen(double ns) { deviation_.store(std::max(deviation_.load(), ns), std::memory_order_relaxed); }
   double margin() const { return kFloorNs + 4 * deviation_.load(std::memory_order_relaxed); }
 
  private:

@@ -18,6 +18,7 @@ from torch import nn
 from rtaccel.convert.build_graph import build_graph
 from rtaccel.convert.frontend.export import ExportedGraph, capture
 from rtaccel.convert.frontend.graph.op_graph import OpGraph
+from rtaccel.convert.frontend.graph.values import stored_apart
 from rtaccel.convert.frontend.nodes import Buffer, OpNode
 from rtaccel.convert.passes.fuse_epilogue import fold
 from rtaccel.core.errors import UnsupportedProblem
@@ -43,10 +44,15 @@ class Streamed:
 
 
 def stream_graph(
-    model: nn.Module, features: int, dtype: torch.dtype, calibrated: tuple[int, ...] | None, context: int | None = None
+    model: nn.Module,
+    features: int | None,
+    dtype: torch.dtype,
+    calibrated: tuple[int, ...] | None,
+    context: int | None = None,
 ) -> Streamed:
     """Tries the forms a window can have: [batch, time, features], [batch, features, time], [time, batch, features].
 
+    features: None for windows [batch, time] of indices.
     calibrated: shape of a calibration window, whose length is then that of the trace. context: length of the trace where
     attention or a table of positions needs one, which calibration windows have too.
     Raises UnsupportedProblem with what each form met where none can be streamed.
@@ -54,7 +60,7 @@ def stream_graph(
     reasons: list[str] = []
     for length in LENGTHS if context is None else (context,):
         reasons = []
-        layouts: Sequence[tuple[str, ...]] = LAYOUTS if dtype != torch.int64 else LAYOUTS[:1]
+        layouts: Sequence[tuple[str, ...]] = LAYOUTS if features is not None else LAYOUTS[:1]
         if (
             calibrated is not None
         ):  # in a window of one time step, samples and time steps look alike: that is tried last
@@ -66,8 +72,8 @@ def stream_graph(
                     f"{list(layout)}: calibration windows of {time_steps} time steps, where context is {context}"
                 )
                 continue
-            sizes = {"batch": 1, "time": time_steps, "features": features}
-            shape = [sizes[name] for name in layout if dtype != torch.int64 or name != "features"]
+            sizes = {"batch": 1, "time": time_steps, "features": features or 1}
+            shape = [sizes[name] for name in layout if features is not None or name != "features"]
             if calibrated is not None and any(
                 sizes[name] != size for name, size in zip(layout, calibrated) if name == "features"
             ):
@@ -117,15 +123,16 @@ class _Walk:
     def run(self) -> Streamed:
         source = self.exported.inputs[0]
         buffer = self.buffers[source]
-        if buffer.elements % self.length or (buffer.width and buffer.elements // buffer.width != self.length):
+        inner = buffer.elements // self.length
+        if buffer.elements % self.length or (buffer.width not in (0, inner) and not self._is_walked(source)):
             raise not_streamable("an input whose rows are not time steps")
-        buffer.width = buffer.elements // self.length
+        buffer.width = inner
         self.times[source] = TimeSpan(0, self.length, 0)
         for op_node in self.graph.op_nodes:
             self._take(op_node)
         self._check_shapes()
-        found = [self._output(o) for o in self.graph.outputs if isinstance(o, str)]
-        outputs = [o for o in found if o is not None]
+        found = {o: self._output(o) for o in self.graph.outputs if isinstance(o, str)}
+        outputs = [self._as_given(o, base) for o, base in found.items() if base is not None]
         if not outputs:
             raise not_streamable("no output over time")
         receptive_field = [
@@ -140,11 +147,38 @@ class _Walk:
             buffers=self.buffers,
             views={},
             outputs=tuple(outputs),
-            trailing={},
+            trailing=self._trailing(),
             batch=True,
         )
         memory = -1 if -1 in receptive_field else max(receptive_field)
         return Streamed(self.exported, graph, frozenset(self.states), memory, self.layout)
+
+    def _as_given(self, output: str, name: str) -> str:
+        """The value of an output in the dtype that the model gives, where it is kept in another: int32 as int64, truth values as
+        float32."""
+        node = next((n for n in self.exported.graph.nodes if n.name == output), None)
+        dtype = stored_apart(node) if node is not None else None
+        if node is None or dtype is None:
+            return name
+        buffer, span = self.buffers[name], self.times[name]
+        made, count = f"{output}:returned", buffer.elements // (span.steps or 1)
+        self.buffers[made] = replace(buffer, dtype=str(dtype).removeprefix("torch."))
+        self.times[made] = span
+        attrs = {"program": ("truth x0" if dtype == torch.bool else "copy x0",), "dims": (count,), "places": ((0, 1),)}
+        self.op_nodes.append(OpNode(with_role(Role.WHOLE).name, node, node.name, [name], [made], attrs=attrs))
+        return made
+
+    def _trailing(self) -> dict[str, tuple[int, ...]]:
+        """Shapes of a sample where they are not [features]: whole numbers without features, such as indices."""
+        made = {n.name: n.meta.get("val") for n in self.exported.graph.nodes}
+        found: dict[str, tuple[int, ...]] = {}
+        for name in (*self.exported.inputs, *(o for o in self.graph.outputs if isinstance(o, str))):
+            seen, base = made.get(name), self.graph.views[name].base if name in self.graph.views else name
+            if not isinstance(seen, torch.Tensor) or seen.dtype != torch.int64:
+                continue
+            if seen.dim() - (self.length in seen.shape) == 1:
+                found[self.real.get(base, base)] = ()
+        return found
 
     def _check_shapes(self) -> None:
         """A model that takes time steps for samples gives a row for each of them, of its only sample."""
@@ -172,6 +206,19 @@ class _Walk:
             raise not_streamable("an output that is the input")
         return base
 
+    def _is_walked(self, name: str) -> bool:
+        """Whether all who read a value walk it by places of elements, whatever its rows are."""
+        readers = [n for n in self.graph.op_nodes if name in n.reads]
+        ways = [(n.operator.streaming, "places" in n.attrs or "index" in n.attrs) for n in readers]
+        return all(streaming is not None and streaming.any_layout and by_places for streaming, by_places in ways)
+
+    def fit_rows(self, name: str, inner: int) -> bool:
+        buffer = self.buffers[name]
+        holds_several = not buffer.width or (inner % buffer.width and not buffer.width % inner)
+        if holds_several and not buffer.elements % inner and self._is_walked(name):
+            buffer.width = inner
+        return bool(buffer.width) and inner % buffer.width == 0
+
     def newest(self, span: TimeSpan) -> int:
         return self.length - 1 - span.shift
 
@@ -181,8 +228,8 @@ class _Walk:
     def is_input(self, name: str) -> bool:
         return name in self.exported.inputs
 
-    def add_state(self, name: str, rows: int, width: int) -> str:
-        self.buffers[name] = Buffer(rows * width, width)
+    def add_state(self, name: str, rows: int, width: int, dtype: str = "float32") -> str:
+        self.buffers[name] = Buffer(rows * width, width, dtype)
         self.states.add(name)
         return name
 

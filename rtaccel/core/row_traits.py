@@ -98,10 +98,14 @@ class StreamWalk(Protocol):
     def width(self, name: str) -> int:
         """Of the rows of a value."""
 
+    def fit_rows(self, name: str, inner: int) -> bool:
+        """Whether each row of a value lies within a time step of `inner` elements. Rows that hold several steps are cut where
+        all who read the value walk it by places, so that its rows mean nothing to them."""
+
     def is_input(self, name: str) -> bool:
         """Whether it is the model's own input."""
 
-    def add_state(self, name: str, rows: int, width: int) -> str:
+    def add_state(self, name: str, rows: int, width: int, dtype: str = "float32") -> str:
         """Declares a value that is kept from step to step, and gives its name."""
 
     def add_table(self, node: Node, table: Tensor) -> str:

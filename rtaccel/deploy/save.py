@@ -30,6 +30,7 @@ def save(
     path: str | os.PathLike[str],
     *,
     name: str | None = None,
+    input_names: Sequence[str] | None = None,
     output_names: Sequence[str] | None = None,
     states: bool = False,
     prepacked: bool = False,
@@ -45,8 +46,8 @@ def save(
     model: from `rt.compile` or `rt.stream` on the CPU, all of it native. Or a stream on a persistent kernel; its file is one for
         the CPU. It is not changed.
     name: of the model, by default that of its class.
-    output_names: of its results, in their order; by default "output", or "output_0", "output_1" and so on. Inputs are called as
-        the arguments of the model are.
+    input_names: of its arguments, in their order; by default as the model calls them, "x_t" of a stream.
+    output_names: of its results, in their order; by default "output", or "output_0", "output_1" and so on.
     states: of a stream, also what it holds now: a loaded stream goes on from there. Else it starts anew.
     prepacked: also weights as this machine's kernels pack them, as `rtaccel.deploy.prepack` adds them:
         loaded sooner where the same kernels are taken, by the same version of rtaccel. The file is about twice as large.
@@ -74,7 +75,13 @@ def save(
         _whole(model)
         section = gpu_kernels.section_of(gpu_kernels.kernels_for(model, kernels))
     whole = artifact_bytes(
-        model, name=name, output_names=output_names, states=states, kernels=section, metadata=metadata
+        model,
+        name=name,
+        input_names=input_names,
+        output_names=output_names,
+        states=states,
+        kernels=section,
+        metadata=metadata,
     )
     if prepacked:
         whole = with_prepacked(whole)
@@ -89,6 +96,7 @@ def artifact_bytes(
     model: CompiledModel,
     *,
     name: str | None = None,
+    input_names: Sequence[str] | None = None,
     output_names: Sequence[str] | None = None,
     states: bool = False,
     kernels: bytes = b"",
@@ -110,8 +118,10 @@ def artifact_bytes(
         raise FormatError("save", "states=True for a model without states", "a stream", "Leave states out.")
 
     title = name or options.title.removesuffix(", streamed") or "model"
-    inputs = _edges(names_of(model._argument_names, program.arguments), source.group.inputs)
-    outputs = _edges(_output_names(output_names, len(ports)), ports)
+    own = names_of(model._argument_names, program.arguments)
+    usual = ["output"] if len(ports) == 1 else [f"output_{i}" for i in range(len(ports))]
+    inputs = _edges(_names("input_names", input_names, own, "argument"), source.group.inputs)
+    outputs = _edges(_names("output_names", output_names, usual, "result"), ports)
     batch = options.batch
     head = Head(
         title,
@@ -202,14 +212,14 @@ def _check_ends(program: Program, source: SubgraphStep, title: str) -> None:
     raise UnsupportedProblem("save", f"{title} with {got}", "arguments and results of the plan as they lie", hint)
 
 
-def _output_names(given: Sequence[str] | None, count: int) -> list[str]:
+def _names(which: str, given: Sequence[str] | None, usual: list[str], what: str) -> list[str]:
     if given is None:
-        return ["output"] if count == 1 else [f"output_{i}" for i in range(count)]
+        return usual
     listed = given if isinstance(given, (list, tuple)) else ()
     texts = [n for n in listed if isinstance(n, str) and n and "\0" not in n]
-    if len(set(texts)) != count or len(listed) != count:
+    if len(set(texts)) != len(usual) or len(listed) != len(usual):
         raise FormatError(
-            "save", f"output_names={given!r:.200}", f"{count} texts, none twice", "Name each result, in their order."
+            "save", f"{which}={given!r:.200}", f"{len(usual)} texts, none twice", f"Name each {what}, in their order."
         )
     return texts
 

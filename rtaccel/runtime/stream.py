@@ -233,9 +233,9 @@ def stream(
         got = ", ".join(str(list(a.shape)) if isinstance(a, Tensor) else type(a).__name__ for a in args)
         raise ShapeError("stream", got, "one time step of every stream, [streams, features]", "Pass one tensor.")
     step = args[0]
-    if step.dtype not in (torch.float32, torch.int64) or (step.dim() == 1) != (step.dtype == torch.int64):
-        raise ShapeError("stream", f"{step.dtype}{list(step.shape)}", "float32[streams, features] or int64[streams]",
-                         "Convert the example.")  # fmt: skip
+    if step.dtype not in ((torch.int64,) if step.dim() == 1 else (torch.float32, torch.int32, torch.int64)):
+        raise ShapeError("stream", f"{step.dtype}{list(step.shape)}", "float32, int32 or int64 [streams, features], or "
+                         "int64[streams] of indices", "Convert the example.")  # fmt: skip
     check_threads(threads, "cpu", None)
     if context is not None and (isinstance(context, bool) or not isinstance(context, int) or context < 2):
         raise ShapeError("stream", f"context={context!r}", "a number of time steps, at least 2", "Correct it.")

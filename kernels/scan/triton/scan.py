@@ -138,4 +138,8 @@ def specializations() -> Iterator[Specialisation]:
         yield specialize(stage, Problem.of(stage, 1, "cuda").rows)
 
 
-register_impl(Impl("scan", "triton_lines", "triton", 10, too_large, prepare))
+def supports(problem: Problem) -> str | None:
+    return "takes no stream" if problem.attrs.get("stream") else too_large(problem)
+
+
+register_impl(Impl("scan", "triton_lines", "triton", 10, supports, prepare))

@@ -103,9 +103,7 @@ class Emitter:
         """A value at the edge, shaped as the caller's tensor is."""
         lead = int(self.graph.batch)
         node = self.nodes.get(name)
-        if self.time_step:
-            trailing = () if self.value(name).dtype == "int64" else self.value(name).shape
-        elif node is not None and self._own(name):
+        if node is not None and self._own(name) and not self.time_step:
             trailing = sizes(node.meta["val"])[lead:]
         else:
             trailing = self.graph.trailing.get(name, self.value(name).shape)

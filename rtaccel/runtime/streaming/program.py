@@ -27,7 +27,7 @@ def stream_program(
 
     persistent: for a persistent kernel on a GPU."""
     windows = None if calibration is None else [as_args(b)[0] for b in batches_of("stream", calibration)]
-    features = step.shape[1] if step.dim() == 2 else 1
+    features = step.shape[1] if step.dim() == 2 else None
     streamed = stream_graph(model, features, step.dtype, tuple(windows[0].shape) if windows else None, context)
     singles = None if windows is None else _singles(windows, streamed.layout.index("batch"))
     program = lower(

@@ -25,10 +25,12 @@ TOLERANCE = 1e-3
 
 def window_of(step: Tensor, layout: tuple[str, ...], length: int, generator: torch.Generator) -> Tensor:
     """A random window of one stream, in the form that the model takes."""
-    if step.dtype == torch.int64:
+    if step.dim() == 1:  # indices: others might not be in the model's tables
         return step[:1, None].expand(1, length).contiguous()
     sizes = {"batch": (1,), "time": (length,), "features": tuple(step.shape[1:])}
     shape = [size for name in layout for size in sizes[name]]
+    if not step.is_floating_point():
+        return torch.randint(-9, 10, shape, generator=generator, dtype=step.dtype, device="cpu")
     return torch.randn(shape, generator=generator, device="cpu")
 
 

@@ -25,12 +25,29 @@ pytest.importorskip("grpc", reason="needs the package grpcio (extra 'serve')")
 http = pytest.importorskip("tritonclient.http", reason="needs the package tritonclient[http]")
 rpc = pytest.importorskip("tritonclient.grpc", reason="needs the package tritonclient[grpc]")
 
+from tritonclient.utils import InferenceServerException  # noqa: E402
+
 CLIENTS = pytest.mark.parametrize("kind", [http, rpc], ids=["http", "grpc"])
 
 
 class Sums(nn.Module):
     def forward(self, INPUT0: Tensor, INPUT1: Tensor) -> Any:
         return INPUT0 + INPUT1, INPUT0 - INPUT1
+
+
+class Sequence(nn.Module):
+    """Numbers as they come, the first of a sequence one more: the model `simple_sequence` of the clients' examples."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        count = torch.cumsum(x * 0 + 1, 1)
+        return (x + (count == 1))[:, -1]
+
+
+class Total(nn.Module):
+    """The sum of a sequence so far."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        return torch.cumsum(x, 1, dtype=torch.int32)[:, -1]
 
 
 class Bright(nn.Module):
@@ -48,7 +65,11 @@ def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Running]:
     )
     call = (torch.zeros(1, 5, dtype=torch.uint8), torch.ones(1, 5, dtype=torch.bool))
     bright = rt.save(rt.compile(Bright().eval(), call), folder / "bright.rta")
-    with running(sums, bright, "--server-name", "triton", "--repository-control") as made:
+    files, step = [sums, bright], torch.zeros(8, 1, dtype=torch.int32)
+    for name, module in (("simple_sequence", Sequence()), ("total", Total())):
+        edges = {"input_names": ["INPUT"], "output_names": ["OUTPUT"]}
+        files.append(rt.save(rt.stream(module.eval(), step), folder / f"{name}.rta", **edges))
+    with running(*files, "--server-name", "triton", "--repository-control") as made:
         yield made
 
 
@@ -215,3 +236,76 @@ def test_a_gru_says_it_has_sequences(tmp_path: Path) -> None:
         config = client(server, rpc).get_model_config("gru").config
         assert config.sequence_batching.max_sequence_idle_microseconds == 7_000_000
         assert (config.input[0].name, list(config.input[0].dims)) == ("x_t", [3])
+
+
+# -- sequences -----------------------------------------------------------------------------------------------------------
+
+VALUES = [11, 7, 5, 3, 2, 0, 1]
+
+
+def one(kind: ModuleType, value: int) -> Any:
+    return given(kind, "INPUT", np.full((1, 1), value, np.int32))
+
+
+@CLIENTS
+@pytest.mark.parametrize("sequence", [1000, "a-name-of-text", "1002"])
+def test_sequences_of_whole_numbers(server: Running, kind: ModuleType, sequence: int | str) -> None:
+    c = client(server, kind)
+    for model, wanted in (
+        ("simple_sequence", lambda i, sent: sent[i] + (i == 0)),
+        ("total", lambda i, sent: sum(sent[: i + 1])),
+    ):
+        sent = [100, *(-v for v in VALUES)]
+        for i, value in enumerate(sent):
+            how = {"sequence_id": sequence, "sequence_start": i == 0, "sequence_end": i == len(sent) - 1}
+            got = c.infer(model, [one(kind, value)], outputs=[kind.InferRequestedOutput("OUTPUT")], **how).as_numpy(
+                "OUTPUT"
+            )
+            assert got.dtype == np.int32
+            assert got.tolist() == [[wanted(i, sent)]]
+
+
+def test_sequences_beside_one_another_over_one_stream(server: Running) -> None:
+    c, answers = client(server, rpc), queue.Queue[Any]()
+    c.start_stream(callback=lambda result, error: answers.put((result, error)))
+    sent = {1000: [0, *VALUES], 1001: [100, *(-v for v in VALUES)], "text": [20, *(-v for v in VALUES)]}
+    for sequence, values in sent.items():
+        for i, value in enumerate(values):
+            c.async_stream_infer(
+                "total", [one(rpc, value)], request_id=f"{sequence}_{i}", sequence_id=sequence, sequence_start=i == 0,
+                sequence_end=i == len(values) - 1,
+            )  # fmt: skip
+    found = {}
+    for _ in range(sum(map(len, sent.values()))):
+        result, error = answers.get(timeout=30)
+        assert error is None
+        found[result.get_response().id] = int(result.as_numpy("OUTPUT")[0, 0])
+    c.stop_stream()
+    assert found == {f"{s}_{i}": sum(v[: i + 1]) for s, v in sent.items() for i in range(len(v))}
+
+
+@CLIENTS
+def test_tensors_of_strings_are_refused(server: Running, kind: ModuleType) -> None:
+    text = kind.InferInput("INPUT0", [1, 16], "BYTES")
+    text.set_data_from_numpy(np.full((1, 16), b"1", np.object_))
+    _, b = both(kind, *numbers())
+    with pytest.raises(InferenceServerException, match=r"BYTES.*INT32"):
+        client(server, kind).infer("simple", [text, b])
+
+
+class Named(nn.Module):
+    def forward(self, x: Tensor, how: str) -> Tensor:
+        return x + 1 if how == "more" else x
+
+
+def test_strings_are_no_tensors_of_a_model(tmp_path: Path) -> None:
+    """A text is a fixed argument: another one is refused in a call, and the model has no file."""
+    x = torch.zeros(1, 3)
+    fast = rt.compile(Named().eval(), (x, "more"))
+    assert fast(x, "more").tolist() == [[1.0] * 3]
+    with pytest.raises(rt.ShapeError, match=r"'less'.*'more'"):
+        fast(x, "less")
+    with pytest.raises(rt.UnsupportedProblem, match="how"):
+        rt.save(fast, tmp_path / "named.rta")
+    with pytest.raises(rt.ShapeError, match="str"):
+        rt.stream(nn.Identity().eval(), ("text",))

@@ -85,6 +85,18 @@ def _of_truths(call: Callable[..., Tensor]) -> Callable[..., Tensor]:
     return apply
 
 
+def _running(call: Callable[..., Tensor]) -> Callable[..., Tensor]:
+    """Of whole numbers in int64, whatever they are given in: a result in int32 has the lowest bits."""
+
+    def apply(x: Tensor, dim: int, *, dtype: torch.dtype | None = None) -> Tensor:
+        if x.dtype != torch.bool and not (dtype == torch.int32 and x.dtype in (torch.int32, torch.int64)):
+            raise NotImplementedError  # it would be taken apart into itself
+        found = call(x.long(), dim)
+        return found if dtype in (None, torch.int64) else found.to(dtype)
+
+    return apply
+
+
 def _of_numbers(call: Callable[..., Tensor]) -> Callable[..., Tensor]:
     """Of numbers as truth values."""
 
@@ -202,11 +214,10 @@ OWN: dict[Any, Callable[..., Any]] = {
         for target in (
             torch.ops.aten.sum.dim_IntList,
             torch.ops.aten.sum.default,
-            torch.ops.aten.cumsum.default,
             torch.ops.aten.prod.default,
-            torch.ops.aten.cumprod.default,
         )
     },
+    **{target: _running(target) for target in (torch.ops.aten.cumsum.default, torch.ops.aten.cumprod.default)},
     **{
         target: _of_numbers(target)
         for target in (
