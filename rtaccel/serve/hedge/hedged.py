@@ -14,7 +14,11 @@ from rtaccel.serve.hedge.stats import HedgeStats
 
 
 class Asked(Protocol):
-    """What a remote can do: `rtaccel.serve.remote.Remote`, or a class of your own."""
+    """What a remote can do: `rtaccel.serve.remote.Remote`, or a class of your own.
+
+    One with early exits on the edge also has `post_here(*inputs)`, which gives the number of a request that the edge answers by
+    itself and else None, and `answered_here(number)`, whether it has.
+    """
 
     def post(self, *inputs: Any) -> int:
         """Sends a request and gives its number, which no other has."""
@@ -36,7 +40,8 @@ class Hedged:
     clock: nanoseconds that never go back.
 
     Requests have numbers, and an answer counts for its own alone. No clock of the other machine is looked at. One thread at a
-    time.
+    time. What the edge of a remote with early exits answers by itself says nothing of the link: the breaker does not see it, and
+    where it is open the edge is still asked.
 
     Raises FormatError for settings that there are not. What `local` raises comes through; so does a typed error of the remote
     for inputs that do not fit. A remote that cannot be reached is a failure, which the breaker sees.
@@ -75,22 +80,23 @@ class Hedged:
         self._retries, self._breaker, self._clock = retries or RetryBudget(), breaker or Breaker(), clock
         self._stats = HedgeStats()
         self.source: str | None = None
-        """Of the last answer: "remote" or "local"."""
+        """Of the last answer: "remote", "edge" where the edge of the remote answered by itself, or "local"."""
 
     def __call__(self, *inputs: Any) -> Any:
         """The remote's result if it is in time, else the local one; `source` says whose."""
         start = self._clock()
         self._drop_late()
-        numbers = self._send(inputs, start)
+        numbers, at_edge = self._send(inputs, start)
         mine = self.local(*inputs)
         found, theirs = self._wait(inputs, numbers, start) if numbers else (False, None)
         end = self._clock()
-        if numbers:
+        if numbers and not at_edge:
             self._breaker.record(found, end)
         self._stats.calls += 1
-        self.source = "remote" if found else "local"
+        self.source = ("edge" if at_edge else "remote") if found else "local"
         if found:
-            self._stats.remote += 1
+            self._stats.edge += at_edge
+            self._stats.remote += not at_edge
             return theirs
         self._stats.local += 1
         self._stats.overrun += end > start + self._deadline_ns
@@ -101,25 +107,28 @@ class Hedged:
         while (found := self.remote.take(0.0)) is not None:
             self._stats.late += found[1] is not None
 
-    def _send(self, inputs: tuple[Any, ...], now: int) -> set[int]:
+    def _send(self, inputs: tuple[Any, ...], now: int) -> tuple[set[int], bool]:
+        """(numbers of requests whose answers count, whether the edge of the remote has answered)."""
         if not self._breaker.allows(now):
-            self._stats.held_back += 1
-            return set()
-        posted = self._post(inputs)
+            posted = self._post(getattr(self.remote, "post_here", None), inputs)
+            self._stats.held_back += posted is None
+            return (set(), False) if posted is None else ({posted}, True)
+        posted = self._post(self.remote.post, inputs)
         if posted is None:
             self._breaker.record(False, now)
-            return set()
+            return set(), False
+        if hasattr(self.remote, "answered_here") and self.remote.answered_here(posted):
+            return {posted}, True
+        self._stats.sent += 1
         self._retries.earn()
-        return {posted}
+        return {posted}, False
 
-    def _post(self, inputs: tuple[Any, ...]) -> int | None:
+    def _post(self, post: Callable[..., int | None] | None, inputs: tuple[Any, ...]) -> int | None:
         try:
-            posted: int = self.remote.post(*inputs)
+            return None if post is None else post(*inputs)
         except (OSError, UnsupportedProblem):
             self._stats.failed += 1
             return None
-        self._stats.sent += 1
-        return posted
 
     def _wait(self, inputs: tuple[Any, ...], numbers: set[int], start: int) -> tuple[bool, Any]:
         """(whether the remote's answer is there in time, the answer)."""
@@ -129,8 +138,9 @@ class Hedged:
             now = self._clock()
             if not tried and now >= again and now < until:
                 tried = True
-                posted = self._post(inputs) if self._retries.spend() else None
+                posted = self._post(self.remote.post, inputs) if self._retries.spend() else None
                 if posted is not None:
+                    self._stats.sent += 1
                     self._stats.retries += 1
                     numbers.add(posted)
             left = max(0, (until if tried else min(until, again)) - now)

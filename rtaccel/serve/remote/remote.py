@@ -101,12 +101,7 @@ class Remote:
         ShapeError, with nothing sent, for inputs that do not fit."""
         tensors, kept = (self._flat(inputs), ()) if self._before is None else self._before(inputs)
         if tensors is None:
-            self._next += 1
-            self._stats.here += 1
-            self._made[self._next] = kept if self._after is None else self._after(inputs, kept, ())
-            if len(self._made) > OUTSTANDING:
-                self._made.popitem(last=False)
-            return self._next
+            return self._keep(inputs, kept)
         if len(tensors) != len(self._out):
             raise ShapeError("remote", f"{len(tensors)} tensors", f"{len(self._out)}", "Call it as the model.")
         for to, tensor in zip(self._out, tensors):
@@ -122,6 +117,26 @@ class Remote:
             self._asked.popitem(last=False)
         self._stats.sent += 1
         self._link.post(self._next, time.monotonic_ns() if stamp_ns is None else stamp_ns)
+        return self._next
+
+    def post_here(self, *inputs: Any) -> int | None:
+        """As `post` where the edge answers by itself; None where a request would have to be sent, and nothing is. Raises
+        ShapeError as `post`."""
+        if self._before is None:
+            return None
+        tensors, kept = self._before(inputs)
+        return self._keep(inputs, kept) if tensors is None else None
+
+    def answered_here(self, number: int) -> bool:
+        """Whether the edge has answered this request, and the answer was not taken."""
+        return number in self._made
+
+    def _keep(self, inputs: tuple[Any, ...], kept: Any) -> int:
+        self._next += 1
+        self._stats.here += 1
+        self._made[self._next] = kept if self._after is None else self._after(inputs, kept, ())
+        if len(self._made) > OUTSTANDING:
+            self._made.popitem(last=False)
         return self._next
 
     @staticmethod
