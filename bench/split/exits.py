@@ -26,7 +26,7 @@ import torch
 from torch import nn
 
 import rtaccel as rt
-from bench.split.links import LINKS, Shaped, ask, serve, slower, this_machine
+from bench.split.links import LINKS, Shaped, ask, planned, serve, slower, this_machine
 from rtaccel.serve.remote import Remote
 from rtaccel.serve.remote.udp import UdpClient
 from rtaccel.serve.split.early import EarlyEdge
@@ -112,8 +112,7 @@ def one_link(name: str, link: rt.Link, share: float, calls: int, times: int) -> 
     here, loopback = this_machine()
     edge = replace(here.scaled(times), frame_us={k: (a / times, b / times) for k, (a, b) in here.frame_us.items()})
     model, given = Branching().eval(), data(calls)
-    planned = replace(link, rtt_us=link.rtt_us + loopback)
-    cut = rt.split(model, data(1), planned, edge, here, exit=[limit_for(model, share)], calibration=[given],
+    cut = rt.split(model, data(1), planned(link, loopback), edge, here, exit=[limit_for(model, share)], calibration=[given],
                    budget=rt.Budget(max_error=1e9))  # fmt: skip
     rows = measured(cut, link, given, times)
     chosen = next(us for row, us, _ in rows if (row.at, row.scheme) == (cut.best.at, cut.best.scheme))

@@ -17,6 +17,7 @@ import argparse
 import json
 import multiprocessing
 import random
+import socket
 import statistics
 import sys
 import tempfile
@@ -186,10 +187,32 @@ def ask(remote: Remote, x: torch.Tensor, timeout_s: float) -> None:
             continue
 
 
+def _bytes_us() -> float:
+    """Microseconds that a byte takes over loopback, of datagrams that come back as they are."""
+    context = multiprocessing.get_context("spawn")
+    ready = context.Queue()
+    process = context.Process(target=answering, args=("bare udp", ready, None), daemon=True)
+    process.start()
+    taken: dict[int, list[float]] = {256: [], 49152: []}
+    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as plain:
+        plain.connect(tuple(ready.get(timeout=120)[0]))
+        for _ in range(300):
+            for size, found in taken.items():
+                until(time.perf_counter() + 1e-3)
+                start = time.perf_counter()
+                plain.send(bytes(size))
+                plain.recv(65536)
+                found.append((time.perf_counter() - start) * 1e6)
+        plain.send(b"")
+    process.join(30)
+    few, many = (statistics.median(found) for found in taken.values())
+    return max(0.0, (many - few) / (2 * (49152 - 256)))
+
+
 @cache
-def this_machine() -> tuple[rt.MachineProfile, float]:
-    """Its profile, and what a call through an endpoint takes over loopback beyond the model: whoever measures the round trip of
-    a real link through an endpoint has that in it."""
+def this_machine() -> tuple[rt.MachineProfile, tuple[float, float]]:
+    """Its profile, and what a call through an endpoint takes over loopback beyond the model, and each byte: whoever measures the
+    round trip and the width of a real link through an endpoint has that in them."""
     context, fast, x = multiprocessing.get_context("spawn"), small(), torch.randn(1, 64)
     ready, stop = context.Queue(), context.Event()
     process = context.Process(target=answering, args=("udp", ready, stop), daemon=True)
@@ -207,9 +230,15 @@ def this_machine() -> tuple[rt.MachineProfile, float]:
             taken.append((middle - start - (time.perf_counter_ns() - middle)) / 1e3)
     stop.set()
     process.join(30)
-    found = statistics.median(taken)
-    print(f"over loopback a call through an endpoint takes {found:.0f} us more")
-    return rt.MachineProfile.here(), found
+    found, each = statistics.median(taken), _bytes_us()
+    print(f"over loopback a call through an endpoint takes {found:.0f} us more, and {each * 1e3:.2f} ns for each byte")
+    return rt.MachineProfile.here(), (found, each)
+
+
+def planned(link: rt.Link, loopback: tuple[float, float]) -> rt.Link:
+    """A link as it is measured through an endpoint."""
+    empty, each = loopback
+    return replace(link, rtt_us=link.rtt_us + empty, mb_s=1 / ((1 / link.mb_s if link.mb_s else 0.0) + each))
 
 
 def one_link(name: str, link: rt.Link, calls: int, times: int) -> dict[str, Any]:
@@ -217,8 +246,7 @@ def one_link(name: str, link: rt.Link, calls: int, times: int) -> dict[str, Any]
     here, loopback = this_machine()
     # Its half is computed several times, its frames are not.
     edge = replace(here.scaled(times), frame_us={k: (a / times, b / times) for k, (a, b) in here.frame_us.items()})
-    planned = replace(link, rtt_us=link.rtt_us + loopback)
-    cut = rt.split(Network().eval(), torch.randn(1, 3, 64, 64), planned, edge, here)
+    cut = rt.split(Network().eval(), torch.randn(1, 3, 64, 64), planned(link, loopback), edge, here)
     rows = measured(cut, link, calls, times, lambda text: print(text, end="", file=sys.stderr, flush=True))
     chosen = next(us for row, us in rows if (row.at, row.scheme) == (cut.best.at, cut.best.scheme))
     may = [(row, us) for row, us in rows if not row.why_not]

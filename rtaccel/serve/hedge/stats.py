@@ -8,10 +8,10 @@ from typing import Any
 
 @dataclass
 class HedgeStats:
-    """calls; remote, edge, local: whose answer was given; edge: that of a remote with early exits. sent: requests, with those sent
-    again; retries: these alone. late: answers that came after their call had been answered, and were dropped. failed: requests that could not be sent, or
-    whose answer says that the remote could not compute. held_back: calls without a request, as the breaker was open; opened:
-    how often it did.
+    """calls; remote, edge, local: whose answer was given; edge: that of a remote with early exits. sent: requests, with those
+    sent again; retries: these alone. late: answers that came after their call had been answered, and were dropped.
+    failed: requests that could not be sent, or whose answer says that the remote could not compute. held_back: calls without a
+    request, as the breaker was open; opened: how often it did.
     overrun: calls that were answered after the deadline, as the local model or the machine was too slow; the remote's answer
         never is.
     """

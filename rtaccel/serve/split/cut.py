@@ -28,10 +28,10 @@ NAME = "cloud"
 
 @dataclass(frozen=True)
 class Proof:
-    """What a run of both halves in this process showed. error: as in a row. equal: whether exact wires gave the model's own
-    bits. edge_us, cloud_us: of a call of each half here, from Python, the least of rounds; 0 without that half.
-    exits: the share of calls that the edge answered by itself, of the calibration data call by call. sent_bytes: of frames to the
-    cloud, a call of these in the mean."""
+    """What a run of both halves in this process showed. error: as in a row. equal: whether exact wires gave the model's own bits
+    in calls of the example's batch. edge_us, cloud_us: of a call of each half here, from Python, the least of rounds; 0
+    without that half. exits: the share of calls that the edge answered by itself, of the calibration data call by call.
+    sent_bytes: of frames to the cloud, a call of these in the mean."""
 
     error: float
     equal: bool

@@ -70,16 +70,15 @@ def rows(
     cuts: Sequence[Crossing],
     lead: tuple[int, ...],
     link: Link,
-    sides: tuple[Side, Side],
-    here_us: list[float],
+    sides: tuple[tuple[Side, list[float]], tuple[Side, list[float]]],
     wires: Sequence[str],
     private: bool,
     leaving: Leaving | None,
 ) -> list[Row]:
-    """A row for every cut and wire. here_us: of each stage on this machine."""
+    """A row for every cut and wire. sides: edge and cloud, each with what each stage takes on this machine in its place."""
     group, stages = whole_group("split", fast), probes.stages_of(fast)
-    times = [_times(fast, here_us, side) for side in sides]
-    edge, cloud = (_overhead(side) for side in sides)
+    times = [_times(fast, here_us, side) for side, here_us in sides]
+    edge, cloud = (_overhead(side) for side, _ in sides)
     weights = [sum(t.numel() * t.element_size() for t in stage.tensors.values()) for stage in stages]
     found = []
     for cut in cuts:

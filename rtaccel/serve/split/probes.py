@@ -75,6 +75,10 @@ def networks() -> dict[str, tuple[nn.Module, tuple[torch.Tensor, ...]]]:
     }
 
 
+REST_S = 5e-3
+"""Between two requests, as a remote that is asked now and then has it."""
+
+
 def kind_of(stage: Stage) -> str:
     """What stages are alike in speed on two machines: the operator, and the format of its weights or the dtype it reads."""
     dtype = stage.inputs[0].dtype if stage.weight_format is None else stage.weight_format.dtype
@@ -102,6 +106,24 @@ def stage_us(fast: CompiledModel, inputs: tuple[Any, ...], calls: int = CALLS, r
         us = [max(0.0, stage.us - profile.reading_ns / 1e3) for stage in profile.stages[1:-1]]
         best = [min(a, b) for a, b in zip(best, us, strict=True)] if best else us
     return _by_stage(stages_of(fast), [choice.stage for choice in fast._executor.steps[0].choices], best)
+
+
+def rested_us(fast: CompiledModel, inputs: tuple[Any, ...], calls: int = 15) -> float:
+    """What a call takes longer where its thread slept before it, in microseconds: other work had the caches meanwhile, and the
+    core went to sleep. The lower quartile of calls after a sleep, less that of calls one after the other."""
+    given = fast(*inputs)
+    step = fast.bind(*inputs, out=given)
+    taken: dict[float, list[float]] = {0.0: [], REST_S: []}
+    for _ in range(calls):
+        for rest, found in taken.items():
+            step()
+            if rest:
+                time.sleep(rest)
+            start = time.perf_counter()
+            step()
+            found.append((time.perf_counter() - start) * 1e6)
+    awake, rested = (sorted(found)[calls // 4] for found in taken.values())
+    return max(0.0, rested - awake)
 
 
 def _by_stage(stages: Sequence[Stage], planned: Sequence[Stage], us: Sequence[float]) -> list[float]:

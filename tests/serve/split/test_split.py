@@ -133,6 +133,24 @@ def test_the_front_is_the_sum_of_its_parts(profile: rt.MachineProfile) -> None:
     assert sizes[0, "float32"] > sizes[0, "int8"] > sizes[0, "int4"]
 
 
+def test_a_cloud_has_slept_before_a_request(profile: rt.MachineProfile, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What a sleep costs a call of the whole model is shared by its stages; the edge is awake."""
+    monkeypatch.setattr("rtaccel.serve.split.probes.stage_us", lambda fast, args: [10.0, 30.0, 60.0])
+    monkeypatch.setattr("rtaccel.serve.split.probes.rested_us", lambda fast, args: 50.0)
+    cut = rt.split(waist(40, 8, 2, 40), torch.randn(1, 40), rt.Link(rtt_us=5), edge=profile, remote=profile,
+                   wires=("float32",), budget=rt.Budget(max_error=1))  # fmt: skip
+    parts = {0: (0, 150), 1: (10, 135), 2: (40, 90), 3: (100, 0)}
+    for row in cut.front:
+        edge, cloud = parts[row.at]
+        assert row.edge_us == pytest.approx(edge + profile.call_us * (row.at > 0))
+        assert row.cloud_us == pytest.approx(cloud + profile.call_us * (row.at < 3))
+
+
+def test_what_a_sleep_costs_is_measured() -> None:
+    model, x = waist(64, 32, 4), torch.randn(1, 64)
+    assert 0 <= probes.rested_us(rt.compile(model, (x,)), (x,), calls=4) < 1e5
+
+
 def test_slow_links_send_little_and_fast_clouds_compute(profile: rt.MachineProfile) -> None:
     model, x = waist(640, 128, 4, 128, 640), torch.randn(1, 640)
 
