@@ -155,11 +155,11 @@ class ScanStage final : public Stage {
   template <class T, class Wide, Kind kind>
   void together(const char* x, char* y, int64_t line) const {
     Wide sum[kBeside];
+    const T* first = reinterpret_cast<const T*>(x + from_.at(line, 0));
+    for (int64_t k = 0; k < kBeside; ++k) sum[k] = static_cast<Wide>(first[k]);
     for (int64_t i = 0; i < n_; ++i) {
       const T* from = reinterpret_cast<const T*>(x + from_.at(line, i));
-      if (i == 0)
-        for (int64_t k = 0; k < kBeside; ++k) sum[k] = static_cast<Wide>(from[k]);
-      else
+      if (i)
         for (int64_t k = 0; k < kBeside; ++k) sum[k] = join<Wide, kind>(sum[k], static_cast<Wide>(from[k]));
       if (last_ && i + 1 < n_) continue;
       T* to = reinterpret_cast<T*>(y + to_.at(line, last_ ? 0 : i));
