@@ -1,8 +1,6 @@
-// A model from a file: builds the plan that the file describes, with the best kernels of this machine.
+// The C ABI of models from files.
 #include <algorithm>
-#include <cstdio>
 #include <cstring>
-#include <memory>
 #include <utility>
 
 #include "_core/guard.h"
@@ -17,109 +15,6 @@
 using namespace rta;
 
 namespace {
-
-struct Destroy {
-  void operator()(rta_plan* plan) const { rta_plan_destroy(plan); }
-};
-using PlanPtr = std::unique_ptr<rta_plan, Destroy>;
-
-std::vector<rta_attr> asked(const Artifact& from, const Artifact::StageRecord& stage) {
-  std::vector<rta_attr> attrs = stage.attrs;
-  rta_attr input{};
-  input.name = "input_dtype";
-  input.kind = RTA_ATTR_TEXT;
-  input.text = dtype_name(from.values[static_cast<size_t>(stage.inputs[0])].dtype);
-  attrs.insert(attrs.begin(), input);
-  return attrs;
-}
-
-// Why no kernel of this build computes the stage here.
-[[noreturn]] void refuse_stage(const Artifact::StageRecord& stage, const Attrs& attrs) {
-  char reasons[256] = "";
-  size_t length = 0;
-  for (const KernelRow* row = first_kernel(); row; row = row->next) {
-    if (std::strcmp(row->kernel.op, stage.op) != 0) continue;
-    const size_t left = sizeof reasons - length;
-    const int more = std::snprintf(reasons + length, left, "%s%s: %s", length ? "; " : "", row->kernel.name,
-                                   rejected(row->kernel, attrs));
-    length += std::min(static_cast<size_t>(more), left - 1);
-  }
-  refuse(RTA_NO_KERNEL, "stage %s: no kernel for %s here (%s)", stage.name, stage.op,
-         length ? reasons : "this build has none");
-}
-
-// The preferred kernel of those that can compute the stage on this machine; refuses with the reasons where there is
-// none.
-const char* kernel_for(const Artifact& from, const Artifact::StageRecord& stage) {
-  const std::vector<rta_attr> listed = asked(from, stage);
-  const Attrs attrs(listed.data(), static_cast<int>(listed.size()));
-  const IsaSet here = isa_level();
-  const Kernel* best = nullptr;
-  for (const KernelRow* row = first_kernel(); row; row = row->next) {
-    const Kernel& kernel = row->kernel;
-    if (*kernel.op != *stage.op || std::strcmp(kernel.op, stage.op) != 0) continue;
-    if ((best && kernel.rank <= best->rank) || kernel.isa > here || unsuited(kernel, attrs)) continue;
-    best = &kernel;
-  }
-  if (!best) refuse_stage(stage, attrs);
-  return best->name;
-}
-
-void checked(int result, rta_code code, const char* what) {
-  if (result < 0) refuse(code, "%s: %s", what, last_error().c_str());
-}
-
-struct KeptBytes : Kept {
-  explicit KeptBytes(Bytes own) : bytes(std::move(own)) {}
-  Bytes bytes;
-};
-
-// from: of these bytes. why: where it is not NULL, receives why packed weights in them were not taken.
-PlanPtr plan_of(const Artifact& from, Bytes bytes, int threads, std::vector<Chosen>* chosen, const char** why) {
-  PlanPtr plan(rta_plan_create(from.packed_bytes));
-  if (!plan) refuse(RTA_CANNOT_READ, "%s", last_error().c_str());
-  plan->most_bytes = from.most_bytes;
-  for (const Artifact::ValueRecord& v : from.values)
-    checked(rta_plan_value(plan.get(), v.dtype, v.steps, v.width, v.role), RTA_BAD_FORMAT, "a value");
-  std::vector<const char*> kernels;
-  for (const Artifact::StageRecord& s : from.stages) kernels.push_back(kernel_for(from, s));
-  const PrepackedSection section(from, kernels);
-  const bool stays = bytes.stays();
-  if (why) *why = from.prepacked && !stays ? "a copy of the file is not kept here" : section.why();
-  for (size_t i = 0; i < from.stages.size(); ++i) {
-    const Artifact::StageRecord& s = from.stages[i];
-    const char* kernel = kernels[i];
-    if (stays) plan->prepacked = section.stage(i);
-    checked(
-        rta_plan_stage(plan.get(), s.op, kernel, s.inputs.data(), static_cast<int>(s.inputs.size()), s.outputs.data(),
-                       static_cast<int>(s.outputs.size()), s.attrs.data(), static_cast<int>(s.attrs.size())),
-        RTA_BAD_FORMAT, s.name);
-    if (chosen) chosen->push_back({s.name, s.op, kernel});
-  }
-  if (plan->in_place) {
-    plan->kept_start = bytes.data();
-    plan->kept_bytes = bytes.size();
-    plan->kept = std::make_unique<KeptBytes>(std::move(bytes));
-  }
-  if (threads != 1) checked(rta_plan_threads(plan.get(), threads), RTA_BAD_ARGUMENT, "threads");
-  checked(rta_plan_finish(plan.get(), from.streams, from.memory), RTA_BAD_FORMAT, "the plan");
-  if (from.state_bytes) {
-    const size_t held = rta_plan_state_bytes(plan.get());
-    const bool fits = from.state_bytes == held;
-    if (!fits || rta_plan_load_state(plan.get(), from.states) != 0) {
-      plan.reset();  // its threads end before the refusal
-      if (!fits) refuse(RTA_BAD_FORMAT, "%zu bytes of states, where the plan holds %zu", from.state_bytes, held);
-      refuse(RTA_BAD_FORMAT, "states: %s", last_error().c_str());
-    }
-  }
-  return plan;
-}
-
-bool same(const std::vector<rta_tensor>& a, const std::vector<rta_tensor>& b) {
-  return std::equal(a.begin(), a.end(), b.begin(), b.end(), [](const rta_tensor& p, const rta_tensor& q) {
-    return p.dtype == q.dtype && p.rank == q.rank && std::equal(p.shape, p.shape + 8, q.shape);
-  });
-}
 
 template <class F, class T>
 T answered(T failure, F f) {
@@ -146,12 +41,6 @@ Bytes bytes_of(const void* data, size_t size, unsigned flags) {
 }
 
 #ifdef RTA_PACKED
-// Addresses for a model from a file of so many bytes; what the file may ask for is bounded by this too.
-size_t addresses(size_t bytes, unsigned flags) {
-  const uint64_t most = flags & RTA_LARGE ? uint64_t{1} << 40 : uint64_t{256} * bytes + (uint64_t{96} << 20);
-  return static_cast<size_t>(std::min<uint64_t>(most, SIZE_MAX / 2));
-}
-
 // A model in one region: the caller's memory, or its own.
 template <class Source>
 rta_model* opened(Source source, unsigned flags, int threads, void* memory = nullptr, size_t bytes = 0) {
@@ -191,87 +80,6 @@ int swapped(rta_model* model, Source source, unsigned flags) {
 }
 
 }  // namespace
-
-rta_model::rta_model(Bytes bytes, unsigned flags, int threads_) : threads(threads_) {
-  const Artifact from(bytes, flags);
-  batch_least = from.batch_least;
-  batch_most = from.batch_most;
-  streams = from.streams;
-  const rta_tensor& first = from.inputs[0];
-  each = first.lead ? 1 : 0;
-  // Those that are open count as one. Beside a dimension of no elements the others may be anything.
-  for (int d = 1; d < first.lead; ++d)
-    if (__builtin_mul_overflow(each, std::max<int64_t>(first.shape[d], 1), &each))
-      refuse(RTA_BAD_FORMAT, "%s is too large", first.name);
-  if (most_samples() > RTA_MOST_SAMPLES)
-    refuse(RTA_NO_KERNEL, "it takes more samples than the %lld that this was built for",
-           static_cast<long long>(RTA_MOST_SAMPLES));
-  texts.assign(from.texts, from.texts + from.text_bytes);
-  const auto own = [&](const char*& text) { text = texts.data() + (text - from.texts); };
-  own(name = from.name);
-  tensors[0] = from.inputs;
-  tensors[1] = from.outputs;
-  for (auto& list : tensors)
-    for (rta_tensor& tensor : list) own(tensor.name);
-  plan = plan_of(from, std::move(bytes), threads, &chosen, &why_packed).release();
-  for (Chosen& stage : chosen) {
-    own(stage.name);
-    own(stage.op);
-  }
-}
-
-rta_model::~rta_model() {
-  drop(plan);
-  drop(other);
-}
-
-void rta_model::drop(rta_plan* which) const {
-#ifdef RTA_PACKED
-  Region* held = which ? which->region : nullptr;
-  rta_plan_destroy(which);
-  if (held != region) Region::release(held);
-#else
-  rta_plan_destroy(which);
-#endif
-}
-
-int64_t rta_model::most_samples() const {
-  if (streams || each == 0) return streams ? streams : 1;
-  int64_t most;
-  return batch_most < 0 || __builtin_mul_overflow(batch_most, each, &most) ? INT64_MAX : most;
-}
-
-bool rta_model::takes(int64_t samples) const {
-  if (streams) return samples == streams;
-  if (each == 0) return samples == 1;
-  return samples >= 0 && samples % each == 0 && samples / each >= batch_least &&
-         (batch_most < 0 || samples / each <= batch_most);
-}
-
-void rta_model::swap(Bytes bytes, unsigned flags) {
-#ifdef RTA_PACKED
-  unused = Region::own(addresses(bytes.size(), flags));
-  if (!unused) refuse(RTA_CANNOT_READ, "no memory for other weights");
-  const Within within(unused);
-#endif
-  const Artifact from(bytes, flags);
-  if (!same(from.inputs, tensors[0]) || !same(from.outputs, tensors[1]) || from.streams != streams ||
-      from.batch_least != batch_least || from.batch_most != batch_most || from.stages.size() != chosen.size())
-    refuse(RTA_NO_FIT, "a model of other inputs, outputs, batches or stages");
-  for (size_t i = 0; i < chosen.size(); ++i)
-    if (std::strcmp(chosen[i].op, from.stages[i].op) != 0)
-      refuse(RTA_NO_FIT, "stage %s is another", from.stages[i].name);
-  PlanPtr next = plan_of(from, std::move(bytes), threads, nullptr, nullptr);
-  const bool waited = other && rta_plan_withdraw(plan, other);  // else it is what was there before the last swap
-  if (rta_plan_offer(plan, next.get()) != 0) {
-    if (waited) rta_plan_offer(plan, other);
-    next.reset();
-    refuse(RTA_NO_FIT, "%s", last_error().c_str());
-  }
-  drop(other);
-  other = next.release();
-  unused = nullptr;
-}
 
 extern "C" {
 #define RTA_API __attribute__((visibility("default")))

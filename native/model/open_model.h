@@ -3,10 +3,16 @@
 
 #include <vector>
 
+#include "_core/guard.h"
 #include "_core/memory.h"
 #include "artifact.h"
 
 namespace rta {
+
+// Refuses with what the plan said where it gave less than 0.
+inline void checked(int result, rta_code code, const char* what) {
+  if (result < 0) refuse(code, "%s: %s", what, last_error().c_str());
+}
 
 struct Chosen {
   const char *name, *op, *kernel;  // kernel: of the table
@@ -17,6 +23,11 @@ struct SignedMessage {
   explicit SignedMessage(const Digest& digest);
   unsigned char bytes[24 + sizeof(Digest)];
 };
+
+#ifdef RTA_PACKED
+// For a model from a file of so many bytes; what the file may ask for is bounded by this too.
+size_t addresses(size_t bytes, unsigned flags);
+#endif
 
 }  // namespace rta
 
