@@ -1,5 +1,5 @@
-"""What UDP, zenoh, gRPC and Ray Serve add to a call over loopback, beside the floor: a datagram there and back, from Python, with
-nothing done to it.
+"""What UDP, zenoh, gRPC and Ray Serve add to a call over loopback, beside the floor of each library: as many bytes there and
+back, from Python, with nothing done to them.
 
     python -m bench.split.transports [--calls 3000] [--ray] [--json FILE]
 
@@ -15,7 +15,6 @@ import contextlib
 import json
 import multiprocessing
 import random
-import socket
 import tempfile
 import time
 from collections.abc import Iterator
@@ -26,6 +25,7 @@ import torch
 from torch import nn
 
 import rtaccel as rt
+from bench.split import bare
 from rtaccel.serve.remote import Endpoint, Inside, Remote, TimedOut
 from rtaccel.serve.remote.udp import UdpClient, UdpServer
 
@@ -33,14 +33,8 @@ from rtaccel.serve.remote.udp import UdpClient, UdpServer
 def answering(kind: str, ready: Any, stop: Any) -> None:
     """An endpoint of a small model, or a bare echo."""
     torch.set_num_threads(1)
-    if kind == "bare udp":
-        echo = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
-        echo.bind(("127.0.0.1", 0))
-        ready.put((echo.getsockname(), b""))
-        while (found := echo.recvfrom(65536))[
-            0
-        ]:  # blocking: a timeout costs a poll for each; an empty datagram is the end
-            echo.sendto(*found)
+    if kind in bare.KINDS:
+        bare.echo(kind, ready, stop)
         return
     endpoint = Endpoint(small(), (torch.zeros(1, 64),))
     with _server(kind, endpoint) as server:
@@ -57,7 +51,7 @@ def _server(kind: str, endpoint: Endpoint) -> Any:
         from rtaccel.serve.remote.zenoh import ZenohServer
 
         return ZenohServer(endpoint, KEY)
-    if kind == "grpc":
+    if kind in ("grpc", "grpc, calls"):
         from rtaccel.serve.remote.grpc import GrpcServer
 
         return GrpcServer(endpoint)
@@ -69,10 +63,10 @@ def _client(kind: str, address: Any) -> Any:
         from rtaccel.serve.remote.zenoh import ZenohClient
 
         return ZenohClient(address)
-    if kind == "grpc":
+    if kind in ("grpc", "grpc, calls"):
         from rtaccel.serve.remote.grpc import GrpcClient
 
-        return GrpcClient(address)
+        return GrpcClient(address, stream=kind == "grpc")
     return UdpClient(tuple(address), spin_us=SPIN_US if kind == "udp, spinning" else 0)
 
 
@@ -106,7 +100,10 @@ def transports(calls: int, ray: bool) -> dict[str, Any]:
 def _transports(calls: int, more: dict[str, Any]) -> dict[str, Any]:
     context, fast, x = multiprocessing.get_context("spawn"), small(), torch.randn(1, 64)
     torch.set_num_threads(1)
-    kinds, asks, ends = ("bare udp", "in this process", "udp", "udp, spinning", "zenoh", "grpc"), {}, []
+    kinds = (*bare.KINDS, "in this process", "udp", "udp, spinning", "zenoh", "grpc", "grpc, calls")
+    asks: dict[str, Any] = {}
+    ends: list[Any] = []
+    finishing: list[Any] = []
     for kind in kinds:
         if kind == "in this process":
             endpoint = Endpoint(fast, (torch.zeros(1, 64),))
@@ -117,12 +114,9 @@ def _transports(calls: int, more: dict[str, Any]) -> dict[str, Any]:
             process.start()
             ends.append((process, stop))
             address, digest = ready.get(timeout=120)
-            if kind == "bare udp":
-                plain = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
-                plain.connect(tuple(address))
-                ends.append((None, plain))
-                payload = bytes(256)
-                asks[kind] = lambda plain=plain, payload=payload: (plain.send(payload), plain.recv(65536))
+            if kind in bare.KINDS:
+                asks[kind], finish = bare.asking(kind, address)
+                finishing.append(finish)
                 continue
             client = _client(kind, address)
         remote = Remote(client, [((1, 64), "float32")], [((1, 64), "float32")], digest)
@@ -147,14 +141,12 @@ def _transports(calls: int, more: dict[str, Any]) -> dict[str, Any]:
             middle = time.perf_counter_ns()
             ask()
             taken[kind].append((time.perf_counter_ns() - middle - (middle - start)) / 1e3)
-    for process, end in ends:
-        if process is None:
-            end.send(b"")
-        else:
-            end.set()
+    for finish in finishing:
+        finish()
+    for _, end in ends:
+        end.set()
     for process, _ in ends:
-        if process is not None:
-            process.join(30)
+        process.join(30)
     found = {}
     for kind, us in taken.items():
         us.sort()

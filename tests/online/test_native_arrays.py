@@ -34,7 +34,9 @@ def test_inputs_that_would_be_copied(x: Any) -> None:
     assert made.counts()[0] == 0
 
 
-@pytest.mark.parametrize("out", [np.zeros(2), np.zeros(4, np.float32)[::2], [0.0, 0.0]], ids=["float64", "strides", "list"])
+@pytest.mark.parametrize(
+    "out", [np.zeros(2), np.zeros(4, np.float32)[::2], [0.0, 0.0]], ids=["float64", "strides", "list"]
+)
 def test_outputs_that_would_be_written_to_a_copy(out: Any) -> None:
     made, phi = head(), np.ones(3, np.float32)
     with pytest.raises(TypeError):

@@ -1,0 +1,47 @@
+"""Frames over zenoh: more clients than an endpoint remembers keys of, and a configuration of the caller's."""
+
+from __future__ import annotations
+
+from uuid import uuid4
+
+import pytest
+import torch
+
+import rtaccel as rt
+from rtaccel.serve.remote import Endpoint, Remote
+from rtaccel.serve.remote import zenoh as module
+from rtaccel.serve.remote.zenoh import ZenohClient, ZenohServer
+
+zenoh = pytest.importorskip("zenoh", reason="the package eclipse-zenoh is not installed")
+
+
+def test_more_clients_than_keys_are_remembered(cut: rt.Cut, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(module, "MOST_PUBLISHERS", 2)
+    endpoint, key, session = Endpoint.of(cut), f"rtaccel/{uuid4().hex}", zenoh.open(zenoh.Config())
+    with ZenohServer(endpoint, key, session) as server:
+        remotes = [Remote.of(cut, ZenohClient(key, session)) for _ in range(4)]
+        for _ in range(3):
+            for remote in remotes:
+                x = torch.randn(2, 40)
+                assert torch.equal(remote(x, timeout_s=30), cut._whole(x))
+                assert len(server._publishers) <= 2
+        for remote in remotes:
+            remote.close()
+    assert endpoint.stats().answered == 12
+    assert not server._publishers
+    session.close()
+
+
+def test_a_configuration_is_taken_as_it_is(cut: rt.Cut) -> None:
+    key = f"rtaccel/{uuid4().hex}"
+    x = torch.randn(2, 40)
+    with ZenohServer(Endpoint.of(cut), key, config=zenoh.Config()):  # the usual transport beside the low-latency one
+        client = ZenohClient(key)
+        with Remote.of(cut, client) as remote:
+            for _ in range(50):
+                try:
+                    y = remote(x, timeout_s=1)
+                    break
+                except rt.RtaccelError:  # it needs a moment to find its peer
+                    continue
+            assert torch.equal(y, cut._whole(x))
