@@ -62,7 +62,7 @@ def lower(stage: Stage) -> Mapping[str, Any]:
     kept = len(dims) - 1
     return {
         "kind": stage.attrs["kind"], "last": stage.attrs["last"], "count": prod(dims[:-1]), "along": dims[-1],
-        "stream": int(is_stream(stage)),
+        **({"stream": 1} if is_stream(stage) else {}),
         **lines.tables("0", dims, kept, place, stage.inputs[0].width),
         **lines.tables("1", out, kept, target, stage.outputs[0].width),
     }  # fmt: skip

@@ -20,7 +20,7 @@ class ScanStage final : public Stage {
     whole_ = spec.input(0).dtype == RTA_INT64;
     if (spec.input(0).dtype != spec.output(0).dtype || (!whole_ && spec.input(0).dtype != RTA_FLOAT32))
       fail("scan: takes float32 or int64");
-    streams_ = flag(spec.attrs, "stream");
+    streams_ = spec.attrs.has("stream") && flag(spec.attrs, "stream");  // files of before have none
     expect_ports(spec, 1 + streams_, 1 + streams_);
     kind_ = static_cast<Kind>(word(spec.attrs, "kind", "sum|prod|max|min|logsumexp"));
     expect(!whole_ || kind_ != Kind::kLogSum, "a logsumexp of int64");
