@@ -11,7 +11,7 @@ from uuid import uuid4
 from rtaccel.realtime.bridges.bridge import library
 from rtaccel.serve.remote.endpoint import Endpoint
 
-MOST_PUBLISHERS = 256
+MAX_PUBLISHERS = 256
 """Clients whose keys an endpoint has declared."""
 HINT = "pip install 'rtaccel[edge]'"
 
@@ -102,7 +102,7 @@ class ZenohServer:
         found = self._publishers.get(peer)
         if found is None:
             found = self._publishers[peer] = self._session.declare_publisher(f"{self._key}/answer/{peer}")
-            if len(self._publishers) > MOST_PUBLISHERS:
+            if len(self._publishers) > MAX_PUBLISHERS:
                 self._publishers.popitem(last=False)[1].undeclare()
         else:
             self._publishers.move_to_end(peer)

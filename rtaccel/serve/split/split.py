@@ -33,7 +33,7 @@ EXTRA_ERROR = 0.01
 JUDGED = 16
 """Batches that an error is measured on."""
 
-MOST_COMPARED = 256
+MAX_COMPARED = 256
 """Calls of the example's batch whose bits are compared."""
 
 
@@ -260,7 +260,7 @@ def _proved(
     # Sums of a larger batch may have another order in a half, whose plan takes other blocks of it.
     equal = all(
         torch.equal(a, b)
-        for call in (calls_of(judged, lead[0])[:MOST_COMPARED] if lead else judged)
+        for call in (calls_of(judged, lead[0])[:MAX_COMPARED] if lead else judged)
         for a, b in zip(pytree.tree_leaves(cut(*call)), pytree.tree_leaves(whole(*call)))
     )
     if best.scheme in ("float32", "none") and not equal:

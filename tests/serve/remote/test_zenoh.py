@@ -16,7 +16,7 @@ zenoh = pytest.importorskip("zenoh", reason="the package eclipse-zenoh is not in
 
 
 def test_more_clients_than_keys_are_remembered(cut: rt.Cut, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(module, "MOST_PUBLISHERS", 2)
+    monkeypatch.setattr(module, "MAX_PUBLISHERS", 2)
     endpoint, key, session = Endpoint.of(cut), f"rtaccel/{uuid4().hex}", zenoh.open(zenoh.Config())
     with ZenohServer(endpoint, key, session) as server:
         remotes = [Remote.of(cut, ZenohClient(key, session)) for _ in range(4)]
