@@ -31,8 +31,8 @@ from rtaccel.runtime.streaming.verify_stream import TOLERANCE, check_stream_stat
 class StreamModel(CompiledModel):
     """A streamed model: `step(x_t)` takes one time step of every stream and gives the newest output.
 
-    x_t float32 [streams, features], or int64 [streams] for indices; the result is float32 [streams, outputs]. Raises ShapeError
-    for a tensor that does not fit.
+    x_t float32, int32 or int64 [streams, features], as the example was, or int64 [streams] for indices; the result has what the
+    model gives, [streams, outputs]. Raises ShapeError for a tensor that does not fit.
 
     The result equals the last output of the model over all time steps since the reset, with zeros before them. A new stream
     starts as after `reset()`. `run(x_t, out=)` and `bind(x_t, out=)` are those of a compiled model; each call is one time
@@ -41,11 +41,12 @@ class StreamModel(CompiledModel):
     """
 
     def step(self, *inputs: Tensor, streams: Sequence[int] | Tensor | None = None, out: Any = None) -> Any:
-        """One time step of every stream: float32 [streams, features] (int64 [streams] for indices) to fresh [streams, outputs].
+        """One time step of every stream: [streams, features] in the example's dtype (int64 [streams] for indices) to fresh
+        [streams, outputs].
 
         streams: numbers of the streams that make it, in any order and none twice, int64 [n] or a list; the inputs then have n
             rows, and the other streams stand still.
-        out: float32 [n, outputs] to write into.
+        out: [n, outputs] to write into, in the dtype of the result.
 
         Raises ShapeError for a tensor that does not fit and for a stream that there is not; then no stream has moved.
         """
@@ -200,8 +201,8 @@ def stream(
     model: takes windows [batch, time, features], [batch, features, time] (convolutions) or [time, batch, features];
         LSTM and GRU in one direction, causal Conv1d (padded on the left, or padded on both sides and cut), attention with a
         causal mask, layers that treat time steps alike, residuals; its head reads the newest time step, or every time step.
-    example_step: one time step of every stream, float32 [streams, features] (or int64 [streams] of indices); the number of
-        streams is fixed to that of the example.
+    example_step: one time step of every stream, float32, int32 or int64 [streams, features] (or int64 [streams] of indices); the
+        number of streams is fixed to that of the example.
     scheme: as in `compile`.
     calibration: windows in the model's own layout, float32 [batch, time, features] for example, all of one length.
     threads: as in `compile`.
@@ -273,9 +274,9 @@ def _stays(device: str, mode: str | None, step: Tensor) -> bool:
         raise UnsupportedProblem(
             "stream", f"mode={mode!r}", "mode='persistent'", "For other modes compile a model that takes its states."
         )
-    if step.dim() != 2 or step.shape[0] != 1:
+    if step.dim() != 2 or step.shape[0] != 1 or not step.is_floating_point():
         raise ShapeError(
-            "stream", f"an example of {list(step.shape)}", "one stream, [1, features]", "Make one a stream."
+            "stream", f"an example {describe(step)}", "one stream, float32 [1, features]", "Make one a stream."
         )
     return True
 

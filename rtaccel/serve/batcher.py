@@ -31,8 +31,9 @@ class StreamBatcher:
     live: a stream of rt.stream on the CPU, with a past, or one of rt.load: then arrays are NumPy's, and torch is not needed.
         While the batcher runs it answers no other calls.
     deadline_us: a sample is to be answered within this from its stamp.
-    on_result: called as on_result(streams, y, status) for each batch, in a Python thread of its own: int64 [n], float32
-        [n, outputs], and uint8 [n] of indices into `STATUSES`; y of a sample that was not stepped is NaN. None: tickets.
+    on_result: called as on_result(streams, y, status) for each batch, in a Python thread of its own: int64 [n], [n, outputs]
+        as the model gives it, and uint8 [n] of indices into `STATUSES`; y of a sample that was not stepped is NaN, or -1 in
+        whole numbers. None: tickets.
     late: what becomes of a sample that is late already when its batch leaves. "answer": it is stepped; "drop": it is not, and
         its stream stands still. One that gets late while its batch computes is answered with "late" in both.
     streams: how many of the model's streams it steps, the first ones; None: all of them. The others stand still.
@@ -149,7 +150,7 @@ class StreamBatcher:
         """As many puts, without the GIL: a list of tickets, or with on_result a dict of those rows that are not just "queued".
 
         streams: int64 [n] or a list; one that is named twice has two puts.
-        x: float32 [n, features] (int64 [n] for indices).
+        x: [n, features] as the model takes it (int64 [n] for indices).
         stamp_ns: int64 [n], or one of all; None: now.
 
         Raises ShapeError, FormatError and UnsupportedProblem as `put`; the rows that are not at fault have then been put.

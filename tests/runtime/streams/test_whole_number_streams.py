@@ -182,3 +182,8 @@ class Places(nn.Module):
 def test_what_cannot_go_step_by_step(model: nn.Module, dtype: torch.dtype) -> None:
     with pytest.raises(rt.UnsupportedProblem):
         rt.stream(model.eval(), torch.zeros(2, 3, dtype=dtype))
+
+
+def test_a_persistent_kernel_takes_float32() -> None:
+    with pytest.raises(rt.RtaccelError, match=r"int32\[1, 2\]|persistent|cuda|GPU"):
+        rt.stream(Running().eval(), torch.zeros(1, 2, dtype=torch.int32), device="cuda")
