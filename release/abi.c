@@ -405,6 +405,8 @@ void rta_batcher_destroy(rta_batcher* batcher) {}
 const char* rta_batcher_error_text(void) {}
 const char* rta_batcher_refused(const rta_batcher* batcher) {}
 int64_t rta_batcher_put(rta_batcher* batcher, int64_t stream, const void* x, int64_t stamp_ns) {}
+void rta_batcher_put_many(rta_batcher* batcher, int64_t count, const int64_t* streams, const void* x,
+                          const int64_t* stamps_ns, int64_t stamp_ns, int64_t* codes) {}
 int rta_batcher_reset(rta_batcher* batcher, int64_t stream) {}
 int rta_batcher_remove(rta_batcher* batcher, int64_t stream) {}
 int rta_batcher_add(rta_batcher* batcher, int64_t stream) {}
