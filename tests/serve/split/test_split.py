@@ -113,44 +113,6 @@ def test_bytes_are_those_of_the_frame(wire: str) -> None:
         assert passage.frame_bytes(crossing.ports, (3,), wire) == Writer(arrays, bytes(16), wire_of(wire)).bytes
 
 
-def test_the_front_is_the_sum_of_its_parts(profile: rt.MachineProfile) -> None:
-    link = rt.Link(rtt_us=50, mb_s=2, loss=0.1)
-    cut = rt.split(waist(40, 8, 2, 40), torch.randn(1, 40), link, edge=profile.scaled(1000), remote=profile,
-                   wires=("float32", "int8", "int4"), budget=rt.Budget(max_error=1))  # fmt: skip
-    assert cut.best is min((r for r in cut.front if not r.why_not), key=lambda r: r.us)
-    assert {r.at for r in cut.front} == set(range(4))
-    for row in cut.front:
-        if row.scheme == "none":
-            assert (row.us, row.wire_bytes, row.cloud_us) == (row.edge_us, 0, 0)
-            continue
-        packets = -(-row.wire_bytes // 1472) + -(-row.answer_bytes // 1472)
-        whole = row.edge_us + row.link_us + row.cloud_us
-        assert row.us == pytest.approx(whole * (1 + 2 * (1 / 0.9**packets - 1)))
-        frames = row.link_us - 50 - (row.wire_bytes + row.answer_bytes) / 2
-        assert frames == pytest.approx(0, abs=1e-6)
-        assert row.p99_us == pytest.approx(whole * (1 + 2 * 2))  # of 19 % three in a row are less than 1 %
-    sizes = {(r.at, r.scheme): r.wire_bytes for r in cut.front}
-    assert sizes[0, "float32"] > sizes[0, "int8"] > sizes[0, "int4"]
-
-
-def test_a_cloud_has_slept_before_a_request(profile: rt.MachineProfile, monkeypatch: pytest.MonkeyPatch) -> None:
-    """What a sleep costs a call of the whole model is shared by its stages; the edge is awake."""
-    monkeypatch.setattr("rtaccel.serve.split.probes.stage_us", lambda fast, args: [10.0, 30.0, 60.0])
-    monkeypatch.setattr("rtaccel.serve.split.probes.rested_us", lambda fast, args: 50.0)
-    cut = rt.split(waist(40, 8, 2, 40), torch.randn(1, 40), rt.Link(rtt_us=5), edge=profile, remote=profile,
-                   wires=("float32",), budget=rt.Budget(max_error=1))  # fmt: skip
-    parts = {0: (0, 150), 1: (10, 135), 2: (40, 90), 3: (100, 0)}
-    for row in cut.front:
-        edge, cloud = parts[row.at]
-        assert row.edge_us == pytest.approx(edge + profile.call_us * (row.at > 0))
-        assert row.cloud_us == pytest.approx(cloud + profile.call_us * (row.at < 3))
-
-
-def test_what_a_sleep_costs_is_measured() -> None:
-    model, x = waist(64, 32, 4), torch.randn(1, 64)
-    assert 0 <= probes.rested_us(rt.compile(model, (x,)), (x,), calls=4) < 1e5
-
-
 def test_slow_links_send_little_and_fast_clouds_compute(profile: rt.MachineProfile) -> None:
     model, x = waist(640, 128, 4, 128, 640), torch.randn(1, 640)
 
