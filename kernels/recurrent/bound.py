@@ -10,6 +10,7 @@ from torch import Tensor
 from rtaccel.core.registry import Tolerance
 from rtaccel.core.stage import Stage
 from rtaccel.kernels.recurrent.layout import Geometry
+from rtaccel.kernels.recurrent.lengths import counts_of, going, until
 
 EPS = torch.finfo(torch.float32).eps
 FUNCTION = 8 * EPS  # of sigmoid and tanh, absolute: kernels/_common/activations
@@ -67,7 +68,8 @@ def float_tolerance(
     whether a new h lies between the old one and -1 or 1."""
     geometry = Geometry.of(stage.attrs)
     x = geometry.time_steps(inputs[0]).double().nan_to_num(0.0, 0.0, 0.0)
-    states = [geometry.streams(s).double().nan_to_num(0.0, 0.0, 0.0) for s in inputs[1:]]
+    counts, given = counts_of(stage, *inputs)
+    states = [geometry.streams(s).double().nan_to_num(0.0, 0.0, 0.0) for s in given]
     if not states:
         states = [x.new_zeros(geometry.layers * geometry.directions, x.shape[1], geometry.hidden)] * count
     most = 2 * max(1.0, states[0].abs().max().item()) if bounded else torch.inf  # whatever its errors
@@ -83,11 +85,11 @@ def float_tolerance(
             found, found_error = [now[0]] * geometry.time, [now[1]] * geometry.time
             for t in reversed(range(geometry.time)) if direction else range(geometry.time):
                 pairs = [_sum(weight_x, x[t], error[t]), _sum(weight_h, now[0], now[1])]
-                now = list(cell(*pairs, bias, bias_n, *now))
+                now = list(going(t, counts, cell(*pairs, bias, bias_n, *now), tuple(now)))
                 now[1] = now[1].clamp(max=most)
                 found[t], found_error[t] = now[0], now[1]
-            outputs.append(torch.stack(found))
-            errors.append(torch.stack(found_error))
+            outputs.append(until(counts, torch.stack(found)))
+            errors.append(until(counts, torch.stack(found_error)))
             worst = max([worst, *(part.max().item() for part in now[1::2])])
         x, error = torch.cat(outputs, -1), torch.cat(errors, -1)
         worst = max(worst, error.max().item())

@@ -12,6 +12,7 @@ from rtaccel.core.registry import Case
 from rtaccel.core.stage import QParams, Stage, Value
 from rtaccel.formats import int4, int8
 from rtaccel.kernels.recurrent.layout import H_SCALE, SIZES, Geometry
+from rtaccel.kernels.recurrent.lengths import until
 
 GROUP_SIZE = 32
 
@@ -27,10 +28,12 @@ def make_stage(
     bias: bool = True,
     seed: int = 0,
     density: float | None = None,
+    lengths: bool = False,
 ) -> Stage:
     """A stage with random weights. form: "float32", or the weights and how x comes: "int8-static",
     "int8-dynamic", "int8-own" (float32, quantized with a static scale), and the same with "int4". density: of the weights
-    that are not zero, in a sparse stage; matrices take turns in being unstructured, in blocks, and dense."""
+    that are not zero, in a sparse stage; matrices take turns in being unstructured, in blocks, and dense. lengths: streams say
+    how many time steps they have."""
     g = torch.Generator().manual_seed(seed)
     tensors: dict[str, Tensor] = {}
     for layer, _, suffix in geometry.suffixes():
@@ -70,7 +73,11 @@ def make_stage(
     return Stage(
         op,
         "case",
-        (x, *(Value(f"{n}0", geometry.hidden, steps=rows) for n in names)),
+        (
+            x,
+            *([Value("n", 1, "int64", steps=geometry.batch)] if lengths else []),
+            *(Value(f"{n}0", geometry.hidden, steps=rows) for n in names),
+        ),
         (y, *(Value(f"{n}n", geometry.hidden, steps=rows) for n in names)),
         tensors,
         attrs,
@@ -93,9 +100,23 @@ def make_inputs(stage: Stage, samples: int, seed: int) -> tuple[Tensor, ...]:
     for value in stage.inputs:
         if value.dtype == "int8":
             made.append(torch.randint(-128, 128, (samples, *value.shape), generator=g, dtype=torch.int8))
+        elif value.dtype == "int64":
+            made.append(torch.randint(1, int(stage.attrs["time"]) + 1, (samples, *value.shape), generator=g))
         else:
             made.append(torch.rand(samples, *value.shape, generator=g) * 2 - 1)
     return tuple(made)
+
+
+def behind(stage: Stage) -> Callable[..., None]:
+    """Puts NaN where x is not read: behind the last time step of each stream."""
+    g = Geometry.of(stage.attrs)
+
+    def put(x: Tensor, lengths: Tensor, *states: Tensor) -> None:
+        if x.is_floating_point():
+            last = until(lengths.reshape(-1), g.time_steps(x), float("nan"))
+            x.copy_(g.rows(last, tuple(x.shape[1:])))
+
+    return put
 
 
 def cases(op: str, gates: int, quantizes: bool, sparse: bool) -> Iterator[Case]:
@@ -138,6 +159,24 @@ def cases(op: str, gates: int, quantizes: bool, sparse: bool) -> Iterator[Case]:
         if form != "float32":
             stage = make_stage(op, gates, Geometry(40, layers=2, time=4), 33, form, "int8", density=0.1)
             yield case(5, stage, f"{form}-sparse-int8")
+
+    for form in ("float32", *(("int8-static", "int8-dynamic", "int4-own") if quantizes else ())):
+        for samples, k, geometry in (
+            (2, 2, Geometry(3, time=3)),
+            *sizes[3:6],
+            sizes[7],
+            (33, 6, Geometry(21, layers=2, directions=2, time=4)),
+        ):
+            stage = make_stage(op, gates, geometry, k, form, states=geometry.batch != 2, lengths=True)
+            yield case(samples, stage, f"{form}-lengths", behind(stage))
+        if form != "float32":
+            stage = make_stage(op, gates, Geometry(21, layers=2, time=4), 6, form, out="int8", lengths=True)
+            yield case(5, stage, f"{form}-lengths-int8")
+        if sparse and not form.startswith("int4"):
+            stage = make_stage(
+                op, gates, Geometry(35, layers=2, directions=2, time=6), 40, form, density=0.1, lengths=True
+            )
+            yield case(5, stage, f"{form}-lengths-sparse", behind(stage))
 
     def propagate_nan(x: Tensor, *states: Tensor) -> None:
         x[1, 2, 3], states[0][3, 0, 1], states[-1][4, 1, 0] = float("nan"), float("inf"), float("nan")

@@ -1,8 +1,8 @@
 // The stages of a recurrent cell, for each format of weights that it takes; an operator registers them under its name.
 #pragma once
 
-#include "recurrent/sparse.h"
 #include "recurrent/stage.h"
+#include "recurrent/weights/sparse.h"
 
 namespace rta {
 

@@ -4,7 +4,9 @@ One stage is a whole module: all layers and directions. A sample has `time` time
 
 x [time * batch, K] and y [time * batch, directions * H], row t * batch + b, or b * time + t with batch_first;
 y [batch, directions * H] with last_only, which is the row of the newest time step;
-states [layers * directions * batch, H] float32, row (layer * directions + direction) * batch + b.
+states [layers * directions * batch, H] float32, row (layer * directions + direction) * batch + b;
+lengths [batch, 1] int64, behind x, where streams may have fewer time steps (kernels/recurrent/lengths.py). With
+attrs["longest"] one of a sample has to be `time`.
 
 tensors: torch's names weight_ih_l0, weight_hh_l0, bias_ih_l0, bias_hh_l0, ..._reverse; weight_ih [gates * H, inputs],
 gates in torch's order. Biases may be absent. Weights of another format than float32:
@@ -25,7 +27,7 @@ an infinity in x or its states then comes out as NaN, as it does with int8.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -94,6 +96,11 @@ class Geometry:
         return parts.transpose(0, 1).reshape(-1, *shape)
 
 
+def takes_lengths(dtypes: Sequence[str]) -> bool:
+    """Whether inputs of these dtypes are x, lengths and maybe states."""
+    return len(dtypes) > 1 and dtypes[1] == "int64"
+
+
 def quantized(stage: Stage) -> bool:
     found = stage.weight_format
     return found is not None and found.integer
@@ -114,23 +121,23 @@ def _float32(value: float) -> Tensor:
 
 def _check(stage: Stage, states: int) -> Geometry:
     geometry = Geometry.of(stage.attrs)
-    x, y = stage.inputs[0], stage.outputs[0]
+    x, y, given = stage.inputs[0], stage.outputs[0], stage.inputs[1:]
+    lengths, given = (given[:1], given[1:]) if takes_lengths([v.dtype for v in stage.inputs]) else ((), given)
     sequence = geometry.time * geometry.batch
     shape = (geometry.layers * geometry.directions * geometry.batch, geometry.hidden)
     wanted = [
         (x, (sequence, x.width), "x"),
         (y, (geometry.batch if geometry.last_only else sequence, geometry.directions * geometry.hidden), "y"),
-        *((v, shape, "a state") for v in (*stage.inputs[1:], *stage.outputs[1:])),
+        *((v, (geometry.batch, 1), "lengths") for v in lengths),
+        *((v, shape, "a state") for v in (*given, *stage.outputs[1:])),
     ]
     for value, (steps, width), what in wanted:
         if (value.steps, value.width) != (steps, width):
             raise UnsupportedProblem(
                 stage.op, f"{what} of {value.steps} rows by {value.width}", f"{steps} by {width}", "See its attributes."
             )
-    if len(stage.inputs) not in (1, 1 + states) or len(stage.outputs) not in (1, 1 + states):
-        raise UnsupportedProblem(
-            stage.op, f"{len(stage.inputs)} inputs", f"1 or {1 + states}", "Pass all states or none."
-        )
+    if len(given) not in (0, states) or len(stage.outputs) not in (1, 1 + states):
+        raise UnsupportedProblem(stage.op, f"{len(given)} states", f"0 or {states}", "Pass all states or none.")
     return geometry
 
 
@@ -145,6 +152,8 @@ def lower(stage: Stage, sigmoid_gates: tuple[bool, ...]) -> dict[str, Any]:
     geometry = _check(stage, 2 if gates == 4 else 1)
     x, y = stage.inputs[0], stage.outputs[0]
     low: dict[str, Any] = {name: getattr(geometry, name) for name in SIZES}
+    if stage.attrs.get("longest"):
+        low["longest"] = 1
     low["layout"] = stage.attrs.get("layout", "dense")
     integer = quantized(stage)
     factor = torch.tensor(

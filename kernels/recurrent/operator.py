@@ -179,5 +179,6 @@ def operator_of(
         tolerance=tolerance,
         cost=cost,
         lower=lower,
+        whole_input=lambda stage: int(stage.attrs["time"]),
         **traits(Recurrence(gates, states), cells.quantizes, sparse),
     )  # fmt: skip

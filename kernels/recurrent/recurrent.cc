@@ -21,22 +21,27 @@ RecurrentShape::RecurrentShape(const StageSpec& spec)
       time(between(spec.attrs, "time", 1, INT32_MAX)),
       batch(between(spec.attrs, "batch", 1, INT32_MAX)),
       batch_first(flag(spec.attrs, "batch_first")),
-      last_only(flag(spec.attrs, "last_only")) {
+      last_only(flag(spec.attrs, "last_only")),
+      lengths(spec.input_count > 1 && spec.input(1).dtype == RTA_INT64) {
   const int64_t states = product(layers, directions, batch), time_steps = last_only ? 1 : time;
   const int most = std::strcmp(spec.op, "lstm") == 0 ? 3 : 2;
   expect_rows(product(time, batch));
-  expect_inputs(spec, 1, most);
+  const int first_state = lengths ? 2 : 1;
+  expect_inputs(spec, first_state, most + first_state - 1);
   expect_outputs(spec, 1, most);
   expect_shape(spec.input(0), product(time, batch), inputs, "x");
   expect_shape(spec.output(0), product(time_steps, batch), directions * hidden, "y");
   expect_dtype(spec.input(0), RTA_FLOAT32, RTA_INT8, "x");
   expect_dtype(spec.output(0), RTA_FLOAT32, RTA_INT8, "y");
-  for (int i = 1; i < spec.input_count; ++i) expect_value(spec.input(i), RTA_FLOAT32, states, hidden, "a state");
+  if (lengths) expect_value(spec.input(1), RTA_INT64, batch, 1, "lengths");
+  for (int i = first_state; i < spec.input_count; ++i)
+    expect_value(spec.input(i), RTA_FLOAT32, states, hidden, "a state");
   for (int i = 1; i < spec.output_count; ++i) expect_value(spec.output(i), RTA_FLOAT32, states, hidden, "a state");
   expect(inputs <= kMostUnits, "%lld inputs", static_cast<long long>(inputs));
 
   // A plan runs at most so many samples at a time, whatever its other values are.
-  int64_t steps = std::max(time * batch, spec.input_count > 1 || spec.output_count > 1 ? states : int64_t{1});
+  const bool stateless = spec.input_count == first_state && spec.output_count == 1;
+  int64_t steps = std::max(time * batch, stateless ? int64_t{1} : states);
   most_streams = std::max(int64_t{1}, kBlockRows / steps) * batch;
   x_step = batch_first ? 1 : batch;
   y_step = last_only ? 0 : x_step;
@@ -58,6 +63,35 @@ void RecurrentShape::expect_short() const {
   const int64_t most = std::max(inputs, layers > 1 ? directions * hidden : hidden);
   expect(most <= kMaxInt8Products, "sums of %lld products, where int8 and sparse weights take %lld",
          static_cast<long long>(most), static_cast<long long>(kMaxInt8Products));
+}
+
+RecurrentLengths::RecurrentLengths(const StageSpec& spec, const RecurrentShape& shape)
+    : from(shape.lengths ? spec.in(1) : GraphIO{-1, 0, 0, 0}),
+      batch(shape.batch),
+      longest(spec.attrs.has("longest") && flag(spec.attrs, "longest")) {
+  expect(shape.lengths || !longest, "a longest sequence without lengths");
+}
+
+void RecurrentLengths::read(const Run& run, int64_t streams, int64_t time, int64_t* to) const {
+  for (int64_t n = 0; n < streams; ++n) {
+    const int64_t length = *reinterpret_cast<const int64_t*>(from.row(run, n));
+    to[n] = length < 1 ? 1 : length > time ? time : length;
+    if (to[n] != length) outside.note(length);
+  }
+  for (int64_t n = 0; longest && n < streams; n += batch) {
+    const int64_t most = *std::max_element(to + n, to + n + batch);
+    if (most != time) outside.note(most);
+  }
+}
+
+const char* RecurrentLengths::refusal(int64_t time) const {
+  int64_t length;
+  if (!outside.take(&length)) return nullptr;
+  const bool short_of = length > 0 && length < time;
+  std::snprintf(reason, sizeof reason, "a %slength of %lld: expected %s%lld, the time steps of x",
+                short_of ? "longest " : "", static_cast<long long>(length), short_of ? "" : "1 to ",
+                static_cast<long long>(time));
+  return reason;
 }
 
 size_t ScratchLayout::take(int64_t count, int64_t bytes) {

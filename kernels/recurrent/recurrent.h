@@ -1,4 +1,4 @@
-// Recurrent layers: the shape of a stage and its memory. The stage itself is recurrent_stage.h.
+// Recurrent layers: the shape of a stage and its memory. The stage itself is stage.h.
 #pragma once
 
 #include "_core/stage.h"
@@ -10,6 +10,7 @@ namespace rta {
 struct RecurrentShape {
   int64_t inputs, hidden, layers, directions, time, batch;
   bool batch_first, last_only;
+  bool lengths;                              // the input behind x: how many time steps each stream has
   int64_t most_streams;                      // of a run: samples of a block times batch
   const int64_t *state_row, *x_row, *y_row;  // by stream: its first row in the states, in x, in y
   int64_t x_step, y_step;                    // rows from one time step to the next
@@ -31,6 +32,20 @@ struct RecurrentMatrix {
   int64_t hidden, k;
   int32_t zero_point;  // of x, as int8 has it
   Arena& arena;        // for what does not lie in the tile
+};
+
+// How many time steps each stream of a run has, where an input says it: 1 to `time` whatever it says, as others are
+// noted.
+struct RecurrentLengths {
+  GraphIO from;
+  int64_t batch;
+  bool longest;  // one of each sample has all time steps
+  Outside outside;
+  mutable char reason[96];  // of the last refusal; a plan runs one call at a time
+
+  RecurrentLengths(const StageSpec& spec, const RecurrentShape& shape);
+  void read(const Run& run, int64_t streams, int64_t time, int64_t* to) const;
+  const char* refusal(int64_t time) const;
 };
 
 // Formats of weights without a kernel: of dense ones, and of those that the attribute layout says to be packed sparse.

@@ -28,6 +28,7 @@ from rtaccel.core.stage import Stage
 from rtaccel.formats import int4
 from rtaccel.formats.int8 import dynamic, to_int8
 from rtaccel.kernels.recurrent.layout import Geometry, quantized, sparse
+from rtaccel.kernels.recurrent.lengths import counts_of, going, until
 
 P0, P1, P2 = 0.99981013, 0.10172323, 6.5494682e-4
 Q1, Q2 = 0.43450415, 0.01263921
@@ -130,16 +131,16 @@ def _product(low: dict, name: str, k: int) -> Callable[[Tensor], Tensor]:
     return grouped
 
 
-def quantized_run(low: dict, cell: Cell, x: Tensor, states: list[Tensor]) -> tuple[Tensor, list[Tensor]]:
-    """x [T, N, K] int8, or float32 to be quantized by row; states, each [layers * directions, N, H].
+def quantized_run(
+    low: dict, cell: Cell, x: Tensor, states: list[Tensor], counts: Tensor | None = None
+) -> tuple[Tensor, list[Tensor]]:
+    """x [T, N, K] int8, or float32 to be quantized by row; states, each [layers * directions, N, H]. counts [N]: how many time
+    steps of each stream there are, where they are fewer.
 
     Returns y [T, N, D * H] float32 and the states after. Streams with a NaN or an infinity are NaN in all of them.
     """
     geometry = Geometry(**{name: low[name] for name in Geometry.__dataclass_fields__})
-    bad = torch.zeros(x.shape[1], dtype=torch.bool, device=x.device)
-    for tensor in (x, *states):
-        if tensor.is_floating_point():
-            bad |= ~torch.isfinite(tensor).all(-1).all(0)
+    bad = _not_finite(x, states, counts)
     row_scale = None
     if low["dynamic"]:
         q, row_scale = dynamic(x.reshape(-1, x.shape[2]))
@@ -168,18 +169,19 @@ def quantized_run(low: dict, cell: Cell, x: Tensor, states: list[Tensor]) -> tup
             found: list[Tensor] = [now[0]] * geometry.time
             for t in reversed(range(geometry.time)) if direction else range(geometry.time):
                 h = recurrent(to_int8(now[0].nan_to_num(), low["h_inv_scale"], 0)) * h_multiplier
-                now = cell(gates[t], h, bias, bias_n, *now)
+                now = going(t, counts, cell(gates[t], h, bias, bias_n, *now), now)
                 found[t] = now[0]
-            outputs.append(torch.stack(found))
+            outputs.append(until(counts, torch.stack(found)))
             for kept, state in zip(after, now):
                 kept.append(state)
         y = torch.cat(outputs, -1)
         x = to_int8(y.nan_to_num(), low["h_inv_scale"], 0)
-    nan = torch.full((), float("nan"))
-    return torch.where(bad[:, None], nan, y), [torch.where(bad[:, None], nan, torch.stack(kept)) for kept in after]
+    return _nan(bad, counts, y, [torch.stack(kept) for kept in after])
 
 
-def float_run(low: dict, cell: Cell, x: Tensor, states: list[Tensor]) -> tuple[Tensor, list[Tensor]]:
+def float_run(
+    low: dict, cell: Cell, x: Tensor, states: list[Tensor], counts: Tensor | None = None
+) -> tuple[Tensor, list[Tensor]]:
     """The same in float64, with float32 weights."""
     geometry = Geometry(**{name: low[name] for name in Geometry.__dataclass_fields__})
     x, states = x.double(), [state.double() for state in states]
@@ -194,9 +196,9 @@ def float_run(low: dict, cell: Cell, x: Tensor, states: list[Tensor]) -> tuple[T
             now = tuple(state[index] for state in states)
             found: list[Tensor] = [now[0]] * geometry.time
             for t in reversed(range(geometry.time)) if direction else range(geometry.time):
-                now = cell(x[t] @ weight_x.T, now[0] @ weight_h.T, bias, bias_n, *now)
+                now = going(t, counts, cell(x[t] @ weight_x.T, now[0] @ weight_h.T, bias, bias_n, *now), now)
                 found[t] = now[0]
-            outputs.append(torch.stack(found))
+            outputs.append(until(counts, torch.stack(found)))
             for kept, state in zip(after, now):
                 kept.append(state)
         x = torch.cat(outputs, -1)
@@ -207,7 +209,8 @@ def compute(stage: Stage, low: dict, cells: tuple[Cell, Cell | None], *inputs: T
     """Outputs of a stage. cells: for float32 weights, and for quantized ones where the operator takes them."""
     geometry = Geometry.of(stage.attrs)
     x = geometry.time_steps(inputs[0])
-    states = [geometry.streams(state) for state in inputs[1:]]
+    counts, given = counts_of(stage, *inputs)
+    states = [geometry.streams(state) for state in given]
     if not states:
         zero = torch.zeros(geometry.layers * geometry.directions, x.shape[1], geometry.hidden, device=x.device)
         states = [zero] * (2 if stage.op == "lstm" else 1)
@@ -215,19 +218,40 @@ def compute(stage: Stage, low: dict, cells: tuple[Cell, Cell | None], *inputs: T
     cell = cells[integer]
     if cell is None:
         raise UnsupportedProblem(stage.op, "quantized weights", "float32 ones", "Keep the layer float32.")
-    y, after = (quantized_run if integer else float_run)(low, cell, x, states)
+    y, after = (quantized_run if integer else float_run)(low, cell, x, states, counts)
     if not integer and sparse(stage):
-        y, after = nonfinite(x, states, y, after)
+        y, after = nonfinite(x, states, y, after, counts)
     return outputs_of(stage, low, y, after)
 
 
-def nonfinite(x: Tensor, states: list[Tensor], y: Tensor, after: list[Tensor]) -> tuple[Tensor, list[Tensor]]:
+def nonfinite(
+    x: Tensor, states: list[Tensor], y: Tensor, after: list[Tensor], counts: Tensor | None = None
+) -> tuple[Tensor, list[Tensor]]:
     """y and the states after, NaN in the streams of which x or a state is not finite."""
+    return _nan(_not_finite(x, states, counts), counts, y, after)
+
+
+def _not_finite(x: Tensor, states: list[Tensor], counts: Tensor | None) -> Tensor:
+    """By stream: whether x, as far as it is read, or a state holds a NaN or an infinity."""
     bad = torch.zeros(x.shape[1], dtype=torch.bool, device=x.device)
-    for tensor in (x, *states):
-        bad |= ~torch.isfinite(tensor).all(-1).all(0)
+    if x.is_floating_point():
+        bad |= (~torch.isfinite(x).all(-1) & _read(counts, x)).any(0)
+    for state in states:
+        bad |= ~torch.isfinite(state).all(-1).all(0)
+    return bad
+
+
+def _nan(bad: Tensor, counts: Tensor | None, y: Tensor, after: list[Tensor]) -> tuple[Tensor, list[Tensor]]:
+    """y, as far as it was computed, and the states after: NaN in bad streams."""
     nan = torch.full((), float("nan"))
-    return torch.where(bad[:, None], nan, y), [torch.where(bad[:, None], nan, part) for part in after]
+    own = (bad & _read(counts, y))[..., None]
+    return torch.where(own, nan, y), [torch.where(bad[:, None], nan, part) for part in after]
+
+
+def _read(counts: Tensor | None, x: Tensor) -> Tensor:
+    """[T, N]: which time steps of x [T, N, ..] there are."""
+    steps = torch.arange(x.shape[0], device=x.device)[:, None]
+    return steps >= 0 if counts is None else steps < counts
 
 
 def outputs_of(stage: Stage, low: dict, y: Tensor, states: list[Tensor]) -> tuple[Tensor, ...]:

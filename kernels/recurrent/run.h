@@ -1,5 +1,4 @@
-// How a recurrent stage goes through layers, directions and time steps: the rest of recurrent_stage.h, which includes
-// it.
+// How a recurrent stage goes through layers, directions and time steps: the rest of stage.h, which includes it.
 #pragma once
 
 #include "recurrent/stage.h"
@@ -17,7 +16,7 @@ typename RecurrentStage<S, Cell, Dot>::Sequence RecurrentStage<S, Cell, Dot>::fi
     for (int64_t t = 0; t < shape_.time; ++t)
       for (int64_t n = 0; n < streams; ++n) {
         const char* x = x_.row(run, shape_.x_row[n] + t * shape_.x_step);
-        memory.bad[n] |= !all_finite<S>(reinterpret_cast<const float*>(x), shape_.inputs);
+        memory.bad[n] |= is_read(memory, t, n) && !all_finite<S>(reinterpret_cast<const float*>(x), shape_.inputs);
       }
   if (!own_input_) return {x_.row(run, 0), shape_.x_row, nullptr, shape_.x_step * x_.pitch, x_.pitch};
   for (int64_t t = 0; t < shape_.time; ++t)
@@ -27,7 +26,7 @@ typename RecurrentStage<S, Cell, Dot>::Sequence RecurrentStage<S, Cell, Dot>::fi
       uint8_t* q = reinterpret_cast<uint8_t*>(memory.quantized + row * quantized_pitch_);
       const bool finite = dynamic_ ? quantize_dynamic<S>(x, shape_.inputs, q, memory.scales + row)
                                    : quantize_static<S>(x, shape_.inputs, q, x_inv_scale_, x_zero_);
-      memory.bad[n] |= !finite;
+      memory.bad[n] |= is_read(memory, t, n) && !finite;
     }
   return {memory.quantized, nullptr, dynamic_ ? memory.scales : nullptr, streams * quantized_pitch_, quantized_pitch_};
 }
@@ -75,12 +74,23 @@ void RecurrentStage<S, Cell, Dot>::one_direction(const Pass& pass, const Sequenc
       if (time > 1) x_part(pass, x, start, count);
     for (int64_t i = 0; i < count; ++i, now ^= 1) {
       const int64_t t = back ? start + count - 1 - i : start + i;
-      const bool first = done + i == 0, last = done + i + 1 == time;
+      bool first = done + i == 0, last = done + i + 1 == time;
       for (int64_t group = 0; group < pass.streams; group += kBlockRows) {
-        const int64_t many = pass.streams - group < kBlockRows ? pass.streams - group : kBlockRows;
-        for (int64_t m = 0; m < many; ++m) {
-          const int64_t n = group + m, state = first_state + shape_.state_row[n];
-          Row& row = rows[m];
+        const int64_t end = pass.streams - group < kBlockRows ? pass.streams : group + kBlockRows;
+        int64_t many = 0;
+        for (int64_t n = group; n < end; ++n) {
+          if (memory.counts) {  // each stream begins and ends where it does
+            const int64_t own = memory.counts[n];
+            if (t >= own) {
+              behind(pass, to, t, n);
+              continue;
+            }
+            first = back ? t + 1 == own : t == 0;
+            last = back ? t == 0 : t + 1 == own;
+            now = static_cast<int>(back ? own - 1 - t : t) & 1;
+          }
+          const int64_t state = first_state + shape_.state_row[n];
+          Row& row = rows[many++];
           row.h = memory.h[now] + n * h_pitch_;
           if constexpr (Dot::kPrepared) {
             char* to = memory.prepared_h + n * dot_.prepared_bytes(shape_.hidden);
@@ -107,9 +117,24 @@ void RecurrentStage<S, Cell, Dot>::one_direction(const Pass& pass, const Sequenc
         }
         Pass part = pass;
         part.streams = many;
-        time_step(part, rows);
+        if (many) time_step(part, rows);
       }
     }
+  }
+}
+
+// Zeros for a time step that a stream does not have.
+template <class S, class Cell, class Dot>
+void RecurrentStage<S, Cell, Dot>::behind(const Pass& pass, char* to, int64_t t, int64_t n) const {
+  const int64_t column = pass.direction * shape_.hidden, count = shape_.hidden;
+  if (pass.layer + 1 < shape_.layers) {
+    constexpr int64_t kSize = sizeof(Element);
+    char* row = to + (t * pass.streams + n) * sequence_pitch_ + column * kSize;
+    __builtin_memset(row, Dot::kQuantized ? 128 : 0, static_cast<size_t>(count * kSize));
+  } else if (!shape_.last_only || t == shape_.time - 1) {
+    const int64_t size = int8_out_ ? 1 : 4;
+    char* y = y_.row(pass.run, shape_.y_row[n] + t * shape_.y_step) + column * size;
+    __builtin_memset(y, int8_out_ ? y_zero_ & 255 : 0, static_cast<size_t>(count * size));
   }
 }
 
@@ -167,15 +192,18 @@ void RecurrentStage<S, Cell, Dot>::x_units(const char* w, size_t bytes, int64_t 
 
 // Streams whose x or states hold what int8 cannot: NaN in everything they gave.
 template <class S, class Cell, class Dot>
-void RecurrentStage<S, Cell, Dot>::propagate_nan(const Run& run, const int32_t* bad, int64_t streams) const {
+void RecurrentStage<S, Cell, Dot>::propagate_nan(const Run& run, const Memory& memory, int64_t streams) const {
+  const int32_t* bad = memory.bad;
+  const int64_t* counts = memory.counts;
   const auto fill = [](char* row, int64_t width) {
     for (int64_t i = 0; i < width; ++i) reinterpret_cast<float*>(row)[i] = __builtin_nanf("");
   };
   for (int64_t n = 0; n < streams; ++n) {
     if (!bad[n]) continue;
     if (int8_out_) run.nan_marks[n / shape_.batch] = __builtin_nanf("");
-    for (int64_t t = 0; t < (shape_.last_only ? 1 : shape_.time) && !int8_out_; ++t)
-      fill(y_.row(run, shape_.y_row[n] + t * shape_.y_step), y_.width);
+    const int64_t own = counts ? counts[n] : shape_.time;
+    const int64_t rows = shape_.last_only ? own == shape_.time : own;
+    for (int64_t t = 0; t < rows && !int8_out_; ++t) fill(y_.row(run, shape_.y_row[n] + t * shape_.y_step), y_.width);
     for (int64_t i = 0; i < shape_.layers * shape_.directions; ++i)
       for (const GraphIO& port : after_)
         if (port.exists()) fill(port.row(run, i * shape_.batch + shape_.state_row[n]), shape_.hidden);

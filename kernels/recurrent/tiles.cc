@@ -1,5 +1,5 @@
 // Packing of the sparse tiles of recurrent layers.
-#include "recurrent/tiles.h"
+#include "recurrent/weights/tiles.h"
 
 #include <algorithm>
 #include <cstring>

@@ -74,6 +74,7 @@ class Operator:
         each tensor, is enough.
     check: (what asks, stage, tensors), raises FormatError for tensors of the stage that no kernel may be given.
     make_stage: a stage with random weights from plain numbers and words, for the command line.
+    whole_input: (stage) -> a number that whole numbers among its inputs may be; 0 where there is none.
     exact: attrs with which no kernel takes an algorithm that rounds more than sums of products do.
     make_int8: of the operator with Role.QUANTIZE: (name, x, its int8 form, factor of each column or None) -> the stage.
 
@@ -93,6 +94,7 @@ class Operator:
     check: Callable[[str, Stage, Mapping[str, Tensor]], None] | None = None
     make_stage: Callable[..., Stage] | None = None
     make_int8: Callable[[str, Value, tuple[Value, ...], Tensor | None], Stage] | None = None
+    whole_input: Callable[[Stage], int] | None = None
     exact: Mapping[str, Any] = field(default_factory=dict)
     role: Role | None = None
     weights: Weights | None = None
@@ -128,6 +130,12 @@ class Impl:
 _operators: dict[str, Operator] = {}
 _impls: dict[tuple[str, str], Impl] = {}
 _loaded: set[str] = set()
+
+
+def whole_input(stage: Stage) -> int:
+    """A number that whole numbers among the inputs of a stage may be."""
+    asked = operators()[stage.op].whole_input
+    return 0 if asked is None else asked(stage)
 
 
 def register_operator(operator: Operator) -> Operator:

@@ -9,21 +9,25 @@ from collections.abc import Callable
 import torch
 from torch import Tensor
 
-from rtaccel.core.registry import operator
-from rtaccel.core.stage import GraphIO, Value
+from rtaccel.core.registry import operator, whole_input
+from rtaccel.core.stage import GraphIO, Stage, Value
 from rtaccel.plan.choose import Choice
 
 ROUNDS = 9
 ROUND_NS = 200_000
 MAX_CALLS = 5_000
 WHOLE = frozenset({"int64", "int32", "uint8", "bool"})
-"""Dtypes of inputs that are fed zeros: an index of every table."""
+"""Dtypes of inputs that are fed one number: an index of every table, where the operator says no other."""
 
 
-def random_input(value: Value, rows: int, device: str) -> Tensor:
-    """What a stage may be fed: [rows, *value.shape] of its dtype."""
+def random_inputs(stage: Stage, rows: int, device: str) -> tuple[Tensor, ...]:
+    """What a stage may be fed: [rows, *value.shape] of each dtype."""
+    return tuple(_random_input(value, rows, device, whole_input(stage)) for value in stage.inputs)
+
+
+def _random_input(value: Value, rows: int, device: str, whole: int) -> Tensor:
     if value.dtype in WHOLE:
-        return torch.zeros(rows, *value.shape, dtype=getattr(torch, value.dtype), device=device)
+        return torch.full((rows, *value.shape), whole, dtype=getattr(torch, value.dtype), device=device)
     if value.dtype == "int8":
         return torch.randint(-127, 128, (rows, *value.shape), dtype=torch.int8, device=device)
     return torch.rand(rows, *value.shape, device=device) + 0.01
@@ -38,7 +42,7 @@ def time_stage(choice: Choice) -> float:
 
 def _time_stage(choice: Choice) -> float:
     problem, stage = choice.problem, choice.stage
-    inputs = tuple(random_input(v, problem.rows, problem.device) for v in stage.inputs)
+    inputs = random_inputs(stage, problem.rows, problem.device)
     if choice.impl.backend == "cpu":
         return _time_native(choice, inputs)
     prepared = choice.prepare()

@@ -22,7 +22,7 @@ from rtaccel.core.log import log
 from rtaccel.core.settings import stage_times
 from rtaccel.core.stage import GraphIO, Problem, Stage
 from rtaccel.plan.choose import Choice, choose
-from rtaccel.plan.timing import random_input, time_stage
+from rtaccel.plan.timing import random_inputs, time_stage
 
 ROUNDS = 24
 BURST_US = 40.0
@@ -142,7 +142,7 @@ def _prepare(entry: Entry, rows: int) -> None:
     from rtaccel.kernels._core.cpu import build
 
     stage = entry.choice.stage
-    inputs = tuple(random_input(v, rows, "cpu") for v in stage.inputs)
+    inputs = random_inputs(stage, rows, "cpu")
     outputs = tuple(torch.empty(rows, *v.shape, dtype=getattr(torch, v.dtype)) for v in stage.outputs)
     ports = [GraphIO.matrix(v) for v in stage.inputs], [GraphIO.matrix(v) for v in stage.outputs]
     entry.plan = build([(stage, entry.choice.impl.name)], *ports)

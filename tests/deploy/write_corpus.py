@@ -2,9 +2,9 @@
 
     python tests/deploy/write_corpus.py tests/native/corpus [--tries N]
 
-One file for each operator, stream and format of packed weights, as small as the conformance cases have it; and changed ones,
-`bad-*`, one for each reason that a file is refused for. A file that the fuzzer failed on is added by hand, with a name that
-says what was wrong.
+One file for each operator (two where sequences have lengths), stream and format of packed weights, as small as the conformance
+cases have it; and changed ones, `bad-*`, one for each reason that a file is refused for. A file that the fuzzer failed on is
+added by hand, with a name that says what was wrong.
 """
 
 from __future__ import annotations
@@ -32,6 +32,7 @@ def whole_files() -> dict[str, bytes]:
     for name, content in (*write_seeds.of_operators(1), *write_seeds.of_streams(), *write_seeds.of_packed_weights()):
         several = name.startswith(("stream", "prepacked"))
         kind = name.replace(" ", "").replace(",", "-") if several else name.split("-")[0]
+        kind += "-lengths" if name.endswith("-lengths") else ""
         small = len(content) <= LARGEST and len(content) < len(found.get(kind, b"-" * (LARGEST + 1)))
         if small and reason(content) is None:
             found[kind] = content

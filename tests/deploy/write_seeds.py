@@ -80,8 +80,8 @@ def of_operators(each: int) -> Iterator[tuple[str, bytes]]:
                 kinds.setdefault(kind, []).append((case.id, content))
         for number, found_cases in enumerate(kinds.values()):
             found_cases.sort(key=lambda pair: len(pair[1]))
-            for i, (_, content) in enumerate(found_cases[:each]):
-                yield f"{operator.name}-{number}-{i}", content
+            for i, (label, content) in enumerate(found_cases[:each]):
+                yield f"{operator.name}-{number}-{i}{'-lengths' * ('lengths' in label)}", content
 
 
 def of_models() -> Iterator[tuple[str, bytes]]:

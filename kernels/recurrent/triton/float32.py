@@ -27,7 +27,7 @@ from rtaccel.core.stage import Problem, Stage
 from rtaccel.core.weight_format import WeightFormat
 from rtaccel.kernels._gpu.triton_launch import bind
 from rtaccel.kernels._gpu.triton_spec import Specialisation, Tiling, leave_out, power_of_two
-from rtaccel.kernels.recurrent import cases
+from rtaccel.kernels.recurrent import cases, lengths
 from rtaccel.kernels.recurrent.layout import Geometry
 from rtaccel.kernels.recurrent.triton.float32_kernels import held_kernel, read_kernel
 from rtaccel.kernels.recurrent.triton.stack import check_inputs
@@ -121,7 +121,9 @@ def supports(problem: Problem) -> str | None:
     if problem.in_dtypes[0] != "float32" or problem.out_dtypes[0] != "float32":
         return "reads and gives float32"
     hidden = int(problem.attrs["hidden"])
-    return f"numbers weights of h in 32 bits, at most {MAX_HIDDEN} units, not {hidden}" if hidden > MAX_HIDDEN else None
+    if hidden > MAX_HIDDEN:
+        return f"numbers weights of h in 32 bits, at most {MAX_HIDDEN} units, not {hidden}"
+    return lengths.refused(problem)
 
 
 def _weights(low: Mapping[str, Any], g: Geometry, index: int, device: str) -> dict[str, Tensor]:

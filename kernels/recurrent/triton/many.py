@@ -22,6 +22,7 @@ from rtaccel.core.weight_format import WeightFormat
 from rtaccel.kernels._gpu.triton_device import multiply_rn, to_int8
 from rtaccel.kernels._gpu.triton_launch import bind
 from rtaccel.kernels._gpu.triton_spec import Specialisation, Tiling, power_of_two
+from rtaccel.kernels.recurrent import lengths
 from rtaccel.kernels.recurrent.layout import Geometry
 from rtaccel.kernels.recurrent.triton.cells import gru_cell, lstm_cell
 from rtaccel.kernels.recurrent.triton.config import KernelConfig, Operands
@@ -144,7 +145,7 @@ def unsupported(problem: Problem) -> str | None:
         return "quantizes x with a static scale"
     if max(problem.in_widths[0], geometry.hidden) > MAX_SIZE:
         return f"has all gates of a tile at once, up to {MAX_SIZE} inputs and units"
-    return None
+    return lengths.refused(problem)
 
 
 def supports(problem: Problem) -> str | None:

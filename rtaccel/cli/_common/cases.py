@@ -19,7 +19,7 @@ import torch
 from torch import Tensor
 
 from rtaccel.core.errors import FormatError
-from rtaccel.core.registry import Case, operator, operators
+from rtaccel.core.registry import Case, operator, operators, whole_input
 from rtaccel.core.stage import Problem, Stage
 
 
@@ -72,7 +72,7 @@ def random_inputs(stage: Stage, rows: int, seed: int) -> tuple[Tensor, ...]:
         if value.dtype == "int8":
             found.append(torch.randint(-128, 128, shape, generator=g, dtype=torch.int8))
         elif value.dtype == "int64":
-            found.append(torch.zeros(shape, dtype=torch.int64))
+            found.append(torch.full(shape, whole_input(stage), dtype=torch.int64))
         elif index and stage.inputs[0].dtype == "int8":
             found.append(torch.rand(shape, generator=g) * 0.02 + 1e-3)
         else:

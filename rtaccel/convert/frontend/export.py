@@ -20,6 +20,7 @@ from rtaccel.convert.frontend.decompositions.counting import count_in_float
 from rtaccel.convert.frontend.decompositions.read_numbers import keep_as_tensors
 from rtaccel.convert.frontend.functionalize import functionalize
 from rtaccel.convert.frontend.guards import batch_range
+from rtaccel.convert.frontend.packed import check_longest, packed_sequences
 from rtaccel.convert.frontend.private_copy import attributes_kept
 from rtaccel.convert.frontend.recurrent_shapes import known_shapes
 from rtaccel.convert.frontend.retrace import (
@@ -91,7 +92,7 @@ def _export(
             shapes = (*shapes[:at], tuple(shapes[at:]))
     with (
         torch.no_grad(), unlogged(), _unvalidated(), known_shapes(bool(dims)), attributes_kept(model), transforms_left(),
-        warnings.catch_warnings(),
+        packed_sequences(model, any_batch), warnings.catch_warnings(),
     ):  # fmt: skip
         warnings.filterwarnings("ignore", category=FutureWarning)  # torch's own, about its own tree specs
         warnings.filterwarnings("ignore", message="The tensor attribute")  # and about its own nn.LSTM
@@ -178,6 +179,8 @@ def _capture(model: nn.Module, args: tuple[Any, ...], fixed: bool, specialize: b
         try:
             program = _export(model, _with_batch(args, _TRACED_BATCH), any_batch=True)
             found = batch_range(program, example) if _batch_is_open(program) else None
+        except UnsupportedProblem as error:
+            found, why = None, str(error.got)
         except Exception as error:  # the model ties its shapes to the example, or export cannot leave them open
             found, why = None, f"torch.export leaves it open for no other: {(str(error).splitlines() or [''])[0][:120]}"
         if found is not None and not found.fixed:
@@ -280,6 +283,7 @@ def _captured(program: torch.export.ExportedProgram, batch: BatchRange, any_batc
             "a graph that is the same at every call",
             "Compute both branches and take one with torch.where, or write a fixed number of rounds out.",
         )
+    check_longest(program.graph)
     keep_as_tensors(program.graph)
     without_complex(program.graph)  # what is left complex stays PyTorch's
     count_in_float(program.graph)

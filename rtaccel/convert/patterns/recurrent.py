@@ -9,6 +9,7 @@ from rtaccel.convert.frontend import layout
 from rtaccel.convert.frontend.layout import Atom, View
 from rtaccel.convert.frontend.nodes import Buffer, OpNode, hints, module_name
 from rtaccel.convert.patterns.rules import Call, Refused, rule
+from rtaccel.nn.packed_recurrent_ops import PACKED
 
 aten = torch.ops.aten
 
@@ -74,13 +75,32 @@ def _state(call: Call, node: fx.Node, rows: int, hidden: int) -> str | None:
     return view.base
 
 
-def _recurrent(call: Call, op: str, states: list[fx.Node], gates: int) -> OpNode | str:
+def _all_are(call: Call, node: fx.Node, time: int) -> bool:
+    """Whether lengths are constant, and all those of whole sequences. Raises Refused for others that are constant."""
+    constant = call.repeated(node)
+    if constant is not None and not bool((constant == time).all()):
+        raise Refused("has lengths that never change, and are shorter than its input")
+    return constant is not None
+
+
+def _lengths(call: Call, node: fx.Node, batch: int) -> str:
+    """The value of lengths [batch], a row for each sequence."""
+    view = call.stored(node)
+    if not layout.same_layout(view, call.build._dense_like(view)):
+        view = call.build.packed(view)
+    if call.build.buffers[view.base].elements != batch or not call.build.pin(view.base, 1):
+        raise Refused("layout: its lengths have another shape than [batch]")
+    return view.base
+
+
+def _recurrent(call: Call, op: str, states: list[fx.Node], gates: int, lengths: fx.Node | None = None) -> OpNode | str:
     layers, directions = call["num_layers"], 2 if call["bidirectional"] else 1
     tensors, hidden = _weights(call, layers, directions, gates, call["has_biases"])
     view, time, batch, batch_first = _sequence(call, call["batch_first"])
     # Where samples lie inside the value, a batch of one is the same in either order.
     batch_first = 1 if batch == 1 else batch_first
     rows = layers * directions * batch
+    counted = [] if lengths is None or _all_are(call, lengths, time) else [_lengths(call, lengths, batch)]
     reads = [_state(call, node, rows, hidden) for node in states]
     if any(r is None for r in reads) and any(r is not None for r in reads):
         return "has a zero state beside one that is not"
@@ -88,6 +108,8 @@ def _recurrent(call: Call, op: str, states: list[fx.Node], gates: int) -> OpNode
         "hidden": hidden, "layers": layers, "directions": directions, "time": time, "batch": batch,
         "batch_first": batch_first, "last_only": 0,
     }  # fmt: skip
+    if counted and call["longest"]:
+        attrs["longest"] = 1
     parts = {user.args[1]: user for user in call.node.users}
     writes = []
     for index, value in enumerate(call.node.meta["val"]):
@@ -118,7 +140,7 @@ def _recurrent(call: Call, op: str, states: list[fx.Node], gates: int) -> OpNode
             index = int(name[-1])
             width = hidden * (directions if index == 0 else 1)
             call.build.buffers[name] = Buffer((time * batch if index == 0 else rows) * width, width)
-    read = [view.base, *(r for r in reads if r is not None)]
+    read = [view.base, *counted, *(r for r in reads if r is not None)]
     return OpNode(op, call.node, module_name(call.node), read, writes, tensors=tensors, attrs=attrs)
 
 
@@ -173,6 +195,7 @@ def _states(call: Call) -> list[fx.Node]:
 def _rules(op: str, gates: int) -> None:
     """For layers of an operator, and for its cells: torch names both as it."""
     rule(getattr(aten, op).input)(lambda call: _recurrent(call, op, _states(call), gates))
+    rule(PACKED[op])(lambda call: _recurrent(call, op, _states(call), gates, call["lengths"]))
     rule(getattr(aten, f"{op}_cell").default)(lambda call: _cell(call, op, _states(call), gates))
 
 

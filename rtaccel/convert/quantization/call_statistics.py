@@ -18,6 +18,7 @@ from rtaccel.convert.frontend.nodes import OpNode
 from rtaccel.convert.quantization.calibrate import as_args, run_graph
 from rtaccel.convert.quantization.value_statistics import InputSums
 from rtaccel.formats.observe import refuse_non_finite
+from rtaccel.nn.packed_recurrent_ops import PACKED
 
 aten = torch.ops.aten
 
@@ -31,6 +32,9 @@ CONVOLUTIONS: Mapping[Any, int] = {
 _LAYERS: Mapping[Any, Callable[..., Any]] = {
     aten.lstm.input: torch._VF.lstm, aten.gru.input: torch._VF.gru, aten.rnn_tanh.input: torch._VF.rnn_tanh,
 }  # fmt: skip
+
+_PACKED: Mapping[Any, Any] = {PACKED[target.name().split("::")[1].split(".")[0]]: target for target in _LAYERS}
+"""The same over sequences of several lengths; padding is seen as if it were read."""
 
 DEPTH = 6
 """Calls between a convolution and the end of the node that it became part of."""
@@ -60,16 +64,20 @@ class CallStatistics:
 
     def observe(self, node: Any, args: tuple[Any, ...], result: Any) -> None:
         """One call, as `run_graph` shows it. Raises FormatError where its input or state holds a NaN or an infinity."""
-        given = args[1] if node.target in _LAYERS or node.target in _CELLS else ()
+        target = node.target
+        if target in _PACKED:
+            x, _, hx, params, biased, layers, both, batch_first, _ = args
+            target, args = _PACKED[target], (x, hx, params, biased, layers, 0.0, False, both, batch_first)
+        given = args[1] if target in _LAYERS or target in _CELLS else ()
         for x in (args[0], *(given if isinstance(given, (list, tuple)) else (given,))):
             refuse_non_finite(f"the input of {node.name}", x)
-        if node.target in CONVOLUTIONS:
+        if target in CONVOLUTIONS:
             self._windows(args)
-        elif node.target is aten.linear.default:
+        elif target is aten.linear.default:
             rows = args[0].detach().float().reshape(-1, args[0].shape[-1])
             self._at("weight").add(_channels_last(rows, self._image) if self._image else rows)
-        elif node.target in _LAYERS:
-            self._layers(node.target, args)
+        elif target in _LAYERS:
+            self._layers(target, args)
         else:
             self._cell(args)
 
@@ -169,7 +177,7 @@ def call_of(op_node: OpNode, constants: Mapping[str, Tensor]) -> fx.Node | None:
     if op_node.swapped or not op_node.reads:
         return None
     target = op_node.node.target
-    if target in _LAYERS or target in _CELLS:
+    if target in _LAYERS or target in _PACKED or target in _CELLS:
         return op_node.node
     weight = op_node.tensors.get("weight")
     if weight is None or op_node.attrs.get("out_rows"):

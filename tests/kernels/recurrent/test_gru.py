@@ -85,8 +85,8 @@ def test_what_is_refused() -> None:
     good = make_stage("gru", 3, Geometry(8, time=2), 5, "int8-dynamic")
     (x, h0), (y, hn) = good.inputs, good.outputs
     for change, words in (
-        ({"inputs": (x, h0, h0)}, "gru: got 3 inputs; expected 1 or 2"),
-        ({"outputs": (y, hn, hn)}, "expected 1 or 2"),
+        ({"inputs": (x, h0, h0)}, "gru: got 2 states; expected 0 or 1"),
+        ({"outputs": (y, hn, hn)}, "expected 0 or 1"),
         ({"inputs": (Value("x", 5, steps=3), h0)}, "x of 3 rows by 5; expected 2 by 5"),
         ({"inputs": (x, Value("h0", 7))}, "a state of 1 rows by 7; expected 1 by 8"),
         ({"outputs": (Value("y", 16, steps=2), hn)}, "y of 2 rows by 16; expected 2 by 8"),

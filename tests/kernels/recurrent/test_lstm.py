@@ -88,8 +88,8 @@ def test_what_is_refused() -> None:
     x, h0, c0 = good.inputs
     y, hn, cn = good.outputs
     for change, words in (
-        ({"inputs": (x, h0)}, "lstm: got 2 inputs; expected 1 or 3"),
-        ({"outputs": (y, hn)}, "expected 1 or 3"),
+        ({"inputs": (x, h0)}, "lstm: got 1 states; expected 0 or 2"),
+        ({"outputs": (y, hn)}, "expected 0 or 2"),
         ({"inputs": (Value("x", 5, steps=3), h0, c0)}, "x of 3 rows by 5; expected 2 by 5"),
         ({"inputs": (x, Value("h0", 7), c0)}, "a state of 1 rows by 7; expected 1 by 8"),
         ({"outputs": (Value("y", 16, steps=2), hn, cn)}, "y of 2 rows by 16; expected 2 by 8"),

@@ -87,7 +87,7 @@ def test_what_is_refused() -> None:
     good = make_stage("rnn_tanh", 1, Geometry(8, time=2), 5, "int8-dynamic")
     x, h0 = good.inputs
     for change, words in (
-        ({"inputs": (x, h0, h0)}, "rnn_tanh: got 3 inputs; expected 1 or 2"),
+        ({"inputs": (x, h0, h0)}, "rnn_tanh: got 2 states; expected 0 or 1"),
         ({"inputs": (x, Value("h0", 7))}, "a state of 1 rows by 7; expected 1 by 8"),
     ):
         with pytest.raises(rt.UnsupportedProblem, match=words):

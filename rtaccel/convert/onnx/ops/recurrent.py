@@ -15,6 +15,7 @@ from torch import Tensor
 from rtaccel.convert.onnx import numbers as n
 from rtaccel.convert.onnx.table import op
 from rtaccel.core.errors import UnsupportedProblem
+from rtaccel.nn.packed_recurrent_ops import PACKED
 
 _ORDER = {"LSTM": (0, 2, 3, 1), "GRU": (1, 0, 2), "RNN": (0,)}
 _DEFAULTS = {"LSTM": ("Sigmoid", "Tanh", "Tanh"), "GRU": ("Sigmoid", "Tanh"), "RNN": ("Tanh",)}
@@ -48,8 +49,13 @@ def whole_windows(x: Tensor, lengths: n.Numbers, *, time: int) -> Tensor:
     return x
 
 
-def reversed_time(x: Tensor) -> Tensor:
-    return x.flip(0)
+def reversed_time(x: Tensor, lengths: Tensor | None = None) -> Tensor:
+    """Of [T, B, ..], or of the first `lengths` time steps of each sequence."""
+    if lengths is None:
+        return x.flip(0)
+    steps = torch.arange(x.shape[0], device=x.device)[:, None]
+    place = torch.where(steps < lengths, lengths.to(torch.int64) - 1 - steps, steps)
+    return x.gather(0, place.reshape(*place.shape, *[1] * (x.dim() - 2)).expand(x.shape))
 
 
 def batch_first(x: Tensor) -> Tensor:
@@ -63,21 +69,17 @@ def with_directions(y: Tensor, *, directions: int, layout: int) -> Tensor:
     return apart.permute(1, 0, 2, 3) if layout else apart.transpose(1, 2)
 
 
-def lstm(x: Tensor, h: Tensor | None, c: Tensor | None, *weights: Tensor, biased: bool, directions: int) -> Any:
+def layer(
+    x: Tensor, lengths: Tensor | None, *given: Tensor | None, kind: str, states: int, biased: bool, directions: int
+) -> Any:
+    """torch's own of a kind; given: its states before, None for zeros, and its weights. lengths: of the sequences in x."""
+    weights = [w for w in given[states:] if w is not None]
     zeros = torch.zeros((directions, x.shape[1], weights[1].shape[1]), dtype=x.dtype)
-    states = [zeros if h is None else h, zeros if c is None else c]
-    return torch.lstm(x, states, weights, biased, 1, 0.0, False, directions == 2, False)
-
-
-def gru(x: Tensor, h: Tensor | None, *weights: Tensor, biased: bool, directions: int) -> Any:
-    state = torch.zeros((directions, x.shape[1], weights[1].shape[1]), dtype=x.dtype) if h is None else h
-    return torch.gru(x, state, weights, biased, 1, 0.0, False, directions == 2, False)
-
-
-def rnn(x: Tensor, h: Tensor | None, *weights: Tensor, biased: bool, directions: int, relu: bool) -> Any:
-    state = torch.zeros((directions, x.shape[1], weights[1].shape[1]), dtype=x.dtype) if h is None else h
-    call = torch.rnn_relu if relu else torch.rnn_tanh
-    return call(x, state, weights, biased, 1, 0.0, False, directions == 2, False)
+    hx = [zeros if h is None else h for h in given[:states]]
+    if lengths is not None:
+        return PACKED[kind](x, lengths.to(torch.int64), hx, weights, biased, 1, directions == 2, False, False)
+    start = hx if states == 2 else hx[0]
+    return getattr(torch, kind)(x, start, weights, biased, 1, 0.0, False, directions == 2, False)
 
 
 def gru_reset_before(
@@ -144,14 +146,14 @@ def recurrent(
         build.refuse("couples its input and forget gates (input_forget=1), which torch's LSTM does not")
     if p is not None and (build.known(p) is None or build.known(p).any()):
         build.refuse("has peepholes, which torch's LSTM has not")
-    if lengths is not None:
-        x = build.call(whole_windows, x, build.numbers(lengths, 4), time=1 if layout else 0)
+    if lengths is not None and build.known(lengths) is not None:
+        x, lengths = build.call(whole_windows, x, build.numbers(lengths, 4), time=1 if layout else 0), None
     h, c = (None if s is None or build.is_zero(s) else s for s in (h, c))  # zeros are torch's own, of any batch
     if layout:
         x = build.call(batch_first, x)
         h, c = (None if s is None else build.call(batch_first, s) for s in (h, c))
     flipped = direction == "reverse"
-    x = build.call(reversed_time, x) if flipped else x
+    x = build.call(reversed_time, x, lengths) if flipped else x
     weights = []
     for d in range(directions):
         own = [build.call(gates_of, w, kind=kind, direction=d), build.call(gates_of, r, kind=kind, direction=d)]
@@ -160,16 +162,20 @@ def recurrent(
         weights.append(own)
     flat = [tensor for own in weights for tensor in own]
     biased = b is not None
-    if kind == "LSTM":
-        made = build.call(lstm, x, h, c, *flat, biased=biased, directions=directions)
-    elif kind == "RNN":
-        made = build.call(rnn, x, h, *flat, biased=biased, directions=directions, relu=relu)
-    elif linear_before_reset:
-        made = build.call(gru, x, h, *flat, biased=biased, directions=directions)
-    else:
+    if kind == "GRU" and not linear_before_reset:
+        if lengths is not None:
+            build.refuse(
+                "has lengths that are computed, and resets its state before the product (linear_before_reset=0)"
+            )
         made = _gru_steps(build, x, h, weights, directions)
+    else:
+        name = {"LSTM": "lstm", "GRU": "gru"}.get(kind, "rnn_relu" if relu else "rnn_tanh")
+        before = [h, c] if kind == "LSTM" else [h]
+        made = build.call(
+            layer, x, lengths, *before, *flat, kind=name, states=len(before), biased=biased, directions=directions
+        )
     y, *states = (build.call(item, made, index=i) for i in range(3 if kind == "LSTM" else 2))
-    y = build.call(reversed_time, y) if flipped else y
+    y = build.call(reversed_time, y, lengths) if flipped else y
     if layout:
         states = [build.call(batch_first, s) for s in states]
     return (build.call(with_directions, y, directions=directions, layout=layout), *states)

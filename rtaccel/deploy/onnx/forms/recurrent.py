@@ -10,10 +10,11 @@ from rtaccel.core.stage import Stage
 from rtaccel.deploy.onnx.forms.layers import weight_of
 from rtaccel.deploy.onnx.registry import form
 from rtaccel.deploy.onnx.writer import Writer
-from rtaccel.kernels.recurrent.layout import Geometry
+from rtaccel.kernels.recurrent.layout import Geometry, takes_lengths
 
 _ORDER = {"lstm": (0, 3, 1, 2), "gru": (1, 0, 2), "rnn_tanh": (0,), "rnn_relu": (0,)}
 """Of torch's gates, in the order of ONNX."""
+_INT32 = 6
 
 
 @form(*_ORDER)
@@ -21,8 +22,10 @@ def recurrent(w: Writer, stage: Stage) -> None:
     kind, g = stage.op, Geometry.of(stage.attrs)
     if g.batch != 1:
         w.refuse(f"runs {g.batch} sequences side by side in a sample")
-    states = stage.inputs[1:]
-    x = stage.inputs[0]
+    x, *states = stage.inputs
+    lengths = ""
+    if takes_lengths([value.dtype for value in stage.inputs]):
+        lengths = w.node("Cast", w.shaped(w.real(states.pop(0)), -1), to=_INT32)
     given = w.real(x, lambda t: w.node("Transpose", w.shaped(t, 0, g.time, x.width), perm=[1, 0, 2]))
     starts = [
         w.node("Transpose", w.shaped(w.real(s), 0, g.layers * g.directions, g.hidden), perm=[1, 0, 2]) for s in states
@@ -33,7 +36,7 @@ def recurrent(w: Writer, stage: Stage) -> None:
         weights = [_stacked(w, [_gates(w, stage, f"weight_{p}{s}", kind) for s in suffixes]) for p in ("ih", "hh")]
         bias = _biases(w, stage, suffixes, kind)
         first = [_part(w, s, layer * g.directions, g.directions) for s in starts]
-        inputs = [given, *weights, bias or "", "", *first]
+        inputs = [given, *weights, bias or "", lengths, *first]
         while not inputs[-1]:
             inputs.pop()
         extra: dict[str, Any] = {"linear_before_reset": 1} if kind == "gru" else {}
@@ -47,9 +50,13 @@ def recurrent(w: Writer, stage: Stage) -> None:
         y, *last = made
         for found, end in zip(ends, last):
             found.append(end)
-        if layer + 1 < g.layers or not g.last_only:  # [T, D, M, H] -> [T, M, D * H]
+        if layer + 1 < g.layers or not g.last_only or lengths:  # [T, D, M, H] -> [T, M, D * H]
             given = w.shaped(w.node("Transpose", y, perm=[0, 2, 1, 3]), 0, 0, g.directions * g.hidden)
-    out = w.shaped(ends[0][-1], -1, g.hidden) if g.last_only else w.node("Transpose", given, perm=[1, 0, 2])
+    if g.last_only:  # 0 where a sequence is over before
+        newest = _part(w, given, g.time - 1, 1) if lengths else ends[0][-1]
+        out = w.shaped(newest, -1, g.directions * g.hidden)
+    else:
+        out = w.node("Transpose", given, perm=[1, 0, 2])
     w.put(stage.outputs[0], w.as_value(out, stage.outputs[0]))
     for value, found in zip(stage.outputs[1:], ends):
         joined = found[0] if len(found) == 1 else w.node("Concat", *found, axis=0)

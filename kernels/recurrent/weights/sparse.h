@@ -12,8 +12,8 @@
 
 #include "_common/byte_window.h"
 #include "_common/float_window.h"
-#include "recurrent/dots.h"
-#include "recurrent/tiles.h"
+#include "recurrent/weights/dots.h"
+#include "recurrent/weights/tiles.h"
 
 namespace rta {
 
