@@ -12,6 +12,7 @@
 
 namespace rta {
 
+constexpr int64_t kTogetherBytes = 512 << 10;   // of the values of a block that has more than kBlockRows rows
 constexpr int64_t kMaxTick = int64_t{1} << 62;  // no plan is called more often
 constexpr int kAfterAll = 1 << 30;
 constexpr size_t kNearBytes = size_t{2} << 20;  // as large as second-level caches get
@@ -126,6 +127,7 @@ struct rta_plan : rta_plan_body {
                  const rta::Attrs& attrs);
   void use_threads(int count);
   void finish(int64_t for_samples, int64_t state_memory);
+  int64_t samples_of_block() const;
 
   // Running.
   const char* check(const void* const* in, int64_t samples);

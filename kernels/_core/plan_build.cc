@@ -146,15 +146,31 @@ int64_t rta_plan::checked_values(const char* op, const int* in, int in_count, co
   return bytes;
 }
 
+// About kBlockRows rows; more samples where a stage gains by them, all take them, and their values stay in a cache.
+int64_t rta_plan::samples_of_block() const {
+  int64_t steps = 1, bytes = 1, wanted = 0, most = kMaxTick;
+  for (size_t id = 0; id < values.size(); ++id) {
+    steps = std::max(steps, values[id].steps);
+    bytes += sample_bytes(static_cast<int>(id));
+  }
+  for (const auto& stage : stages) {
+    const int64_t together = stage->samples_together();
+    if (!together) continue;
+    wanted = std::max(wanted, together);
+    most = std::min(most, together);
+  }
+  const int64_t rows = std::max(int64_t{1}, kBlockRows / steps);
+  const int64_t samples = std::max(rows, std::min({wanted, most, kTogetherBytes / bytes}));
+  return std::min(samples, RTA_MOST_SAMPLES);
+}
+
 void rta_plan::finish(int64_t for_samples, int64_t state_memory) {
   if (finished) fail("the plan is finished");
   if (states.empty() ? for_samples != 0 : for_samples < 1)
     fail("a plan with %zu states is made for %lld samples", states.size(), static_cast<long long>(for_samples));
   for (int id : outputs)
     if (!written[id]) fail("output %d of the plan is written by no stage", id);
-  int64_t steps = 1;
-  for (const Value& v : values) steps = std::max(steps, v.steps);
-  block = std::min(std::max(int64_t{1}, kBlockRows / steps), RTA_MOST_SAMPLES);
+  block = samples_of_block();
   memory = state_memory;
   const int64_t own_scratch = static_cast<int64_t>((stage_scratch + 63) / 64 * 64);
   std::vector<int64_t> at;

@@ -187,6 +187,7 @@ bool Stage::looks_at(int) const { return checks(); }
 int Stage::parts(int64_t) const { return 1; }
 int Stage::forks(int64_t, int, int64_t*) const { return 1; }
 int64_t Stage::cost_ns(int64_t) const { return 0; }
+int64_t Stage::samples_together() const { return 0; }
 const char* Stage::check(const Run&) const { return nullptr; }
 bool Stage::refuses() const { return false; }
 bool Stage::narrows() const { return false; }

@@ -167,6 +167,9 @@ class Stage {
   // how many parts at most, of so many threads, and what that saves in a run by a low estimate. 1 unless overridden.
   // Each piece leaves the same bits however many parts it has.
   virtual int forks(int64_t samples, int threads, int64_t* saved_ns) const;
+  // How many samples of a block it is to have where the plan's values leave that open, and takes at most: samples that
+  // share each weight that is read. Rows of a block are kBlockRows otherwise. 0 unless overridden: whatever there is.
+  virtual int64_t samples_together() const;
   // Looks at inputs and states of the plan before anything is computed. nullptr, or why they cannot be: the call is
   // refused.
   virtual const char* check(const Run& run) const;

@@ -11,6 +11,7 @@
 namespace rta {
 
 // Large enough for any network; products of two of them, gates and bytes of a number are no overflow.
+constexpr int64_t kTogether = 8;  // streams of a window
 constexpr int64_t kMostUnits = 1 << 24, kMostLayers = 1 << 16;
 
 RecurrentShape::RecurrentShape(const StageSpec& spec)
@@ -42,7 +43,8 @@ RecurrentShape::RecurrentShape(const StageSpec& spec)
   // A plan runs at most so many samples at a time, whatever its other values are.
   const bool stateless = spec.input_count == first_state && spec.output_count == 1;
   int64_t steps = std::max(time * batch, stateless ? int64_t{1} : states);
-  most_streams = std::max(int64_t{1}, kBlockRows / steps) * batch;
+  samples_together = std::max({int64_t{1}, kBlockRows / steps, time > 1 ? kTogether / batch : 1});
+  most_streams = samples_together * batch;
   x_step = batch_first ? 1 : batch;
   y_step = last_only ? 0 : x_step;
   const size_t bytes = static_cast<size_t>(most_streams) * sizeof(int64_t);

@@ -11,6 +11,7 @@ struct RecurrentShape {
   int64_t inputs, hidden, layers, directions, time, batch;
   bool batch_first, last_only;
   bool lengths;                              // the input behind x: how many time steps each stream has
+  int64_t samples_together;                  // of a run, at most
   int64_t most_streams;                      // of a run: samples of a block times batch
   const int64_t *state_row, *x_row, *y_row;  // by stream: its first row in the states, in x, in y
   int64_t x_step, y_step;                    // rows from one time step to the next

@@ -41,6 +41,7 @@ class RecurrentStage final : public Stage {
     }
     return most;
   }
+  int64_t samples_together() const override { return shape_.samples_together; }
   int64_t cost_ns(int64_t samples) const override {
     int64_t cost = 0;
     for (int64_t layer = 0; layer < shape_.layers; ++layer) cost += piece_ns(layer, samples * shape_.batch);
