@@ -70,6 +70,7 @@ struct Avx2 : Common<Avx2, Avx2Types> {
   static I set_int(int32_t v) { return _mm256_set1_epi32(v); }
   static I load_int(const int32_t* p) { return _mm256_loadu_si256(reinterpret_cast<const __m256i*>(p)); }
   static void store_int(int32_t* p, I v) { _mm256_storeu_si256(reinterpret_cast<__m256i*>(p), v); }
+  static F gather(const float* p, I at) { return _mm256_i32gather_ps(p, at, 4); }
   static I add_int(I a, I b) { return _mm256_add_epi32(a, b); }
   static I sub_int(I a, I b) { return _mm256_sub_epi32(a, b); }
   static I mul_int(I a, I b) { return _mm256_mullo_epi32(a, b); }

@@ -66,6 +66,7 @@ struct Avx512 : Common<Avx512, Avx512Types> {
   static I shift_right(I v) {
     return _mm512_srai_epi32(v, n);
   }
+  static F gather(const float* p, I at) { return _mm512_i32gather_ps(at, p, 4); }
   static I as_int(F v) { return _mm512_castps_si512(v); }
   static F as_float(I v) { return _mm512_castsi512_ps(v); }
   static I min_int(I a, I b) { return _mm512_min_epi32(a, b); }

@@ -7,7 +7,7 @@
 //   round: to nearest even, any size         to_int: the same, |v| < 2^22          to_float  max_of  sum_of
 //   load_int store_int set_int               add_int sub_int mul_int max_int min_int and_int
 //   shift_left<n>  shift_right<n> (copies the sign)  max_of_int  sum_of_int  as_int as_float (the same bits)
-//   bits_of_abs
+//   bits_of_abs                              gather(p, at): p[at] for each lane
 //   load_u8 load_s8 load_u16: kLanes numbers to I.     store_u8: lanes clamped to 0..255.  store_u16: low 16 bits
 //   load_bf16 store_bf16: kLanes bfloat16 from and to F; storing rounds to nearest even, a NaN stays one
 //
@@ -40,6 +40,14 @@ struct Common : T {
   static constexpr bool kWidens = false;
   static F rsqrt(F a) { return S::div(S::set(1.0f), S::sqrt(a)); }  // two roundings, on every set
   static F where_less(F a, F b, F yes, F no) { return S::select(S::less(a, b), yes, no); }
+
+  static F gather(const float* p, I at) {
+    alignas(64) int32_t from[sizeof(I) / 4];
+    alignas(64) float found[sizeof(I) / 4];
+    S::store_int(from, at);
+    for (size_t i = 0; i < sizeof(I) / 4; ++i) found[i] = p[from[i]];
+    return S::load(found);
+  }
 
   static I load_u8_n(const uint8_t* p, int n) { return S::load_u8(copied<uint8_t>(p, n).lanes); }
   static I load_s8_n(const int8_t* p, int n) { return S::load_s8(copied<int8_t>(p, n).lanes); }

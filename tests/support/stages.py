@@ -43,7 +43,7 @@ class Mixed(nn.Module):
 
 class General(nn.Module):
     """Expressions by rows and by strides, a reduction, parts put together, a product of computed values, computed indices, a
-    spectrum, and values between others."""
+    spectrum, values between others and at the points of a grid."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -58,6 +58,8 @@ class General(nn.Module):
         moved = x.scatter_add(1, places, x.gather(1, (places + 1) % 4).cumsum(1))
         spectrum = torch.fft.rfft(y.flatten(1)).abs()
         moved = moved + nn.functional.interpolate(x, scale_factor=2, mode="linear")[..., :6]
+        image, grid = y[:, :, None, :], torch.tanh(z[:, :2, :4]).reshape(-1, 2, 2, 2)
+        moved = moved + nn.functional.grid_sample(image, grid, align_corners=False).flatten(2)[..., :1]
         return torch.softmax(z @ z.transpose(1, 2), 1) @ z - z.mean(1, keepdim=True), y + spectrum[:, None, :8], moved
 
 

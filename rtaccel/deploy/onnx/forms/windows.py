@@ -133,6 +133,33 @@ def _roles(stage: Stage) -> list[str]:
     return list(roles(stage))
 
 
+@form("grid_sample")
+def grid_sample(w: Writer, stage: Stage) -> None:
+    """In ONNX images are channels first, and points in the order of torch."""
+    a, x, y = stage.attrs, stage.inputs[0], stage.outputs[0]
+    sizes, images, last = tuple(a["sizes"]), int(a["images"]), int(a["channels_last"])
+    if images != 1:
+        w.refuse(f"has {images} images in a sample")
+    channels = x.width if last else x.steps
+    given = w.real(x, lambda t: w.shaped(t, 0, *((*sizes, channels) if last else (channels, *sizes))))
+    rank = len(sizes)
+    image = w.node("Transpose", given, perm=[0, rank + 1, *range(1, rank + 1)]) if last else given
+    if stage.inputs[1:]:
+        grid = w.real(stage.inputs[1])
+    else:
+        one = w.constant(stage.tensors["grid"].cpu().numpy()[None], f"{stage.name}.grid")
+        samples = w.node("Shape", given, start=0, end=1)
+        shape = w.node("Concat", samples, w.constant(np.array([1, 1], np.int64), "shape"), axis=0)
+        grid = w.node("Expand", one, shape)
+    places = w.shaped(grid, 0, *[1] * (rank - 1), -1, rank)
+    made = w.node(
+        "GridSample", image, places, mode=("linear", "nearest", "cubic")[a["mode"]],
+        padding_mode=("zeros", "border", "reflection")[a["padding"]], align_corners=int(a["align"]),
+    )  # fmt: skip
+    flat = w.shaped(made, 0, channels, -1)
+    w.put(y, w.as_value(w.node("Transpose", flat, perm=[0, 2, 1]) if last else flat, y))
+
+
 @form("resample")
 def resample(w: Writer, stage: Stage) -> None:
     """Products with a matrix of the weights."""
