@@ -18,6 +18,7 @@ from torch._guards import detect_fake_mode
 from torch.fx.experimental.proxy_tensor import make_fx
 from torch.utils import _pytree as pytree
 
+from rtaccel.convert.frontend.decompositions.grouped import BY_NAME
 from rtaccel.convert.frontend.decompositions.own import OWN
 from rtaccel.convert.frontend.retrace import unlogged
 
@@ -36,7 +37,7 @@ def decomposition(target: Any) -> Callable[..., Any] | None:
     """A function of the same arguments made of simpler calls; None where torch has none."""
     if not isinstance(target, torch._ops.OpOverload):
         return None
-    own = OWN.get(target)
+    own = OWN.get(target) or BY_NAME.get(target._schema.name)
     if own is not None:
         return own
     found = _table().get(target)

@@ -14,6 +14,7 @@ from rtaccel.convert.frontend.decompositions.counting import MOST
 from rtaccel.convert.frontend.decompositions.distances import cdist, index_put, quantile
 from rtaccel.convert.frontend.decompositions.einsum import einsum
 from rtaccel.convert.frontend.decompositions.folds import fold
+from rtaccel.convert.frontend.decompositions.grouped import GROUPED
 from rtaccel.convert.frontend.decompositions.joined import one_joined, shifted_out, stack
 from rtaccel.convert.frontend.decompositions.rounding import divide, floor_divide
 from rtaccel.convert.frontend.decompositions.scattered import scatter_reduce
@@ -203,6 +204,7 @@ OWN: dict[Any, Callable[..., Any]] = {
     ),
     torch.ops.aten.group_norm.default: _group_norm,
     torch.ops.aten.instance_norm.default: _instance_norm,
+    **GROUPED,
     **UNROLLED,
     **SYSTEMS,
     torch.ops.aten.stack.default: stack,
