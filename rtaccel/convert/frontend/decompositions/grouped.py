@@ -45,15 +45,6 @@ def histc(x: Tensor, bins: int = 100, min: Any = 0, max: Any = 0) -> Tensor:
     return torch.where(same & inside[:, None], 1.0, 0.0).sum(0)
 
 
-def cumsum(x: Tensor, dim: int, *, dtype: torch.dtype | None = None) -> Tensor:
-    """Truth values, and real numbers that are added up as whole ones."""
-    if x.dtype == torch.bool:
-        return x.long().cumsum(dim, dtype=dtype)
-    if dtype not in (torch.int32, torch.int64) or x.dtype != torch.float32:
-        raise NotImplementedError
-    return x.to(torch.int64).cumsum(dim).to(dtype)
-
-
-GROUPED: dict[Any, Callable[..., Any]] = {aten.histc.default: histc, aten.cumsum.default: cumsum}
+GROUPED: dict[Any, Callable[..., Any]] = {aten.histc.default: histc}
 BY_NAME: dict[str, Callable[..., Any]] = {"transformers::grouped_mm_fallback": grouped_mm}
 """Operators of packages, which may not be there."""

@@ -87,10 +87,13 @@ def _of_truths(call: Callable[..., Tensor]) -> Callable[..., Tensor]:
 
 
 def _running(call: Callable[..., Tensor]) -> Callable[..., Tensor]:
-    """Of whole numbers in int64, whatever they are given in: a result in int32 has the lowest bits."""
+    """Of whole numbers in int64, whatever they are given in: a result in int32 has the lowest bits. Real numbers that are to be
+    added up as whole ones are cut to whole ones first."""
 
     def apply(x: Tensor, dim: int, *, dtype: torch.dtype | None = None) -> Tensor:
-        if x.dtype != torch.bool and not (dtype == torch.int32 and x.dtype in (torch.int32, torch.int64)):
+        whole = dtype == torch.int32 and x.dtype in (torch.int32, torch.int64)
+        cut = dtype in (torch.int32, torch.int64) and x.dtype == torch.float32
+        if x.dtype != torch.bool and not whole and not cut:
             raise NotImplementedError  # it would be taken apart into itself
         found = call(x.long(), dim)
         return found if dtype in (None, torch.int64) else found.to(dtype)
