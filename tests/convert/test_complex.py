@@ -13,6 +13,7 @@ from torch import Tensor, nn
 
 import rtaccel as rt
 from rtaccel.convert.frontend.complex.matrices import split
+from rtaccel.convert.frontend.complex.rewrite import without_complex
 
 
 class Spectral(nn.Module):
@@ -149,6 +150,26 @@ def test_parts_beside_a_call_that_is_not_known() -> None:
         fast = rt.compile(model, (torch.randn(2, 3, 16),))
     x = torch.randn(3, 3, 16)
     torch.testing.assert_close(fast(x), model(x))
+
+
+def test_a_check_of_a_cast_is_no_call_on_complex_numbers() -> None:
+    """torch.export writes one for a cast to what a tensor is already."""
+
+    class Turns(nn.Module):
+        def forward(self, x: Tensor) -> Tensor:
+            angle = x[..., :8].tanh()
+            phases = torch.polar(torch.ones_like(angle), angle)
+            turned = torch.view_as_complex(x.reshape(*x.shape[:-1], 8, 2)) * phases.to(x.device)
+            return torch.view_as_real(turned).flatten(-2)
+
+    program = torch.export.export(Turns(), (torch.randn(2, 3, 16),), strict=False)
+    assert any("assert_tensor" in str(node.target) for node in program.graph.nodes)
+    for node in program.graph.find_nodes(op="call_function", target=torch.ops.aten.to.dtype_layout):
+        node.replace_all_uses_with(node.args[0])  # as functionalization has it
+        program.graph.erase_node(node)
+    assert without_complex(program.graph)
+    values = [node.meta["val"] for node in program.graph.nodes if isinstance(node.meta.get("val"), Tensor)]
+    assert not any(value.is_complex() for value in values)
 
 
 def test_what_is_not_known_for_pairs_leaves_the_graph_as_it_was() -> None:
