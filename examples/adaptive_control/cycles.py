@@ -70,6 +70,7 @@ def built(folder: Path) -> ctypes.CDLL:
     found.control_create.restype = ctypes.c_void_p
     found.control_create.argtypes = [ctypes.c_char_p, ctypes.POINTER(Params)]
     found.control_destroy.argtypes = [ctypes.c_void_p]
+    found.clock_stops.restype, found.clock_stops.argtypes = ctypes.c_long, [ctypes.c_double, ctypes.c_double]
     return found
 
 
@@ -92,6 +93,13 @@ def states(steps: int, seed: int = 0) -> NDArray[np.float32]:
     wanted = plant.reference(steps)
     noise = np.random.default_rng(seed).normal(size=(steps, 2)) * plant.ACCELEROMETER
     return np.concatenate([wanted[:, :4], np.zeros((steps, 2)), wanted[:, 4:6] + noise, wanted], 1).astype(np.float32)
+
+
+def stops_per_s(seconds: float) -> float:
+    """How often this machine stops a thread that only reads the clock for longer than the deadline. No loop is late more
+    rarely. Raises Missing where there is no C compiler."""
+    with tempfile.TemporaryDirectory() as folder:
+        return built(Path(folder)).clock_stops(DEADLINE_US, seconds * 1e6) / seconds
 
 
 def in_loop(cycles: int, period_us: float = PERIOD_US) -> rt.LoopStats:

@@ -63,20 +63,24 @@ def times(quick: bool) -> dict[str, float]:
 
 
 def looped(count: int) -> tuple[dict[str, float], str]:
-    """Metrics and a sentence of the step in C in rt.Loop, so many cycles; a sentence alone without a compiler."""
+    """Metrics and sentences of the step in C in rt.Loop, so many cycles; a sentence alone without a compiler."""
     try:
         stats = cycles.in_loop(count)
+        stops = cycles.stops_per_s(min(5.0, count * cycles.PERIOD_US / 1e6))
     except Missing as error:
         return {}, f"Not run in rt.Loop: {error}"
     found = {
         "loop_cycles": stats.cycles, "loop_misses": stats.misses, "loop_skipped": stats.skipped,
         "loop_step_p50_us": stats.work.p50_us, "loop_step_p99_us": stats.work.p99_us, "loop_step_max_us": stats.work.max_us,
+        "loop_late_per_s": stats.misses / (stats.cycles * cycles.PERIOD_US / 1e6), "machine_stops_per_s": stops,
         "loop_p99_us": stats.response.p99_us, "loop_max_us": stats.response.max_us,
     }  # fmt: skip
     step, late = stats.work, f"{stats.misses:,} ended later than {DEADLINE_US:.0f} us after their time"
     return found, (
         f"The step in C (step.c) in rt.Loop: p50 {step.p50_us:.2f} us, p99 {step.p99_us:.2f}, max {step.max_us:.1f}. Of "
-        f"{stats.cycles:,} cycles {late}, and {stats.skipped:,} were skipped: both by how late this machine woke the thread."
+        f"{stats.cycles:,} cycles {late}, and {stats.skipped:,} were skipped: both by how late this machine woke the thread. "
+        f"That is {found['loop_late_per_s']:.1f} late cycles a second. A thread that only reads the clock was stopped for as "
+        f"long {stops:.1f} times a second."
     )
 
 

@@ -1,8 +1,10 @@
 /* The step of RLS + L1 in C, for a loop: Controller of control.py with the same arithmetic in double, RLS and basis in
  * float. The basis is a file of rt.save; the numbers come from control.py.
  */
+#define _GNU_SOURCE /* clock_gettime */
 #include <math.h>
 #include <stdlib.h>
+#include <time.h>
 
 #include "rtaccel.h"
 
@@ -43,6 +45,25 @@ control* control_create(const char* basis, const params* n) {
   }
   rta_model_prefault(c->basis);
   return c;
+}
+
+static double now_us(void) {
+  struct timespec t;
+  clock_gettime(CLOCK_MONOTONIC, &t);
+  return t.tv_sec * 1e6 + t.tv_nsec / 1e3;
+}
+
+/* How often a thread that only reads the clock is stopped for longer than `limit` us, in so many us. */
+long clock_stops(double limit, double us) {
+  const double end = now_us() + us;
+  double last = now_us();
+  long stops = 0;
+  while (last < end) {
+    const double t = now_us();
+    stops += t - last > limit;
+    last = t;
+  }
+  return stops;
 }
 
 static double bounded(double v, double most) { return v < -most ? -most : v > most ? most : v; }

@@ -35,7 +35,7 @@ LINEAR, NEAREST, CUBIC = range(3)
 ZEROS, BORDER, REFLECTION = range(3)
 SLOPE = -0.75
 """Of the cubic kernel, one tap away."""
-MOST = 2**22
+MAX_POSITIONS = 2**22
 """Positions of an image: every set rounds float32 up to there to whole numbers."""
 OUTSIDE = -1e9
 
@@ -60,7 +60,7 @@ def shape_of(stage: Stage) -> tuple[int, int, int]:
         )  # fmt: skip
     cubic_in_space = a["mode"] == CUBIC and len(sizes) != 2
     if (
-        positions > MOST
+        positions > MAX_POSITIONS
         or min(sizes, default=0) < 1
         or cubic_in_space
         or not 0 <= a["mode"] <= 2
@@ -68,7 +68,7 @@ def shape_of(stage: Stage) -> tuple[int, int, int]:
     ):
         raise ShapeError(
             "grid_sample", f"images of {sizes}, mode {a['mode']}, padding {a['padding']}",
-            f"up to {MOST} positions, modes and paddings 0 to 2, cubic in two dimensions", "Correct the stage.",
+            f"up to {MAX_POSITIONS} positions, modes and paddings 0 to 2, cubic in two dimensions", "Correct the stage.",
         )  # fmt: skip
     return channels, positions, points
 

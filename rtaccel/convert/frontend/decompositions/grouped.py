@@ -13,16 +13,16 @@ import torch
 from torch import Tensor
 
 aten = torch.ops.aten
-MOST_GROUPS = 16
+MAX_GROUPS = 16
 CACHED = 2 << 20
 """Bytes of all matrices that a second-level cache holds: with more of them, reading those that no row needs costs more."""
-MOST_COUNTED = 1 << 16
+MAX_COUNTED = 1 << 16
 
 
 def grouped_mm(x: Tensor, weight: Tensor, offs: Tensor) -> Tensor:
     """x [rows, K], weight [groups, K, N], offs [groups]: where each ends. Rows behind the last are 0."""
     groups, inputs, outputs = weight.shape
-    if x.dtype != torch.float32 or (groups > MOST_GROUPS and groups * inputs * outputs * 4 > CACHED):
+    if x.dtype != torch.float32 or (groups > MAX_GROUPS and groups * inputs * outputs * 4 > CACHED):
         raise NotImplementedError
     rows = torch.arange(x.shape[0], device=x.device)
     ended = (offs.to(torch.int64)[None, :] <= rows[:, None]).to(torch.int64).sum(1)
@@ -34,7 +34,7 @@ def grouped_mm(x: Tensor, weight: Tensor, offs: Tensor) -> Tensor:
 
 def histc(x: Tensor, bins: int = 100, min: Any = 0, max: Any = 0) -> Tensor:
     """Of whole numbers in bins of one each: how often each is there."""
-    if x.dtype != torch.float32 or max - min != bins - 1 or min != int(min) or x.numel() * bins > MOST_COUNTED:
+    if x.dtype != torch.float32 or max - min != bins - 1 or min != int(min) or x.numel() * bins > MAX_COUNTED:
         raise NotImplementedError
     # a bin is (bins - 1) / bins wide, which has one whole number in it; the last two share an edge that is none
     place = (

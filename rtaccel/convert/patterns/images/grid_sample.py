@@ -12,7 +12,7 @@ from rtaccel.convert.frontend.nodes import OpNode
 from rtaccel.convert.patterns.rules import Call, Refused, rule
 
 aten = torch.ops.aten
-_MOST = 2**22
+_MAX_POSITIONS = 2**22
 _NUMBERS = {"mode": "interpolation_mode", "padding": "padding_mode"}
 
 
@@ -23,7 +23,7 @@ def _grid_sample(call: Call) -> OpNode | str:
     samples = image.dims[0]
     if any(image.has_batch(d) for d in range(1, rank + 2)):
         return "layout: its samples are not its first dimension"
-    if prod(sizes) > _MOST or (call["interpolation_mode"] == 2 and rank != 2):
+    if prod(sizes) > _MAX_POSITIONS or (call["interpolation_mode"] == 2 and rank != 2):
         return "has more than 2^22 positions, or is cubic in space"
     images = prod(a.size for a in samples if not a.batch)
     outs = tuple(call.shape[2:])
