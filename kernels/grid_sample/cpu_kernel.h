@@ -115,23 +115,21 @@ class GridSampleStage final : public Stage {
   }
 
   void planes(const char* x, const Block& block, int count, char* y) const {
-    switch (taps_) {
-      case 1: return block.whole ? planes_of<1, true>(x, block, count, y) : planes_of<1, false>(x, block, count, y);
-      case 4: return block.whole ? planes_of<4, true>(x, block, count, y) : planes_of<4, false>(x, block, count, y);
-      case 8: return block.whole ? planes_of<8, true>(x, block, count, y) : planes_of<8, false>(x, block, count, y);
-      default: return block.whole ? planes_of<16, true>(x, block, count, y) : planes_of<16, false>(x, block, count, y);
-    }
+    if (taps_ == 4)
+      return block.whole ? planes_of<4, true>(x, block, count, y) : planes_of<4, false>(x, block, count, y);
+    block.whole ? planes_of<0, true>(x, block, count, y) : planes_of<0, false>(x, block, count, y);
   }
-  template <int kTaps, bool kWhole>
+  template <int kTaps, bool kWhole>  // kTaps: 0 where their number is no constant
   void planes_of(const char* x, const Block& block, int count, char* y) const {
     constexpr int k = S::kLanes;
+    const int taps = kTaps ? kTaps : taps_;
     for (int64_t c = 0; c < channels_; ++c, x += x_.pitch, y += y_.pitch) {
       const float* from = reinterpret_cast<const float*>(x);
       float* to = reinterpret_cast<float*>(y);
       for (int p = 0; p < count; p += k) {
         F sum = S::set(0.0f);
 #pragma GCC unroll 4
-        for (int t = 0; t < kTaps; ++t) {
+        for (int t = 0; t < taps; ++t) {
           const typename S::I at = S::load_int(block.at[t] + p);
           F taken = S::gather(from, kWhole ? at : S::max_int(at, S::set_int(0)));
           if (!kWhole) taken = S::where_less(S::to_float(at), S::set(0.0f), S::set(0.0f), taken);

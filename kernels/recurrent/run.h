@@ -125,7 +125,8 @@ void RecurrentStage<S, Cell, Dot>::one_direction(const Pass& pass, const Sequenc
 
 // Zeros for a time step that a stream does not have.
 template <class S, class Cell, class Dot>
-void RecurrentStage<S, Cell, Dot>::behind(const Pass& pass, char* to, int64_t t, int64_t n) const {
+[[gnu::noinline, gnu::cold]] void RecurrentStage<S, Cell, Dot>::behind(const Pass& pass, char* to, int64_t t,
+                                                                       int64_t n) const {
   const int64_t column = pass.direction * shape_.hidden, count = shape_.hidden;
   if (pass.layer + 1 < shape_.layers) {
     constexpr int64_t kSize = sizeof(Element);

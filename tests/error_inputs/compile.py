@@ -62,7 +62,7 @@ for name, example, words in (
     add(f"example is {name}", lambda example=example: rt.compile(mlp(), example), rt.ShapeError, f"{words}.*tuple")
 for name, example in (("None", None), ("a text", "x"), ("two tensors", (X, X)), ("empty", ()), ("a list of numbers", [1.0]),
                       ("a window", torch.randn(2, 3, 12)), ("no stream", torch.randn(0, 12)), ("float64", X.double()),
-                      ("a scalar", torch.tensor(1.0)), ("int64 of rank 2", torch.zeros(2, 12, dtype=torch.int64)),
+                      ("a scalar", torch.tensor(1.0)),
                       ("float32 of rank 1", torch.randn(12)), ("int32", torch.zeros(2, dtype=torch.int32)),
                       ("bool", torch.zeros(2, dtype=torch.bool)), ("half", X.half())):  # fmt: skip
     add(
@@ -71,6 +71,13 @@ for name, example in (("None", None), ("a text", "x"), ("two tensors", (X, X)), 
         rt.ShapeError,
         "stream|compile",
     )
+
+add(
+    "example of a stream is of whole numbers, which the layer does not take",
+    lambda: rt.stream(nn.GRU(12, 4, batch_first=True).eval(), torch.zeros(2, 12, dtype=torch.int64)),
+    rt.UnsupportedProblem,
+    "stream.*int64",
+)
 
 # -- compile: options -------------------------------------------------------------------------------------------------
 

@@ -43,16 +43,26 @@ def packed_sequences(model: nn.Module, any_batch: bool) -> Iterator[None]:
 
 @contextmanager
 def _unchecked() -> Iterator[None]:
-    """Without torch's checks of the states of recurrent layers: they make a number of the batch, which then is no longer open.
+    """Without torch's checks of states beside packed sequences: they make a number of the batch, which then is no longer open.
     `_recurrent` has them."""
     kept = {kind: kind.check_forward_args for kind in (nn.RNNBase, nn.LSTM)}
     try:
-        for kind in kept:
-            kind.check_forward_args = lambda *_: None  # type: ignore[method-assign]
+        for kind, check in kept.items():
+            kind.check_forward_args = _of_whole(check)  # type: ignore[method-assign]
         yield
     finally:
         for kind, check in kept.items():
             kind.check_forward_args = check  # type: ignore[method-assign]
+
+
+def _of_whole(check: Callable[..., None]) -> Callable[..., None]:
+    def apply(self: nn.RNNBase, x: Tensor, hidden: Any, sizes: Tensor | None) -> None:
+        if sizes is None:
+            check(self, x, hidden, sizes)
+        else:
+            self.check_input(x, sizes)
+
+    return apply
 
 
 @dataclass(frozen=True)
