@@ -141,7 +141,8 @@ class UncapturedModel(nn.Module):
     def weight_bytes(self) -> int:
         return sum(t.numel() * t.element_size() for t in (*self.model.parameters(), *self.model.buffers()))
 
-    def explain(self, verbose: bool = True) -> str:
+    def explain(self, verbose: bool = True, measure: bool = True) -> str:
+        """Why the model was not captured. measure: as of a captured model, whose stages are timed; here are none."""
         lines = [Line(type(self.model).__name__, "the whole model, as it is", FALLBACK, None, None, (self.reason,))]
         swapped = f"\n\n{self.report}" if self.report is not None else ""
         return f"{type(self.model).__name__}: not captured, {self.weight_bytes} B of weights\n\n{table(lines, verbose)}{swapped}"

@@ -142,3 +142,4 @@ def test_a_lone_layer_stays_float() -> None:
     layer, x = Odd(4, 4).eval(), torch.randn(2, 4)
     fast = UncapturedModel(layer, "a branch", "w8a8", None)
     assert torch.equal(fast(x), layer(x)) and "itself a layer" in fast.explain()
+    assert fast.explain(measure=False) == fast.explain()
