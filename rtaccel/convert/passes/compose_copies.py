@@ -1,4 +1,5 @@
-"""Two copies in a row as one: a copy that reads nothing but another one takes its elements from where that took them."""
+"""Two copies in a row as one: a copy that reads nothing but another one takes its elements from where that took them, and parts
+that are laid over others lie in one result with them."""
 
 from __future__ import annotations
 
@@ -12,6 +13,9 @@ from numpy.typing import NDArray
 from rtaccel.convert.frontend.nodes import Buffer, OpNode
 from rtaccel.core.traits import Role
 
+MAX_PARTS = 512
+"""Of one result."""
+
 
 def compose_copies(op_nodes: Sequence[OpNode], buffers: Mapping[str, Buffer], kept: set[str]) -> list[OpNode]:
     """The same graph with one copy for every chain of them. kept: names that are read from outside."""
@@ -20,9 +24,15 @@ def compose_copies(op_nodes: Sequence[OpNode], buffers: Mapping[str, Buffer], ke
     found: list[OpNode] = []
     for op_node in op_nodes:
         if not _is_copy(op_node):
-            found.append(op_node)
             if not op_node.is_fallback and op_node.operator.role is Role.COPY:
+                below = copies.get(op_node.reads[0]) if op_node.reads else None
+                if below is not None and readers[op_node.reads[0]] == 1 and op_node.reads[0] not in kept:
+                    whole = _laid_over(below, op_node, buffers)
+                    if whole is not None:
+                        found = [d for d in found if d is not below]
+                        op_node = whole
                 copies[op_node.writes[0]] = op_node
+            found.append(op_node)
             continue
         source = copies.get(op_node.reads[0])
         if source is not None and readers[op_node.reads[0]] == 1 and op_node.reads[0] not in kept:
@@ -55,6 +65,31 @@ def _elements(op_node: OpNode, buffers: Mapping[str, Buffer]) -> NDArray[np.int6
     width = buffers[op_node.writes[0]].width
     rows = np.asarray(op_node.attrs["rows"], dtype=np.int64)
     return (rows[:, None] * width + np.arange(width)).reshape(-1)
+
+
+def _laid_over(first: OpNode, second: OpNode, buffers: Mapping[str, Buffer]) -> OpNode | None:
+    """Parts over all of what others are put together to, as `y[:, t] = ..` is for each t. None where the first result is not
+    taken as it lies, or its constants would come to lie over the later parts."""
+    if _is_copy(first) or first.tensors or len(first.reads) + len(second.reads) > MAX_PARTS:
+        return None
+    dims, source, target = second.attrs["parts"][0]
+    elements = buffers[first.writes[0]].elements
+    if source != target or elements != buffers[second.writes[0]].elements or not _is_whole(dims, source, elements):
+        return None
+    parts = (*first.attrs["parts"], *second.attrs["parts"][1:])
+    attrs = {**second.attrs, "parts": parts, "fill": first.attrs["fill"]}
+    return replace(second, reads=[*first.reads, *second.reads[1:]], attrs=attrs)
+
+
+def _is_whole(dims: Sequence[int], place: Sequence[int], elements: int) -> bool:
+    """Whether a place is every element once."""
+    offset, *strides = place
+    size = 1
+    for stride, n in sorted((stride, n) for stride, n in zip(strides, dims) if n != 1):
+        if stride != size:
+            return False
+        size *= n
+    return offset == 0 and size == elements
 
 
 def _parts_turned(first: OpNode, second: OpNode, buffers: Mapping[str, Buffer]) -> OpNode | None:
