@@ -46,11 +46,11 @@ class Writes(nn.Module):
 
 
 @pytest.mark.filterwarnings("ignore::rtaccel.runtime.fallback.FallbackWarning")
-@pytest.mark.parametrize("seed", range(60))
+@pytest.mark.parametrize("seed", range(40))
 def test_a_random_program_of_writes_equals_torch(seed: int) -> None:
     torch.manual_seed(seed)
     model, x = Writes(random.Random(seed)).eval(), torch.randn(3, 5, 6)
-    fast = rt.compile(model, (x,), strict=model.start == "x")  # what depends on no input may stay torch's
+    fast = rt.compile(model, (x,), strict=model.start == "x")  # what depends on no input may fall back
     for own in (x, torch.randn(3, 5, 6), torch.randn(1, 5, 6)):
         for got, want in zip(fast(own), model(own), strict=True):
             torch.testing.assert_close(got, want, rtol=1e-6, atol=1e-6)
