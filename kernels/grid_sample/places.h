@@ -3,6 +3,7 @@
 #pragma once
 
 #include "_core/stage.h"
+#include "_expression/functions.h"
 
 namespace rta {
 
@@ -27,10 +28,7 @@ struct GridDimension {
     span = high - low;
   }
 
-  static F floor(F a) {
-    const F r = S::round(a);
-    return S::where_less(a, r, S::sub(r, S::set(1.0f)), r);
-  }
+  static F floor(F a) { return expression::floor<S>(a); }
   F valid(F at) const {
     const F none = S::set(kOutside);
     return S::where_less(S::set(-1.0f), at, S::where_less(at, S::set(size), at, none), none);

@@ -7,6 +7,8 @@ The direction from the end to the beginning starts at a stream's own last time s
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import torch
 from torch import Tensor
 
@@ -50,9 +52,31 @@ def going(t: int, counts: Tensor | None, new: tuple[Tensor, ...], old: tuple[Ten
     return tuple(torch.where((t < counts)[:, None], *pair) for pair in zip(new, old))
 
 
+def there(counts: Tensor | None, x: Tensor) -> Tensor:
+    """[T, N], or [T, 1] where all are: which time steps of x [T, N, ..] the streams have."""
+    steps = torch.arange(x.shape[0], device=x.device)[:, None]
+    return steps >= 0 if counts is None else steps < counts
+
+
 def until(counts: Tensor | None, y: Tensor, fill: float = 0.0) -> Tensor:
     """y [time steps, streams, ..], with `fill` behind the last time step of a stream."""
     if counts is None:
         return y
-    steps = torch.arange(y.shape[0], device=y.device)[:, None]
-    return torch.where((steps < counts)[..., None], y, torch.full((), fill, dtype=y.dtype, device=y.device))
+    return torch.where(there(counts, y)[..., None], y, torch.full((), fill, dtype=y.dtype, device=y.device))
+
+
+def by_torch(
+    kind: str, x: Tensor, counts: Tensor, states: Sequence[Tensor], weights: Sequence[Tensor], biased: bool, layers: int,
+    bidirectional: bool, batch_first: bool,
+) -> tuple[Tensor, ...]:  # fmt: skip
+    """(y, states after) of torch's own pass over packed sequences, which wants the longest first. kind: "lstm" or another of
+    `torch._VF`. x: [T, N, K], or [N, T, K] with batch_first."""
+    samples, time = (0, 1) if batch_first else (1, 0)
+    order = torch.argsort(counts, descending=True, stable=True)
+    back = torch.argsort(order)
+    data, sizes = torch._VF._pack_padded_sequence(x.index_select(samples, order), counts[order].cpu(), batch_first)
+    before = [state[:, order].contiguous() for state in states]
+    hx = tuple(before) if len(before) > 1 else before[0]
+    y, *after = getattr(torch._VF, kind)(data, sizes, hx, list(weights), biased, layers, 0.0, False, bidirectional)
+    padded, _ = torch._VF._pad_packed_sequence(y, sizes, batch_first, 0.0, x.shape[time])
+    return padded.index_select(samples, back), *(state[:, back] for state in after)

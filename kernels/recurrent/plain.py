@@ -12,7 +12,7 @@ from rtaccel.core.registry import Impl, Operator, Prepared, register_impl
 from rtaccel.core.stage import Problem, Stage
 from rtaccel.core.weight_format import WeightFormat
 from rtaccel.kernels.recurrent.layout import Geometry, quantized, sparse
-from rtaccel.kernels.recurrent.lengths import counts_of
+from rtaccel.kernels.recurrent.lengths import by_torch, counts_of
 from rtaccel.kernels.recurrent.operator import Cells
 from rtaccel.kernels.recurrent.reference import Cell, compute, nonfinite, outputs_of
 
@@ -38,19 +38,6 @@ def _torch_weights(stage: Stage, geometry: Geometry) -> list[Tensor]:
     return weights
 
 
-def _packed(
-    run: Callable[..., Any], x: Tensor, counts: Tensor, hx: Any, tail: tuple[Any, ...]
-) -> tuple[Tensor, list[Tensor]]:
-    """torch's own pass over packed sequences, which wants the longest first, and back."""
-    order = torch.argsort(counts, descending=True, stable=True)
-    back = torch.argsort(order)
-    data, sizes = torch._VF._pack_padded_sequence(x[:, order], counts[order].cpu(), False)
-    sorted_hx = tuple(s[:, order] for s in hx) if isinstance(hx, tuple) else hx[:, order]
-    y, *after = run(data, sizes, sorted_hx, *tail)
-    padded, _ = torch._VF._pad_packed_sequence(y, sizes, False, 0.0, x.shape[0])
-    return padded[:, back], [state[:, back] for state in after]
-
-
 def _prepare(
     lower: Callable[[Stage], Mapping[str, Any]], cells: tuple[Cell, Cell | None]
 ) -> Callable[[Stage, Problem], Prepared]:
@@ -72,11 +59,11 @@ def _prepare(
                 x.new_zeros(rows, x.shape[1], geometry.hidden)
             ] * count
             hx = tuple(before) if count == 2 else before[0]
-            tail = (weights, True, geometry.layers, 0.0, False, geometry.directions == 2)
+            both = geometry.directions == 2
             if counts is None:
-                y, *after = run(x, hx, *tail, False)
+                y, *after = run(x, hx, weights, True, geometry.layers, 0.0, False, both, False)
             else:
-                y, after = _packed(run, x, counts, hx, tail)
+                y, *after = by_torch(stage.op, x, counts, before, weights, True, geometry.layers, both, False)
             if sparse(stage):
                 y, after = nonfinite(x, before, y, after, counts)
             return outputs_of(stage, low, y, after)

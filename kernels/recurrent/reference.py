@@ -28,7 +28,7 @@ from rtaccel.core.stage import Stage
 from rtaccel.formats import int4
 from rtaccel.formats.int8 import dynamic, to_int8
 from rtaccel.kernels.recurrent.layout import Geometry, quantized, sparse
-from rtaccel.kernels.recurrent.lengths import counts_of, going, until
+from rtaccel.kernels.recurrent.lengths import counts_of, going, there, until
 
 P0, P1, P2 = 0.99981013, 0.10172323, 6.5494682e-4
 Q1, Q2 = 0.43450415, 0.01263921
@@ -235,7 +235,7 @@ def _not_finite(x: Tensor, states: list[Tensor], counts: Tensor | None) -> Tenso
     """By stream: whether x, as far as it is read, or a state holds a NaN or an infinity."""
     bad = torch.zeros(x.shape[1], dtype=torch.bool, device=x.device)
     if x.is_floating_point():
-        bad |= (~torch.isfinite(x).all(-1) & _read(counts, x)).any(0)
+        bad |= (~torch.isfinite(x).all(-1) & there(counts, x)).any(0)
     for state in states:
         bad |= ~torch.isfinite(state).all(-1).all(0)
     return bad
@@ -244,14 +244,8 @@ def _not_finite(x: Tensor, states: list[Tensor], counts: Tensor | None) -> Tenso
 def _nan(bad: Tensor, counts: Tensor | None, y: Tensor, after: list[Tensor]) -> tuple[Tensor, list[Tensor]]:
     """y, as far as it was computed, and the states after: NaN in bad streams."""
     nan = torch.full((), float("nan"))
-    own = (bad & _read(counts, y))[..., None]
+    own = (bad & there(counts, y))[..., None]
     return torch.where(own, nan, y), [torch.where(bad[:, None], nan, part) for part in after]
-
-
-def _read(counts: Tensor | None, x: Tensor) -> Tensor:
-    """[T, N]: which time steps of x [T, N, ..] there are."""
-    steps = torch.arange(x.shape[0], device=x.device)[:, None]
-    return steps >= 0 if counts is None else steps < counts
 
 
 def outputs_of(stage: Stage, low: dict, y: Tensor, states: list[Tensor]) -> tuple[Tensor, ...]:

@@ -16,26 +16,17 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from rtaccel.kernels.recurrent.lengths import by_torch
+
 _library = torch.library.Library("rtaccel", "FRAGMENT")
 _TAIL = "Tensor[] params, bool has_biases, int num_layers, bool bidirectional, bool batch_first, bool longest"
 
 
 def _compute(kind: str, x: Tensor, lengths: Tensor, hx: Sequence[Tensor], params: Sequence[Tensor], biased: bool,
              layers: int, bidirectional: bool, batch_first: bool, longest: bool) -> tuple[Tensor, ...]:  # fmt: skip
-    """torch's own pass, which wants the longest sequence first."""
     if longest:
-        _longest(x, lengths, x.shape[1 if batch_first else 0])
-    order = torch.argsort(lengths, descending=True, stable=True)
-    back = torch.argsort(order)
-    data, sizes = torch._VF._pack_padded_sequence(
-        x.index_select(0 if batch_first else 1, order), lengths[order].cpu(), batch_first
-    )
-    states = [s[:, order].contiguous() for s in hx]
-    given = tuple(states) if len(states) > 1 else states[0]
-    run = getattr(torch._VF, kind)
-    y, *after = run(data, sizes, given, list(params), biased, layers, 0.0, False, bidirectional)
-    padded, _ = torch._VF._pad_packed_sequence(y, sizes, batch_first, 0.0, x.shape[1 if batch_first else 0])
-    return padded.index_select(0 if batch_first else 1, back), *(s[:, back] for s in after)
+        _check_longest(lengths, x.shape[1 if batch_first else 0])
+    return by_torch(kind, x, lengths, hx, params, biased, layers, bidirectional, batch_first)
 
 
 def _fake(kind: str, x: Tensor, lengths: Tensor, hx: Sequence[Tensor], params: Sequence[Tensor], biased: bool,
@@ -69,9 +60,13 @@ PACKED: Mapping[str, Any] = dict(
 _library.define("longest(Tensor y, Tensor lengths, int time_steps) -> Tensor")
 
 
-def _longest(y: Tensor, lengths: Tensor, time_steps: int) -> Tensor:
+def _check_longest(lengths: Tensor, time_steps: int) -> None:
     if int(lengths.max()) != time_steps:
         raise ValueError(f"the longest of {lengths.tolist()} is not {time_steps}")
+
+
+def _longest(y: Tensor, lengths: Tensor, time_steps: int) -> Tensor:
+    _check_longest(lengths, time_steps)
     return y.clone()
 
 

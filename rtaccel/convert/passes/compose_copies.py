@@ -23,30 +23,30 @@ def compose_copies(op_nodes: Sequence[OpNode], buffers: Mapping[str, Buffer], ke
     copies: dict[str, OpNode] = {}
     found: list[OpNode] = []
     for op_node in op_nodes:
-        if not _is_copy(op_node):
-            if not op_node.is_fallback and op_node.operator.role is Role.COPY:
-                below = copies.get(op_node.reads[0]) if op_node.reads else None
-                if below is not None and readers[op_node.reads[0]] == 1 and op_node.reads[0] not in kept:
-                    whole = _laid_over(below, op_node, buffers)
-                    if whole is not None:
-                        found = [d for d in found if d is not below]
-                        op_node = whole
-                copies[op_node.writes[0]] = op_node
-            found.append(op_node)
-            continue
-        source = copies.get(op_node.reads[0])
-        if source is not None and readers[op_node.reads[0]] == 1 and op_node.reads[0] not in kept:
-            joined = _joined(source, op_node, buffers) if _is_copy(source) else _parts_turned(source, op_node, buffers)
-            if joined is not None:
-                found = [d for d in found if d is not source]
-                op_node = joined
-        copies[op_node.writes[0]] = op_node
+        if _is_copy(op_node) or _is_assembly(op_node):
+            source = copies.get(op_node.reads[0]) if op_node.reads else None
+            if source is not None and readers[op_node.reads[0]] == 1 and op_node.reads[0] not in kept:
+                joined = _composed(source, op_node, buffers)
+                if joined is not None:
+                    found = [d for d in found if d is not source]
+                    op_node = joined
+            copies[op_node.writes[0]] = op_node
         found.append(op_node)
     return found
 
 
+def _composed(first: OpNode, second: OpNode, buffers: Mapping[str, Buffer]) -> OpNode | None:
+    if _is_assembly(second):
+        return None if _is_copy(first) else _laid_over(first, second, buffers)
+    return _joined(first, second, buffers) if _is_copy(first) else _parts_turned(first, second, buffers)
+
+
 def _is_copy(op_node: OpNode) -> bool:
     return not op_node.is_fallback and op_node.operator.role is Role.GATHER
+
+
+def _is_assembly(op_node: OpNode) -> bool:
+    return not op_node.is_fallback and op_node.operator.role is Role.COPY
 
 
 def _joined(first: OpNode, second: OpNode, buffers: Mapping[str, Buffer]) -> OpNode:
@@ -70,7 +70,7 @@ def _elements(op_node: OpNode, buffers: Mapping[str, Buffer]) -> NDArray[np.int6
 def _laid_over(first: OpNode, second: OpNode, buffers: Mapping[str, Buffer]) -> OpNode | None:
     """Parts over all of what others are put together to, as `y[:, t] = ..` is for each t. None where the first result is not
     taken as it lies, or its constants would come to lie over the later parts."""
-    if _is_copy(first) or first.tensors or len(first.reads) + len(second.reads) > MAX_PARTS:
+    if first.tensors or len(first.reads) + len(second.reads) > MAX_PARTS:
         return None
     dims, source, target = second.attrs["parts"][0]
     elements = buffers[first.writes[0]].elements

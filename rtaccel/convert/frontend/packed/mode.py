@@ -131,9 +131,7 @@ class _PackedSequences(TorchFunctionMode):
         return func(*args, **kwargs)
 
     def _pack(self, values: Tensor, lengths: Tensor, batch_first: bool) -> tuple[Tensor, Tensor]:
-        return self._packed(_Padded(values, lengths, bool(batch_first)))
-
-    def _packed(self, padded: _Padded) -> tuple[Tensor, Tensor]:
+        padded = _Padded(values, lengths, bool(batch_first))
         sizes = torch.zeros(1, dtype=torch.int64)
         self._sizes[id(sizes)] = sizes, padded
         return self._rows(padded), sizes
