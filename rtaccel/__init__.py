@@ -25,6 +25,7 @@ _HOME = {
     "compile": "rtaccel.runtime.compiler",
     "CompiledModel": "rtaccel.runtime.compiled",
     "DynamicModel": "rtaccel.runtime.dynamic",
+    "GuardedModel": "rtaccel.runtime.guarded",
     "stream": "rtaccel.runtime.stream",
     "StreamModel": "rtaccel.runtime.stream",
     "save": "rtaccel.deploy.save",
@@ -94,6 +95,7 @@ __all__ = [
     "Float8",
     "Float32",
     "FormatError",
+    "GuardedModel",
     "Hedged",
     "Latency",
     "Latest",
@@ -163,6 +165,7 @@ if TYPE_CHECKING:
     from rtaccel.runtime.compiled import CompiledModel
     from rtaccel.runtime.compiler import compile
     from rtaccel.runtime.dynamic import DynamicModel
+    from rtaccel.runtime.guarded import GuardedModel
     from rtaccel.runtime.stream import StreamModel, stream
     from rtaccel.search.cascade.anytime import Anytime
     from rtaccel.search.cascade.cascade import Cascade

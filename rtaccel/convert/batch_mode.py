@@ -6,23 +6,44 @@ from dataclasses import replace
 from typing import Any
 
 from torch import Tensor, nn
+from torch.fx.experimental.symbolic_shapes import free_unbacked_symbols
 from torch.utils import _pytree as pytree
 
 from rtaccel.convert.build_graph import build_graph
-from rtaccel.convert.frontend.export import ExportedGraph, capture
+from rtaccel.convert.frontend.export import ExportedGraph, capture, capture_guarded
 from rtaccel.convert.frontend.graph.op_graph import OpGraph
+from rtaccel.convert.frontend.guards.numbers import Guard
 
 
 def choose_batch_mode(
-    model: nn.Module, args: tuple[Any, ...], specialize: bool = False
+    model: nn.Module, args: tuple[Any, ...], specialize: bool = False, guard: Guard = Guard.NONE
 ) -> tuple[ExportedGraph, OpGraph]:
     """The model captured and matched. Forms are tried in the order of what they leave open: any number of samples; the
     samples of the example, each on its own; all of the example as one. The next is only tried where a call of the last
     falls back to PyTorch for the way its tensors lie, or where no result has samples: the inputs have no batch dimension then.
 
-    specialize: as in `capture`. Raises UnsupportedProblem where the model cannot be captured.
+    guard: also where a shape depends on numbers, and all is native with the numbers of the example.
+    specialize, guard: as in `capture`. Raises UnsupportedProblem where the model cannot be captured.
     """
-    exported = capture(model, args, specialize=specialize)
+    found = _choose(model, args, specialize, guard)
+    if guard is Guard.NONE or specialize or not found[1].fallback_count or not _counts(found[0]):
+        return found
+    guarded = capture_guarded(model, args, guard)
+    other = best_fixed(guarded, args) if guarded is not None else found
+    return other if not other[1].fallback_count else found
+
+
+def _counts(exported: ExportedGraph) -> bool:
+    """Whether a shape depends on the numbers in a tensor."""
+    if exported.guarded is not None:
+        return False
+    values = [node.meta.get("val") for node in exported.graph.nodes if node.op == "call_function"]
+    sizes = [n for v in values if isinstance(v, Tensor) for n in v.shape if not isinstance(n, int)]
+    return any(free_unbacked_symbols(n) for n in sizes)
+
+
+def _choose(model: nn.Module, args: tuple[Any, ...], specialize: bool, guard: Guard) -> tuple[ExportedGraph, OpGraph]:
+    exported = capture(model, args, specialize=specialize, guard=guard)
     if exported.any_batch:
         graph = build_graph(exported, traced_batch(exported))
         if not graph.fallback_count or not (graph.may_fit_fixed or _joins_all(exported)):

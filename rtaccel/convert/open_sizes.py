@@ -19,7 +19,7 @@ from rtaccel.convert.batch_mode import best_fixed, choose_batch_mode, traced_bat
 from rtaccel.convert.build_graph import build_graph
 from rtaccel.convert.frontend.export import ExportedGraph, capture_open, shared_batch
 from rtaccel.convert.frontend.graph.op_graph import OpGraph
-from rtaccel.convert.frontend.guards import batch_range
+from rtaccel.convert.frontend.guards.sizes import batch_range
 from rtaccel.core.dynamic import DynamicDim
 from rtaccel.core.errors import ShapeError
 

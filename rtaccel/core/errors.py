@@ -39,3 +39,7 @@ class BackendUnavailable(RtaccelError):
 
 class BudgetExceeded(RtaccelError):
     """A measured latency, size or error is over its budget."""
+
+
+class FallbackWarning(UserWarning):
+    """A compiled model leaves something to torch, which is far slower than a native stage."""

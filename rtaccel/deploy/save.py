@@ -170,7 +170,7 @@ def _whole(model: CompiledModel) -> Any:
             "save",
             type(model).__name__,
             "what rt.compile or rt.stream gave",
-            "Compile the model; it has to be captured.",
+            "Compile the model; it has to be captured, and its Python may read no numbers (or pass specialize=True).",
         )
     steps = model._executor.steps
     torch_calls = [s.source.name for s in steps if isinstance(s.source, FallbackStep)]

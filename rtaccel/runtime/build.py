@@ -15,6 +15,7 @@ from rtaccel.convert.batch_mode import choose_batch_mode, fixed_batch_mode
 from rtaccel.convert.frontend.attribute_state import Changes, attribute_state
 from rtaccel.convert.frontend.export import ExportedGraph, shared_batch
 from rtaccel.convert.frontend.graph.op_graph import OpGraph
+from rtaccel.convert.frontend.guards.numbers import Guard
 from rtaccel.convert.frontend.private_copy import private_copy
 from rtaccel.convert.lower import lower
 from rtaccel.convert.open_sizes import OpenSizes
@@ -23,6 +24,7 @@ from rtaccel.core.log import log
 from rtaccel.core.progress import counted
 from rtaccel.core.scheme import SchemeMap
 from rtaccel.runtime.compiled import CompiledModel
+from rtaccel.runtime.guarded import GuardedModel
 from rtaccel.runtime.options import Options
 from rtaccel.runtime.verify import narrowed, other_values, verified
 
@@ -64,16 +66,18 @@ def build_verified(
     names: tuple[str, ...],
     specialize: bool = False,
     sizes: OpenSizes | None = None,
+    guard: Guard = Guard.NONE,
 ) -> CompiledModel:
     """Builds the form with the widest range of batches for which the results are the model's.
 
     exact: what `build` gives computes in float32 on the CPU, and is compared itself. Otherwise a float32 form of the same
     graph is, since the differences of a scheme would hide those of the graph.
+    guard: which numbers of the inputs may decide what the plan holds; as in `retrace`.
     sizes: has the graph, where the arguments are of one choice of dynamic sizes.
     Raises ExportFailed where the model has to run as it is.
     """
     with counted(f"compile {type(model).__name__}", 3) as advance:
-        return _build_verified(model, args, build, verify, exact, names, specialize, sizes, advance)
+        return _build_verified(model, args, build, verify, exact, names, specialize, sizes, guard, advance)
 
 
 def _build_verified(
@@ -85,6 +89,7 @@ def _build_verified(
     names: tuple[str, ...],
     specialize: bool,
     sizes: OpenSizes | None,
+    guard: Guard,
     advance: Callable[[], None],
 ) -> CompiledModel:
     start = time.perf_counter()
@@ -92,7 +97,8 @@ def _build_verified(
         changes = check_state("compile", model, args) if sizes is None else Changes()
         advance()
         private = changes.settle(private_copy("compile", model)) if sizes is None else sizes.model
-        captured = choose_batch_mode(private, args, specialize) if sizes is None else sizes.at(sizes.sizes_of(args))
+        one = sizes.at(sizes.sizes_of(args)) if sizes is not None else None
+        captured = one or choose_batch_mode(private, args, specialize, guard)
         exported, graph = captured
         advance()
         log.debug(
@@ -112,7 +118,8 @@ def _build_verified(
         if shadow is None:
             return build(exported, graph).note_verified("not verified: the model is not on the CPU")
         other = exported.retraced and not specialize
-        found = verified(reference, shadow, args, example, shadow.batch, tolerance, other)
+        taken = shadow if exported.guarded is None else GuardedModel(shadow, reference, exported.guarded)
+        found = verified(reference, taken, args, example, shadow.batch, tolerance, other)
         if isinstance(found, str) or not found.failed:
             return (fast or build(exported, graph)).note_verified(found if isinstance(found, str) else found.note())
         left = narrowed(exported.batch, example, found)

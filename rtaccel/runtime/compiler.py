@@ -14,6 +14,8 @@ from rtaccel.backends.cuda_errors import NEXT, dead
 from rtaccel.convert.frontend.batches import signature_of
 from rtaccel.convert.frontend.export import ExportedGraph, check_example, shared_batch
 from rtaccel.convert.frontend.graph.op_graph import OpGraph
+from rtaccel.convert.frontend.guards.numbers import Guard
+from rtaccel.convert.frontend.private_copy import private_copy
 from rtaccel.convert.lower import lower
 from rtaccel.convert.lower_memo import LowerMemo
 from rtaccel.convert.module_swap.name_patterns import unmatched
@@ -21,15 +23,16 @@ from rtaccel.convert.open_sizes import OpenSizes
 from rtaccel.convert.passes import sparse_gpu
 from rtaccel.convert.passes.sparse import in_fastest_form
 from rtaccel.core.dynamic import dynamic_dims
-from rtaccel.core.errors import BackendUnavailable, ShapeError, UnsupportedProblem
+from rtaccel.core.errors import BackendUnavailable, FallbackWarning, ShapeError, UnsupportedProblem
 from rtaccel.core.scheme import SchemeLike, SchemeMap
 from rtaccel.core.sparsity import SparsityLike, SparsityMap
 from rtaccel.runtime.build import ExportFailed, build_verified
 from rtaccel.runtime.compiled import CompiledModel
 from rtaccel.runtime.dynamic import DynamicModel, dynamic_model
 from rtaccel.runtime.eager_fallback import UncapturedModel
-from rtaccel.runtime.fallback import FallbackWarning, warn_of_fallbacks
+from rtaccel.runtime.fallback import warn_of_fallbacks
 from rtaccel.runtime.foreign import as_tensors
+from rtaccel.runtime.guarded import GuardedModel
 from rtaccel.runtime.options import Options, check_threads
 
 MODES = ("graph", "eager", "persistent")
@@ -52,7 +55,7 @@ def compile(
     specialize: bool = False,
     exact: bool = False,
     dynamic: Mapping[str | int, Mapping[int, tuple[int, int]]] | None = None,
-) -> CompiledModel | DynamicModel | UncapturedModel:
+) -> CompiledModel | DynamicModel | GuardedModel | UncapturedModel:
     """Compiles a model in eval mode for inference. The model itself is not changed and not kept.
 
     example_inputs: arguments of one call, tensors float32 [batch, ...] or int64 [batch, ...] for indices; the kernels are
@@ -76,7 +79,8 @@ def compile(
     verify: compare the result with the model at several batches, on the CPU in float32, before it is handed out; `explain()`
         says at which, how long that took and what it showed. A difference fixes the batch size.
     specialize: numbers of the inputs that the model's Python reads (`.item()`, `.numpy()`, `if (x > 0).any()`) are always
-        those of the example, and so are the shapes. Without it such a model is not captured.
+        those of the example, and so are the shapes. Without it, a model that reads whole numbers or truth values gives a
+        GuardedModel on the CPU: the model itself answers where they differ. One that reads real numbers is not captured.
     strict: raise UnsupportedProblem where a call falls back to PyTorch or the model is not captured, instead of warning.
     exact: float32 convolutions are sums of products. By default those of 3 x 3 with stride 1 are computed by Winograd's
         algorithm where that is faster: up to 3 times as fast, and off by 1e-6 to 3e-6 of the results' size (rms) where
@@ -116,9 +120,12 @@ def compile(
     names = () if signature is None else tuple(signature.parameters)[: len(args)]
     title = type(model).__name__
     equalize = device == "cpu" and backend in (None, "cpu", "portable")
+    nested: Any = None  # how results are nested, where a flag comes with them
     memo = LowerMemo()  # what calibration finds holds for all sizes of one graph
 
     def built(captured: ExportedGraph, graph: OpGraph) -> CompiledModel:
+        nonlocal nested
+        nested = captured.guarded
         program = lower(
             captured, graph, schemes, calibration, equalize=equalize, sparsity=patterns, exact=exact,
             memo=LowerMemo() if captured.fitted is None else memo.for_other_sizes(),
@@ -142,23 +149,27 @@ def compile(
         return CompiledModel(program, options, names)
 
     float32 = patterns is None and schemes.exact and device == "cpu" and backend in (None, "cpu", "portable")
+    guard = Guard.NONE if device != "cpu" or strict else Guard.ALL if float32 else Guard.INPUTS
 
     def made(given: tuple[Any, ...], sizes: OpenSizes | None = None) -> CompiledModel:
         fast = build_verified(
-            model, given, built, verify=verify, exact=float32, names=names, specialize=specialize, sizes=sizes
-        )
+            model, given, built, verify=verify, exact=float32, names=names, specialize=specialize, sizes=sizes,
+            guard=guard,
+        )  # fmt: skip
         if specialize:
             fast.note("specialize=True: what the model's Python read of its inputs is as in the example")
         return fast
 
     try:
-        whole: CompiledModel | DynamicModel
+        whole: CompiledModel | DynamicModel | GuardedModel
         if dynamic is not None:
             dims = dynamic_dims(dynamic, names, [a.dim() if isinstance(a, Tensor) else None for a in args])
             whole = sized = dynamic_model(model, args, dims, specialize, made, names)
             fast = sized.plan_for(*args)
         else:
             fast = whole = made(args)
+            if nested is not None:
+                whole = GuardedModel(fast, private_copy("compile", model), nested)
         lines = fast.explain_lines(measure=False)
         for kind in (scheme, sparsity):
             unmatched("compile", kind, model, also=[line.name for line in lines])

@@ -9,16 +9,12 @@ from typing import TYPE_CHECKING, Any
 from torch import nn
 
 from rtaccel.convert.frontend.private_copy import private_copy
-from rtaccel.core.errors import UnsupportedProblem
+from rtaccel.core.errors import FallbackWarning, UnsupportedProblem
 from rtaccel.runtime.against_eager import against_eager, costliest_fallback
 
 if TYPE_CHECKING:
     from rtaccel.plan.explain import Line
     from rtaccel.runtime.compiled import CompiledModel
-
-
-class FallbackWarning(UserWarning):
-    """A compiled model leaves something to torch, which is far slower than a native stage."""
 
 
 def warn_of_fallbacks(

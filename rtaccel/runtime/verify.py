@@ -1,8 +1,8 @@
 """A compiled model against the model it came from, at several batches: what was assumed while it was exported is tried.
 
-What torch records of a model's code is kept as a range of batches (`convert/guards.py`). It records nothing of sizes 0 and 1,
-and a mistake of ours would not be in its record either. So results are compared, with fresh random numbers: structure, shapes,
-dtypes, and values within what float32 sums in another order can differ by.
+What torch records of a model's code is kept as a range of batches (`frontend/guards/sizes.py`). It records nothing of sizes 0
+and 1, and a mistake of ours would not be in its record either. So results are compared, with fresh random numbers: structure,
+shapes, dtypes, and values within what float32 sums in another order can differ by.
 """
 
 from __future__ import annotations

@@ -145,13 +145,28 @@ def turned(net: nn.Module, x: Tensor, edges: Tensor) -> Tensor:
 @pytest.mark.parametrize("function", [returned, first_of_them, running, turned], ids=lambda f: f.__name__)
 def test_what_needs_the_chosen_entries_themselves_stays_with_torch(function: Callable[..., Tensor]) -> None:
     net, edges = Net(function).eval(), torch.zeros(2, EDGES, dtype=torch.int64)
-    x = torch.rand(NODES, 5) + 0.1
+    x = torch.randn(NODES, 5)
+    x[0, 0], x[1, 0] = 1e-3, -1e-3
     with pytest.warns(UserWarning, match="numbers in a tensor|fall back"):
         fast = rt.compile(net, (x, edges))
     assert not isinstance(fast, CompiledModel) or fast.native[0] < fast.native[1]
     for kept in (NODES, 3):
         x[kept:, 0] = -1
         torch.testing.assert_close(fast(x, edges), net(x, edges).detach(), rtol=1e-5, atol=1e-5)
+
+
+@pytest.mark.filterwarnings("ignore")
+@pytest.mark.parametrize("function", [returned, first_of_them, running, turned], ids=lambda f: f.__name__)
+def test_entries_that_noise_leaves_as_they_are_are_guarded(function: Callable[..., Tensor]) -> None:
+    net, edges = Net(function).eval(), torch.zeros(2, EDGES, dtype=torch.int64)
+    x = torch.rand(NODES, 5) + 3.0
+    x[-1, 0] = -9.0
+    fast = rt.compile(net, (x, edges))
+    assert isinstance(fast, rt.GuardedModel) and fast.native[0] == fast.native[1]
+    for kept in (NODES, 3):
+        x[kept:, 0] = -1
+        torch.testing.assert_close(fast(x, edges), net(x, edges).detach(), rtol=1e-5, atol=1e-5)
+    assert fast.calls == (1, 1)
 
 
 class Custom(nn.Module):

@@ -275,7 +275,7 @@ def test_a_layer_that_falls_back_keeps_its_numbers() -> None:
             self.linear = nn.Linear(4, 4)
 
         def forward(self, x: Tensor) -> Any:
-            return self.linear(x) if x.sum() > 0 else -self.linear(x)
+            return self.linear(x) if x.sum().item() > 0 else -self.linear(x)
 
     torch.manual_seed(0)
     model, x = Odd(), torch.randn(8, 4)

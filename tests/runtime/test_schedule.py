@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 
 import rtaccel as rt
-from rtaccel.runtime.fallback import FallbackWarning
+from rtaccel.core.errors import FallbackWarning
 from rtaccel.runtime.schedule.torch_call import bound_call
 
 

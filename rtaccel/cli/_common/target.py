@@ -29,6 +29,7 @@ from rtaccel.core.errors import FormatError, RtaccelError, UnsupportedProblem
 if TYPE_CHECKING:
     from rtaccel.runtime.compiled import CompiledModel
     from rtaccel.runtime.eager_fallback import UncapturedModel
+    from rtaccel.runtime.guarded import GuardedModel
 
 HELP = (
     "package.module:name or file.py:name, which gives (model, example_inputs) or (model, example_inputs, calibration)"
@@ -157,7 +158,7 @@ def _unpack(given: Any, text: str) -> Target:
     return Target(text, model, inputs, rest[0] if rest else None)
 
 
-def compile_target(target: Target, args: argparse.Namespace) -> CompiledModel | UncapturedModel:
+def compile_target(target: Target, args: argparse.Namespace) -> CompiledModel | GuardedModel | UncapturedModel:
     """The target compiled as the options say. A compiled one is taken as it is; options for it are refused."""
     from rtaccel.runtime.compiled import CompiledModel
     from rtaccel.runtime.compiler import compile

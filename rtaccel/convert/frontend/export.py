@@ -19,11 +19,13 @@ from rtaccel.convert.frontend.complex.rewrite import without_complex
 from rtaccel.convert.frontend.decompositions.counting import count_in_float
 from rtaccel.convert.frontend.decompositions.read_numbers import keep_as_tensors
 from rtaccel.convert.frontend.functionalize import functionalize
-from rtaccel.convert.frontend.guards import batch_range
+from rtaccel.convert.frontend.guards.numbers import Guard
+from rtaccel.convert.frontend.guards.sizes import batch_range
 from rtaccel.convert.frontend.packed import check_longest, packed_sequences
 from rtaccel.convert.frontend.private_copy import attributes_kept
 from rtaccel.convert.frontend.recurrent_shapes import known_shapes
 from rtaccel.convert.frontend.retrace import (
+    Retraced,
     of_inputs,
     reads_constants,
     retrace,
@@ -48,7 +50,8 @@ class ExportedGraph:
     placeholders of the flattened arguments. in_spec, out_spec: how arguments and results are nested.
     any_batch: the first dimension of every tensor is open in the graph. batch: the sizes of it for which the graph is the
     model. retraced: the calls of one run, not what torch.export took from the code. fitted: the graph for arguments of other
-    sizes, where further dimensions are open. trained: numbers of layers that trained with fake quantization, by dotted name."""
+    sizes, where further dimensions are open. trained: numbers of layers that trained with fake quantization, by dotted name.
+    guarded: how the model's results are nested, where those of the graph are in one row and a flag is the last of them."""
 
     graph: fx.Graph
     constants: dict[str, Tensor]
@@ -60,6 +63,7 @@ class ExportedGraph:
     retraced: bool = False
     fitted: Callable[[Sequence[Any]], ExportedGraph] | None = None
     trained: Mapping[str, TrainedNumbers] = field(default_factory=dict)
+    guarded: Any = None
 
 
 @contextmanager
@@ -158,20 +162,26 @@ def check_example(model: nn.Module, args: Sequence[Any] | Tensor) -> tuple[Any, 
     return tuple(args)
 
 
-def capture(model: nn.Module, args: tuple[Any, ...], fixed: bool = False, specialize: bool = False) -> ExportedGraph:
+class _ComputedRounds(UnsupportedProblem):
+    """A loop or branch that numbers decide is part of the graph."""
+
+
+def capture(
+    model: nn.Module, args: tuple[Any, ...], fixed: bool = False, specialize: bool = False, guard: Guard = Guard.NONE
+) -> ExportedGraph:
     """Exports the model, layers that trained with fake quantization as the torch layers they were made of, with their numbers
     beside the graph; the rest is `_capture`."""
     with as_torch_layers(model) as trained:
-        return replace(_capture(model, _apart(args), fixed, specialize), trained=trained)
+        return replace(_capture(model, _apart(args), fixed, specialize, guard), trained=trained)
 
 
-def _capture(model: nn.Module, args: tuple[Any, ...], fixed: bool, specialize: bool) -> ExportedGraph:
+def _capture(model: nn.Module, args: tuple[Any, ...], fixed: bool, specialize: bool, guard: Guard) -> ExportedGraph:
     """Exports the model; where torch.export cannot, writes down what it calls (retrace). Raises UnsupportedProblem with the cause
     where that is not possible either.
 
     Tries an open batch first, and takes the shapes of the example as they are where that fails, where the model's code
     depends on the batch in a way that leaves no range of sizes around the example's, or where `fixed`.
-    specialize: numbers that the model's Python reads of its inputs are always those of the example.
+    specialize: numbers that the model's Python reads of its inputs are always those of the example. guard: as in `retrace`.
     """
     example = None if fixed or specialize else shared_batch(args)
     why = ""
@@ -184,9 +194,13 @@ def _capture(model: nn.Module, args: tuple[Any, ...], fixed: bool, specialize: b
         except Exception as error:  # the model ties its shapes to the example, or export cannot leave them open
             found, why = None, f"torch.export leaves it open for no other: {(str(error).splitlines() or [''])[0][:120]}"
         if found is not None and not found.fixed:
-            if not reads_constants(program):
-                return _captured(program, found, any_batch=True)
             why = "the model's Python reads numbers of tensors"
+            if not reads_constants(program):
+                try:
+                    return _captured(program, found, any_batch=True)
+                except _ComputedRounds:
+                    if guard is Guard.NONE:
+                        raise
         why = why or ("; ".join(found.why) if found is not None else "the model's code depends on the batch")
     shared = shared_batch(args)
     batch = ANY_BATCH if shared is None else only(shared, why)
@@ -196,6 +210,10 @@ def _capture(model: nn.Module, args: tuple[Any, ...], fixed: bool, specialize: b
             if not reads_constants(program):
                 return _captured(program, batch, any_batch=False)
             refused = Exception("numbers of tensors are read, which export does not keep")
+        except _ComputedRounds as error:
+            if guard is Guard.NONE:
+                raise
+            refused = error
         except UnsupportedProblem:
             raise
         except Exception as error:
@@ -203,15 +221,38 @@ def _capture(model: nn.Module, args: tuple[Any, ...], fixed: bool, specialize: b
             if any(isinstance(module, torch.jit.ScriptModule) for module in model.modules()):
                 raise _refusal(model, refused) from refused  # it runs as it is, with any batch
     try:
-        traced = retrace(model, args, specialize)
+        traced = retrace(model, args, specialize, guard)
         made = _captured(_export(traced.module, traced.tensors, any_batch=False), batch, any_batch=False)
     except UnsupportedProblem:
         raise
     except Exception as error:
         said = error if specialize else refused
-        raise _refusal(model, said) from said
+        raise said if isinstance(said, UnsupportedProblem) else _refusal(model, said) from said
+    return _with_arguments(made, traced)
+
+
+def capture_guarded(model: nn.Module, args: tuple[Any, ...], guard: Guard) -> ExportedGraph | None:
+    """The model for the numbers of the example alone, with a flag, where noise on the inputs leaves these numbers as they are;
+    None where it does not, or where no number decides anything."""
+    shared = shared_batch(args)
+    batch = ANY_BATCH if shared is None else only(shared, "numbers of the example decide what is computed")
+    with as_torch_layers(model) as trained:
+        try:
+            traced = retrace(model, _apart(args), False, guard, steady=True)
+            made = _captured(_export(traced.module, traced.tensors, any_batch=False), batch, any_batch=False)
+        except Exception:  # the graph that there is already is taken
+            return None
+    return replace(_with_arguments(made, traced), trained=trained) if traced.guarded else None
+
+
+def _with_arguments(made: ExportedGraph, traced: Retraced) -> ExportedGraph:
+    """For the arguments of the model itself, and its results."""
     inputs = with_arguments(made.graph, made.inputs, traced)
-    return replace(made, inputs=inputs, in_spec=traced.in_spec, out_spec=traced.out_spec, retraced=True)
+    made = replace(made, inputs=inputs, in_spec=traced.in_spec, retraced=True)
+    if traced.guarded:
+        row = pytree.tree_structure((0,) * (traced.out_spec.num_leaves + 1))
+        return replace(made, out_spec=row, guarded=traced.out_spec)
+    return replace(made, out_spec=traced.out_spec)
 
 
 def capture_open(
@@ -277,7 +318,7 @@ def _captured(program: torch.export.ExportedProgram, batch: BatchRange, any_batc
         )
     called = [n for n in program.graph.nodes if isinstance(n.target, torch._ops.HigherOrderOperator)]
     if called:
-        raise UnsupportedProblem(
+        raise _ComputedRounds(
             "compile",
             f"a model that calls torch.{called[0].target.name()}, whose branches or rounds depend on numbers",
             "a graph that is the same at every call",

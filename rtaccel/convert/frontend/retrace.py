@@ -1,8 +1,9 @@
 """A model as a graph without torch.export: it runs once on the example, and the calls it makes are written down.
 
 Its Python may then do what export forbids: read numbers of tensors that depend on no input, assert on them, go through NumPy,
-hide attributes of its base class. What it may not do is let numbers of an input decide what is computed, as the graph would hold
-one decision for ever: that is refused, unless the caller asks for it. Shapes are those of the example.
+hide attributes of its base class. Where numbers of an input decide what is computed, the graph holds one decision for ever: it is
+refused, unless the caller asks for it, or takes it with a flag that says whether the numbers are those of the example
+(`guards/numbers.py`). Shapes are those of the example.
 """
 
 from __future__ import annotations
@@ -23,12 +24,19 @@ from torch.fx.experimental.proxy_tensor import make_fx
 from torch.overrides import TorchFunctionMode
 from torch.utils import _pytree as pytree
 
+from rtaccel.convert.frontend.guards.numbers import Guard, counts_of, with_flag
 from rtaccel.convert.frontend.private_copy import attributes_kept
 from rtaccel.core.errors import UnsupportedProblem
 
 aten = torch.ops.aten
 NO_LINES = "do_not_emit_stack_traces"
-_NUMBERS = {aten._local_scalar_dense.default, aten.item.default, aten.is_nonzero.default, aten.equal.default}
+_NUMBERS = {
+    aten._local_scalar_dense.default,
+    aten.item.default,
+    aten.is_nonzero.default,
+    aten.equal.default,
+    aten.allclose.default,
+}
 _LEAVES_TORCH = {Tensor.numpy, Tensor.__array__, Tensor.tolist, Tensor.__dlpack__}
 """Methods that hand numbers to something else than torch, which no trace sees."""
 
@@ -42,7 +50,8 @@ class _Watch(TorchFunctionMode):
 
     def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         if func in _LEAVES_TORCH and isinstance(args[0], Tensor) and args[0].numel():
-            torch.ops.aten._local_scalar_dense.default(args[0].detach().reshape(-1)[0].float())
+            read = args[0].detach()
+            torch.ops.aten.equal.default(read, read)  # all of its numbers are read
             self.places.append(_place())
         elif func in (Tensor.item, Tensor.__bool__, Tensor.__int__, Tensor.__float__, Tensor.__index__):
             self.places.append(_place())
@@ -126,22 +135,29 @@ class Retraced:
     taken: tuple[int, ...]
     in_spec: Any
     out_spec: Any
+    guarded: bool = False
 
 
-def retrace(model: nn.Module, args: Sequence[Any], specialize: bool) -> Retraced:
+def retrace(
+    model: nn.Module, args: Sequence[Any], specialize: bool, guard: Guard = Guard.NONE, steady: bool = False
+) -> Retraced:
     """A model as the calls that it made on the example.
 
-    specialize: numbers of the inputs may be read, and stay what they are in the example.
-    Raises UnsupportedProblem naming the line where they are read and `specialize` is not set; and what the model raises.
+    specialize: numbers of the inputs may be read, and stay what they are in the example. guard: which of them may be read where
+    a flag says at each call whether they are those of the example. steady: refuses others than those that noise does not change.
+    Raises UnsupportedProblem naming the line where others are read; and what the model raises.
     """
     try:
         with _exporting():
-            return _retraced(model, args, specialize)
+            found = _retraced(model, args, specialize, guard, steady)
+        if not any(isinstance(n.target, torch._ops.HigherOrderOperator) for n in found.module.graph.nodes):
+            return found
+        return _retraced(model, args, specialize, guard, steady)  # whose loops are Python's
     except Exception:  # what the model has for torch.export does not run here, or reads more than its usual code
-        return _retraced(model, args, specialize)
+        return _retraced(model, args, specialize, guard, steady)
 
 
-def _retraced(model: nn.Module, args: Sequence[Any], specialize: bool) -> Retraced:
+def _retraced(model: nn.Module, args: Sequence[Any], specialize: bool, guard: Guard, steady: bool) -> Retraced:
     leaves, in_spec = pytree.tree_flatten((tuple(args), {}))
     taken = tuple(i for i, leaf in enumerate(leaves) if isinstance(leaf, Tensor))
     out_spec: Any = None
@@ -163,7 +179,11 @@ def _retraced(model: nn.Module, args: Sequence[Any], specialize: bool) -> Retrac
             module.graph
         ):  # what stands above the dispatcher does not see into them
             module = make_fx(call, tracing_mode="real", _error_on_data_dependent_ops=False)(*tensors)
-    if not specialize and _reads_inputs(module.graph):
+    depends = _of_placeholders(module.graph)
+    reads = [] if specialize else [n for n in depends if n.target in _NUMBERS and not _of_shapes(n)]
+    counts = [] if specialize else counts_of(module.graph, set(depends))
+    guarded = with_flag(module, reads, counts, tensors, guard, steady)
+    if reads and not guarded:
         where = f" ({', '.join(dict.fromkeys(watch.places))})" if watch.places else ""
         raise UnsupportedProblem(
             "compile", f"{type(model).__name__}, whose Python reads numbers of its inputs{where}",
@@ -172,7 +192,7 @@ def _retraced(model: nn.Module, args: Sequence[Any], specialize: bool) -> Retrac
         )  # fmt: skip
     _forget_settled(module)
     _forget_numbers(module)
-    return Retraced(module, tensors, tuple(leaves), taken, in_spec, out_spec)
+    return Retraced(module, tensors, tuple(leaves), taken, in_spec, out_spec, guarded)
 
 
 def differentiates(graph: fx.Graph) -> bool:
@@ -226,14 +246,19 @@ def with_arguments(graph: fx.Graph, inputs: Sequence[str], found: Retraced) -> t
     return tuple(names[i] for i in range(len(found.leaves)))
 
 
-def _reads_inputs(graph: fx.Graph) -> bool:
-    depends = {n for n in graph.nodes if n.op == "placeholder"}
+def _of_placeholders(graph: fx.Graph) -> list[fx.Node]:
+    """The calls whose numbers depend on an input, in order."""
+    depends = dict.fromkeys(n for n in graph.nodes if n.op == "placeholder")
     for node in graph.nodes:
         if any(source in depends for source in node.all_input_nodes) and node.target not in _SHAPES:
-            depends.add(node)
-            if node.target in _NUMBERS:
-                return True
-    return False
+            depends[node] = None
+    return [node for node in depends if node.op == "call_function"]
+
+
+def _of_shapes(read: fx.Node) -> bool:
+    """Tensors of different shapes are not equal, whatever numbers they hold."""
+    shapes = {tuple(n.meta["val"].shape) for n in read.all_input_nodes if isinstance(n.meta.get("val"), Tensor)}
+    return read.target is aten.equal.default and len(shapes) > 1
 
 
 _SHAPES = {aten.sym_size.int, aten.zeros_like.default, aten.ones_like.default, aten.empty_like.default}

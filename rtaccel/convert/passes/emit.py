@@ -116,6 +116,8 @@ class Emitter:
     def _group(self, op_nodes: list[OpNode]) -> SubgraphStep:
         names = {name for d in op_nodes for name in d.writes}
         reads = list(dict.fromkeys(r for d in op_nodes for r in d.reads if r not in names))
+        if len(op_nodes) == len(self.graph.op_nodes) and not self.time_step:
+            reads += self._unread(reads)
         writes = [
             name
             for d in op_nodes
@@ -136,6 +138,11 @@ class Emitter:
                 ) from error
         group = Subgraph(tuple(stages), tuple(map(self._port, reads)), tuple(map(self._port, writes)))
         return SubgraphStep(by_rows(group) if self.graph.batch else group, tuple(reads), tuple(writes))
+
+    def _unread(self, reads: list[str]) -> list[str]:
+        """Arguments that nothing reads, of a model that is one group: with them its arguments go straight through."""
+        left = [name for name in self.exported.inputs if name not in reads]
+        return left if all(name in self.graph.buffers for name in left) else []
 
     def _emit(self, op_node: OpNode, stages: list[Stage], writes: set[str]) -> None:
         layer = self.layers.get(op_node.writes[0])

@@ -180,7 +180,16 @@ general(aten.square.default)(_arguments("mul", "self", "self"))
 general(aten.where.self, aten.where.ScalarOther, aten.where.ScalarSelf)(
     _arguments("where", "condition", "self", "other")
 )
-general(aten.masked_fill.Scalar, aten.masked_fill.Tensor)(_arguments("where", "mask", "value", "self"))
+
+
+@general(aten.masked_fill.Scalar, aten.masked_fill.Tensor)
+def _filled(call: Call) -> OpNode:
+    made = Expression(call)
+    mask, value, x = made.operand(call["mask"]), made.operand(call["value"]), made.operand(call["self"])
+    if call.node.meta["val"].dtype == torch.bool:
+        value = made.emit("ne", value, "0.0")
+    made.emit("where", mask, value, x)
+    return made.node()
 
 
 @general(aten.add.Tensor, aten.add.Scalar, aten.sub.Tensor, aten.sub.Scalar, aten.rsub.Tensor, aten.rsub.Scalar)
@@ -192,7 +201,8 @@ def _sum(call: Call) -> OpNode:
         scaled = made.emit("mul", left if swaps else right, made.operand(call["alpha"]))
         left, right = (scaled, right) if swaps else (left, scaled)
     adds = call.node.target in (aten.add.Tensor, aten.add.Scalar)
-    made.emit("add" if adds else "rsub" if swaps else "sub", left, right)
+    truth = call.node.meta["val"].dtype == torch.bool  # a sum of truth values is one
+    made.emit("logical_or" if truth else "add" if adds else "rsub" if swaps else "sub", left, right)
     return made.node()
 
 
@@ -348,9 +358,14 @@ def _lerp(call: Call) -> OpNode:
 
 @general(aten._to_copy.default, aten.to.dtype, aten.to.dtype_layout, aten.type_as.default)
 def _cast(call: Call) -> OpNode | str:
-    """Truth values and indices to float32, and float32 to a truth value."""
+    """Truth values and indices to float32, and float32 to a truth value or a byte: the lowest eight bits of the whole number,
+    stored as float32."""
     made = Expression(call)
     wanted = call.node.meta["val"].dtype
+    if wanted == torch.uint8:
+        made.gives = (torch.uint8,)
+        made.emit("remainder", made.emit("trunc", made.operand(call["self"])), "256.0")
+        return made.node()
     source = truth(call["self"]) if wanted == torch.float32 else None  # not by way of whole numbers
     made.emit("truth" if wanted == torch.bool else "copy", made.operand(source or call["self"]))
     return made.node()

@@ -231,9 +231,9 @@ class Call:
     def op_node(
         self, op: str, reads: Sequence[str], view: View, elements: int, width: int, whole: bool = False, **parts: Any
     ) -> OpNode:
-        """A node whose only value is that of the node. whole: it may hold whole numbers."""
+        """A node whose only value is that of the node. whole: it may hold whole numbers, or bytes."""
         meta = self.node.meta["val"]
-        if meta.dtype not in (torch.float32, torch.bool, *(_WHOLE_NUMBERS if whole else ())):
+        if meta.dtype not in (torch.float32, torch.bool, *((*_WHOLE_NUMBERS, torch.uint8) if whole else ())):
             raise Refused(f"gives {meta.dtype}, and operators here float32")
         if elements == 0 or any(tensor.numel() == 0 for tensor in parts.get("tensors", {}).values()):
             raise Refused("has no elements")

@@ -109,7 +109,8 @@ def _sum(call: Call) -> OpNode:
         left, right = (scaled, right) if swaps else (left, scaled)
     adds = call.node.target in (aten.add.Tensor, aten.add.Scalar)
     left, right = (right, left) if swaps else (left, right)
-    made.emit("add" if adds else "sub", left, right)
+    truth = call.node.meta["val"].dtype == torch.bool
+    made.emit("logical_or" if truth else "add" if adds else "sub", left, right)
     return made.node()
 
 
@@ -144,21 +145,35 @@ def _clamp(call: Call) -> OpNode:
 
 @whole(aten.pow.Tensor_Scalar)
 def _power(call: Call) -> OpNode | str:
+    """By squaring, from the highest bit of the exponent down: products in int64 wrap as torch's do."""
     exponent = call["exponent"]
-    if exponent not in (1, 2, 3) or not isinstance(exponent, int):
-        return "is a power of whole numbers other than 1, 2 or 3"
+    if not isinstance(exponent, int) or not 1 <= exponent < 64:
+        return "is a power of whole numbers other than 1 to 63"
     made = Whole(call)
     x = made.operand(call["self"])
     value = made.emit("copy", x)
-    for _ in range(exponent - 1):
-        value = made.emit("mul", value, x)
+    for bit in f"{exponent:b}"[1:]:
+        value = made.emit("mul", value, value)
+        if bit == "1":
+            value = made.emit("mul", value, x)
     return made.node()
 
 
 @whole(aten._to_copy.default, aten.to.dtype, aten.to.dtype_layout, aten.type_as.default)
 def _cast(call: Call) -> OpNode | str:
     """Between whole numbers, truth values and float32, which is rounded toward zero."""
-    made = Whole(call, casts=True)
     wanted = call.node.meta["val"].dtype
+    if wanted == torch.uint8:
+        return _bytes(call)
+    made = Whole(call, casts=True)
     made.emit("truth" if wanted == torch.bool else "copy", made.operand(call["self"]))
+    return made.node()
+
+
+def _bytes(call: Call) -> OpNode:
+    """Bytes are stored as float32: whole numbers from 0 to 255, the lowest eight bits of what is cast."""
+    made: Expression = Whole(call, casts=True)
+    made.gives = (torch.uint8,)
+    value = made.emit("copy", made.operand(call["self"]))
+    made.emit("bitwise_and", value, "255")
     return made.node()

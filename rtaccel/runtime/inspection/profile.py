@@ -23,6 +23,7 @@ from rtaccel.plan.choose import Choice
 from rtaccel.plan.group import StagedPlan
 from rtaccel.runtime.compiled import CompiledModel
 from rtaccel.runtime.execute import Executor, Step
+from rtaccel.runtime.guarded import GuardedModel
 from rtaccel.runtime.inputs import fit_inputs
 from rtaccel.runtime.schedule.binder import Unbindable
 from rtaccel.runtime.schedule.schedule import Schedule
@@ -55,6 +56,8 @@ def profile_stages(fast: Any, inputs: Sequence[Any], calls: int = 300, around: A
     >>> [stage.kernel.startswith("cpu") for stage in profile_stages(fast, (torch.randn(1, 16),), calls=10).stages][1]
     True
     """
+    if isinstance(fast, GuardedModel):
+        fast = fast.plan
     if not isinstance(fast, CompiledModel):
         raise UnsupportedProblem(
             "profile",

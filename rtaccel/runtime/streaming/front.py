@@ -41,7 +41,9 @@ class Front:
         if step.dim() < 2:
             raise ShapeError("stream", f"{list(step.shape)}", "[streams, ...] for a front", "Add a dimension.")
         fast = compile(module, (step,), strict=True)
-        assert isinstance(fast, CompiledModel)
+        if not isinstance(fast, CompiledModel):
+            raise UnsupportedProblem("stream", f"front={type(module).__name__}, whose Python reads numbers of its inputs",
+                                     "a front that computes with tensors alone", "Compute with tensors there.")  # fmt: skip
         port = one_group(fast._program)
         batch = fast._program.batch
         if port is None or port.value.dtype != "float32":

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 
 import rtaccel as rt
-from rtaccel.runtime.fallback import FallbackWarning
+from rtaccel.core.errors import FallbackWarning
 
 SHAPE = (4, 6, 5)
 

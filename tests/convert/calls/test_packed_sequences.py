@@ -10,8 +10,7 @@ from torch import Tensor, nn
 from torch.nn.utils.rnn import PackedSequence, pack_padded_sequence, pad_packed_sequence
 
 import rtaccel as rt
-from rtaccel.core.errors import FormatError
-from rtaccel.runtime.fallback import FallbackWarning
+from rtaccel.core.errors import FallbackWarning, FormatError
 
 KINDS = (nn.LSTM, nn.GRU, nn.RNN)
 TIME, INPUTS = 7, 5

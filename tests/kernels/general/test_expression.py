@@ -12,14 +12,13 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 import rtaccel as rt
-from rtaccel.core.errors import FormatError, ShapeError
+from rtaccel.core.errors import FallbackWarning, FormatError, ShapeError
 from rtaccel.core.stage import Stage, Value
 from rtaccel.kernels._common import activations
 from rtaccel.kernels._expression import operator
 from rtaccel.kernels._expression.chain import schedule
 from rtaccel.kernels._expression.functions import FUNCTIONS
 from rtaccel.kernels._expression.program import parse
-from rtaccel.runtime.fallback import FallbackWarning
 from tests.support.networks.call import Call
 
 CALLS: dict[str, Callable[[Tensor, Tensor], Tensor]] = {

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import reduce
 from typing import Any
 
 import torch
@@ -14,11 +15,14 @@ def stack(tensors: list[Tensor], dim: int = 0) -> Tensor:
     return torch.ops.aten.cat.default([t.unsqueeze(dim) for t in tensors], dim)
 
 
-def one_joined(tensors: list[Tensor], dim: int = 0) -> Tensor:
-    """Lists grow with a loop, so some have one tensor: it is the result."""
-    if len(tensors) != 1:
+def joined(tensors: list[Tensor], dim: int = 0) -> Tensor:
+    """Lists grow with a loop, so some have one tensor, the result. Of several dtypes, all are cast to that of the result."""
+    if len(tensors) == 1:
+        return torch.ops.aten.alias.default(tensors[0])
+    made = reduce(torch.promote_types, (t.dtype for t in tensors))
+    if all(t.dtype == made for t in tensors):
         raise NotImplementedError
-    return torch.ops.aten.alias.default(tensors[0])
+    return torch.ops.aten.cat.default([t if t.dtype == made else t.to(made) for t in tensors], dim)
 
 
 def shifted_out(x: Tensor, pad: list[int], mode: Any = "constant", value: float | None = None) -> Tensor:

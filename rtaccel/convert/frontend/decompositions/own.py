@@ -15,7 +15,7 @@ from rtaccel.convert.frontend.decompositions.distances import cdist, index_put, 
 from rtaccel.convert.frontend.decompositions.einsum import einsum
 from rtaccel.convert.frontend.decompositions.folds import fold
 from rtaccel.convert.frontend.decompositions.grouped import GROUPED
-from rtaccel.convert.frontend.decompositions.joined import one_joined, shifted_out, stack
+from rtaccel.convert.frontend.decompositions.joined import joined, shifted_out, stack
 from rtaccel.convert.frontend.decompositions.rounding import divide, floor_divide
 from rtaccel.convert.frontend.decompositions.scattered import scatter_reduce
 from rtaccel.convert.frontend.decompositions.systems import SYSTEMS
@@ -158,9 +158,28 @@ def _close(a: Tensor, b: Tensor, rtol: float = 1e-5, atol: float = 1e-8, equal_n
     return found | (torch.isnan(a) & torch.isnan(b)) if equal_nan else found
 
 
+def _extreme_truth(call: Callable[..., Tensor]) -> Callable[..., Tensor]:
+    """The largest truth value is whether any is true, and the smallest whether all are."""
+
+    def apply(x: Tensor, dim: Any = (), keepdim: bool = False) -> Tensor:
+        if x.dtype != torch.bool:
+            raise NotImplementedError
+        return call(x, list(dim) or None, keepdim)
+
+    return apply
+
+
 def _no_nan(call: Callable[..., Tensor]) -> Callable[..., Tensor]:
     """The other one where one of two is NaN."""
-    return lambda a, b: torch.where(torch.isnan(a), b, torch.where(torch.isnan(b), a, call(a, b)))
+
+    def apply(a: Tensor, b: Tensor) -> Tensor:
+        made = torch.result_type(a, b)
+        a, b = a.to(made), b.to(made)
+        if not made.is_floating_point:
+            return call(a, b)
+        return torch.where(torch.isnan(a), b, torch.where(torch.isnan(b), a, call(a, b)))
+
+    return apply
 
 
 def _dtype_of(*numbers: bool | int | float) -> torch.dtype:
@@ -211,7 +230,7 @@ OWN: dict[Any, Callable[..., Any]] = {
     **UNROLLED,
     **SYSTEMS,
     torch.ops.aten.stack.default: stack,
-    torch.ops.aten.cat.default: one_joined,
+    torch.ops.aten.cat.default: joined,
     torch.ops.aten.constant_pad_nd.default: shifted_out,
     torch.ops.aten.pad.default: shifted_out,
     **{
@@ -220,8 +239,11 @@ OWN: dict[Any, Callable[..., Any]] = {
             torch.ops.aten.sum.dim_IntList,
             torch.ops.aten.sum.default,
             torch.ops.aten.prod.default,
+            torch.ops.aten.prod.dim_int,
         )
     },
+    torch.ops.aten.amax.default: _extreme_truth(torch.ops.aten.any.dims),
+    torch.ops.aten.amin.default: _extreme_truth(torch.ops.aten.all.dims),
     **{target: _running(target) for target in (torch.ops.aten.cumsum.default, torch.ops.aten.cumprod.default)},
     **{
         target: _of_numbers(target)

@@ -12,7 +12,7 @@ def floor_divide(x: Any, other: Any) -> Tensor:
     """The largest whole number that is at most x / other. float32; whole numbers have an operator of their own."""
     if not isinstance(x, Tensor):
         x = torch.full_like(other, x)
-    if not (x.is_floating_point() or isinstance(other, float)):
+    if not any(v.is_floating_point() if isinstance(v, Tensor) else isinstance(v, float) for v in (x, other)):
         raise TypeError("of whole numbers")
     quotient = x / other
     if not isinstance(other, Tensor) and other == 0:

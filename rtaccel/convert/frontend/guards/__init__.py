@@ -1,0 +1,1 @@
+"""What a captured graph takes for granted: sizes for which it is the model, and numbers that decided during capture."""
