@@ -11,6 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from rtaccel.convert.frontend.nodes import Buffer, OpNode
+from rtaccel.convert.passes.nested_parts import is_whole, spliced
 from rtaccel.core.traits import Role
 
 MAX_PARTS = 512
@@ -24,15 +25,33 @@ def compose_copies(op_nodes: Sequence[OpNode], buffers: Mapping[str, Buffer], ke
     found: list[OpNode] = []
     for op_node in op_nodes:
         if _is_copy(op_node) or _is_assembly(op_node):
-            source = copies.get(op_node.reads[0]) if op_node.reads else None
-            if source is not None and readers[op_node.reads[0]] == 1 and op_node.reads[0] not in kept:
-                joined = _composed(source, op_node, buffers)
-                if joined is not None:
-                    found = [d for d in found if d is not source]
-                    op_node = joined
+            for _ in range(MAX_PARTS):
+                lone = {name for name in op_node.reads if readers[name] == 1 and name not in kept and name in copies}
+                source, joined = _one_of(op_node, {name: copies[name] for name in lone}, buffers)
+                if source is None or joined is None:
+                    break
+                found = [d for d in found if d is not source]
+                readers.subtract((*source.reads, *op_node.reads))
+                readers.update(joined.reads)
+                op_node = joined
             copies[op_node.writes[0]] = op_node
         found.append(op_node)
     return found
+
+
+def _one_of(
+    op_node: OpNode, sources: Mapping[str, OpNode], buffers: Mapping[str, Buffer]
+) -> tuple[OpNode | None, OpNode | None]:
+    """A copy that this one reads, and both as one."""
+    first = sources.get(op_node.reads[0]) if op_node.reads else None
+    if first is not None and (joined := _composed(first, op_node, buffers)) is not None:
+        return first, joined
+    last = sources.get(op_node.reads[-1]) if op_node.reads else None
+    if last is None or not _is_assembly(op_node) or not _is_assembly(last):
+        return None, None
+    if len(last.reads) + len(op_node.reads) > MAX_PARTS:
+        return None, None
+    return last, spliced(last, op_node, buffers)
 
 
 def _composed(first: OpNode, second: OpNode, buffers: Mapping[str, Buffer]) -> OpNode | None:
@@ -74,22 +93,11 @@ def _laid_over(first: OpNode, second: OpNode, buffers: Mapping[str, Buffer]) -> 
         return None
     dims, source, target = second.attrs["parts"][0]
     elements = buffers[first.writes[0]].elements
-    if source != target or elements != buffers[second.writes[0]].elements or not _is_whole(dims, source, elements):
+    if source != target or elements != buffers[second.writes[0]].elements or not is_whole(dims, source, elements):
         return None
     parts = (*first.attrs["parts"], *second.attrs["parts"][1:])
     attrs = {**second.attrs, "parts": parts, "fill": first.attrs["fill"]}
     return replace(second, reads=[*first.reads, *second.reads[1:]], attrs=attrs)
-
-
-def _is_whole(dims: Sequence[int], place: Sequence[int], elements: int) -> bool:
-    """Whether a place is every element once."""
-    offset, *strides = place
-    size = 1
-    for stride, n in sorted((stride, n) for stride, n in zip(strides, dims) if n != 1):
-        if stride != size:
-            return False
-        size *= n
-    return offset == 0 and size == elements
 
 
 def _parts_turned(first: OpNode, second: OpNode, buffers: Mapping[str, Buffer]) -> OpNode | None:

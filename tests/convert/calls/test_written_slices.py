@@ -45,7 +45,7 @@ class Writes(nn.Module):
         return y, seen
 
 
-@pytest.mark.filterwarnings("ignore::rtaccel.runtime.fallback.FallbackWarning")
+@pytest.mark.filterwarnings("ignore::rtaccel.core.errors.FallbackWarning")
 @pytest.mark.parametrize("seed", range(40))
 def test_a_random_program_of_writes_equals_torch(seed: int) -> None:
     torch.manual_seed(seed)
@@ -54,6 +54,75 @@ def test_a_random_program_of_writes_equals_torch(seed: int) -> None:
     for own in (x, torch.randn(3, 5, 6), torch.randn(1, 5, 6)):
         for got, want in zip(fast(own), model(own), strict=True):
             torch.testing.assert_close(got, want, rtol=1e-6, atol=1e-6)
+
+
+class NestedWrites(nn.Module):
+    """Slices of slices are written, each level in another dimension or in the same one; some of it over what lies there."""
+
+    def __init__(self, draw: random.Random) -> None:
+        super().__init__()
+        self.start = draw.choice(("zeros", "x", "constant"))
+        self.writes = [self._write(draw) for _ in range(draw.randint(1, 8))]
+
+    @staticmethod
+    def _write(draw: random.Random) -> tuple[str, list[tuple[int, slice | int]]]:
+        shape, levels = [4, 6, 5], []
+        for _ in range(draw.randint(1, 4)):
+            dim = draw.randrange(len(shape))
+            size = shape[dim]
+            if draw.random() < 0.3 and len(shape) > 1:
+                levels.append((dim, draw.randrange(size)))
+                del shape[dim]
+                continue
+            start = draw.randrange(size)
+            stop, step = draw.randint(start + 1, size), draw.choice((1, 1, 1, 2))
+            levels.append((dim, slice(start, stop, step)))
+            shape[dim] = len(range(start, stop, step))
+        return draw.choice(("x", "add", "number", "own")), levels
+
+    def forward(self, x: Tensor) -> Tensor:
+        y = (
+            x * 1.0
+            if self.start == "x"
+            else torch.full_like(x, 2.0)
+            if self.start == "constant"
+            else torch.zeros_like(x)
+        )
+        for kind, levels in self.writes:
+            part, source = y, x
+            for dim, at in levels:
+                index = (*([slice(None)] * (dim + 1)), at)
+                part, source = part[index], source[index]
+            if kind == "add":
+                part += source
+            else:
+                part[...] = 3.0 if kind == "number" else part * 0.5 if kind == "own" else source
+        return y
+
+
+@pytest.mark.filterwarnings("ignore::rtaccel.core.errors.FallbackWarning")
+@pytest.mark.parametrize("seed", range(24))
+def test_slices_of_slices_are_written_where_they_end_up(seed: int) -> None:
+    torch.manual_seed(seed)
+    model, x = NestedWrites(random.Random(seed)).eval(), torch.randn(2, 4, 6, 5)
+    fast = rt.compile(model, (x,))
+    for own in (x, torch.randn(2, 4, 6, 5), torch.randn(1, 4, 6, 5)):
+        torch.testing.assert_close(fast(own), model(own), rtol=1e-6, atol=1e-6)
+
+
+def test_tiles_are_put_together_once() -> None:
+    class Tiles(nn.Module):
+        def forward(self, x: Tensor) -> Tensor:
+            y = torch.zeros(x.shape[0], 12, 12)
+            for i in range(0, 12, 4):
+                for j in range(0, 12, 4):
+                    y[:, i : i + 4][:, :, j : j + 4] = torch.tanh(x[:, j : j + 4, i : i + 4])
+            return y
+
+    model, x = Tiles().eval(), torch.randn(2, 12, 12)
+    fast = rt.compile(model, (x,), strict=True)
+    torch.testing.assert_close(fast(x), model(x), rtol=1e-5, atol=1e-6)
+    assert sum("assemble(" in line for line in fast.explain(measure=False).splitlines()) == 1
 
 
 class Loop(nn.Module):
