@@ -63,7 +63,8 @@ class GuardedModel(nn.Module):
     `calls` counts how often the plan gave the result, and how often the model did. `plan` is the compiled model alone; its last
     result is the flag, float32 [1], 0 where the numbers are those of the example.
 
-    Tensors are float32 [batch, ...], int64 or bool as the model takes them. Raises what the model raises; `run` and `bind` raise ShapeError.
+    Tensors are float32 [batch, ...], int64 or bool as the model takes them. Raises what the model raises; `run` and `bind` raise
+    ShapeError.
     """
 
     plan: CompiledModel

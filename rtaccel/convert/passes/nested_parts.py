@@ -70,8 +70,8 @@ def _put_back(part: Any, second: OpNode, buffers: Mapping[str, Buffer]) -> bool:
 
 def _strided(index: NDArray[np.int64], dims: Sequence[int]) -> tuple[int, ...] | None:
     """An offset and a stride for each dimension that give these elements; None where there are none."""
-    grid = index.reshape(dims if dims else (1,))
+    grid: NDArray[np.int64] = index.reshape(dims if dims else (1,))
     offset = int(grid.flat[0])
-    strides = [int(np.take(grid, 1, d).flat[0]) - offset if n > 1 else 0 for d, n in enumerate(grid.shape)]
+    strides = [int(np.take(grid, 1, d).flat[0]) - offset if grid.shape[d] > 1 else 0 for d in range(grid.ndim)]
     place = (offset, *strides[: len(dims)])
     return place if not dims or np.array_equal(elements(dims, place), index) else None
