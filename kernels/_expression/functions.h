@@ -26,10 +26,27 @@ static inline typename S::F by_lanes(typename S::F a, typename S::F b) {
   return S::load(x);
 }
 
+// What is left of a by whole multiples of b, with the sign of a. a - n b is exact where n is the quotient rounded, and
+// so is one b more or less. Where one of the quotients is too large for that, or no number, all lanes go by way of
+// <cmath>.
+template <class S>
+static inline typename S::F fmod(typename S::F a, typename S::F b) {
+  using F = typename S::F;
+  const F zero = S::set(0.0f), one = S::set(1.0f), size = S::abs(b), quotient = S::div(a, b);
+  const F wild = S::select(S::less(S::abs(quotient), S::set(4194304.0f)),
+                           S::select(S::less(size, S::set(__builtin_inff())), zero, one), one);
+  if (S::sum_of(wild) != 0.0f) return by_lanes<S, std::fmod>(a, b);
+  const F r = S::fma(S::sub(zero, S::round(quotient)), b, a);
+  const F below = S::where_less(zero, r, S::sub(r, size), r), above = S::where_less(r, zero, S::add(r, size), r);
+  return S::copy_sign(S::abs(S::where_less(a, zero, below, above)), a);
+}
+
 // With the sign of the divisor, as Python has it.
-static inline float remainder(float a, float b) {
-  const float r = std::fmod(a, b);
-  return r != 0.0f && (r < 0.0f) != (b < 0.0f) ? r + b : r;
+template <class S>
+static inline typename S::F remainder(typename S::F a, typename S::F b) {
+  using F = typename S::F;
+  const F zero = S::set(0.0f), r = fmod<S>(a, b), turned = S::add(r, b);
+  return S::where_less(b, zero, S::where_less(zero, r, turned, r), S::where_less(r, zero, turned, r));
 }
 
 template <class S>
