@@ -184,6 +184,11 @@ class GuardedModel(nn.Module):
         return self.plan.native
 
     @property
+    def _executor(self) -> Any:
+        """The plan's, for tools that look at its steps."""
+        return self.plan._executor
+
+    @property
     def weight_bytes(self) -> int:
         """Bytes of the logical weights and scales of the plan; the model that answers for other numbers has its own."""
         return self.plan.weight_bytes
