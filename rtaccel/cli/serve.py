@@ -48,6 +48,10 @@ def configure(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--repository-control", action="store_true", help="clients may load models anew and unload them"
     )
+    parser.add_argument("--shared-memory", type=int, default=0, metavar="N",
+                        help="clients may register so many regions of this machine's shared memory (%(default)s)")  # fmt: skip
+    parser.add_argument("--shared-memory-bytes", type=int, default=1 << 30, metavar="BYTES",
+                        help="of all of these together (%(default)s)")  # fmt: skip
     parser.add_argument("--verify-key", help="PEM file of the ed25519 key that every model must be signed with")
     parser.add_argument("--threads", type=int, default=1, help="of a native call (%(default)s)")
     parser.add_argument("--server-name", default="rtaccel", help="in the server's metadata (%(default)s)")
@@ -73,6 +77,8 @@ def run(args: argparse.Namespace) -> int:
         tls_client_ca=args.tls_client_ca,
         tokens=_tokens(args.token_file),
         repository=args.repository_control,
+        shared_memory=args.shared_memory,
+        shared_memory_bytes=args.shared_memory_bytes,
         threads=args.threads,
         name=args.server_name,
     )

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import os
 import time
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 import ray
@@ -128,7 +128,7 @@ class ClusterRepository(Repository):
         )  # fmt: skip
         return ClusterModel(made.run(), path, model, settings)
 
-    def load(self, name: str) -> None:
+    def load(self, name: str, parameters: Mapping[str, Any] | None = None) -> None:
         """Refused: weights are exchanged on all replicas after a canary, by `Deployment.swap`."""
         self._allowed("load")
         raise UnsupportedProblem("load", "a model on a cluster", "Deployment.swap with a canary", "Restart the server.")

@@ -6,6 +6,7 @@
     rest_body.py  bodies of REST           repository.py  models by name
     app.py        routes of REST           metrics.py     counts for Prometheus
     messages.py, rpc_codec.py, rpc.py      the same over gRPC
+    shared_memory.py  tensors that lie in objects of this machine
 
 One thread runs it all: requests are decoded as they come, and what has come by the time the model is free is one native call.
 """

@@ -16,6 +16,7 @@ from rtaccel.serve.v2.metrics import Collector
 from rtaccel.serve.v2.refusals import NoToken, NotServed, SlowBody, WrongMethod, status_of
 from rtaccel.serve.v2.repository import VERSION
 from rtaccel.serve.v2.request import HEADER_DEADLINE, sooner, timeout_of
+from rtaccel.serve.v2.shared_memory import Regions
 
 Scope = MutableMapping[str, Any]
 Receive = Callable[[], Awaitable[MutableMapping[str, Any]]]
@@ -27,7 +28,11 @@ _HEEDED = {
     name.encode(): name
     for name in ("authorization", "content-length", "content-encoding", HEADER_DEADLINE, rest_body.HEADER_LENGTH)
 }
-EXTENSIONS = ("binary_tensor_data", "sequence", "statistics", "model_repository", "model_configuration")
+REFUSED = {
+    "trace": "settings of traces: take times from /metrics",
+    "logging": "settings of logs: set them where the server is started",
+}
+"""Parts of the protocol that are known and not served -> what to do instead."""
 
 
 class App:
@@ -79,14 +84,22 @@ class App:
                 return _json({"model_stats": gate.repository.statistics()})
             if verb in ("", "ready", "stats", "config") and get:
                 return self._about(name, version, verb)
+            if verb == "trace/setting":
+                raise not_served("trace")
             if verb in ("", "infer", "ready", "stats", "config"):
                 raise WrongMethod("serve", f"{scope['method']} {path[:80]}", "GET, or POST for infer", "Use the other.")
         if parts == ["v2"] and get:
-            return _json({"name": gate.settings.name, "version": self.version, "extensions": list(EXTENSIONS)})
+            return _json({"name": gate.settings.name, "version": self.version, "extensions": gate.extensions})
         if parts == ["metrics"] and get:
             return 200, self._collector.text(), [(b"content-type", b"text/plain; version=0.0.4; charset=utf-8")]
         if parts[:2] == ["v2", "repository"] and post:
-            return await self._repository(parts[2:])
+            given = await self._parameters(receive)
+            return await self._repository(parts[2:], given)
+        if parts[:1] == ["v2"] and parts[1:2] in (["systemsharedmemory"], ["cudasharedmemory"]):
+            body = await self._parameters(receive) if post else None
+            return _json(regions_rest(gate.regions, parts[1].removesuffix("sharedmemory"), parts[2:], body))
+        if parts[:1] == ["v2"] and parts[1:2] and parts[1] in REFUSED:
+            raise not_served(parts[1])
         raise NotServed("serve", f"{scope['method'][:10]} {path[:80]}", "a route of the protocol", "See /v2.")
 
     async def _infer(self, name: str, version: str, headers: dict[str, str], receive: Receive, arrived: int) -> Answer:
@@ -100,13 +113,17 @@ class App:
                 raise rest_body.too_large(most)
             body = await _body(receive, most, gate.settings.body_s)
             body = rest_body.decompressed(body, headers.get("content-encoding", ""), most)
-            request, wanted = rest_body.decode(model, body, headers.get(rest_body.HEADER_LENGTH))
+            begun = time.monotonic_ns()
+            request, wanted = rest_body.decode(model, body, headers.get(rest_body.HEADER_LENGTH), gate.regions)
+            model.counts.decoded.add(time.monotonic_ns() - begun)
             if HEADER_DEADLINE in headers:
                 given = request.parameters
                 timeout = sooner(given.timeout_us, timeout_of(headers[HEADER_DEADLINE]))
                 request = request._replace(parameters=given._replace(timeout_us=timeout))
             outs = await model.infer(request, arrived)
+            begun = time.monotonic_ns()
             made, head = rest_body.encode(model, request, wanted, outs)
+            model.counts.encoded.add(time.monotonic_ns() - begun)
         finally:
             gate.leave()
         if head is None:
@@ -132,19 +149,52 @@ class App:
             }
         )
 
-    async def _repository(self, parts: list[str]) -> Answer:
+    async def _parameters(self, receive: Receive) -> dict[str, Any]:
+        """The JSON object that is a body; an empty one where there is none."""
+        body = await _body(receive, self.gate.settings.max_body_bytes, self.gate.settings.body_s)
+        return rest_body.json_object(body) if body else {}
+
+    async def _repository(self, parts: list[str], given: dict[str, Any]) -> Answer:
         repository = self.gate.repository
         if parts == ["index"]:
-            return _json(repository.index())
+            ready = given.get("ready") is True
+            return _json([entry for entry in repository.index() if not ready or entry["state"] == "READY"])
         if len(parts) == 3 and parts[0] == "models" and parts[2] in ("load", "unload"):
             if parts[2] == "load":
-                repository.load(parts[1])
+                repository.load(parts[1], rest_body.mapping(given, "parameters"))
             else:
                 await repository.unload(parts[1])
             return _json({})
         raise NotServed(
             "serve", f"/v2/repository/{'/'.join(parts)[:80]}", "index, models/NAME/load", "See the protocol."
         )
+
+
+def not_served(part: str) -> NotServed:
+    return NotServed("serve", f"a request of {part}", "a part of the protocol that is served", REFUSED[part])
+
+
+def regions_rest(regions: Regions, kind: str, parts: list[str], given: dict[str, Any] | None) -> Any:
+    """The answer to v2/{kind}sharedmemory/...; given: the body of a POST. kind "cuda": no memory of a GPU is ever registered."""
+    name = parts[1] if len(parts) == 3 and parts[0] == "region" else ""
+    verb = parts[-1] if name or len(parts) == 1 else ""
+    if verb == "status" and given is None:
+        return regions.status(name) if kind == "system" else []
+    if verb == "unregister" and given is not None:
+        if kind == "system":
+            regions.unregister(name)
+        return {}
+    if verb == "register" and given is not None and name:
+        if kind != "system":
+            raise no_cuda()
+        regions.register(name, given.get("key"), given.get("offset", 0), given.get("byte_size"))
+        return {}
+    raise NotServed("serve", f"{kind}sharedmemory/{'/'.join(parts)[:80]}", "status, region/NAME/register, unregister",
+                    "See the protocol.")  # fmt: skip
+
+
+def no_cuda() -> NotServed:
+    return NotServed("register", "memory of a GPU", "memory of the machine", "Register system shared memory.")
 
 
 def config_of(model: Any) -> dict[str, Any]:

@@ -10,6 +10,9 @@ from rtaccel.core.errors import RtaccelError
 from rtaccel.serve.v2.refusals import Draining, Full, NoToken
 from rtaccel.serve.v2.repository import Repository
 from rtaccel.serve.v2.settings import Settings
+from rtaccel.serve.v2.shared_memory import Regions
+
+EXTENSIONS = ("binary_tensor_data", "sequence", "statistics", "model_repository", "model_configuration")
 
 log = logging.getLogger("rtaccel.serve")
 
@@ -19,6 +22,7 @@ class Gate:
 
     def __init__(self, repository: Repository, settings: Settings) -> None:
         self.repository, self.settings = repository, settings
+        self.regions = Regions(settings)
         self.ready = True  # for load balancers
         self.open = True  # for requests
         self.under_way = 0
@@ -46,6 +50,11 @@ class Gate:
             most = self.settings.max_requests
             raise Full("infer", f"{most} requests under way", f"fewer than {most}", "Try again later.")
         self.under_way += 1
+
+    @property
+    def extensions(self) -> list[str]:
+        """Parts of the protocol that are served beside its core."""
+        return [*EXTENSIONS, *(["system_shared_memory"] if self.settings.shared_memory else [])]
 
     def leave(self) -> None:
         self.under_way -= 1

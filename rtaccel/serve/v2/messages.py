@@ -23,6 +23,7 @@ SERVICE = f"{PACKAGE}.GRPCInferenceService"
 _INFER_TENSOR = "name=1 string, datatype=2 string, shape=3 *int64, parameters=4 map InferParameter"
 _NAMED = "name=1 string, version=2 string"
 _CHANGE = "repository_name=1 string, model_name=2 string, parameters=3 map ModelRepositoryParameter"
+_OBJECT = "key=2 string, offset=3 uint64, byte_size=4 uint64"
 
 TABLE = {
     "ServerLiveRequest": "",
@@ -74,6 +75,18 @@ TABLE = {
     "RepositoryModelLoadResponse": "",
     "RepositoryModelUnloadRequest": _CHANGE,
     "RepositoryModelUnloadResponse": "",
+    "SystemSharedMemoryStatusRequest": "name=1 string",
+    "SystemSharedMemoryStatusResponse.RegionStatus": f"name=1 string, {_OBJECT}",
+    "SystemSharedMemoryStatusResponse": "regions=1 map SystemSharedMemoryStatusResponse.RegionStatus",
+    "SystemSharedMemoryRegisterRequest": f"name=1 string, {_OBJECT}",
+    "SystemSharedMemoryRegisterResponse": "",
+    "SystemSharedMemoryUnregisterRequest": "name=1 string",
+    "SystemSharedMemoryUnregisterResponse": "",
+    "CudaSharedMemoryStatusRequest": "name=1 string",
+    "CudaSharedMemoryStatusResponse.RegionStatus": "name=1 string, device_id=2 uint64, byte_size=3 uint64",
+    "CudaSharedMemoryStatusResponse": "regions=1 map CudaSharedMemoryStatusResponse.RegionStatus",
+    "CudaSharedMemoryUnregisterRequest": "name=1 string",
+    "CudaSharedMemoryUnregisterResponse": "",
 }
 """Message -> fields `name=number type`: `*` repeated, `map` from text to a message; `choice:` in front, one of them at a time."""
 

@@ -40,16 +40,31 @@ class Histogram:
         return made
 
 
-class ModelCounts:
-    """Of one model. late: answered after their deadline; too_late: not begun for theirs."""
+class Sum:
+    """How many values there were, and their sum."""
 
-    __slots__ = ("batch", "began_ns", "failed", "full", "late", "ok", "queue", "too_late", "took")
+    __slots__ = ("n", "total")
+
+    def __init__(self) -> None:
+        self.n = self.total = 0
+
+    def add(self, value: int) -> None:
+        self.n += 1
+        self.total += value
+
+
+class ModelCounts:
+    """Of one model. late: answered after their deadline; too_late: not begun for theirs. decoded, encoded: of requests and
+    answers."""
+
+    __slots__ = ("batch", "began_ns", "decoded", "encoded", "failed", "full", "late", "ok", "queue", "too_late", "took")
 
     def __init__(self) -> None:
         self.ok = self.late = self.failed = self.too_late = self.full = 0
         self.began_ns = 0
         self.queue, self.took = Histogram(), Histogram()
         self.batch = Histogram(BOUNDS_ROWS)
+        self.decoded, self.encoded = Sum(), Sum()
 
 
 class Collector:

@@ -16,6 +16,10 @@ class UnknownModel(Refusal):
     http, grpc = 404, "NOT_FOUND"
 
 
+class UnknownRegion(Refusal):
+    """A region of shared memory that was not registered."""
+
+
 class UnknownSequence(Refusal):
     """A step of a sequence that was not started, has ended, or was given up."""
 

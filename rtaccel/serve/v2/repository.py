@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import json
 import os
 import time
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -82,21 +83,30 @@ class Repository:
             for name in self._paths
         ]
 
-    def load(self, name: str) -> None:
+    def load(self, name: str, parameters: Mapping[str, Any] | None = None) -> None:
         """Reads a file again: where its model is served, its weights are exchanged between two calls and sequences go on.
+        parameters: `config`, JSON with max_batch_size: so many rows share a call from then on, at most settings.max_batch.
 
-        Raises UnknownModel for a name that is not of this server, FormatError with nothing changed for a file that does not fit,
-        UnsupportedProblem where the server does not allow it.
+        Raises UnknownModel for a name that is not of this server, FormatError with nothing changed for a file or parameters that
+        do not fit, UnsupportedProblem where the server does not allow it.
         """
         self._allowed("load")
         if name not in self._paths:
-            raise UnknownModel("load", f"model {name[:80]!r}", f"one of: {', '.join(self._paths)}", "Start with it.")
+            # Clients of Triton look for a message that begins so.
+            raise UnknownModel(
+                f"failed to load {name[:80]!r}", "another model", f"one of: {', '.join(self._paths)}", "Start with it."
+            )
+        most = self._settings.max_batch
+        rows = requested_batch(name, parameters or {}, most)
         served = self._models.get(name)
         if served is None:
-            self._models[name] = self._load(name)
+            served = self._load(name)
+            served.limit(rows or most)
+            self._models[name] = served
             self._reasons.pop(name, None)
             return
         served.model.swap(read_verified(served.path, self._key))  # the very bytes that were verified
+        served.limit(rows or most)
 
     async def unload(self, name: str) -> None:
         """Takes no more requests of a model, and ends it when those that wait are answered. Raises as `load` does."""
@@ -133,7 +143,9 @@ class Repository:
                         "success": {"count": c.ok + c.late, "ns": c.queue.total + c.took.total},
                         "fail": {"count": c.failed + c.too_late, "ns": 0},
                         "queue": {"count": c.queue.n, "ns": c.queue.total},
+                        "compute_input": {"count": c.decoded.n, "ns": c.decoded.total},
                         "compute_infer": {"count": c.took.n, "ns": c.took.total},
+                        "compute_output": {"count": c.encoded.n, "ns": c.encoded.total},
                     },
                 }
             )
@@ -142,3 +154,26 @@ class Repository:
     def close(self) -> None:
         for model in self:
             model.close()
+
+
+def requested_batch(name: str, parameters: Mapping[str, Any], most: int) -> int | None:
+    """max_batch_size of the configuration that a client loads a model with; None without. Raises FormatError for all else."""
+    op, config = f"failed to load {name[:80]!r}", parameters.get("config")
+    others = [str(key)[:40] for key in parameters if key != "config"]
+    if others:
+        raise FormatError(
+            op, f"the parameters {', '.join(others)}", "config alone", "A model is read from its own file."
+        )
+    if config is None:
+        return None
+    try:
+        given = json.loads(config)
+    except (ValueError, TypeError, RecursionError):
+        given = None
+    if isinstance(given, dict) and set(given) <= {"max_batch_size"}:
+        rows = given.get("max_batch_size", most)
+        if isinstance(rows, str) and len(rows) < 10 and rows.isdecimal():  # as protobuf writes whole numbers
+            rows = int(rows)
+        if type(rows) is int and 1 <= rows <= most:
+            return rows
+    raise FormatError(op, f"config {str(config)[:80]!r}", f"JSON with max_batch_size of 1 to {most} alone", "Mend it.")

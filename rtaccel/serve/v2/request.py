@@ -9,6 +9,7 @@ import numpy as np
 
 from rtaccel.core.errors import FormatError
 from rtaccel.serve.v2.refusals import NotServed
+from rtaccel.serve.v2.shared_memory import Places
 
 Sequence = int | str
 """What names a sequence: a whole number that is not 0, or a text."""
@@ -30,12 +31,14 @@ class Parameters(NamedTuple):
 
 
 class Request(NamedTuple):
-    """For one model. inputs: in its order. outputs: numbers of those that are wanted."""
+    """For one model. inputs: in its order. outputs: numbers of those that are wanted. places: where these are to
+    be written."""
 
     inputs: tuple[np.ndarray, ...]
     outputs: tuple[int, ...]
     parameters: Parameters
     id: str = ""
+    places: Places = ()
 
 
 NONE = Parameters()
@@ -75,6 +78,5 @@ def sooner(a: int | None, b: int | None) -> int | None:
 
 def refuse_tensor_parameters(given: Mapping[str, Any]) -> None:
     """Raises NotServed for what a tensor of a request may ask for and this server does not have."""
-    for name in ("shared_memory_region", "classification"):
-        if given.get(name):
-            raise NotServed("infer", f"{name} of a tensor", "tensors in the request", "Send and take whole tensors.")
+    if given.get("classification"):
+        raise NotServed("infer", "classification of a tensor", "whole tensors", "Choose classes in the client.")

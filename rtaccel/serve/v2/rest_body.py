@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import zlib
+from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -13,6 +14,7 @@ from rtaccel.serve.v2.refusals import NotServed, TooLarge
 from rtaccel.serve.v2.repository import VERSION
 from rtaccel.serve.v2.request import Parameters, Request, parameters_of, refuse_tensor_parameters
 from rtaccel.serve.v2.served import ServedModel
+from rtaccel.serve.v2.shared_memory import Places, Regions, Slice, places_of, write
 
 HEADER_LENGTH = "inference-header-content-length"
 """Header: so many bytes of the body are JSON, the tensors follow."""
@@ -25,14 +27,15 @@ _dumps = json.JSONEncoder(separators=(",", ":")).encode
 
 
 class Wanted(NamedTuple):
-    """What the answer is to hold: output numbers, and for each whether as bytes."""
+    """What the answer is to hold: output numbers, for each whether as bytes, and where it is to be written instead."""
 
     outputs: tuple[int, ...]
     binary: tuple[bool, ...]
+    slices: tuple[Slice | None, ...] = ()
 
 
 class Head(NamedTuple):
-    """The JSON of a request. inputs: for each (its number, shape, bytes behind the JSON, or None and its values)."""
+    """The JSON of a request. inputs: for each (its number, shape, bytes behind the JSON, or None and its values or Slice)."""
 
     inputs: tuple[tuple[int, tuple[int, ...], int | None, Any], ...]
     parameters: Parameters
@@ -62,8 +65,8 @@ def too_large(most: int) -> TooLarge:
     return TooLarge("infer", "a larger body", f"{most} bytes at most", "Send less, or raise --max-body-bytes.")
 
 
-def decode(model: ServedModel, body: bytes, header_length: str | None) -> tuple[Request, Wanted]:
-    """The request that a body is. Raises typed errors that name what is wrong."""
+def decode(model: ServedModel, body: bytes, header_length: str | None, regions: Regions) -> tuple[Request, Wanted]:
+    """The request that a body is. regions: where tensors may lie instead. Raises typed errors that name what is wrong."""
     tail = memoryview(b"")
     head = body
     if header_length is not None:
@@ -76,19 +79,22 @@ def decode(model: ServedModel, body: bytes, header_length: str | None) -> tuple[
     known: Head | None = model.heads.get(head)
     if known is None:
         known = _head(model, head)
-        if all(size is not None for _, _, size, _ in known.inputs):
+        if all(size is not None or isinstance(values, Slice) for _, _, size, values in known.inputs):
             if len(model.heads) >= MAX_HEADS:
                 model.heads.clear()
             if len(head) <= 4096:
                 model.heads[head] = known
-    inputs = _inputs(model, known, tail)
-    return Request(inputs, known.wanted.outputs, known.parameters, known.id), known.wanted
+    inputs, wanted = _inputs(model, known, tail, regions), known.wanted
+    places: Places = ()
+    if wanted.slices:
+        places = places_of([model.outputs[i] for i in wanted.outputs], model.samples(inputs), wanted.slices, regions)
+    return Request(inputs, wanted.outputs, known.parameters, known.id, places), wanted
 
 
 def _head(model: ServedModel, text: bytes) -> Head:
-    given = _object(text)
+    given = json_object(text)
     inputs = _described(model, given.get("inputs"))
-    parameters = _mapping(given, "parameters")
+    parameters = mapping(given, "parameters")
     request_id = given.get("id", "")
     if not isinstance(request_id, str):
         raise FormatError("infer", f"id {str(request_id)[:40]!r}", "a text", "Pass a text.")
@@ -100,15 +106,16 @@ def encode(
     model: ServedModel, request: Request, wanted: Wanted, outs: tuple[np.ndarray, ...]
 ) -> tuple[bytes, int | None]:
     """(body, length of its JSON where tensors follow) of an answer. NaN and infinities in JSON are as Python writes them."""
-    if request.id or not all(wanted.binary):
-        head = _answer(model, request, wanted, outs)
+    written = write(request.places, [outs[number] for number in wanted.outputs])
+    if request.id or not all(wanted.binary) or request.places:
+        head = _answer(model, request, wanted, outs, written)
     else:
         key = wanted, *(outs[number].shape for number in wanted.outputs)
         known = model.answer_heads.get(key)
         if known is None:
             if len(model.answer_heads) >= MAX_HEADS:
                 model.answer_heads.clear()
-            known = model.answer_heads[key] = _answer(model, request, wanted, outs)
+            known = model.answer_heads[key] = _answer(model, request, wanted, outs, written)
         head = known
     if not any(wanted.binary):
         return head, None
@@ -116,12 +123,16 @@ def encode(
     return b"".join((head, *tensors)), len(head)
 
 
-def _answer(model: ServedModel, request: Request, wanted: Wanted, outs: tuple[np.ndarray, ...]) -> bytes:
+def _answer(
+    model: ServedModel, request: Request, wanted: Wanted, outs: tuple[np.ndarray, ...], written: Sequence[Slice | None]
+) -> bytes:
     described = []
-    for number, binary in zip(wanted.outputs, wanted.binary):
+    for number, binary, place in zip(wanted.outputs, wanted.binary, written):
         port, array = model.outputs[number], outs[number]
         entry: dict[str, Any] = {"name": port.name, "datatype": port.datatype, "shape": list(array.shape)}
-        if binary:
+        if place is not None:
+            entry["parameters"] = place.parameters
+        elif binary:
             entry["parameters"] = {"binary_data_size": array.nbytes}
         else:
             entry["data"] = port.to_values(array)
@@ -132,7 +143,8 @@ def _answer(model: ServedModel, request: Request, wanted: Wanted, outs: tuple[np
     return _dumps(answer).encode()
 
 
-def _object(head: bytes) -> dict[str, Any]:
+def json_object(head: bytes) -> dict[str, Any]:
+    """Raises FormatError for what is no JSON, or no object."""
     try:
         given = json.loads(head)
     except (ValueError, RecursionError) as error:
@@ -142,7 +154,8 @@ def _object(head: bytes) -> dict[str, Any]:
     return given
 
 
-def _mapping(entry: dict[str, Any], key: str) -> dict[str, Any]:
+def mapping(entry: dict[str, Any], key: str) -> dict[str, Any]:
+    """The object under a key; an empty one where there is none. Raises FormatError for something else."""
     found = entry.get(key, {})
     if not isinstance(found, dict):
         raise FormatError("infer", f"{key} as a {type(found).__name__}", "an object", "See the protocol.")
@@ -160,9 +173,15 @@ def _described(model: ServedModel, given: Any) -> tuple[tuple[int, tuple[int, ..
         if number is None or any(number == other for other, *_ in made):
             raise unknown_tensor(model, "input", name, number is not None)
         shape = model.inputs[number].check(entry.get("datatype"), entry.get("shape"))
-        parameters = _mapping(entry, "parameters")
+        parameters = mapping(entry, "parameters")
         refuse_tensor_parameters(parameters)
-        size = parameters.get("binary_data_size")
+        place, size = Slice.of(name, parameters), parameters.get("binary_data_size")
+        if place is not None:
+            if size is not None or "data" in entry:
+                raise FormatError("infer", f"input {name!r} in a region and in the request", "one of them",
+                                  "Send it once.")  # fmt: skip
+            made.append((number, shape, None, place))
+            continue
         if size is not None and (type(size) is not int or size < 0):
             raise FormatError("infer", f"binary_data_size {str(size)[:40]} of input {name!r}", "a number of bytes",
                               "Mend it.")  # fmt: skip
@@ -170,13 +189,14 @@ def _described(model: ServedModel, given: Any) -> tuple[tuple[int, tuple[int, ..
     return tuple(made)
 
 
-def _inputs(model: ServedModel, head: Head, tail: memoryview) -> tuple[np.ndarray, ...]:
+def _inputs(model: ServedModel, head: Head, tail: memoryview, regions: Regions) -> tuple[np.ndarray, ...]:
     made: list[np.ndarray | None] = [None] * len(model.inputs)
     first = 0
     for number, shape, size, values in head.inputs:
         port = model.inputs[number]
         if size is None:
-            made[number] = port.from_values(values, shape)
+            here = isinstance(values, Slice)
+            made[number] = regions.at(values).read(values, port, shape) if here else port.from_values(values, shape)
             continue
         left = len(tail) - first
         if size > left:
@@ -209,14 +229,16 @@ def _wanted(model: ServedModel, given: Any, binary: bool) -> Wanted:
         return Wanted(every, (binary,) * len(every))
     if not isinstance(given, list) or not all(isinstance(entry, dict) for entry in given):
         raise FormatError("infer", "outputs that are no list of objects", "one for each", "See the protocol.")
-    numbers, as_bytes = [], []
+    numbers, as_bytes, slices = [], [], []
     for entry in given:
         name = entry.get("name")
         number = model.output_index.get(name) if isinstance(name, str) else None
         if number is None or number in numbers:
             raise unknown_tensor(model, "output", name, number is not None)
-        parameters = _mapping(entry, "parameters")
+        parameters = mapping(entry, "parameters")
         refuse_tensor_parameters(parameters)
+        place = Slice.of(name, parameters)
         numbers.append(number)
-        as_bytes.append(parameters.get("binary_data", binary) is True)
-    return Wanted(tuple(numbers), tuple(as_bytes))
+        slices.append(place)
+        as_bytes.append(place is None and parameters.get("binary_data", binary) is True)
+    return Wanted(tuple(numbers), tuple(as_bytes), tuple(slices) if any(slices) else ())

@@ -5,12 +5,13 @@ from __future__ import annotations
 import asyncio
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 from rtaccel.core.errors import BackendUnavailable, FormatError, RtaccelError, UnsupportedProblem
 from rtaccel.serve.v2 import rpc_codec
-from rtaccel.serve.v2.app import EXTENSIONS, config_of
+from rtaccel.serve.v2.app import config_of, no_cuda, not_served
 from rtaccel.serve.v2.gate import Gate
 from rtaccel.serve.v2.messages import MESSAGES, SERVICE
 from rtaccel.serve.v2.refusals import status_of
@@ -29,6 +30,13 @@ OPEN_METHODS = ("ServerLive", "ServerReady")
 """For probes: they need no token."""
 
 Method = Callable[[Any, Any], Awaitable[Any]]
+
+REFUSED: dict[str, Callable[[], RtaccelError]] = {
+    "CudaSharedMemoryRegister": no_cuda,
+    "TraceSetting": partial(not_served, "trace"),
+    "LogSettings": partial(not_served, "logging"),
+}
+"""Methods that are known and not served; without them gRPC would answer in its own words."""
 
 
 class RpcServer:
@@ -86,6 +94,11 @@ class RpcServer:
             "RepositoryIndex": self._index,
             "RepositoryModelLoad": self._load,
             "RepositoryModelUnload": self._unload,
+            "SystemSharedMemoryStatus": self._region_status,
+            "SystemSharedMemoryRegister": self._register,
+            "SystemSharedMemoryUnregister": self._unregister,
+            "CudaSharedMemoryStatus": self._no_regions,
+            "CudaSharedMemoryUnregister": self._nothing_to_unregister,
         }
         made = {
             name: grpc.unary_unary_rpc_method_handler(
@@ -95,6 +108,8 @@ class RpcServer:
             )
             for name, method in methods.items()
         }
+        for name, refusal in REFUSED.items():
+            made[name] = grpc.unary_unary_rpc_method_handler(self._guarded(name, _raising(refusal)))
         made["ModelStreamInfer"] = grpc.stream_stream_rpc_method_handler(
             self._stream, request_deserializer=_parser("ModelInferRequest"), response_serializer=_bytes_of
         )
@@ -133,7 +148,7 @@ class RpcServer:
 
     async def _metadata(self, message: Any, context: Any) -> Any:
         return MESSAGES["ServerMetadataResponse"](
-            name=self.gate.settings.name, version=self.version, extensions=EXTENSIONS
+            name=self.gate.settings.name, version=self.version, extensions=self.gate.extensions
         )
 
     async def _model_metadata(self, message: Any, context: Any) -> Any:
@@ -157,12 +172,30 @@ class RpcServer:
         return MESSAGES["RepositoryIndexResponse"](models=listed)
 
     async def _load(self, message: Any, context: Any) -> Any:
-        self.gate.repository.load(message.model_name)
+        self.gate.repository.load(message.model_name, rpc_codec.plain(message.parameters))
         return MESSAGES["RepositoryModelLoadResponse"]()
 
     async def _unload(self, message: Any, context: Any) -> Any:
         await self.gate.repository.unload(message.model_name)
         return MESSAGES["RepositoryModelUnloadResponse"]()
+
+    async def _region_status(self, message: Any, context: Any) -> Any:
+        found = {region["name"]: region for region in self.gate.regions.status(message.name)}
+        return MESSAGES["SystemSharedMemoryStatusResponse"](regions=found)
+
+    async def _register(self, message: Any, context: Any) -> Any:
+        self.gate.regions.register(message.name, message.key, message.offset, message.byte_size)
+        return MESSAGES["SystemSharedMemoryRegisterResponse"]()
+
+    async def _unregister(self, message: Any, context: Any) -> Any:
+        self.gate.regions.unregister(message.name)
+        return MESSAGES["SystemSharedMemoryUnregisterResponse"]()
+
+    async def _no_regions(self, message: Any, context: Any) -> Any:
+        return MESSAGES["CudaSharedMemoryStatusResponse"]()
+
+    async def _nothing_to_unregister(self, message: Any, context: Any) -> Any:
+        return MESSAGES["CudaSharedMemoryUnregisterResponse"]()
 
     async def _infer(self, message: Any, context: Any) -> Any:
         left = context.time_remaining()
@@ -176,8 +209,14 @@ class RpcServer:
         gate.enter()
         try:
             model = gate.repository.get(message.model_name, message.model_version)
-            request = rpc_codec.decode(model, message, timeout_us)
-            return rpc_codec.encode(model, request, await model.infer(request, arrived))
+            begun = time.monotonic_ns()
+            request = rpc_codec.decode(model, message, timeout_us, gate.regions)
+            model.counts.decoded.add(time.monotonic_ns() - begun)
+            outs = await model.infer(request, arrived)
+            begun = time.monotonic_ns()
+            answer = rpc_codec.encode(model, request, outs)
+            model.counts.encoded.add(time.monotonic_ns() - begun)
+            return answer
         finally:
             gate.leave()
 
@@ -201,6 +240,13 @@ class RpcServer:
                 raise
             except Exception as error:
                 yield _refused(Message, message, self.gate.fault(error))
+
+
+def _raising(refusal: Callable[[], RtaccelError]) -> Method:
+    async def refuse(message: Any, context: Any) -> Any:
+        raise refusal()
+
+    return refuse
 
 
 def _refused(kind: Any, message: Any, text: str) -> Any:

@@ -48,19 +48,18 @@ class ServedModel:
     """
 
     def __init__(self, name: str, path: str, model: LoadedModel, max_batch: int, idle_s: float) -> None:
-        self.name, self.path, self.model, self.max_batch = name, path, model, max_batch
+        self.name, self.path, self.model = name, path, model
         streams = model.streams
         one = 1 if streams else None
         self.inputs = tuple(TensorSpec.of(*edge) for edge in model.inputs)
         self.outputs = tuple(TensorSpec.of(*edge) for edge in model.outputs)
         least, most = model.batch
         self._least, self._most = (1, one) if streams else (least, most)
+        self._streams = streams
         edges = (*self.inputs, *self.outputs)
-        self._open = all(port.shape and port.shape[0] == -1 for port in edges)
-        self.batches = max_batch > 1 and (streams > 1 or (self._open and most != least))
-        if most is not None and not streams:
-            self.max_batch = min(max_batch, most)
-        fixed = self._open and all(-1 not in port.shape[1:] for port in self.outputs)
+        self.open = all(port.shape and port.shape[0] == -1 for port in edges)
+        self.limit(max_batch)
+        fixed = self.open and all(-1 not in port.shape[1:] for port in self.outputs)
         self._row_shapes = [(port.shape[1:], port.dtype) for port in self.outputs] if fixed else None
         self.heads: dict[bytes, Any] = {}  # of REST: what a text came to that was decoded before
         self.answer_heads: dict[Any, bytes] = {}  # of REST: the text of answers of some shapes
@@ -93,6 +92,15 @@ class ServedModel:
         else:
             self._call_soon(loop)
         return await job.future
+
+    def limit(self, rows: int) -> None:
+        """From now on so many rows share a call at most."""
+        self.batches = rows > 1 and (self._streams > 1 or (self.open and self._most != self._least))
+        self.max_batch = rows if self._most is None or self._streams else min(rows, self._most)
+
+    def samples(self, inputs: Arrays) -> int | None:
+        """Of inputs; None where a model has no dimension for them."""
+        return inputs[0].shape[0] if self.open and inputs else None
 
     def adopt(self, sequence: Sequence, state: bytes) -> None:
         """Goes on with a sequence, from what `give_up` gave elsewhere. Raises Full, and FormatError for other bytes."""
@@ -132,7 +140,7 @@ class ServedModel:
 
     def _rows(self, request: Request) -> int:
         """Samples of a request, the same in all of its inputs. Raises ShapeError."""
-        if not self._open:
+        if not self.open:
             return 1
         rows = {array.shape[0] for array in request.inputs}
         (first, *others) = rows

@@ -21,6 +21,8 @@ class Settings:
     tls_cert, tls_key: PEM files; tls_client_ca: clients must show a certificate of this authority.
     tokens: bearer tokens of which a request must bring one; empty: none is asked for.
     repository: whether models may be loaded anew and unloaded by request.
+    shared_memory: how many regions of this machine's shared memory clients may register; 0: none. They name objects that the
+        server then reads and writes with its own rights. shared_memory_bytes: of all of them together.
     threads: most threads of a native call.
     name: of the server, in its metadata: some clients look for one.
     """
@@ -40,6 +42,8 @@ class Settings:
     tls_client_ca: str | None = None
     tokens: tuple[str, ...] = ()
     repository: bool = False
+    shared_memory: int = 0
+    shared_memory_bytes: int = 1 << 30
     threads: int = 1
     name: str = "rtaccel"
 
@@ -51,6 +55,8 @@ class Settings:
             ("max_body_bytes", 1, 1 << 40),
             ("max_requests", 1, 1 << 20),
             ("threads", 1, 32),
+            ("shared_memory", 0, 1 << 16),
+            ("shared_memory_bytes", 1, 1 << 40),
         ):
             value = getattr(self, name)
             if value is None and name == "grpc_port":

@@ -40,6 +40,11 @@ class TensorSpec:
     def metadata(self) -> dict[str, Any]:
         return {"name": self.name, "datatype": self.datatype, "shape": list(self.shape)}
 
+    def nbytes(self, rows: int | None) -> int | None:
+        """Of a tensor of so many samples; None where its size is not known before it is there."""
+        shape = self.shape if rows is None else (rows, *self.shape[1:])
+        return None if -1 in shape else math.prod(shape) * self.dtype.itemsize
+
     def __str__(self) -> str:
         return f"{self.datatype}[{', '.join('*' if n < 0 else str(n) for n in self.shape)}]"
 
@@ -69,7 +74,7 @@ class TensorSpec:
         made = np.frombuffer(data, self.dtype).reshape(shape)
         if not made.flags.aligned:
             made = made.copy()
-        return self._truth(made)
+        return self.checked(made)
 
     def from_values(self, values: Any, shape: tuple[int, ...]) -> np.ndarray:
         """The array of values as JSON or protobuf have them, flat or nested. Raises FormatError for others."""
@@ -98,7 +103,8 @@ class TensorSpec:
         with np.errstate(over="ignore"):
             return np.ascontiguousarray(made.reshape(shape), self.dtype)
 
-    def _truth(self, made: np.ndarray) -> np.ndarray:
+    def checked(self, made: np.ndarray) -> np.ndarray:
+        """The array itself. Raises FormatError where bytes are no truth values."""
         if self.datatype == "BOOL" and made.size and made.max() > 1:
             raise FormatError("infer", f"a truth value {made.max()} in input {self.name!r}", "0 or 1", "Mend it.")
         return made
