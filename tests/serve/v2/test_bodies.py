@@ -225,7 +225,8 @@ JSON_VALUES = st.recursive(
     | st.dictionaries(
         st.sampled_from(
             ["inputs", "outputs", "name", "shape", "datatype", "data", "parameters", "binary_data_size", "id",
-             "sequence_id", "sequence_start", "timeout", "binary_data_output", "shared_memory_region"]
+             "sequence_id", "sequence_start", "timeout", "binary_data_output", "shared_memory_region",
+             "shared_memory_offset", "shared_memory_byte_size"]
         ),
         inner, max_size=6,
     ),

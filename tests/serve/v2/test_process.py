@@ -191,7 +191,7 @@ def test_bytes_that_are_no_message(files: tuple[Path, ...]) -> None:
                 call(b"\xff\xff\xff", timeout=60)
             assert raised.value.code() is grpc.StatusCode.INVALID_ARGUMENT
         with pytest.raises(grpc.RpcError) as raised:
-            channel.unary_unary("/inference.GRPCInferenceService/CudaSharedMemoryStatus")(b"", timeout=60)
+            channel.unary_unary("/inference.GRPCInferenceService/ModelForecast")(b"", timeout=60)
         assert raised.value.code() is grpc.StatusCode.UNIMPLEMENTED
 
 
