@@ -1,9 +1,13 @@
-"""What a cut is foretold to take: the sum of its parts, and a cloud that has slept."""
+"""What a cut is foretold to take: the sum of its parts, a time of its own for each stage, and a cloud that has slept."""
 
 from __future__ import annotations
 
+from dataclasses import replace
+from typing import Any
+
 import pytest
 import torch
+from torch import nn
 
 import rtaccel as rt
 from rtaccel.serve.split import probes
@@ -46,3 +50,42 @@ def test_a_cloud_has_slept_before_a_request(profile: rt.MachineProfile, monkeypa
 def test_what_a_sleep_costs_is_measured() -> None:
     model, x = waist(64, 32, 4), torch.randn(1, 64)
     assert 0 <= probes.rested_us(rt.compile(model, (x,)), (x,), calls=4) < 1e5
+
+
+class Image(nn.Module):
+    """Convolutions of few channels: the plan reads the image as planes and leaves out the copy before the first."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.body = nn.Sequential(nn.Conv2d(3, 8, 3, stride=2, padding=1), nn.ReLU(), nn.Conv2d(8, 16, 3, padding=1))
+        self.head = nn.Linear(16, 4)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        found: torch.Tensor = self.head(self.body(x).mean((2, 3)))
+        return found
+
+
+@pytest.mark.parametrize("scheme", ["float32", "w8a8"])
+def test_each_stage_has_its_own_time(scheme: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Where the plan leaves out copies, the times of those behind them do not move to the stages before."""
+    x = torch.randn(1, 3, 32, 32)
+    fast = rt.compile(Image().eval(), x, scheme, calibration=[x] if scheme == "w8a8" else None)
+    planned = [choice.stage for choice in fast._executor.steps[0].choices]
+    stages, profile_stages = probes.stages_of(fast), probes.profile_stages
+
+    def numbered(*args: Any) -> Any:
+        """The i-th stage of the plan takes i + 1 us."""
+        found = profile_stages(*args)
+        first, *inner, last = found.stages
+        inner = [replace(stage, us=i + 1.0 + found.reading_ns / 1e3) for i, stage in enumerate(inner)]
+        return replace(found, stages=(first, *inner, last))
+
+    monkeypatch.setattr(probes, "profile_stages", numbered)
+    us = probes.stage_us(fast, (x,), calls=2, rounds=2)
+    assert len(us) == len(stages)
+    by_name = {(stage.op, stage.name): i + 1.0 for i, stage in enumerate(planned)}
+    assert len(by_name) == len(planned)
+    assert us == pytest.approx([by_name.get((stage.op, stage.name), 0.0) for stage in stages])
+    assert sum(us) == pytest.approx(len(planned) * (len(planned) + 1) / 2)
+    if scheme == "float32":
+        assert len(planned) < len(stages)  # else nothing was tested

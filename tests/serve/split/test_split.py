@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import itertools
 import json
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +16,7 @@ import rtaccel as rt
 from rtaccel.core.errors import BudgetExceeded, FormatError, ShapeError, UnsupportedProblem
 from rtaccel.deploy import container
 from rtaccel.serve.frames import Writer, wire_of
-from rtaccel.serve.split import passage, probes
+from rtaccel.serve.split import passage
 from rtaccel.serve.split.cut import error_of
 from rtaccel.serve.split.halves import crossings, halved, whole_group
 
@@ -266,42 +265,3 @@ def test_what_is_refused(profile: rt.MachineProfile) -> None:
     live = rt.stream(nn.GRU(3, 4, batch_first=True).eval(), torch.randn(1, 3))
     with pytest.raises(UnsupportedProblem, match="stream"):
         rt.split(live, torch.randn(1, 3), link, profile, profile)
-
-
-class Image(nn.Module):
-    """Convolutions of few channels: the plan reads the image as planes and leaves out the copy before the first."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.body = nn.Sequential(nn.Conv2d(3, 8, 3, stride=2, padding=1), nn.ReLU(), nn.Conv2d(8, 16, 3, padding=1))
-        self.head = nn.Linear(16, 4)
-
-    def forward(self, x: torch.Tensor) -> torch.Tensor:
-        found: torch.Tensor = self.head(self.body(x).mean((2, 3)))
-        return found
-
-
-@pytest.mark.parametrize("scheme", ["float32", "w8a8"])
-def test_each_stage_has_its_own_time(scheme: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Where the plan leaves out copies, the times of those behind them do not move to the stages before."""
-    x = torch.randn(1, 3, 32, 32)
-    fast = rt.compile(Image().eval(), x, scheme, calibration=[x] if scheme == "w8a8" else None)
-    planned = [choice.stage for choice in fast._executor.steps[0].choices]
-    stages, profile_stages = probes.stages_of(fast), probes.profile_stages
-
-    def numbered(*args: Any) -> Any:
-        """The i-th stage of the plan takes i + 1 us."""
-        found = profile_stages(*args)
-        first, *inner, last = found.stages
-        inner = [replace(stage, us=i + 1.0 + found.reading_ns / 1e3) for i, stage in enumerate(inner)]
-        return replace(found, stages=(first, *inner, last))
-
-    monkeypatch.setattr(probes, "profile_stages", numbered)
-    us = probes.stage_us(fast, (x,), calls=2, rounds=2)
-    assert len(us) == len(stages)
-    by_name = {(stage.op, stage.name): i + 1.0 for i, stage in enumerate(planned)}
-    assert len(by_name) == len(planned)
-    assert us == pytest.approx([by_name.get((stage.op, stage.name), 0.0) for stage in stages])
-    assert sum(us) == pytest.approx(len(planned) * (len(planned) + 1) / 2)
-    if scheme == "float32":
-        assert len(planned) < len(stages)  # else nothing was tested
