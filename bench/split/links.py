@@ -1,14 +1,15 @@
 """A model over two processes and five emulated links: is the cut that rt.split chooses the best of all, and does it take what
 was predicted?
 
-    python -m bench.split [--calls 40] [--slower 40] [--links lan,wlan] [--json FILE]
+    python -m bench.split [--calls 40] [--slower 40] [--links lan,wlan] [--seconds 60] [--json FILE]
 
 The cloud is a process of its own that answers over UDP, from files that `Cut.save_cloud` wrote. The link is emulated at the
 client: a frame leaves when a token bucket of the link's width has let it through, and arrives half a round trip later; it is
 lost with the link's share for each packet, and is then sent again after the time that the prediction assumes. The edge is made
-slower by computing its half several times. Every cut that a frame can hold is measured, all of them in turn in each round. A
-figure is the least of the calls that lost nothing, as the times of a profile are the least too, and the share of losses in the
-run times what one costs.
+slower by computing its half several times; how much slower that is, is measured as a profile of it would be. Every cut that a
+frame can hold is measured, all of them in turn in each round. A figure is the least of the calls that lost nothing, as the times
+of a profile are the least too, and the share of losses in the run times what one costs. Cuts near the least are measured on,
+until they are told apart or the seconds are over: then they are called tied.
 """
 
 from __future__ import annotations
@@ -23,7 +24,7 @@ import sys
 import tempfile
 import time
 from dataclasses import replace
-from functools import cache
+from functools import cache, partial
 from pathlib import Path
 from typing import Any
 
@@ -31,10 +32,13 @@ import torch
 from torch import nn
 
 import rtaccel as rt
+from bench.split import contest
+from bench.split.contest import Way
 from bench.split.transports import answering, small
 from rtaccel.serve.remote import Endpoint, Remote, TimedOut
 from rtaccel.serve.remote.udp import UdpClient, UdpServer
 from rtaccel.serve.split.early import EarlyEdge
+from rtaccel.serve.split.probes import REST_S
 
 LINKS = {
     "lan": rt.Link(rtt_us=100, mb_s=100, most_bytes=65507),
@@ -123,8 +127,10 @@ def slower(cut: rt.Cut, times: int) -> Any:
     return before
 
 
-def measured(cut: rt.Cut, link: rt.Link, calls: int, times: int, say: Any) -> list[tuple[Any, float]]:
-    """(row, microseconds) of every cut that can be sent."""
+def measured(
+    cut: rt.Cut, link: rt.Link, calls: int, times: int, seconds: float, say: Any
+) -> tuple[list[tuple[Any, Way]], list[Way]]:
+    """(row, its measurement) of every cut that can be sent; the least of those that may be chosen, and what is tied with it."""
     most = UdpClient.most_bytes
     cuts = [cut.other(row) for row in cut.front if row.scheme == "none" or 0 < row.wire_bytes <= most]
     x = torch.randn(1, 3, 64, 64)
@@ -137,38 +143,34 @@ def measured(cut: rt.Cut, link: rt.Link, calls: int, times: int, say: Any) -> li
         process.start()
         try:
             addresses = dict(zip(map(id, sent), ready.get(timeout=120)))
-            runs: list[Any] = []
+            ways = []
             for i, c in enumerate(cuts):
                 if c.cloud is None:
-                    runs.append((c, slower(c, times), None))
+                    ways.append(Way(partial(_alone, slower(c, times), x), link.resend_us))
                     continue
                 client = Shaped(UdpClient(addresses[id(c)]), link, i)
                 remote = Remote(
                     client, c.sent, c.answered, c.digest, wire=c.best.scheme, before=slower(c, times), after=c.after
                 )
-                runs.append((c, None, remote))
-            whole: dict[int, list[float]] = {i: [] for i in range(len(runs))}
-            for turn in range(calls + 2):
-                for i, (c, local, remote) in enumerate(runs):
-                    lost = 0 if remote is None else remote._transport.lost
-                    start = time.perf_counter()
-                    if remote is None:
-                        local((x,))
-                    else:
-                        ask(remote, x, _patience_us(link, c.best) * 1e-6)
-                    taken = (time.perf_counter() - start) * 1e6
-                    if remote is None or remote._transport.lost == lost:
-                        whole[i].append(taken)
-                say(f"\r{turn} of {calls + 2} rounds")
-            say("\r")
-            found = []
-            for i, (c, _, remote) in enumerate(runs):
-                us, lost = min(whole[i]), 0 if remote is None else remote._transport.lost
-                found.append((c.best, us + lost / (calls + 2) * link.resend_us(us)))
-            return found
+                ways.append(Way(partial(_asked, remote, client, x, _patience_us(link, c.best) * 1e-6), link.resend_us))
+            may = [way for way, c in zip(ways, cuts) if not c.best.why_not]
+            best = contest.run(ways, may, calls, seconds, say)
+            return [(c.best, way) for c, way in zip(cuts, ways)], best
         finally:
             stop.set()
             process.join(30)
+
+
+def _alone(local: Any, x: torch.Tensor) -> tuple[float, int]:
+    start = time.perf_counter()
+    local((x,))
+    return (time.perf_counter() - start) * 1e6, 0
+
+
+def _asked(remote: Remote, client: Shaped, x: torch.Tensor, patience_s: float) -> tuple[float, int]:
+    lost, start = client.lost, time.perf_counter()
+    ask(remote, x, patience_s)
+    return (time.perf_counter() - start) * 1e6, client.lost - lost
 
 
 def _patience_us(link: rt.Link, row: Any) -> float:
@@ -221,8 +223,8 @@ def this_machine() -> tuple[rt.MachineProfile, tuple[float, float]]:
     taken = []
     client = Shaped(UdpClient(tuple(address)), rt.Link(rtt_us=0), 0)  # as it is asked below, in Python
     with Remote(client, [((1, 64), "float32")], [((1, 64), "float32")], digest) as remote:
-        for _ in range(500):
-            until(time.perf_counter() + 1e-3)  # as behind a link: the other end has gone to sleep
+        for _ in range(200):
+            until(time.perf_counter() + REST_S)  # as a remote's stages are measured: the other end has gone to sleep
             start = time.perf_counter_ns()
             remote(x, timeout_s=10)
             middle = time.perf_counter_ns()
@@ -230,9 +232,27 @@ def this_machine() -> tuple[rt.MachineProfile, tuple[float, float]]:
             taken.append((middle - start - (time.perf_counter_ns() - middle)) / 1e3)
     stop.set()
     process.join(30)
-    found, each = statistics.median(taken), _bytes_us()
+    found, each = sorted(taken)[len(taken) // 4], _bytes_us()
     print(f"over loopback a call through an endpoint takes {found:.0f} us more, and {each * 1e3:.2f} ns for each byte")
     return rt.MachineProfile.here(), (found, each)
+
+
+@cache
+def slowness(times: int) -> float:
+    """How much longer so many calls take after a rest than one among others, by the measure of a profile: the least of many. In a
+    run an edge begins cold."""
+    x = torch.randn(1, 3, 64, 64)
+    fast = rt.compile(Network().eval(), x)
+    taken: dict[int, list[float]] = {1: [], times: []}
+    for _ in range(100):
+        for count, found in taken.items():
+            if count > 1:
+                time.sleep(REST_S)
+            start = time.perf_counter()
+            for _ in range(count):
+                fast(x)
+            found.append(time.perf_counter() - start)
+    return min(taken[times]) / min(taken[1])
 
 
 def planned(link: rt.Link, loopback: tuple[float, float]) -> rt.Link:
@@ -241,29 +261,38 @@ def planned(link: rt.Link, loopback: tuple[float, float]) -> rt.Link:
     return replace(link, rtt_us=link.rtt_us + empty, mb_s=1 / ((1 / link.mb_s if link.mb_s else 0.0) + each))
 
 
-def one_link(name: str, link: rt.Link, calls: int, times: int) -> dict[str, Any]:
+def one_link(name: str, link: rt.Link, calls: int, times: int, seconds: float) -> dict[str, Any]:
     torch.manual_seed(0)
     here, loopback = this_machine()
     # Its half is computed several times, its frames are not.
-    edge = replace(here.scaled(times), frame_us={k: (a / times, b / times) for k, (a, b) in here.frame_us.items()})
+    factor = slowness(times)
+    edge = replace(here.scaled(factor), frame_us={k: (a / factor, b / factor) for k, (a, b) in here.frame_us.items()})
     cut = rt.split(Network().eval(), torch.randn(1, 3, 64, 64), planned(link, loopback), edge, here)
-    rows = measured(cut, link, calls, times, lambda text: print(text, end="", file=sys.stderr, flush=True))
-    chosen = next(us for row, us in rows if (row.at, row.scheme) == (cut.best.at, cut.best.scheme))
-    may = [(row, us) for row, us in rows if not row.why_not]
-    best = min(may, key=lambda r: r[1])
-    off = sorted(abs(row.us / us - 1) for row, us in rows)
+    rows, tied = measured(
+        cut, link, calls, times, seconds, lambda text: print(text, end="", file=sys.stderr, flush=True)
+    )
+    chosen = next(way for row, way in rows if (row.at, row.scheme) == (cut.best.at, cut.best.scheme))
+    best, best_row = tied[0], next(row for row, way in rows if way is tied[0])
+    off = sorted(abs(row.us / way.us - 1) for row, way in rows)
+    what = "best" if chosen is best and len(tied) == 1 else "tied" if chosen in tied else "slower"
+    other = chosen if chosen is not best else tied[1] if len(tied) > 1 else None
+    more = ""
+    if other is not None:
+        mean, width = contest.slower_by(other, best)
+        more = f", {mean:.0f} +- {width:.0f} us less than {'the chosen' if other is chosen else 'the next'}"
     print(
-        f"{name}: chosen {cut.best.at} {cut.best.scheme}, predicted {cut.best.us:.0f}, measured {chosen:.0f} us "
-        f"({cut.best.us / chosen - 1:+.1%}); best of {len(may)} measured: {best[0].at} {best[0].scheme}, {best[1]:.0f} us"
-        f" ({'the same' if best[1] == chosen else f'{chosen / best[1] - 1:.1%} less'}); all cuts off by "
+        f"{name}: chosen {cut.best.at} {cut.best.scheme}, predicted {cut.best.us:.0f}, measured {chosen.us:.0f} us "
+        f"({cut.best.us / chosen.us - 1:+.1%}); least measured: {best_row.at} {best_row.scheme}, {best.us:.0f} us in "
+        f"{len(best.blocks)} blocks{more}: the chosen is {what}; all cuts off by "
         f"{statistics.median(off):.1%} in the middle, {off[-1]:.1%} at most"
     )
-    for row, us in rows:
-        what = f"{row.at:2} {row.after:12} {row.scheme:8} {row.wire_bytes:6} B"
-        print(f"    {what}  predicted {row.us:9.0f}  measured {us:9.0f} us")
+    for row, way in rows:
+        at = f"{row.at:2} {row.after:12} {row.scheme:8} {row.wire_bytes:6} B"
+        print(f"    {at}  predicted {row.us:9.0f}  measured {way.us:9.0f} us{'  tied' if way in tied[1:] else ''}")
     return {
-        "link": vars(link), "chosen": cut.best.to_dict(), "measured_us": chosen, "best_us": best[1],
-        "best_at": [best[0].at, best[0].scheme], "rows": [{**row.to_dict(), "measured_us": us} for row, us in rows],
+        "link": vars(link), "chosen": cut.best.to_dict(), "measured_us": chosen.us, "best_us": best.us, "verdict": what,
+        "best_at": [best_row.at, best_row.scheme],
+        "rows": [{**row.to_dict(), "measured_us": way.us, "blocks": way.blocks} for row, way in rows],
     }  # fmt: skip
 
 
@@ -272,16 +301,16 @@ def main() -> int:
     parser.add_argument("--calls", type=int, default=40)
     parser.add_argument("--slower", type=int, default=40, help="how many times slower the edge is")
     parser.add_argument("--links", default=",".join(LINKS))
+    parser.add_argument("--seconds", type=float, default=60.0, help="of a link for telling the nearest cuts apart")
     parser.add_argument("--json", type=Path)
     args = parser.parse_args()
     torch.set_num_threads(1)
-    found = {name: one_link(name, LINKS[name], args.calls, args.slower) for name in args.links.split(",")}
-    same = sum(f["measured_us"] == f["best_us"] for f in found.values())
-    near = sum(f["measured_us"] <= 1.03 * f["best_us"] for f in found.values())
+    found = {name: one_link(name, LINKS[name], args.calls, args.slower, args.seconds) for name in args.links.split(",")}
+    said = [f["verdict"] for f in found.values()]
     good = sum(abs(f["chosen"]["us"] / f["measured_us"] - 1) <= 0.15 for f in found.values())
     print(
-        f"the best measured was chosen {same} of {len(found)} times, one within 3 % of it {near};"
-        f" predicted within 15 %: {good}"
+        f"of {len(found)} links: the chosen cut was the best {said.count('best')} times, not told apart from it"
+        f" {said.count('tied')}, slower {said.count('slower')}; predicted within 15 %: {good}"
     )
     if args.json:
         args.json.write_text(json.dumps(found, indent=1) + "\n", encoding="utf-8")

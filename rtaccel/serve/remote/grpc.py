@@ -29,11 +29,11 @@ def _same(payload: Any) -> Any:
 
 
 class _Stream:
-    """Frames in one call, in its own thread. broken: it carries nothing any more."""
+    """Frames in one call, whose answers its deserializer takes. broken: it carries nothing any more."""
 
-    def __init__(self, call: Any, answers: queue.SimpleQueue[bytes]) -> None:
+    def __init__(self, call: Any) -> None:
         self._out: queue.SimpleQueue[bytes | None] = queue.SimpleQueue()
-        self._answers, self.broken = answers, False
+        self.broken = False
         self._call = call(iter(self._out.get, None))
         self._thread = threading.Thread(target=self._read, name="rtaccel-grpc-answers", daemon=True)
         self._thread.start()
@@ -43,8 +43,8 @@ class _Stream:
 
     def _read(self) -> None:
         try:
-            for answer in self._call:
-                self._answers.put(answer)
+            for _ in self._call:  # asks for the next one; whoever waits has this one already
+                pass
         except Exception:  # whatever ended it: its frames are lost ones
             pass
         finally:
@@ -82,19 +82,23 @@ class GrpcClient:
             self._channel = grpc.insecure_channel(target, options=limits)
         else:
             self._channel = grpc.secure_channel(target, credentials, options=limits)
-        said = {"request_serializer": _same, "response_deserializer": _same}
-        self._call = self._channel.unary_unary(CALL, **said)
-        self._begin = self._channel.stream_stream(STREAM, **said) if stream else None
-        self._stream: _Stream | None = None
         self._answers: queue.SimpleQueue[bytes] = queue.SimpleQueue()
+        self._call = self._channel.unary_unary(CALL, request_serializer=_same, response_deserializer=_same)
+        self._begin = self._channel.stream_stream(STREAM, request_serializer=_same, response_deserializer=self._came)
+        self._stream: _Stream | None = None
 
     def send(self, frame: memoryview) -> None:
         if self._begin is None:
             self._call.future(bytes(frame)).add_done_callback(self._done)
             return
         if self._stream is None or self._stream.broken:
-            self._stream = _Stream(self._begin, self._answers)
+            self._stream = _Stream(self._begin)
         self._stream.send(bytes(frame))
+
+    def _came(self, answer: bytes) -> bytes:
+        """On the thread that receives: through the one that reads the stream it would be one more change of threads."""
+        self._answers.put(answer)
+        return answer
 
     def _done(self, call: Any) -> None:
         if call.exception() is None and (answer := call.result()):

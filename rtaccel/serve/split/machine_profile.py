@@ -71,7 +71,7 @@ class MachineProfile:
 
         whole_group("MachineProfile", model)
         us: dict[str, list[float]] = {}
-        for stage, one in zip(probes.stages_of(model), probes.stage_us(model, inputs, calls), strict=True):
+        for stage, one in zip(probes.stages_of(model), probes.stages_of_a_call_us(model, inputs, calls), strict=True):
             us.setdefault(probes.key_of(stage, model._options.batch_size), []).append(one / self.factor)
         return replace(self, stages={**self.stages, **{key: float(np.mean(v)) for key, v in us.items()}})
 

@@ -105,7 +105,7 @@ def split(
         answers.expected = [_copied(whole(*batch)) for batch in judged]
     base = answers.error(answers.of(fast))
     cuts = crossings(whole_group("split", fast))
-    here_us = probes.stage_us(fast, args)
+    here_us = probes.stages_of_a_call_us(fast, args)
     # A remote waits for its requests. The edge has just made its inputs, and is taken to be awake.
     slowed = 1.0 + probes.rested_us(fast, args) / max(sum(here_us), 1e-3)
     rested = [us * slowed for us in here_us]

@@ -104,7 +104,7 @@ def test_heads_are_asked_as_early_as_may_be(profile: rt.MachineProfile) -> None:
 
 
 def test_predictions_are_means_over_the_calls(profile: rt.MachineProfile, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("rtaccel.serve.split.probes.stage_us", lambda fast, args: [10.0, 1.0, 20.0, 3.0])
+    monkeypatch.setattr("rtaccel.serve.split.probes.stages_of_a_call_us", lambda fast, args: [10.0, 1.0, 20.0, 3.0])
     monkeypatch.setattr("rtaccel.serve.split.split.asking_us", lambda fast, exits, args: [0.5])
     monkeypatch.setattr("rtaccel.serve.split.split.part_us", lambda edge, args, asking: 0.25)
     torch.manual_seed(0)

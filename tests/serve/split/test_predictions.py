@@ -36,7 +36,7 @@ def test_the_front_is_the_sum_of_its_parts(profile: rt.MachineProfile) -> None:
 
 def test_a_cloud_has_slept_before_a_request(profile: rt.MachineProfile, monkeypatch: pytest.MonkeyPatch) -> None:
     """What a sleep costs a call of the whole model is shared by its stages; the edge is awake."""
-    monkeypatch.setattr("rtaccel.serve.split.probes.stage_us", lambda fast, args: [10.0, 30.0, 60.0])
+    monkeypatch.setattr("rtaccel.serve.split.probes.stages_of_a_call_us", lambda fast, args: [10.0, 30.0, 60.0])
     monkeypatch.setattr("rtaccel.serve.split.probes.rested_us", lambda fast, args: 50.0)
     cut = rt.split(waist(40, 8, 2, 40), torch.randn(1, 40), rt.Link(rtt_us=5), edge=profile, remote=profile,
                    wires=("float32",), budget=rt.Budget(max_error=1))  # fmt: skip
@@ -45,6 +45,16 @@ def test_a_cloud_has_slept_before_a_request(profile: rt.MachineProfile, monkeypa
         edge, cloud = parts[row.at]
         assert row.edge_us == pytest.approx(edge + profile.call_us * (row.at > 0))
         assert row.cloud_us == pytest.approx(cloud + profile.call_us * (row.at < 3))
+
+
+def test_stages_add_up_to_a_call(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The least of each stage in different calls is less than any call; a call that was measured too short changes nothing."""
+    monkeypatch.setattr(probes, "stage_us", lambda fast, inputs, calls: [10.0, 30.0, 0.0])
+    fast, x = rt.compile(waist(8, 4, 2), torch.randn(1, 8)), torch.randn(1, 8)
+    for whole, wanted in ((50.0, [12.5, 37.5, 0.0]), (39.0, [10.0, 30.0, 0.0]), (40.0, [10.0, 30.0, 0.0])):
+        monkeypatch.setattr(probes, "least_us", lambda call, whole=whole: whole)
+        assert probes.stages_of_a_call_us(fast, (x,)) == pytest.approx(wanted)
+    assert probes.raised([0.0, 0.0], 5.0) == [0.0, 0.0]
 
 
 def test_what_a_sleep_costs_is_measured() -> None:
