@@ -13,10 +13,11 @@ import ray
 from rtaccel.core.errors import RtaccelError, UnsupportedProblem
 from rtaccel.deploy.load import load
 from rtaccel.serve.ray.deployment import Deployment
+from rtaccel.serve.v2.job import Arrays
 from rtaccel.serve.v2.refusals import TooLate, UnknownSequence
 from rtaccel.serve.v2.repository import Repository
 from rtaccel.serve.v2.request import Request, Sequence
-from rtaccel.serve.v2.served import Arrays, ServedModel
+from rtaccel.serve.v2.served import ServedModel
 from rtaccel.serve.v2.settings import Settings
 
 

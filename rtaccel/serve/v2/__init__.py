@@ -1,7 +1,7 @@
 """The Open Inference Protocol over models from files: REST and gRPC (`rtaccel serve --v2`). Needs no torch.
 
     settings.py   what can be set          server.py      sockets, TLS, drain
-    tensor_spec.py inputs and outputs      served.py      one model: deadlines, batches
+    tensor_spec.py inputs and outputs      served.py, job.py  one model: deadlines, batches
     request.py    a request, decoded       sequences.py   which stream a sequence has
     rest_body.py  bodies of REST           repository.py  models by name
     app.py        routes of REST           metrics.py     counts for Prometheus

@@ -13,30 +13,17 @@ import numpy as np
 
 from rtaccel.core.errors import RtaccelError, ShapeError
 from rtaccel.deploy.load import LoadedModel
+from rtaccel.serve.v2.job import Arrays, Job
 from rtaccel.serve.v2.metrics import ModelCounts
 from rtaccel.serve.v2.refusals import Full, TooLate
 from rtaccel.serve.v2.request import Request, Sequence
-from rtaccel.serve.v2.sequences import Sequences, Track
+from rtaccel.serve.v2.sequences import Sequences
 from rtaccel.serve.v2.tensor_spec import TensorSpec
 
 LONG_NS = 500_000
 """A call that is expected to take longer runs in another thread without the GIL: handing it over costs some 50 us."""
 SHORT_NS = 20_000
 """A call that is expected to take less begins with its request, alone: to decode a request takes longer than sharing saves."""
-
-Arrays = tuple[np.ndarray, ...]
-
-
-class Job:
-    """A request that waits."""
-
-    __slots__ = ("arrived_ns", "deadline_ns", "future", "request", "rows", "track")
-
-    def __init__(self, request: Request, rows: int, arrived_ns: int, future: asyncio.Future[Arrays]) -> None:
-        self.request, self.rows, self.arrived_ns, self.future = request, rows, arrived_ns, future
-        timeout = request.parameters.timeout_us
-        self.deadline_ns = None if timeout is None else arrived_ns + timeout * 1000
-        self.track: Track | None = None
 
 
 class ServedModel:
@@ -54,8 +41,7 @@ class ServedModel:
         self.inputs = tuple(TensorSpec.of(*edge) for edge in model.inputs)
         self.outputs = tuple(TensorSpec.of(*edge) for edge in model.outputs)
         least, most = model.batch
-        self._least, self._most = (1, one) if streams else (least, most)
-        self._streams = streams
+        self._streams, self._least, self._most = (streams, 1, one) if streams else (0, least, most)
         edges = (*self.inputs, *self.outputs)
         self.open = all(port.shape and port.shape[0] == -1 for port in edges)
         self.limit(max_batch)
