@@ -7,13 +7,10 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from hypothesis import settings
-from hypothesis import strategies as st
-from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
 from torch import nn
 
 import rtaccel as rt
-from rtaccel.core.errors import FormatError, ShapeError, UnsupportedProblem
+from rtaccel.core.errors import FormatError, ShapeError
 from rtaccel.online import Adapt, Better, RLSHead
 from tests.support import turbofan
 
@@ -239,153 +236,6 @@ def test_state_goes_on() -> None:
             other.load_state_dict(bad)
         for key, value in other.state_dict().items():
             np.testing.assert_array_equal(value, good[key])
-
-
-def test_models_without_features() -> None:
-    with pytest.raises(UnsupportedProblem, match="tapped"):
-        Adapt(lambda x: x)(torch.zeros(1, 6))
-    int8 = rt.compile(network(), (torch.zeros(1, 6),), "w8a8", calibration=[torch.randn(8, 6)])
-    with pytest.raises(UnsupportedProblem, match="tapped"):
-        Adapt(int8)
-    with pytest.raises(UnsupportedProblem, match=r"nn\.Linear"):
-        rt.online.tapped(nn.Sequential(nn.ReLU()))
-    with pytest.raises(UnsupportedProblem, match="tap"):
-        rt.online.tapped(network(), "layer9")
-    model = network()
-    features = rt.compile(model[:2].eval(), (torch.zeros(1, 6),))  # type: ignore[index]
-    adapt = Adapt(rt.compile(model, (torch.zeros(1, 6),)), tap=features)
-    adapt(torch.zeros(1, 6))
-    assert adapt.head is not None
-    assert adapt.head.features == 13
-    for settings_ in ({"on_drift": "panic"}, {"keep": 0}, {"inflation": -1.0}, {"head": 3}, {"scheme": "w8a8"}):
-        with pytest.raises(FormatError, match="Adapt"):
-            Adapt(callable_model, **settings_)  # type: ignore[arg-type]
-
-
-@pytest.mark.parametrize("layer", ["penultimate", "0"])
-def test_taps_compile_in_int8_too(layer: str) -> None:
-    model, x = network(), torch.randn(64, 6)
-    fast = rt.compile(rt.online.tapped(model, layer), (x[:1],), scheme=rt.W8A8(), calibration=[x])
-    y, features = fast(x[:1])
-    want = model[:2](x[:1]) if layer == "penultimate" else x[:1]  # type: ignore[index]
-    torch.testing.assert_close(features, want, atol=0.1, rtol=0.1)
-    torch.testing.assert_close(y, model(x[:1]), atol=0.1, rtol=0.1)
-
-
-class Sequence(nn.Module):
-    """The newest output of a GRU, a head, a sigmoid."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.memory, self.head = nn.GRU(4, 8, batch_first=True), nn.Linear(8, 1)
-
-    def forward(self, x: torch.Tensor) -> torch.Tensor:
-        return torch.sigmoid(self.head(self.memory(x)[0][:, -1]))
-
-
-def test_compiled_models_are_tapped_in_their_plan() -> None:
-    torch.manual_seed(0)
-    model, x = Sequence().eval(), torch.randn(3, 5, 4)
-    fast = rt.compile(model, (x,))
-    both = rt.online.tapped(fast)
-    y, features = both(x)
-    assert torch.equal(y, fast(x))
-    torch.testing.assert_close(features, model.memory(x)[0][:, -1])
-    other = network()
-    plain = rt.compile(other, (torch.zeros(1, 6),))
-    adapt = Adapt(plain, tap="penultimate")
-    x = torch.randn(4, 6)
-    assert torch.equal(adapt(x), plain(x))
-    assert adapt.head is not None
-    assert adapt.head.features == 13
-    named = rt.online.tapped(plain, "2")
-    scaled = {key: 2 * value if value.is_floating_point() else value for key, value in plain.state_dict().items()}
-    named.load_state_dict(scaled)
-    torch.testing.assert_close(named(x)[1], torch.relu(2 * other[0](x)))  # type: ignore[operator]
-    for layer in ("0", "9"):  # its input is the model's, or there is none
-        with pytest.raises(UnsupportedProblem, match="tap"):
-            rt.online.tapped(plain, layer)
-
-
-def test_a_head_is_folded_into_the_last_layer() -> None:
-    model, rng = network(), np.random.default_rng(8)
-    example = (torch.zeros(1, 6),)
-    adapt = Adapt(model, example, head=RLSHead(13, 2, p0=10.0), commit=Better(0.05, halflife=20))
-    for _ in range(100):
-        x = torch.from_numpy(rng.normal(size=(1, 6)).astype(np.float32))
-        adapt(x)
-        adapt.learn(model(x) * 1.5 - 0.7)
-    assert adapt.committed
-    assert adapt.head is not None
-    before = {key: value.clone() for key, value in model.state_dict().items()}
-    state = rt.online.folded(model, example, adapt.head)
-    for key, value in model.state_dict().items():
-        assert torch.equal(value, before[key])
-    other = network(1)
-    other.load_state_dict(state)
-    x = torch.randn(9, 6)
-    torch.testing.assert_close(other(x), adapt(x), rtol=1e-5, atol=1e-5)
-    with pytest.raises(UnsupportedProblem, match="not the model's"):
-        rt.online.folded(Sequence().eval(), (torch.zeros(1, 5, 4),), RLSHead(9, 1))
-    with pytest.raises(ShapeError, match="folded"):
-        rt.online.folded(model, example, RLSHead(14, 2))
-
-
-class Learner(RuleBasedStateMachine):
-    """Calls, labels and rollbacks in any order: what is served is the model's bits or the head's, and numbers are kept."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.adapt, self.rng = learner(keep=4), np.random.default_rng(0)
-        self.waiting: list[tuple[int, Any]] = []
-        self.calls = 0
-
-    @rule(rows=st.integers(1, 3))
-    def call(self, rows: int) -> None:
-        x = self.rng.normal(size=(rows, 3)).astype(np.float32)
-        served, committed = self.adapt(x), self.adapt.committed
-        model = callable_model(x)[0]
-        if committed:
-            phi = np.concatenate([x, np.ones((rows, 1), np.float32)], axis=1)
-            model = model + self.adapt.head.predict_many(phi)  # type: ignore[union-attr]
-        np.testing.assert_array_equal(served, model)
-        self.waiting = [*self.waiting, (self.calls, x)][-4:]
-        self.calls += 1
-
-    @precondition(lambda self: self.waiting)
-    @rule(data=st.data(), good=st.booleans())
-    def label(self, data: st.DataObject, good: bool) -> None:
-        seq, x = data.draw(st.sampled_from(self.waiting))
-        learned = self.adapt.head.learned  # type: ignore[union-attr]
-        self.adapt.learn(3 * x.sum(1) if good else np.full(len(x), np.nan), seq=seq)
-        assert self.adapt.head.learned == learned + (len(x) if good else 0)  # type: ignore[union-attr]
-        self.waiting = [one for one in self.waiting if one[0] != seq]
-
-    @rule(seq=st.integers(-1, 99))
-    def unknown(self, seq: int) -> None:
-        if seq not in [one[0] for one in self.waiting]:
-            with pytest.raises(FormatError):
-                self.adapt.learn([[1.0]], seq=seq)
-
-    @rule()
-    def roll_back(self) -> None:
-        self.adapt.rollback()
-        assert not self.adapt.committed
-
-    @rule()
-    def save_and_load(self) -> None:
-        other = learner(keep=4)
-        other.load_state_dict(self.adapt.state_dict())
-        self.adapt = other
-
-    @invariant()
-    def counts(self) -> None:
-        assert self.adapt.seq == self.calls - 1
-        assert self.adapt.waiting == len(self.waiting)
-
-
-TestLearner = Learner.TestCase
-TestLearner.settings = settings(max_examples=30, stateful_step_count=40, deadline=None)
 
 
 def test_turbofans_with_shifted_sensors() -> None:
