@@ -115,10 +115,10 @@ def test_a_recording_of_one_slot_is_one_of_several(tmp_path: Path) -> None:
     assert np.array_equal(Recordings.load(tmp_path / "one.npz").parts[""].values, part.values)
 
 
-def test_the_command(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_the_command(tmp_path: Path, capsys: pytest.CaptureFixture[str], name: str) -> None:
     got, _ = recorded(6)
     got.save(tmp_path / "two.npz")
-    names = [f"test-record-many-{i}-{time.monotonic_ns()}" for i in range(2)]
+    names = [f"{name}-{i}" for i in range(2)]
     with rt.Latest((3,), name=names[0]), rt.Latest((2,), "int64", name=names[1]):
         assert main(["loop", "replay", ",".join(names), str(tmp_path / "two.npz"), "--speed", "0", "--json"]) == 0
         assert f'"replayed": {got.n}' in capsys.readouterr().out
