@@ -84,7 +84,10 @@ class GrpcClient:
             self._channel = grpc.secure_channel(target, credentials, options=limits)
         self._answers: queue.SimpleQueue[bytes] = queue.SimpleQueue()
         self._call = self._channel.unary_unary(CALL, request_serializer=_same, response_deserializer=_same)
-        self._begin = self._channel.stream_stream(STREAM, request_serializer=_same, response_deserializer=self._came)
+        self._begin: Any = None
+        if stream:
+            taken = {"request_serializer": _same, "response_deserializer": self._came}
+            self._begin = self._channel.stream_stream(STREAM, **taken)
         self._stream: _Stream | None = None
 
     def send(self, frame: memoryview) -> None:
