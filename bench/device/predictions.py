@@ -16,8 +16,9 @@ from __future__ import annotations
 
 import argparse
 import json
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -25,7 +26,14 @@ import numpy as np
 
 from bench.device import launches
 from bench.device.goals import GOALS
-from rtaccel.kernels.recurrent.cuda.config import EXCHANGE_CLOCKS, STRAGGLER_CLOCKS, Head, select_config
+from rtaccel.kernels.recurrent.cuda.config import (
+    EXCHANGE_CLOCKS,
+    POLLERS,
+    STRAGGLER_CLOCKS,
+    Head,
+    polling,
+    select_config,
+)
 from rtaccel.kernels.recurrent.layout import Geometry
 
 ROOT = Path(__file__).parents[2]
@@ -77,22 +85,28 @@ def message_us(machine: Machine, work: Work, rng: np.random.Generator, samples: 
     return np.asarray(total + machine.link_us + machine.host_us * (1 + rng.random(samples)))
 
 
-def stack(hidden: int, layers: int, inputs: int = 40) -> Work:
-    """A network of STAC-ML, int8, with one output, in the form that the kernel chooses for an H100."""
-    form = select_config(Geometry(hidden, layers), inputs, 4, 0, Head(1, "none"))
+def stack(hidden: int, layers: int, inputs: int, pollers: int) -> Work:
+    """A network of STAC-ML, int8, with one output, in the form that is chosen for an H100. pollers: its warps that poll."""
+    with polling(pollers):
+        form = select_config(Geometry(hidden, layers), inputs, 4, 0, Head(1, "none"))
     assert form is not None
     exchanges = 0 if form.parts == 1 else layers + 1
     between = exchanges * (EXCHANGE_CLOCKS + STRAGGLER_CLOCKS * form.parts)
     passed_on = int(form.parts > 1)  # block 0 hands x to the others
-    return Work(
-        form.clocks()[0] - between, min(-(-(inputs + 1) // 32), form.threads // 32), form.parts, exchanges + passed_on
-    )
+    warps = 1 if pollers else min(-(-(inputs + 1) // 32), form.threads // 32)
+    return Work(form.clocks()[0] - between, warps, form.parts, exchanges + passed_on)
 
 
-def rows() -> Iterator[tuple[str, Work]]:
-    yield "null model, persistent", Work()
-    for name, hidden, layers in (("LSTM_A 2x100", 100, 2), ("LSTM_B 3x200", 200, 3), ("LSTM_C 4x1000", 1000, 4)):
-        yield f"{name}, one time step, rtaccel w8a8 persistent", stack(hidden, layers)
+Of = Callable[[int], Work]
+"""What a network does where so many warps poll."""
+
+
+def rows() -> Iterator[tuple[str, Of]]:
+    yield "null model, persistent", lambda pollers: Work()
+    for name, hidden, layers, inputs in (
+        ("LSTM_A 2x100", 100, 2, 100), ("LSTM_B 3x200", 200, 3, 250), ("LSTM_C 4x1000", 1000, 4, 500),
+    ):  # fmt: skip
+        yield f"{name}, one time step, rtaccel w8a8 persistent", partial(stack, hidden, layers, inputs)
 
 
 WARPS_THAT_POLL = "four warps that poll"
@@ -104,21 +118,25 @@ WAYS: dict[str, dict[str, Any]] = {
 }  # fmt: skip
 
 
-def worked(work: Work, way: str) -> Work:
+def worked(of: Of, way: str) -> Work:
     """What a way to poll adds to the work. A warp that polls has all of a message in its look, so no other is waited for."""
-    return replace(work, warps=1, clocks=work.clocks + HAND_ON_CLOCKS) if way == WARPS_THAT_POLL else work
+    if way != WARPS_THAT_POLL:
+        return of(0)
+    work = of(POLLERS)
+    return replace(work, warps=1, clocks=work.clocks + HAND_ON_CLOCKS)
 
 
 def predicted() -> dict[str, Any]:
     found: dict[str, Any] = {}
-    for name, work in rows():
-        found[name] = {"blocks": work.blocks, "exchanges": work.exchanges, "clocks": round(work.clocks)}
+    for name, of in rows():
+        found[name] = {}
         for way, change in WAYS.items():
-            ends = []
+            ends, work = [], worked(of, way)
             for machine in (LOW, HIGH):
-                us = message_us(replace(machine, **change), worked(work, way), np.random.default_rng(SEED))
+                us = message_us(replace(machine, **change), work, np.random.default_rng(SEED))
                 ends.append([round(float(np.quantile(us, q)), 2) for q in (0.5, 0.99, 0.999)])
-            found[name][way] = {"low": ends[0], "high": ends[1]}
+            about = {"blocks": work.blocks, "exchanges": work.exchanges, "clocks": round(work.clocks)}
+            found[name][way] = {**about, "low": ends[0], "high": ends[1]}
     return found
 
 
@@ -130,7 +148,7 @@ def page(found: dict[str, Any], launched: dict[str, Any]) -> str:
         "Written by `python -m bench.device.predictions --write`, before any card was measured. It simulates polls, hops and",
         "words, with the work in cycles that `kernels/recurrent/cuda/config.py` counts. Each cell is p50 / p99 in us at the low",
         f"and the high end of the machine: {link}.", "`python -m bench.device` judges the goals on a card.", "",
-        f"| row | blocks | exchanges | {' | '.join(WAYS)} | goal, p99 |", "|---|---|---|" + "---|" * (len(WAYS) + 1),
+        f"| row | blocks | {' | '.join(WAYS)} | goal, p99 |", "|---|---|" + "---|" * (len(WAYS) + 1),
     ]  # fmt: skip
     for name, row in found.items():
         cells = []
@@ -138,14 +156,15 @@ def page(found: dict[str, Any], launched: dict[str, Any]) -> str:
             low, high = row[way]["low"], row[way]["high"]
             cells.append(f"{low[0]:.1f} / {low[1]:.1f} to {high[0]:.1f} / {high[1]:.1f}")
         goal = ", then ".join(f"{g:g}" for g in goals[name]) if name in goals else "-"
-        lines.append(f"| {name} | {row['blocks']} | {row['exchanges']} | {' | '.join(cells)} | {goal} |")
+        lines.append(f"| {name} | {row[WARPS_THAT_POLL]['blocks']} | {' | '.join(cells)} | {goal} |")
     lines += [
         "",
-        "The kernels poll once at a time today. Four polls in flight take most of a round trip off p99, whatever the",
-        "network. So does a mapping of the card's memory for the host, where the driver has it. Neither is built, and one warp",
-        "cannot have several polls in flight: [why](../explanation/gpu-kernels-design.md#one-poll-of-a-warp). Four warps that",
-        "poll can, each with a look at all of a message, where the registers leave room: of these networks for LSTM_B. Not",
-        "simulated: how the system schedules the host's thread, traffic of others on the link, warps that part ways.",
+        "Streams of LSTM and GRU in CUDA C++ have four warps that poll, each with a look at all of a message, where the",
+        "registers leave room. All of these networks have them, with some weights in shared memory instead. Blocks are those",
+        "of that form. Triton's kernels poll once at a time. A mapping of the card's memory for the host, where the driver",
+        "has it, is not built, and one warp cannot have several polls in flight:",
+        "[why](../explanation/gpu-kernels-design.md#one-poll-of-a-warp). Not simulated: how the system schedules the host's",
+        "thread, traffic of others on the link, warps that part ways.",
         *launches.lines(launched), "",
     ]  # fmt: skip
     return "\n".join(lines)

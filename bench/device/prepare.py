@@ -20,7 +20,6 @@ from bench.device.rows.sparse import choosing, layer_of
 from bench.device.rows.timing import Fields
 from rtaccel.core import settings
 from rtaccel.runtime.gpu.ahead import kernels_of, persistent_kernels_of
-from rtaccel.runtime.gpu.persistent_stacks import only
 
 CARD, CLAIMS = "BENCH_DEVICE_CARD", "BENCH_DEVICE_CLAIMS"
 """Environment: "capability,multiprocessors" of the card, 90,132 of an H100; the folder where a process says what it builds."""
@@ -100,14 +99,12 @@ def persistent(name: str, scheme: str) -> Fields:
         return build(persistent_kernels_of(model, (torch.randn(1, inputs),), scheme, data, card().capability, False))
 
 
-def stream(name: str, scheme: str, kernel: str = "") -> Fields:
+def stream(name: str, scheme: str, kernel: str = "", one_poll: bool = False) -> Fields:
+    from bench.device.rows.streams import chosen
     from rtaccel.kernels.recurrent.cuda.config import assuming
 
     alone()
     found = sequence(name)
     example, data = torch.randn(1, found.inputs), [found.window(4)]
-    with assuming(card()):
-        if not kernel:
-            return build(persistent_kernels_of(found.model, example, scheme, data, card().capability, True))
-        with only(kernel):
-            return build(persistent_kernels_of(found.model, example, scheme, data, card().capability, True))
+    with assuming(card()), chosen(kernel, one_poll):
+        return build(persistent_kernels_of(found.model, example, scheme, data, card().capability, True))

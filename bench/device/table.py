@@ -78,11 +78,13 @@ def null(seconds: float) -> Iterator[Row]:
     )  # fmt: skip
 
 
-def _step(name: str, scheme: str, seconds: float, kernel: str = "") -> Row:
+def _step(name: str, scheme: str, seconds: float, kernel: str = "", one_poll: bool = False) -> Row:
     large = name == "LSTM_C 4x1000"
     what = {"name": name, "scheme": scheme, **({"kernel": kernel} if kernel else {})}
+    what |= {"one_poll": True} if one_poll else {}
+    by = (f", by {kernel}" if kernel else "") + (", one poll" if one_poll else "")
     return Row(
-        f"{name}, one time step, rtaccel {scheme} persistent" + (f", by {kernel}" if kernel else ""),
+        f"{name}, one time step, rtaccel {scheme} persistent{by}",
         "bench.device.rows.streams:step_row", {**what, "seconds": seconds}, f"stream {name}", 20 if large else 10,
         90 if large else 45, CONTEXT_MIB, prepare="bench.device.prepare:stream", prepare_arguments=what,
     )  # fmt: skip
@@ -206,12 +208,14 @@ def checks() -> Iterator[Row]:
 
 
 def others_of_ours(seconds: float) -> Iterator[Row]:
-    """int4 in the persistent kernel, each of the two kernels for a stack, windows as graphs; then float32, beside torch's."""
+    """int4 in the persistent kernel, each of the two kernels for a stack and one without warps that poll, windows as graphs; then
+    float32, beside torch's."""
     for name in STAC_ML:
         yield _step(name, "w4a8", seconds)
     for name in STAC_ML:
         for kernel in ("triton_persistent", "cuda_recurrent"):
             yield _step(name, "w8a8", seconds, kernel)
+        yield _step(name, "w8a8", seconds, "cuda_recurrent", one_poll=True)
     for name, steps in STEPS.items():
         yield _graph("window", f"{name}, window of {steps}", name, "w8a8", seconds, 10)
     for name, steps in WINDOWS.items():

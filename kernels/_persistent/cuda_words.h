@@ -30,6 +30,25 @@ static __device__ __forceinline__ void store_card(Word* to, Word word) {
 // What the sender of a word had written before it is seen by every load behind this, in caches too.
 static __device__ __forceinline__ void fence_system() { asm volatile("fence.acq_rel.sys;" ::: "memory"); }
 
+// Of a block alone. threads: those that meet at a barrier of theirs, whole warps, where others of the block do not.
+static __device__ __forceinline__ void fence_block() { asm volatile("fence.acq_rel.cta;" ::: "memory"); }
+template <int barrier, int threads>
+static __device__ __forceinline__ void meet() {
+  asm volatile("bar.sync %0, %1;" ::"n"(barrier), "n"(threads) : "memory");
+}
+template <int barrier, int threads>
+static __device__ __forceinline__ void arrive() {  // is counted at a barrier, and does not wait
+  asm volatile("bar.arrive %0, %1;" ::"n"(barrier), "n"(threads) : "memory");
+}
+static __device__ __forceinline__ unsigned compare_and_swap(unsigned* at, unsigned expected, unsigned made) {
+  return atomicCAS(at, expected, made);
+}
+static __device__ __forceinline__ unsigned cycles() { return static_cast<unsigned>(clock()); }
+
+// Of a warp: the value that a lane has, and whether something holds in all lanes.
+static __device__ __forceinline__ unsigned of_lane(unsigned v, int lane) { return __shfl_sync(0xffffffffu, v, lane); }
+static __device__ __forceinline__ bool all_lanes(bool v) { return __all_sync(0xffffffffu, v); }
+
 // 16 bytes that change only before a word says so, behind whose fence they are read. Volatile: an ordinary load could
 // be made again in every moment instead of kept in registers, or kept instead of made again.
 static __device__ __forceinline__ uint4 load_weights(const uint4* from) {

@@ -38,7 +38,7 @@ def cost(name: str, capability: int) -> tuple[dict[str, Any], Footprint]:
     found = kept.read(kept.cubin(kernel, capability).code, kernel.shared_bytes)
     made = ((family, found.count(pattern)) for family, pattern in FAMILIES.items())
     return {
-        "programs": form.parts, "threads": form.threads, "in_registers": form.kept_bytes,
+        "programs": form.parts, "threads": form.threads, "pollers": form.pollers, "in_registers": form.kept_bytes,
         "in_shared": form.held * form.step_bytes, "read_again": form.reread_bytes, "shared": kernel.shared_bytes,
         "registers": found.registers, "instructions": found.total, "fences": found.count(SYSTEM_FENCE),
         "made_of": ", ".join(f"{f} {n}" for f, n in made if n),
@@ -50,10 +50,10 @@ def broken(
 ) -> list[str]:
     """What the code of a network does that it may not, one sentence each. allowed: what is written; None to look at the rest."""
     row, found = of
-    _, kernel = declared(name, Card(capability))
-    # Of messages with other weights alone: one where they are read, and in a grid one before they are passed on. A loop over
-    # words that is unrolled has it twice.
-    fences, fewest = found.count(SYSTEM_FENCE), 3 if kernel.cooperative else 1
+    form, kernel = declared(name, Card(capability))
+    # Of messages with other weights alone: one where they are read, and in a grid one before they are passed on, which is the
+    # same one where a warp that polls does both. A loop over words that is unrolled has it twice.
+    fences, fewest = found.count(SYSTEM_FENCE), (2 if form.pollers else 3) if kernel.cooperative else 1
     said = [] if fewest <= fences <= 2 * fewest else [f"{fences} fences"]
     said += [f"no {pattern}" for pattern in REQUIRED if not found.count(pattern)]
     spilt = (found.stack_bytes, found.local_bytes, found.spills)
@@ -61,7 +61,7 @@ def broken(
     if bool(found.count(r"LDG\..*64\.STRONG\.GPU")) != kernel.cooperative:
         said.append("loads of the exchange where there is one, and only there")
     if allowed is not None:
-        exact = ("programs", "threads", "in_registers", "in_shared", "read_again", "shared", "fences")
+        exact = ("programs", "threads", "pollers", "in_registers", "in_shared", "read_again", "shared", "fences")
         said += [f"{key} {row[key]}, written {allowed[key]}" for key in exact if row[key] != allowed[key]]
         if row["registers"] > min(allowed["registers"] + 8, 255):
             said.append(f"{row['registers']} registers, written {allowed['registers']}")

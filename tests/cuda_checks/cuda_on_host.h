@@ -14,6 +14,7 @@
 #include <cstdlib>
 #include <cstring>
 #include <functional>
+#include <map>
 #include <memory>
 #include <unordered_map>
 #include <vector>
@@ -49,6 +50,7 @@ struct Warp {
 
 struct Block {
   Meeting meeting;
+  std::map<int, Meeting> barriers;  // those of a part of the threads
   std::unique_ptr<char[]> shared;
   std::vector<Warp> warps;
   std::unordered_map<const uint4*, uint4> cache;  // lines that were read: what they were stays, until a fence
@@ -73,6 +75,7 @@ struct Grid {
   int skipped = 0;                // a line whose barrier nobody waits at, or whose fence does nothing
   const Word* dropped = nullptr;  // a word of the exchange that does not arrive, of message 3
   bool moved = false;
+  unsigned cycles = 0;
 };
 
 inline thread_local Grid* grid = nullptr;
@@ -98,6 +101,20 @@ inline void meet(Meeting& at) {
 
 inline void meet_block(int line) {
   if (line != grid->skipped) meet(grid->running->block->meeting);
+}
+
+inline void meet_some(int barrier, int threads, int line) {
+  Meeting& at = grid->running->block->barriers[barrier];
+  at.expected = threads;
+  if (line != grid->skipped) meet(at);
+}
+inline void arrive_some(int barrier, int threads, int line) {
+  Meeting& at = grid->running->block->barriers[barrier];
+  at.expected = threads;
+  if (line == grid->skipped || ++at.arrived != at.expected) return;
+  at.arrived = 0;
+  ++at.generation;
+  grid->moved = true;
 }
 
 inline Warp& warp() { return grid->running->block->warps[grid->running->thread.x / 32]; }
@@ -224,6 +241,27 @@ static inline void store_card(Word* to, Word word) {
 }
 static inline uint4 load_weights(const uint4* from) { return host::cached(from); }
 static inline uint4* shared_memory() { return reinterpret_cast<uint4*>(host::grid->running->block->shared.get()); }
+
+template <int barrier, int threads>
+static inline void meet(int line = __builtin_LINE()) {
+  host::meet_some(barrier, threads, line);
+}
+template <int barrier, int threads>
+static inline void arrive(int line = __builtin_LINE()) {
+  host::arrive_some(barrier, threads, line);
+}
+static inline void fence_block() {}
+static inline unsigned compare_and_swap(unsigned* at, unsigned expected, unsigned made) {
+  host::yield();
+  const unsigned found = *at;
+  if (found == expected) *at = made;
+  return found;
+}
+static inline unsigned cycles() { return ++host::grid->cycles; }
+static inline unsigned of_lane(unsigned v, int lane) {
+  return static_cast<unsigned>(host::exchange(static_cast<int>(v))[lane]);
+}
+static inline bool all_lanes(bool v) { return host::sum_of_warp(v) == 32; }
 
 static inline unsigned opaque(unsigned v) { return v; }
 

@@ -22,7 +22,7 @@ T value(const void* const* arguments, int index) {
 // dropped: a word of the exchange that one message lacks, -1 for none.
 extern "C" void rtaccel_on_host(const void* const* a, unsigned seed, int skipped, int dropped) {
   const Word* lost = dropped < 0 ? nullptr : pointer<const Word*>(a, 11) + dropped;
-  host::launch(kPrograms, kThreads, kSharedBytes, seed, skipped, lost, pointer<const Word*>(a, 2), [=] {
+  host::launch(kPrograms, kAllThreads, kSharedBytes, seed, skipped, lost, pointer<const Word*>(a, 2), [=] {
     rtaccel_recurrent(pointer<const Word*>(a, 0), pointer<Word*>(a, 1), pointer<Word*>(a, 2), pointer<Word*>(a, 3),
                       pointer<const uint4*>(a, 4), pointer<const float*>(a, 5), pointer<const int*>(a, 6),
                       pointer<const float*>(a, 7), pointer<const uint4*>(a, 8), pointer<const float*>(a, 9),

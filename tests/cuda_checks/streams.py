@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from dataclasses import replace
-from typing import Any
+from typing import Any, NamedTuple
 
 import pytest
 import torch
@@ -31,8 +31,13 @@ class Net(nn.Module):
         return y if self.head is None else self.head(y)
 
 
-Partition = tuple[int, int, int]
-"""Programs, lanes, steps in registers; the first half of the others is in shared memory."""
+class Partition(NamedTuple):
+    """Programs, lanes, steps in registers, warps that poll; the first half of the other steps is in shared memory."""
+
+    parts: int
+    lanes: int
+    kept: int
+    pollers: int = 0
 
 
 def in_place_of_a_gpu(monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[..., on_host.HostDevice]]:
@@ -46,9 +51,11 @@ def in_place_of_a_gpu(monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[...,
         def form(
             geometry: Geometry, inputs: int, gates: int, group: int, head: Head | None, card: Card
         ) -> KernelConfig:
-            parts, lanes, kept = cut
+            parts, lanes, kept, pollers = cut
             units = -(-geometry.hidden // (4 * parts)) * 4
-            found = KernelConfig(geometry, inputs, gates, group, head, units, parts, lanes, head_held=parts < 3)
+            found = KernelConfig(
+                geometry, inputs, gates, group, head, units, parts, lanes, head_held=parts < 3, pollers=pollers
+            )
             return replace(found, kept=min(kept, found.steps), held=(found.steps - min(kept, found.steps) + 1) // 2)
 
         monkeypatch.setattr(persistent, "persistent_device", lambda: device)
@@ -78,14 +85,17 @@ def same(a: Tensor, b: Tensor) -> bool:
 
 
 CASES = {
-    "lstm-one-program": (lambda: Net(nn.LSTM(5, 7, 3, batch_first=True), nn.Linear(7, 2)), 5, "w8a8", (1, 4, 7)),
-    "lstm-int4-two": (lambda: Net(nn.LSTM(70, 42, 2, batch_first=True), nn.Linear(42, 3)), 70, "w4a8", (2, 2, 9)),
-    "gru-three": (lambda: Net(nn.GRU(33, 10, 2, batch_first=True), None), 33, "w8a8", (3, 32, 1)),
+    "lstm-one-program": (lambda: Net(nn.LSTM(5, 7, 3, batch_first=True), nn.Linear(7, 2)), 5, "w8a8", Partition(1, 4, 7)),
+    "lstm-int4-two": (lambda: Net(nn.LSTM(70, 42, 2, batch_first=True), nn.Linear(42, 3)), 70, "w4a8", Partition(2, 2, 9)),
+    "gru-three": (lambda: Net(nn.GRU(33, 10, 2, batch_first=True), None), 33, "w8a8", Partition(3, 32, 1)),
     "gru-int4-groups": (
         lambda: Net(nn.GRU(100, 70, batch_first=True), nn.Sequential(nn.Linear(70, 9), nn.GELU())), 100,
-        rt.W4A8(group_size=64, activation="static"), (3, 1, 100),
+        rt.W4A8(group_size=64, activation="static"), Partition(3, 1, 100),
     ),
 }  # fmt: skip
+CASES |= {
+    f"{name}-polled": (*case[:3], case[3]._replace(pollers=4 if "one" in name else 3)) for name, case in CASES.items()
+}
 
 
 def staying(plain: StreamModel) -> StreamModel:

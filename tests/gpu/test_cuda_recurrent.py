@@ -4,6 +4,7 @@ it touches. When it is taken, and what its machine code is made of: tests/gpu/te
 from __future__ import annotations
 
 import importlib.util
+import itertools
 import subprocess
 from collections.abc import Callable, Iterator
 from typing import Any
@@ -68,9 +69,10 @@ def test_the_bits_of_the_cpu(case: str, devices: Callable[..., on_host.HostDevic
 
 def barriers() -> list[int]:
     """Lines of the kernel's files at which threads wait for each other; no two are alike."""
-    files = ["recurrent/cuda/recurrent.cu", *cuda_kernel.FILES[1:]]
+    files = ["recurrent/cuda/recurrent.cu", *(name for name in cuda_kernel.FILES if "cuda_words" not in name)]
     lines = [line for name in files for line in enumerate((cuda_nvrtc.FOLDER / name).read_text().splitlines(), 1)]
-    found = [n for n, line in lines if "__syncthreads();" in line or "__syncwarp();" in line]
+    words = ("meet<", "arrive<", "__syncthreads();", "__syncwarp();")
+    found = [n for n, line in lines if line.endswith(";") and any(word in line for word in words)]
     assert len(set(found)) == len(found), "two files have a barrier in the same line: move one of them"
     return found
 
@@ -112,8 +114,8 @@ def test_every_barrier_is_needed(
     plain, features, cut = two
     needless = []
     for line in (0, *barriers()):
-        for seed in range(1, 6):
-            devices(cut, seed=seed, skipped=line)
+        for seed, pollers in itertools.product(range(1, 6), (0, 4)):
+            devices(cut._replace(pollers=pollers), seed=seed, skipped=line)
             monkeypatch.setattr(persistent, "TIMEOUT_NS", 1_000_000_000)
             live = staying(plain)
             wrong = goes_wrong(live, plain, features)
@@ -131,8 +133,8 @@ def test_a_word_that_does_not_come(
     """Message 3 lacks a word of the second program, of each kind: no number is made up, and a reset mends it."""
     plain, features, cut = two
     half = 2 * 12  # words of both slots of a layer
-    for dropped in (12 + 7, half + 12 + 7, 2 * half + 12 + 7):
-        devices(cut, dropped=dropped, looks=400)
+    for dropped, pollers in itertools.product((12 + 7, half + 12 + 7, 2 * half + 12 + 7), (0, 4)):
+        devices(cut._replace(pollers=pollers), dropped=dropped, looks=400)
         live = staying(plain)
         plain.reset()
         for time_step in range(1, 7):
@@ -146,9 +148,10 @@ def test_a_word_that_does_not_come(
         live.close()
 
 
-def test_it_touches_nothing_outside_its_buffers() -> None:
+@pytest.mark.parametrize("pollers", [0, 4])
+def test_it_touches_nothing_outside_its_buffers(pollers: int) -> None:
     """Every buffer of its own size, shared memory too, under a sanitizer; a buffer that is 16 bytes too short is found."""
-    form = KernelConfig(Geometry(30, layers=2), 37, 4, 32, Head(3, "relu", 32), 16, 2, 2, 3, 5, True)
+    form = KernelConfig(Geometry(30, layers=2), 37, 4, 32, Head(3, "relu", 32), 16, 2, 2, 3, 5, True, pollers)
     program = on_host.build(
         cuda_kernel.kernel_of("lstm", form),
         "sanitized",

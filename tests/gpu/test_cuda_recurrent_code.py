@@ -20,7 +20,16 @@ from rtaccel.core.stage import Stage
 from rtaccel.kernels._gpu import cubin_launch, cuda_launch, cuda_nvrtc
 from rtaccel.kernels._gpu.cubin_store import Cubin, CubinStore
 from rtaccel.kernels._gpu.cuda_nvrtc import CudaKernel
-from rtaccel.kernels.recurrent.cuda.config import SHARED_BYTES, Card, Head, assuming, select_config
+from rtaccel.kernels.recurrent.cuda.config import (
+    MAX_LOOKED_AT,
+    POLLERS,
+    SHARED_BYTES,
+    Card,
+    Head,
+    assuming,
+    polling,
+    select_config,
+)
 from rtaccel.kernels.recurrent.cuda.kernel import DECLARED, declared, kernel_of
 from rtaccel.kernels.recurrent.layout import Geometry
 from rtaccel.kernels.recurrent.triton import config
@@ -60,7 +69,7 @@ def test_the_budget_file_says_what_the_forms_are() -> None:
             form, kernel = declared(name, Card(int(capability)))
             assert (row["in_registers"], row["in_shared"]) == (form.kept_bytes, form.held * form.step_bytes)
             assert row["shared"] == kernel.shared_bytes <= SHARED_BYTES[int(capability)] << 10
-            assert row["registers"] <= min(65536 // form.threads, 255)
+            assert row["registers"] <= min(65536 // form.all_threads, 255)
             assert row["in_registers"] + row["in_shared"] + row["read_again"] == form.steps * form.step_bytes
 
 
@@ -77,6 +86,22 @@ def test_lstm_c_is_on_the_chip_of_an_h100_as_a_whole() -> None:
     assert f"{small.reread_bytes:,} B read again" in small.where()
     one = select_config(Geometry(1000, layers=4), 500, 4, 0, Head(1, "none"), Card(90, 1))
     assert one is None
+
+
+def test_which_forms_have_warps_that_poll() -> None:
+    """Those whose weights leave room beside them on the chip, and whose messages a warp holds."""
+    lstm_b = (Geometry(200, layers=3), 250, 4, 0, Head(1, "none"))
+    found = select_config(*lstm_b, Card(90, 132))
+    assert found is not None and found.pollers == POLLERS and found.all_threads == found.threads + 128
+    with polling(0):
+        without = select_config(*lstm_b, Card(90, 132))
+    assert without is not None and without.pollers == 0
+    assert without.shared_bytes < found.shared_bytes  # a second place for x
+    lstm_a = select_config(Geometry(100, layers=2), 100, 4, 0, Head(1, "none"), Card(89, 58))
+    assert lstm_a is not None and lstm_a.pollers == 0  # 99 KiB do not hold what the registers would have to leave
+    for inputs, pollers in ((MAX_LOOKED_AT - 1, POLLERS), (MAX_LOOKED_AT, 0)):
+        wide = select_config(Geometry(32), inputs, 4, 0, None, Card(90, 132))
+        assert wide is not None and wide.pollers == pollers
 
 
 def test_more_memory_reads_no_more_again() -> None:
@@ -97,7 +122,11 @@ def test_definitions_and_included_files_are_in_the_key(tmp_path: Path, monkeypat
     kernel = kernel_of("lstm", form)
     assert kernel.key != kernel_of("lstm", other).key
     cubin = cuda_nvrtc.compile_cubin(kernel, 90)
-    assert (cubin.shared_bytes, cubin.num_warps, cubin.cooperative) == (form.shared_bytes, form.threads // 32, False)
+    assert (cubin.shared_bytes, cubin.num_warps, cubin.cooperative) == (
+        form.shared_bytes,
+        form.all_threads // 32,
+        False,
+    )
     store = CubinStore(tmp_path)
     store.put(cubin)
     assert store.find(kernel.key, 90) == cubin

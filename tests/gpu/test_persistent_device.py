@@ -265,7 +265,7 @@ def test_two_of_the_largest_of_stac_ml_do_not_fit_one_card() -> None:
     form, kernel = cuda_kernel.declared("lstm C int8", Card(90, 132))
     seat = cuda_persistent.reserve(7, kernel.name, form.parts, 132)
     try:
-        with pytest.raises(BackendUnavailable, match=r"84 multiprocessors; expected at most 48 of 132.*close\(\)"):
+        with pytest.raises(BackendUnavailable, match=r"125 multiprocessors; expected at most 7 of 132.*close\(\)"):
             cuda_persistent.reserve(7, kernel.name, form.parts, 132)
     finally:
         seat.release()

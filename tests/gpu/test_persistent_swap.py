@@ -100,14 +100,20 @@ def test_what_does_not_fit_changes_nothing(devices: Devices) -> None:
 
 def fences() -> list[int]:
     """Lines of the kernel behind which a block reads its weights anew."""
-    source = (cuda_nvrtc.FOLDER / "recurrent/cuda/recurrent.cu").read_text().splitlines()
+    source = (cuda_nvrtc.FOLDER / "recurrent/cuda/message.h").read_text().splitlines()
     found = [n for n, line in enumerate(source, 1) if "fence_system();" in line]
-    assert len(found) == 3
+    assert len(found) == 4
     return found
 
 
-@pytest.mark.parametrize(("case", "needed"), [("lstm-one-program", 0), ("lstm-int4-two", 2)])
-def test_every_fence_that_reads_is_needed(case: str, needed: int, devices: Devices) -> None:
+@pytest.mark.parametrize(
+    ("case", "needed"),
+    [
+        ("lstm-one-program", (1,)), ("lstm-int4-two", (3,)), ("lstm-one-program-polled", (0,)),
+        ("lstm-int4-two-polled", (0, 3)),
+    ],
+)  # fmt: skip
+def test_every_fence_that_reads_is_needed(case: str, needed: tuple[int, ...], devices: Devices) -> None:
     """Caches of a block keep what it has read (cuda_on_host.h). Without its fence a block that has read a set before goes on with
     what that was. The fence before a message is passed on orders what others see; tests/gpu/protocols/weights.py needs that."""
     make, features, scheme, cut = CASES[case]
@@ -129,7 +135,7 @@ def test_every_fence_that_reads_is_needed(case: str, needed: int, devices: Devic
         live.close()
         if not good:
             wrong.append(line)
-    assert wrong == [fences()[needed]]
+    assert wrong == [fences()[at] for at in needed]
 
 
 def test_from_another_thread_while_it_runs(devices: Devices) -> None:

@@ -6,7 +6,7 @@ import itertools
 
 import pytest
 
-from tests.gpu.protocols import exchange, mailbox, persistent, weights
+from tests.gpu.protocols import exchange, mailbox, persistent, pollers, weights
 from tests.gpu.protocols.explore import Process, explore
 
 
@@ -48,6 +48,21 @@ def test_persistent_kernel_of_three_blocks() -> None:
 @pytest.mark.parametrize("variant", persistent.VARIANTS[1:])
 def test_persistent_kernel_with_a_part_left_out(variant: str) -> None:
     wrong = [explore(*persistent.model(2, m, variant)) for m in (("load", "save", "load", "save"), ("step",) * 4)]
+    assert any(found.wrong and found.trace for found in wrong), (
+        f"{variant}: nothing wrong in {[f.states for f in wrong]}"
+    )
+
+
+@pytest.mark.parametrize(("abort_after", "waits"), [(0, True), (2, True), (3, True), (1, False), (2, False)])
+def test_warps_that_poll(abort_after: int, waits: bool) -> None:
+    """The end is asked for when nothing is under way, or beside a message."""
+    found = explore(*pollers.model("", abort_after, waits))
+    assert found.wrong == "" and found.states > 100, found
+
+
+@pytest.mark.parametrize("variant", pollers.VARIANTS[1:])
+def test_warps_that_poll_with_a_part_left_out(variant: str) -> None:
+    wrong = [explore(*pollers.model(variant, 2, waits)) for waits in (True, False)]
     assert any(found.wrong and found.trace for found in wrong), (
         f"{variant}: nothing wrong in {[f.states for f in wrong]}"
     )

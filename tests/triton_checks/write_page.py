@@ -149,8 +149,8 @@ CHIP = """
 ## Recurrent streams in CUDA C++
 
 Of `kernels/recurrent/cuda/recurrent.cu`, from `tests/cuda_checks/budgets.json`, for cards of 132 multiprocessors: where a
-program's weights are, and what the code is made of. `again` is read from L2 in every time step, for want of room. Stack, local
-memory and spills are none.
+program's weights are, and what the code is made of. `+ 128`: threads of four warps that poll. `again` is read
+from L2 in every time step, for want of room. Stack, local memory and spills are none.
 
 | network | card | programs x threads | in registers | in shared memory | again | registers | code |
 |---|---|---|---|---|---|---|---|
@@ -161,8 +161,9 @@ def chip() -> Iterator[str]:
     written = json.loads((PAGE.parents[2] / "tests" / "cuda_checks" / "budgets.json").read_text())
     for name, rows in written.items():
         for capability, r in rows.items():
+            polling = f" + {32 * r['pollers']}" if r["pollers"] else ""
             cells = (
-                name, f"{int(capability) / 10:.1f}", f"{r['programs']} x {r['threads']}", f"{r['in_registers']:,} B",
+                name, f"{int(capability) / 10:.1f}", f"{r['programs']} x {r['threads']}{polling}", f"{r['in_registers']:,} B",
                 f"{r['in_shared']:,} B", f"{r['read_again']:,} B", str(r["registers"]),
                 f"{r['instructions']} i<br>{r['made_of']}",
             )  # fmt: skip

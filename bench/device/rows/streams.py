@@ -11,15 +11,26 @@ import rtaccel as rt
 from bench.device.rows.models import TimeStep, sequence
 from bench.device.rows.peers import plain_graph
 from bench.device.rows.timing import Fields, device_us, synchronous, timed
+from rtaccel.kernels.recurrent.cuda.config import polling
 from rtaccel.runtime.gpu.persistent_stacks import only
 
 
-def step_row(name: str, scheme: str, seconds: float, kernel: str = "") -> Fields:
+def chosen(kernel: str, one_poll: bool) -> contextlib.ExitStack:
+    """Streams that are made inside take this kernel."""
+    stack = contextlib.ExitStack()
+    if kernel:
+        stack.enter_context(only(kernel))
+    if one_poll:
+        stack.enter_context(polling(0))
+    return stack
+
+
+def step_row(name: str, scheme: str, seconds: float, kernel: str = "", one_poll: bool = False) -> Fields:
     """One time step (the sliding suite of STAC-ML, Tacana), from host memory to host memory. kernel: the only one that may be
-    taken, which is how the choice of rt.stream is judged."""
+    taken, which is how the choice of rt.stream is judged. one_poll: without warps that poll in turn."""
     given = sequence(name)
     x = torch.randn(1, given.inputs)
-    with only(kernel) if kernel else contextlib.nullcontext():
+    with chosen(kernel, one_poll):
         live = rt.stream(given.model, x, scheme=scheme, calibration=[given.window(4)], device="cuda")
     try:
         lines = list(live.explain_lines(measure=False))

@@ -11,6 +11,7 @@
 #define RTA_PROGRAMS 1   // blocks of the grid, all on the device at once
 #define RTA_LANES 4      // threads that share a unit; a power of two
 #define RTA_THREADS 416  // units * lanes, in whole warps
+#define RTA_POLLERS 0    // warps beside them that poll the mailbox; 0: the threads do it themselves
 #define RTA_GROUP 0      // 0: int8 weights; else int4 ones, so many with one scale, a multiple of 32
 #define RTA_KEPT 16      // steps whose weights are in registers
 #define RTA_HELD 16      // further steps whose weights are in shared memory
@@ -26,6 +27,7 @@
 
 constexpr int kGates = RTA_GATES, kLayers = RTA_LAYERS, kInputs = RTA_INPUTS, kHidden = RTA_HIDDEN;
 constexpr int kUnits = RTA_UNITS, kPrograms = RTA_PROGRAMS, kLanes = RTA_LANES, kThreads = RTA_THREADS;
+constexpr int kPollers = RTA_POLLERS, kAllThreads = kThreads + 32 * kPollers;
 constexpr int kGroup = RTA_GROUP, kKept = RTA_KEPT, kHeld = RTA_HELD;
 constexpr int kOutputs = RTA_OUTPUTS, kHeadGroup = RTA_HEAD_GROUP;
 constexpr bool kHead = RTA_HEAD, kHeadHeld = RTA_HEAD_HELD;
@@ -64,7 +66,8 @@ constexpr int kSetHeadWords = kHeadLines * kOutputs, kSetHeadParams = 2 * kOutpu
 
 // Shared memory, in bytes from its beginning.
 constexpr int kAtX = kHeld * kThreads * 16;
-constexpr int kAtH = kAtX + kBytesX;
+constexpr int kTurns = kPollers ? 2 : 1;  // places for x: with warps that poll one for each of two messages
+constexpr int kAtH = kAtX + kTurns * kBytesX;
 constexpr int kAtY = kAtH + kLayers * kBytesH;
 constexpr int kAtParams = kAtY + (kHead ? up16(kBytesY) : 0);
 constexpr int kAtCompensation = kAtParams + up16(4 * kLayers * kRows * kUnits);
@@ -75,7 +78,8 @@ constexpr int kAtFold = kAtScales + up16(4 * kScales);
 constexpr int kAtHead = kAtFold + up16(4 * kGates * (kThreads / kLanes) * (kGroup ? kFoldLines + 1 : 0));
 constexpr int kAtHeadFold = kAtHead + (kHead && kHeadHeld ? 16 * kHeadLines * kOutputs : 0);
 constexpr int kAtFlags = kAtHeadFold + (kHead && kHeadGroup ? up16(4 * kWarps * kHeadLines) : 0);
-constexpr int kSharedBytes = kAtFlags + 32;
+constexpr int kAtPoll = kAtFlags + 32;
+constexpr int kSharedBytes = kAtPoll + (kPollers ? 16 : 0);
 
 static_assert(RTA_SHARED_BYTES == 0 || RTA_SHARED_BYTES == kSharedBytes, "cuda_recurrent_form.py counts otherwise");
 static_assert(kKept + kHeld <= kSteps, "more steps than there are");

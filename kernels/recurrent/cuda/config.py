@@ -67,6 +67,15 @@ WORKING_REGISTERS = 72
 
 SHARED_CLOCKS, L2_CLOCKS = 1 / 128, 1 / 64
 LINE_CLOCKS, LINE4_CLOCKS, LONELY_WARP = 8, 24, 1.5
+POLLERS, MAX_LOOKED_AT = 4, 512
+"""Warps that poll the mailbox where the registers leave room for them; words of a message at most, 16 a lane."""
+
+REGISTERS_OF_TURNS = 4
+"""More of a thread where x has two places: without them LSTM_A spilled three."""
+
+POLL_CLOCKS = 1200
+"""That they take off p99 at the fast end of the machine that bench/device/predictions.py simulates (LSTM_A 3.0 to 2.3 us)."""
+
 EXCHANGE_CLOCKS, STRAGGLER_CLOCKS = 900, 2
 CELL_CLOCKS, SUM_CLOCKS, FOLD_CLOCKS = 400, 30, 6
 """FLOORS, in cycles: a byte read of shared memory, and of L2 by one multiprocessor; a warp's products of a line, of int8 and of
@@ -91,7 +100,8 @@ class Head:
 @dataclass(frozen=True)
 class KernelConfig:
     """One cut of a stack. units: of each layer in a program. lanes: threads of a unit. group: of int4 weights, 0 for int8.
-    kept, held: steps whose weights are in registers, and in shared memory. A step is 16 bytes of every thread."""
+    kept, held: steps whose weights are in registers, and in shared memory. A step is 16 bytes of every thread.
+    pollers: warps beside the threads that poll the mailbox; 0 where the threads do."""
 
     geometry: Geometry
     inputs: int
@@ -104,10 +114,16 @@ class KernelConfig:
     kept: int = 0
     held: int = 0
     head_held: bool = False
+    pollers: int = 0
 
     @property
     def threads(self) -> int:
         return -(-self.units * self.lanes // 32) * 32
+
+    @property
+    def all_threads(self) -> int:
+        """With those that poll."""
+        return self.threads + 32 * self.pollers
 
     @property
     def line(self) -> int:
@@ -163,7 +179,8 @@ class KernelConfig:
     def beside(self) -> int:
         """Bytes of shared memory for everything but weights of the stack."""
         layers, units = self.geometry.layers, self.units
-        total = self.steps_x * self.lanes * self.line + layers * self.steps_h * self.lanes * self.line
+        places = 2 if self.pollers else 1
+        total = places * self.steps_x * self.lanes * self.line + layers * self.steps_h * self.lanes * self.line
         if self.head is not None:
             total += _up16(self.head_lines * (32 if self.head.group else 16))
         total += _up16(4 * layers * self.rows * units) + _up16(4 * self.gates * units)
@@ -174,7 +191,7 @@ class KernelConfig:
         if self.head is not None:
             total += 16 * self.head_lines * self.head.outputs if self.head_held else 0
             total += _up16(4 * (self.threads // 32) * self.head_lines) if self.head.group else 0
-        return total + 32
+        return total + (48 if self.pollers else 32)
 
     @property
     def shared_bytes(self) -> int:
@@ -192,9 +209,10 @@ class KernelConfig:
     @property
     def most_kept(self) -> int:
         """Steps for which a thread has registers."""
-        most = -(-self.threads // 128) * 128  # each of the four schedulers has a quarter of the registers
+        most = -(-self.all_threads // 128) * 128  # each of the four schedulers has a quarter of the registers
         limit = min(255, 65536 // most // 8 * 8)
-        return max((limit - WORKING_REGISTERS) // 4, 0)
+        working = WORKING_REGISTERS + (REGISTERS_OF_TURNS if self.pollers else 0)
+        return max((limit - working) // 4, 0)
 
     @property
     def exchange_words(self) -> int:
@@ -231,7 +249,8 @@ class KernelConfig:
             groups = self.groups[index > 0] * FOLD_CLOCKS
             found[index >= layers] += max(shared, products, rest) + SUM_CLOCKS * self.lanes.bit_length() + groups
         ways = 0 if self.parts == 1 else layers + 1 if self.head is not None else layers
-        return found[0] + layers * CELL_CLOCKS + ways * (EXCHANGE_CLOCKS + STRAGGLER_CLOCKS * self.parts), found[1]
+        between = ways * (EXCHANGE_CLOCKS + STRAGGLER_CLOCKS * self.parts)
+        return found[0] + layers * CELL_CLOCKS + between, found[1]
 
     def definitions(self) -> dict[str, int]:
         """What cuda_recurrent_form.h is compiled with."""
@@ -239,8 +258,9 @@ class KernelConfig:
         return {
             "RTA_GATES": self.gates, "RTA_LAYERS": self.geometry.layers, "RTA_INPUTS": self.inputs,
             "RTA_HIDDEN": self.geometry.hidden, "RTA_UNITS": self.units, "RTA_PROGRAMS": self.parts,
-            "RTA_LANES": self.lanes, "RTA_THREADS": self.threads, "RTA_GROUP": self.group, "RTA_KEPT": self.kept,
-            "RTA_HELD": self.held, "RTA_OUTPUTS": self.geometry.hidden if head is None else head.outputs,
+            "RTA_LANES": self.lanes, "RTA_THREADS": self.threads, "RTA_POLLERS": self.pollers,
+            "RTA_GROUP": self.group, "RTA_KEPT": self.kept, "RTA_HELD": self.held,
+            "RTA_OUTPUTS": self.geometry.hidden if head is None else head.outputs,
             "RTA_HEAD": int(head is not None), "RTA_HEAD_HELD": int(self.head_held),
             "RTA_HEAD_GROUP": 0 if head is None else head.group,
             "RTA_ACTIVATION": 0 if head is None else ACTIVATIONS.index(head.activation),
@@ -249,16 +269,31 @@ class KernelConfig:
 
     def where(self) -> str:
         """For `explain`."""
+        polls = f"; {self.pollers} warps of the first poll the mailbox in turn" if self.pollers else ""
         return (
             f"{self.kept_bytes:,} B of weights in registers and {self.held * self.step_bytes:,} B in shared memory of each, "
-            f"{self.reread_bytes:,} B read again from L2 in every time step"
+            f"{self.reread_bytes:,} B read again from L2 in every time step{polls}"
         )
+
+
+_polling: list[int] = []
+
+
+@contextmanager
+def polling(warps: int) -> Iterator[None]:
+    """Forms that are chosen inside have so many warps that poll, POLLERS or 0: for measuring one beside the other."""
+    _polling.append(warps)
+    try:
+        yield
+    finally:
+        _polling.remove(warps)
 
 
 def kernel_configs(
     geometry: Geometry, inputs: int, gates: int, group: int, head: Head | None, most: int, shared: int
 ) -> Iterator[KernelConfig]:
     """Every cut for at most `most` programs with `shared` bytes each."""
+    pollers = _polling[-1:] or ([0, POLLERS] if inputs < MAX_LOOKED_AT else [0])
     seen = set()
     for parts in range(1, most + 1):
         units = -(-geometry.hidden // (4 * parts)) * 4
@@ -267,12 +302,13 @@ def kernel_configs(
             continue
         seen.add(units)
         for lanes in (1, 2, 4, 8, 16, 32):
-            kernel_config = KernelConfig(geometry, inputs, gates, group, head, units, parts, lanes)
-            if not 32 <= kernel_config.threads <= MAX_THREADS:
-                break
-            kernel_config = kernel_config.placed(shared)
-            if kernel_config.shared_bytes <= shared:
-                yield kernel_config
+            for warps in pollers:
+                kernel_config = KernelConfig(geometry, inputs, gates, group, head, units, parts, lanes, pollers=warps)
+                if not 32 <= kernel_config.threads <= MAX_THREADS:
+                    continue
+                kernel_config = kernel_config.placed(shared)
+                if kernel_config.shared_bytes <= shared:
+                    yield kernel_config
 
 
 def select_config(
@@ -286,7 +322,7 @@ def select_config(
 
 def _worth(kernel_config: KernelConfig) -> tuple[float, ...]:
     timed, after = kernel_config.clocks()
-    return (kernel_config.reread_bytes, timed + after / 16)
+    return (kernel_config.reread_bytes, timed + after / 16 - (POLL_CLOCKS if kernel_config.pollers else 0))
 
 
 def unsupported(stage: Stage, following: Stage | None) -> str | None:

@@ -15,8 +15,9 @@ from rtaccel.kernels.recurrent.cuda.config import Card, Head, KernelConfig, sele
 from rtaccel.kernels.recurrent.layout import Geometry
 
 FILES = (
-    "_persistent/cuda_words.h", "_common/activations/functions.h", "_common/activations/table.def",
+    "_persistent/cuda_words.h", "_persistent/cuda_poll.h", "_common/activations/functions.h", "_common/activations/table.def",
     "_common/activations/activate.h", "recurrent/cuda/cells.h", "recurrent/cuda/config.h", "recurrent/cuda/stack.h",
+    "recurrent/cuda/message.h",
 )  # fmt: skip
 
 RESET, SAVE, LOAD, SPOILED, RENEW, SECOND = 1, 2, 4, 8, 16, 32
@@ -51,7 +52,7 @@ def kernel_of(op: str, kernel_config: KernelConfig) -> CudaKernel:
         "recurrent/cuda/recurrent.cu",
         "rtaccel_recurrent",
         PARAMETERS,
-        num_warps=kernel_config.threads // 32,
+        num_warps=kernel_config.all_threads // 32,
         name=f"{op}_chip_{weights}_K{kernel_config.inputs}_H{g.hidden}_L{g.layers}_P{kernel_config.parts}_{ended}_S{kernel_config.shared_bytes}",
         includes=FILES,
         definitions=tuple(kernel_config.definitions().items()),

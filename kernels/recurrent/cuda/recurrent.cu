@@ -9,7 +9,8 @@
 // Thread (unit, lane) has the unit's rows of all gates, every kLanes-th line of 16 bytes: a line of the operand serves
 // all gates, and sums never leave a warp. Blocks are kPrograms parts of every layer's units; after each layer they
 // exchange its int8 h by words that say themselves that they are there (docs/decisions/0013). Block 0 alone reads the
-// mailbox and passes x on. Nobody polls for another: each thread waits for words of its own and then for the block.
+// mailbox and passes x on. There each thread waits for words of its own and then for the block; or, where registers are
+// left for them, further warps look at the mailbox in turn and hand a message on (_persistent/cuda_poll.h).
 //
 // A message's last word is a command. kReset: states are zero before the time step. kSave: no time step; the states go
 // to `past`, words of the host's memory, h of all layers and then c. kLoad: no time step; they come from there.
@@ -21,92 +22,9 @@
 #else
 #include "cuda_on_host.h"
 #endif
-#include "recurrent/cuda/stack.h"
+#include "recurrent/cuda/message.h"
 
 constexpr rta::Activation kActivation = static_cast<rta::Activation>(RTA_ACTIVATION);  // its row in table.def
-
-constexpr Word kRunning = 1, kAborted = 2, kIdle = 3;
-constexpr unsigned kReset = 1, kSave = 2, kLoad = 4, kNonfinite = 8, kRenew = 16, kSecond = 32, kEnd = 1u << 16;
-constexpr unsigned kDone = 1u << 17;  // in the place of a header: the message is answered
-
-// What a thread waits for in the mailbox, up to kAtOnce words together so that they cross the link side by side; false
-// where the kernel is to end, and a flag then says why.
-constexpr int kAtOnce = 4, kWordsEach = ceil_div(kInputs + 1, kThreads);
-constexpr int kTogether = kWordsEach < kAtOnce ? kWordsEach : kAtOnce;
-template <int count>
-static __device__ __forceinline__ bool await_words(const Stack& stack, const Word* from, int first, Word* control,
-                                                   unsigned sequence, int idle_looks, unsigned& looks,
-                                                   unsigned (&payload)[kAtOnce]) {
-  for (int spins = 0;;) {
-    bool missing = false;
-#pragma unroll
-    for (int i = 0; i < count; ++i)
-      if (first + i * kThreads <= kInputs) {
-        const Word word = load_system(from + first + i * kThreads);
-        missing |= number_of(word) != sequence;
-        payload[i] = static_cast<unsigned>(word);
-      }
-    if (!missing) return true;
-    if (++spins == RTA_SPINS) {
-      spins = 0;
-      ++looks;
-      if (stack.thread == 0) store_system(control + 2, looks);
-      const bool aborted = load_system(control) != 0;
-      if (aborted || (idle_looks > 0 && looks >= static_cast<unsigned>(idle_looks))) {
-        stack.flags()[kEnded] = static_cast<unsigned>(aborted ? kAborted : kIdle);
-        return false;
-      }
-    }
-  }
-}
-
-// x of message `sequence` as int8, in every block, and what to do with it.
-static __device__ __forceinline__ unsigned take(const Stack& stack, const Word* request, Word* control, Word* exchange,
-                                                unsigned sequence, float inverse, int zero_point, int idle_looks) {
-  volatile unsigned* flags = stack.flags();
-  unsigned* words = reinterpret_cast<unsigned*>(stack.x());
-  Word* slot = exchange + kExchangeX + (sequence & 1) * kSlotX;
-  if (stack.program == 0) {
-    const Word* from = request + (sequence & 1) * (kInputs + 1);
-    unsigned looks = 0, payload[kAtOnce];
-    for (int first = stack.thread; first <= kInputs; first += kTogether * kThreads) {
-      if (!await_words<kTogether>(stack, from, first, control, sequence, idle_looks, looks, payload)) break;
-#pragma unroll
-      for (int i = 0; i < kTogether; ++i) {
-        const int at = first + i * kThreads;
-        if (at < kInputs) {
-          if (!finite(payload[i])) flags[kNonfiniteAt + (sequence & 1)] = 1;
-          stack.x()[at] = static_cast<signed char>(to_int8(mul_rn(float_of(payload[i]), inverse), zero_point));
-        } else if (at == kInputs) {
-          flags[kCommand] = payload[i];
-          if (payload[i] & kRenew) fence_system();  // the barrier below hands it on to the block
-        }
-      }
-    }
-    __syncthreads();
-    const unsigned nonfinite = flags[kNonfiniteAt + (sequence & 1)] ? kNonfinite : 0;
-    const unsigned header = flags[kEnded] ? kEnd : flags[kCommand] | nonfinite;
-    if (kPrograms > 1) {
-      if (header & kRenew) fence_system();  // whoever reads the header sees what this block saw
-      for (int at = stack.thread; at < kSlotX; at += kThreads)
-        store_card(slot + at, word_of(at < kWordsX ? words[at] : header, sequence));
-    }
-    return header;
-  }
-  if constexpr (kPrograms > 1)
-    for (int at = stack.thread; at < kSlotX; at += kThreads) {  // however long that takes: the header says when to end
-      Word word = load_card(slot + at);
-      while (number_of(word) != sequence) word = load_card(slot + at);
-      if (at < kWordsX) {
-        words[at] = static_cast<unsigned>(word);
-      } else {
-        flags[kCommand] = static_cast<unsigned>(word);
-        if (word & kRenew) fence_system();
-      }
-    }
-  __syncthreads();
-  return flags[kCommand];
-}
 
 // In device memory, two sets of each.
 struct Weights {
@@ -133,7 +51,7 @@ static __device__ __forceinline__ void renew(Stack& stack, const Weights& from, 
   if (kHead && kHeadHeld) fill(kAtHead, from.head_words + set * kSetHeadWords, 4 * kSetHeadWords);
   if (stack.thread == 0) stack.flags()[kSet] = set;
   stack.load(from.words + set * kSetWords);
-  __syncthreads();
+  meet<1, kThreads>();
 }
 
 // The linear layer behind the stack, from its int8 input: by block 0, a warp for an output.
@@ -191,14 +109,14 @@ static __device__ __forceinline__ void layers(const Stack& stack, Word* exchange
     if (last && !kHead && at < kHidden)
       store_system(to.reply + (sequence & 1) * kHidden + at, word_of(alive ? bits_of(h) : 0x7fc00000u, sequence));
   }
-  __syncthreads();
+  meet<1, kThreads>();
   if constexpr (kPrograms > 1) {
     if constexpr (last && kHead) {  // first of all what the host waits for
       Word* slot = exchange + kExchangeY + (sequence & 1) * kSlotH;
       stack.publish(slot, stack.y(), sequence);
       if (stack.program == 0) {
         stack.receive(slot, stack.y(), sequence);
-        __syncthreads();
+        meet<1, kThreads>();
         alive = alive && !stack.flags()[kLost];
       }
     }
@@ -206,7 +124,7 @@ static __device__ __forceinline__ void layers(const Stack& stack, Word* exchange
     stack.publish(slot, stack.h(layer), sequence);
     if constexpr (!last) {
       stack.receive(slot, stack.h(layer), sequence);
-      __syncthreads();
+      meet<1, kThreads>();
       alive = alive && !stack.flags()[kLost];
     }
   }
@@ -240,7 +158,7 @@ static __device__ __forceinline__ void exchange_states(const Stack& stack, Word*
         if (kGates == 4) store_system(of_c, word_of(alive ? bits_of(stack.state_c(layer)) : nan, sequence));
       }
     }
-  __syncthreads();
+  meet<1, kThreads>();
   if (kPrograms > 1)
     for (int layer = 0; layer < kLayers; ++layer)
       stack.publish(stack.slot_h(exchange, layer, sequence), stack.h(layer), sequence);
@@ -256,7 +174,7 @@ static __device__ __forceinline__ void exchange_states(const Stack& stack, Word*
 }
 
 // The last two parameters are scratch memory, which every stored kernel is passed and this one has no use for.
-extern "C" __global__ void __launch_bounds__(kThreads, 1)
+extern "C" __global__ void __launch_bounds__(kAllThreads, 1)
     rtaccel_recurrent(const Word* request, Word* reply, Word* control, Word* past, const uint4* words,
                       const float* params, const int* compensation, const float* scales, const uint4* head_words,
                       const float* head_params, const int* head_compensation, Word* exchange, float x_inverse,
@@ -267,6 +185,11 @@ extern "C" __global__ void __launch_bounds__(kThreads, 1)
   for (int at = kAtX / 16 + threadIdx.x; at < kSharedBytes / 16; at += kThreads) memory[at] = uint4{0, 0, 0, 0};
   __syncthreads();
   Stack stack(shared);
+  if (kPollers > 0 && stack.thread >= kThreads) {
+    if (stack.program == 0)
+      poll_for(stack, (stack.thread - kThreads) / 32, request, control, exchange, x_inverse, x_zero_point, idle_looks);
+    return;
+  }
   const Weights weights{words, params, compensation, scales, head_words, head_params, head_compensation};
   const Answer to{reply, h_inverse, y_inverse, y_zero_point};
 
@@ -291,16 +214,17 @@ extern "C" __global__ void __launch_bounds__(kThreads, 1)
       }
       if constexpr (kPrograms > 1) {
         stack.receive(stack.slot_h(exchange, kLayers - 1, sequence), stack.h(kLayers - 1), sequence);
-        __syncthreads();
+        meet<1, kThreads>();
         alive = alive && !stack.flags()[kLost];
       }
       header = kDone;  // what the next time step needs of this one is made while nobody waits
     }
     stack.prepare_all();
     if (header != kDone) {  // with new weights; a time step writes over the h that others still read
-      __syncthreads();
+      meet<1, kThreads>();
       continue;
     }
+    if (kPollers > 0) stack.turn = (sequence + 1) & 1;
     header = take(stack, request, control, exchange, ++sequence, x_inverse, x_zero_point, idle_looks);
     if (header & kEnd) break;
     if (stack.thread == 0) {  // between the barrier in `take` and the next: nobody reads these, nobody writes them
@@ -311,7 +235,7 @@ extern "C" __global__ void __launch_bounds__(kThreads, 1)
       for (int at = kAtH / 16 + stack.thread; at < kAtY / 16; at += kThreads) memory[at] = uint4{0, 0, 0, 0};
       for (int at = kAtBefore / 16 + stack.thread; at < kAtScales / 16; at += kThreads) memory[at] = uint4{0, 0, 0, 0};
       alive = true;
-      __syncthreads();
+      meet<1, kThreads>();
     }
   }
   if (stack.program == 0 && stack.thread == 0) store_system(control + 1, stack.flags()[kEnded]);

@@ -2,19 +2,16 @@
 // exchange of h with the other blocks.
 #pragma once
 
+#include "_persistent/cuda_poll.h"
 #include "recurrent/cuda/cells.h"
 #include "recurrent/cuda/config.h"
 
 // Flags of a block, in shared memory. Two for what a message holds, in turn: while some threads still read that of one
 // message, others already take the next.
-constexpr int kCommand = 0, kNonfiniteAt = 1, kLost = 3, kEnded = 4, kSet = 5;
+constexpr int kCommand = 0, kNonfiniteAt = 1, kLost = 3, kEnded = 4, kSet = 5, kHeaderAt = 6;
 
 constexpr int kMostLooks = RTA_LOOKS;  // for a word of another block, before it is given up
 
-static __device__ __forceinline__ unsigned number_of(Word word) { return static_cast<unsigned>(word >> 32); }
-static __device__ __forceinline__ Word word_of(unsigned payload, unsigned sequence) {
-  return static_cast<Word>(sequence) << 32 | payload;
-}
 static __device__ __forceinline__ int to_int8(float v, int zero_point) {
   const int q = rounded(v < -512.0f ? -512.0f : v > 512.0f ? 512.0f : v) + zero_point;
   return q < -128 ? -128 : q > 127 ? 127 : q;
@@ -76,6 +73,7 @@ struct Stack {
   char* const shared;
   const uint4* words = nullptr;  // of this thread
   const int program, thread, unit, lane;
+  int turn = 0;  // which place has x
   uint4 kept[kKept ? kKept : 1];
 
   __device__ __forceinline__ explicit Stack(char* memory)
@@ -95,7 +93,10 @@ struct Stack {
   }
 
   // -- what lies in shared memory --------------------------------------------------------------------------------
-  __device__ __forceinline__ signed char* x() const { return reinterpret_cast<signed char*>(shared + kAtX); }
+  __device__ __forceinline__ signed char* x_at(int place) const {
+    return reinterpret_cast<signed char*>(shared + kAtX + place * kBytesX);
+  }
+  __device__ __forceinline__ signed char* x() const { return x_at(turn); }
   __device__ __forceinline__ signed char* h(int layer) const {
     return reinterpret_cast<signed char*>(shared + kAtH + layer * kBytesH);
   }
