@@ -19,6 +19,7 @@ import json
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 from functools import partial
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -26,6 +27,9 @@ import numpy as np
 
 from bench.device import launches
 from bench.device.goals import GOALS
+from bench.device.table import AUTOENCODER, MLPS
+from rtaccel.kernels.mlp.cuda import config as chain_config
+from rtaccel.kernels.mlp.cuda.kernel import AUTOENCODER as WIDTHS
 from rtaccel.kernels.recurrent.cuda.config import (
     EXCHANGE_CLOCKS,
     POLLERS,
@@ -97,6 +101,29 @@ def stack(hidden: int, layers: int, inputs: int, pollers: int) -> Work:
     return Work(form.clocks()[0] - between, warps, form.parts, exchanges + passed_on)
 
 
+def chain(widths: tuple[int, ...], pollers: int) -> Work:
+    """An MLP in int8 by the kernel in CUDA C++, whose warps poll; without any by Triton's."""
+    acts = ("relu",) * (len(widths) - 2) + ("none",)
+    if pollers:
+        form = chain_config.select_config(widths, acts, 0)
+        assert not isinstance(form, str), form
+        return Work(form.clocks())
+    parts = chain_programs(widths)
+    exchanges = 0 if parts == 1 else len(widths) - 2
+    clocks = chain_config.triton_clocks(widths, 0, parts) - chain_config.POLL_CLOCKS
+    clocks -= (len(widths) - 1) * EXCHANGE_CLOCKS if parts > 1 else 0  # drawn here
+    return Work(clocks, min(-(-(widths[0] + 1) // 32), 16), parts, exchanges + int(parts > 1))
+
+
+def chain_programs(widths: tuple[int, ...]) -> int:
+    """Multiprocessors that Triton's kernel cuts a chain among, as `partition_of` does for an H100."""
+    held = sum(-(-k // 16) * 16 * n for k, n in pairwise(widths))
+    return 1 if held <= CHAIN_BYTES[0] else -(-held // CHAIN_BYTES[1])
+
+
+CHAIN_BYTES = (132 << 10, 112 << 10)
+"""Of weights in one program, and in each of several."""
+
 Of = Callable[[int], Work]
 """What a network does where so many warps poll."""
 
@@ -107,6 +134,8 @@ def rows() -> Iterator[tuple[str, Of]]:
         ("LSTM_A 2x100", 100, 2, 100), ("LSTM_B 3x200", 200, 3, 250), ("LSTM_C 4x1000", 1000, 4, 500),
     ):  # fmt: skip
         yield f"{name}, one time step, rtaccel w8a8 persistent", partial(stack, hidden, layers, inputs)
+    for name, widths in (*MLPS.items(), (AUTOENCODER, WIDTHS)):
+        yield f"{name}, rtaccel w8a8 persistent", partial(chain, widths)
 
 
 WARPS_THAT_POLL = "four warps that poll"
@@ -161,7 +190,8 @@ def page(found: dict[str, Any], launched: dict[str, Any]) -> str:
         "",
         "Streams of LSTM and GRU in CUDA C++ have four warps that poll, each with a look at all of a message, where the",
         "registers leave room. All of these networks have them, with some weights in shared memory instead. Blocks are those",
-        "of that form. Triton's kernels poll once at a time. A mapping of the card's memory for the host, where the driver",
+        "of that form. MLPs with them are the kernel in CUDA C++, without them Triton's, on up to three multiprocessors.",
+        "Triton's kernels poll once at a time. A mapping of the card's memory for the host, where the driver",
         "has it, is not built, and one warp cannot have several polls in flight:",
         "[why](../explanation/gpu-kernels-design.md#one-poll-of-a-warp). Not simulated: how the system schedules the host's",
         "thread, traffic of others on the link, warps that part ways.",

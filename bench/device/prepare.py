@@ -89,12 +89,13 @@ def sparse(m: int, n: int, pattern: str, scheme: str, forced: str = "") -> Field
         return build(kernels_of(model, (x,), scheme, [torch.randn(256, n)]))
 
 
-def persistent(name: str, scheme: str) -> Fields:
+def persistent(name: str, scheme: str, kernel: str = "") -> Fields:
+    from bench.device.rows.streams import chosen
     from rtaccel.kernels.recurrent.cuda.config import assuming
 
     alone()
     model, inputs = network(name)
-    with assuming(card()):
+    with assuming(card()), chosen(kernel, False):
         data = [torch.randn(256, inputs)]
         return build(persistent_kernels_of(model, (torch.randn(1, inputs),), scheme, data, card().capability, False))
 

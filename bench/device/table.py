@@ -96,13 +96,18 @@ def streams(seconds: float) -> Iterator[Row]:
         yield _step(name, "w8a8", seconds)
 
 
+def _chain(name: str, seconds: float, kernel: str = "") -> Row:
+    what = {"name": name, "scheme": "w8a8", **({"kernel": kernel} if kernel else {})}
+    return Row(
+        f"{name}, rtaccel w8a8 persistent" + (f", by {kernel}" if kernel else ""),
+        "bench.device.rows.persistent:network_row", {**what, "seconds": seconds}, "persistent", 6, 30, CONTEXT_MIB,
+        prepare="bench.device.prepare:persistent", prepare_arguments=what,
+    )  # fmt: skip
+
+
 def persistent(seconds: float) -> Iterator[Row]:
     for name in NETWORKS:
-        what = {"name": name, "scheme": "w8a8"}
-        yield Row(
-            f"{name}, rtaccel w8a8 persistent", "bench.device.rows.persistent:network_row", {**what, "seconds": seconds},
-            "persistent", 6, 30, CONTEXT_MIB, prepare="bench.device.prepare:persistent", prepare_arguments=what,
-        )  # fmt: skip
+        yield _chain(name, seconds)
     for name in ("TCN 3x128 k8", "gru 64-128"):
         yield _step(name, "w8a8", seconds)
 
@@ -208,14 +213,17 @@ def checks() -> Iterator[Row]:
 
 
 def others_of_ours(seconds: float) -> Iterator[Row]:
-    """int4 in the persistent kernel, each of the two kernels for a stack and one without warps that poll, windows as graphs; then
-    float32, beside torch's."""
+    """int4 in the persistent kernel, each of the two kernels for a stack and one without warps that poll, each of those for a
+    chain, windows as graphs; then float32, beside torch's."""
     for name in STAC_ML:
         yield _step(name, "w4a8", seconds)
     for name in STAC_ML:
         for kernel in ("triton_persistent", "cuda_recurrent"):
             yield _step(name, "w8a8", seconds, kernel)
         yield _step(name, "w8a8", seconds, "cuda_recurrent", one_poll=True)
+    for name in NETWORKS:
+        for kernel in ("triton_persistent", "cuda_chain"):
+            yield _chain(name, seconds, kernel)
     for name, steps in STEPS.items():
         yield _graph("window", f"{name}, window of {steps}", name, "w8a8", seconds, 10)
     for name, steps in WINDOWS.items():

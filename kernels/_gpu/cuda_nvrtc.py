@@ -1,8 +1,7 @@
 """CUDA C++ to a cubin without a GPU, by NVRTC through cuda-core; the result goes where the Triton kernels' go (cubin_store.py).
 
-CUDA C++ is for what neither Triton nor Numba can say: cuda_echo.cu and cuda_recurrent.cu, whose heads say why. With
-RTACCEL_CUDA=ON CMake compiles the same files with nvcc. Of the package only streams whose weights Triton cannot keep on the
-chip need one of them (cuda_recurrent_form.py).
+CUDA C++ is for what neither Triton nor Numba can say: the files that end in .cu, whose heads say why. With RTACCEL_CUDA=ON
+CMake compiles the same files with nvcc. Of the package only streams of int4 weights need one of them.
 """
 
 from __future__ import annotations
@@ -35,7 +34,7 @@ class CudaKernel:
     num_warps: int
     name: str = ""
     includes: tuple[str, ...] = ()
-    definitions: tuple[tuple[str, int], ...] = ()
+    definitions: tuple[tuple[str, int | str], ...] = ()
     shared_bytes: int = 0
     cooperative: bool = False
 
@@ -51,6 +50,12 @@ class CudaKernel:
         constants = {"entry": self.entry, **dict(self.definitions)}
         return key_of(source, dict(self.parameters), constants, {"num_warps": self.num_warps, **OPTIONS})
 
+
+PERSISTENT_FILES = (
+    "_persistent/cuda_words.h", "_persistent/cuda_products.h", "_persistent/cuda_poll.h", "_persistent/cuda_lane.h",
+    "_common/activations/functions.h", "_common/activations/table.def", "_common/activations/activate.h",
+)  # fmt: skip
+"""What kernels that stay on a GPU include."""
 
 OPTIONS: dict[str, Any] = {"std": "c++17", "fma": False}
 """Products and sums round one by one, as in every other kernel."""

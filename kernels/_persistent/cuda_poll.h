@@ -8,15 +8,17 @@
 // single one hand it on: another would write over what a later message brings.
 #pragma once
 
-#ifdef __CUDACC__
-#include "_persistent/cuda_words.h"
-#endif
+#include "_persistent/cuda_products.h"
 
 constexpr Word kRunning = 1, kAborted = 2, kIdle = 3;  // control[1], what a kernel says of itself
 
+// Commands of a message, its last word; and what a header says beside them. recurrent/cuda/recurrent.cu has what they
+// mean.
+constexpr unsigned kReset = 1, kSave = 2, kLoad = 4, kNonfinite = 8, kRenew = 16, kSecond = 32, kEnd = 1u << 16;
+
 // Words of shared memory that polling warps have among themselves: the newest message that one of them took, when the
-// newest look began, and why the kernel ends. The block writes the last: the message that it waits for. An end is handed
-// on only then: of two that are counted at one barrier the second would stand for a warp that has not come.
+// newest look began, and why the kernel ends. The block writes the last: the message that it waits for. An end is
+// handed on only then: of two that are counted at one barrier the second would stand for a warp that has not come.
 constexpr int kTaken = 0, kBegan = 1, kWhyEnded = 2, kWanted = 3;
 
 static __device__ __forceinline__ unsigned number_of(Word word) { return static_cast<unsigned>(word >> 32); }
@@ -81,4 +83,21 @@ static __device__ __forceinline__ void poll(int warp, int lane, const Word* requ
     if (why && lane == 0) static_cast<volatile unsigned*>(shared)[kWhyEnded] = why;
     hand_on(sequence, payload, why);
   }
+}
+
+// x of a message as int8, where a block finds it. The header, in lane `inputs % 32`: the command and what x is; that
+// the kernel is to end, where `why` says so.
+template <int inputs>
+static __device__ __forceinline__ unsigned quantized(int lane, const unsigned (&payload)[inputs / 32 + 1], unsigned why,
+                                                     float inverse, int zero_point, signed char* x) {
+  bool fine = true;
+#pragma unroll
+  for (int i = 0; i <= inputs / 32; ++i)
+    if (lane + 32 * i < inputs) fine = fine && finite(payload[i]);
+  fine = all_lanes(fine);
+#pragma unroll
+  for (int i = 0; i <= inputs / 32; ++i)
+    if (!why && lane + 32 * i < inputs)
+      x[lane + 32 * i] = static_cast<signed char>(to_int8(mul_rn(float_of(payload[i]), inverse), zero_point));
+  return why ? kEnd : payload[inputs / 32] | (fine ? 0 : kNonfinite);
 }

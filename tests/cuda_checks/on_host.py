@@ -1,5 +1,5 @@
-"""kernels/recurrent/cuda/recurrent.cu on a CPU: the same source, compiled by g++ with fibers for threads (cuda_on_host.h), in the
-place of a GPU under the real host side of a persistent stream."""
+"""A persistent kernel in CUDA C++ on a CPU: the same source, compiled by g++ with fibers for threads (cuda_on_host.h), in the
+place of a GPU under the real host side."""
 
 from __future__ import annotations
 
@@ -33,11 +33,12 @@ def missing() -> str | None:
 def build(kernel: CudaKernel, name: str, *flags: str, looks: int = 1 << 22) -> Path:
     """The kernel's form as a file for a CPU, kept between runs. It looks at the abort word soon."""
     definitions = {**dict(kernel.definitions), "RTA_SPINS": 4, "RTA_LOOKS": looks}
+    around = HERE / f"{Path(kernel.file).stem}_on_host.cc"
     command = [
         COMPILER, *FLAGS, *flags, f"-I{cuda_nvrtc.FOLDER}", f"-I{HERE}", *(f"-D{k}={v}" for k, v in definitions.items()),
-        str(HERE / "recurrent_on_host.cc"),
+        str(around),
     ]  # fmt: skip
-    sources = (HERE / "recurrent_on_host.cc", HERE / "cuda_on_host.h")
+    sources = (around, HERE / "cuda_on_host.h")
     return kept.compiled_by(command, sources, name, kernel.key)
 
 

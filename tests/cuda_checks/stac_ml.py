@@ -18,7 +18,7 @@ sys.path.insert(0, str(Path(__file__).parents[2]))
 
 import rtaccel as rt
 from rtaccel.kernels._gpu import cuda_launch
-from rtaccel.runtime.gpu import persistent, persistent_stacks
+from rtaccel.runtime.gpu import persistent, persistent_choice, persistent_stacks
 from rtaccel.runtime.stream import StreamModel
 from tests.cuda_checks.on_host import HostDevice
 
@@ -55,7 +55,7 @@ def check(name: str, scheme: str) -> None:
 
 
 def main(words: list[str]) -> None:
-    with persistent_stacks.only(persistent_stacks.CUDA):
+    with persistent_choice.only(persistent_stacks.CUDA):
         device = HostDevice()
         persistent.persistent_device = lambda: device
         persistent.TIMEOUT_NS = 600_000_000_000

@@ -15,7 +15,7 @@ from rtaccel.kernels._gpu import cuda_launch
 from rtaccel.kernels.recurrent.cuda import config as cuda_config
 from rtaccel.kernels.recurrent.cuda.config import Card, Head, KernelConfig
 from rtaccel.kernels.recurrent.layout import Geometry
-from rtaccel.runtime.gpu import persistent, persistent_stacks
+from rtaccel.runtime.gpu import persistent, persistent_choice, persistent_stacks
 from rtaccel.runtime.options import Options
 from rtaccel.runtime.stream import StreamModel
 from tests.cuda_checks import on_host
@@ -65,7 +65,7 @@ def in_place_of_a_gpu(monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[...,
         monkeypatch.setattr(cuda_config, "select_config", form)
         return device
 
-    with persistent_stacks.only(persistent_stacks.CUDA):
+    with persistent_choice.only(persistent_stacks.CUDA):
         yield put
     for device in made:
         device.close()

@@ -20,7 +20,7 @@ from rtaccel.kernels._gpu import cuda_nvrtc
 from rtaccel.kernels.recurrent.cuda import kernel as cuda_kernel
 from rtaccel.kernels.recurrent.cuda.config import Head, KernelConfig
 from rtaccel.kernels.recurrent.layout import Geometry
-from rtaccel.runtime.gpu import persistent, persistent_stacks
+from rtaccel.runtime.gpu import persistent, persistent_choice, persistent_stacks
 from rtaccel.runtime.stream import StreamModel
 from tests.cuda_checks import on_host
 from tests.cuda_checks.streams import CASES, Net, Partition, in_place_of_a_gpu, other_weights, same, staying, streams
@@ -177,7 +177,7 @@ def on_a_gpu(model: nn.Module, features: int, scheme: Any, time_steps: int, star
         pytest.skip(f"runs on a GPU stay open here: {reason}")
     calibration = [torch.randn(4, 9, features)]
     plain = rt.stream(model.eval(), torch.randn(1, features), scheme=scheme, calibration=calibration)
-    with persistent_stacks.only(persistent_stacks.CUDA):
+    with persistent_choice.only(persistent_stacks.CUDA):
         for _ in range(starts):
             live = staying(plain)
             plain.reset()

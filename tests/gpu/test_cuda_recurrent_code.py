@@ -34,7 +34,8 @@ from rtaccel.kernels.recurrent.cuda.kernel import DECLARED, declared, kernel_of
 from rtaccel.kernels.recurrent.layout import Geometry
 from rtaccel.kernels.recurrent.triton import config
 from rtaccel.plan.fuse import fuse
-from rtaccel.runtime.gpu.persistent_stacks import CUDA, TRITON, CudaStack, TritonStack, only, stack_network
+from rtaccel.runtime.gpu.persistent_choice import TRITON, only
+from rtaccel.runtime.gpu.persistent_stacks import CUDA, CudaStack, TritonStack, stack_network
 
 needs_triton = pytest.mark.skipif(importlib.util.find_spec("triton") is None, reason="triton is not installed")
 needs_nvrtc = pytest.mark.skipif(cuda_nvrtc.unavailable() is not None, reason=f"{cuda_nvrtc.unavailable()}")
@@ -276,7 +277,7 @@ def test_kernels_that_stay_are_built_ahead(
     words = ["build-kernels", "--arch", "sm_90", "--out", "kernels"]
     assert main([*words, "--model", "resident_of_test:stream", "--stream", "--scheme", "w4a8"]) == 0
     assert main([*words, "--model", "resident_of_test:chain", "--persistent"]) == 0
-    starts = ("gru_chip_int4g32_K8_H16", "mlp_persistent_16-32-4")
+    starts = ("gru_chip_int4g32_K8_H16", "mlp_chip_int8_16-32-4")
     names = sorted(c.name for c in CubinStore(tmp_path / "kernels"))
     assert len(names) == len(starts)
     assert all(name.startswith(start) for name, start in zip(names, starts)), names

@@ -25,7 +25,7 @@ from rtaccel.kernels.recurrent.cuda import kernel as cuda_kernel
 from rtaccel.kernels.recurrent.cuda.config import Card
 from rtaccel.runtime import execute
 from rtaccel.runtime.compiled import CompiledModel
-from rtaccel.runtime.gpu import device, persistent_run, persistent_stacks
+from rtaccel.runtime.gpu import device, persistent_choice, persistent_run, persistent_stacks
 from rtaccel.runtime.gpu.persistent_device import CudaPersistent
 from rtaccel.runtime.gpu.persistent_weights import RENEW, SECOND
 from rtaccel.runtime.options import Options
@@ -104,12 +104,12 @@ def stream(features: int = 40, hidden: int = 24, layers: int = 1) -> StreamModel
     """By the kernel in CUDA C++."""
     plain = lowered_stream(features, hidden, layers)
     options = Options(1, title="Net, streamed", states=plain._options.states, mode="persistent")
-    with persistent_stacks.only(persistent_stacks.CUDA):
+    with persistent_choice.only(persistent_stacks.CUDA):
         return StreamModel(plain._program, options, ("x_t",))
 
 
 def reloaded(live: StreamModel, state: dict[str, Tensor]) -> None:
-    with persistent_stacks.only(persistent_stacks.CUDA):
+    with persistent_choice.only(persistent_stacks.CUDA):
         live.load_state_dict(state)
 
 

@@ -15,8 +15,11 @@ from pathlib import Path
 import pytest
 
 from rtaccel.kernels._gpu import cuda_nvrtc
-from rtaccel.kernels.recurrent.cuda.kernel import FILES
+from rtaccel.kernels.mlp.cuda import kernel as chain
+from rtaccel.kernels.recurrent.cuda import kernel as recurrent
 from tests.support.wheel import ROOT
+
+FILES = tuple(dict.fromkeys((*recurrent.FILES, *chain.FILES)))
 
 needs_nvrtc = pytest.mark.skipif(cuda_nvrtc.unavailable() is not None, reason=f"{cuda_nvrtc.unavailable()}")
 
@@ -27,10 +30,12 @@ import json, sys
 from pathlib import Path
 from rtaccel.core.errors import RtaccelError
 from rtaccel.kernels._gpu.cuda_nvrtc import ECHO, FOLDER, compile_cubin
-from rtaccel.kernels.recurrent.cuda.kernel import DECLARED, declared
+from rtaccel.kernels.mlp.cuda import kernel as chain
 from rtaccel.kernels.recurrent.cuda.config import Card
+from rtaccel.kernels.recurrent.cuda.kernel import DECLARED, declared
 
-kernels = [ECHO, *(declared(name, Card(90))[1] for name in DECLARED)]
+stacks = [declared(name, Card(90))[1] for name in DECLARED]
+kernels = [ECHO, *stacks, chain.declared("autoencoder int8", Card(90))[1]]
 found = {"folder": str(FOLDER), "files": sorted({k.file for k in kernels}), "bytes": [], "without": {}}
 hidden = sys.argv[1:]
 if not hidden:
@@ -38,7 +43,7 @@ if not hidden:
 for name in hidden:
     (FOLDER / name).rename(FOLDER / "elsewhere")
     try:
-        compile_cubin(kernels[1], 90)
+        compile_cubin(kernels[-1] if name.startswith("mlp/") else kernels[1], 90)
     except RtaccelError as error:
         found["without"][name] = str(error)
     (FOLDER / "elsewhere").rename(FOLDER / name)
@@ -187,7 +192,7 @@ def test_every_cuda_source_compiles_from_there(environment: Path) -> None:
     assert found["files"] == sorted(
         str(path.relative_to(found["folder"])) for path in Path(found["folder"]).rglob("*.cu")
     )
-    assert len(found["bytes"]) == 7
+    assert len(found["bytes"]) == 8
     assert min(found["bytes"]) > 1000
 
 

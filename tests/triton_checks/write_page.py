@@ -142,7 +142,7 @@ def costs() -> list[str]:
     recorded, made = budgets.read(), json.loads(budgets.INSTRUCTIONS.read_text())
     for version in sorted(recorded, key=lambda v: tuple(map(int, v.split("."))), reverse=True):
         lines += code(version, recorded[version], made[version])
-    return [*lines, CHIP.rstrip(), *chip()]
+    return [*lines, CHIP.rstrip(), *chip(), CHAINS.rstrip(), *chains()]
 
 
 CHIP = """
@@ -166,6 +166,28 @@ def chip() -> Iterator[str]:
                 name, f"{int(capability) / 10:.1f}", f"{r['programs']} x {r['threads']}{polling}", f"{r['in_registers']:,} B",
                 f"{r['in_shared']:,} B", f"{r['read_again']:,} B", str(r["registers"]),
                 f"{r['instructions']} i<br>{r['made_of']}",
+            )  # fmt: skip
+            yield f"| {' | '.join(cells)} |"
+
+
+CHAINS = """
+## Chains in CUDA C++
+
+Of `kernels/mlp/cuda/chain.cu`, from `tests/cuda_checks/chain_budgets.json`: one block, with four warps that poll beside its
+threads. A network that a card does not hold has no row there. Stack, local memory and spills are none.
+
+| network | card | threads | in registers | in shared memory | registers | code |
+|---|---|---|---|---|---|---|
+"""
+
+
+def chains() -> Iterator[str]:
+    written = json.loads((PAGE.parents[2] / "tests" / "cuda_checks" / "chain_budgets.json").read_text())
+    for name, rows in written.items():
+        for capability, r in rows.items():
+            cells = (
+                name, f"{int(capability) / 10:.1f}", f"{r['threads']} + {32 * r['pollers']}", f"{r['in_registers']:,} B",
+                f"{r['in_shared']:,} B", str(r["registers"]), f"{r['instructions']} i<br>{r['made_of']}",
             )  # fmt: skip
             yield f"| {' | '.join(cells)} |"
 

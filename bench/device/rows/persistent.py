@@ -21,6 +21,7 @@ from torch import Tensor
 import rtaccel as rt
 from bench.device.rows.models import network
 from bench.device.rows.timing import Fields, timed
+from rtaccel.runtime.gpu.persistent_choice import only
 
 
 class Model(Protocol):
@@ -35,13 +36,14 @@ class Model(Protocol):
     def close(self) -> None: ...
 
 
-def compiled(name: str, scheme: str = "w8a8") -> Any:
-    """A network on a persistent kernel."""
+def compiled(name: str, scheme: str = "w8a8", kernel: str = "") -> Any:
+    """A network on a persistent kernel. kernel: the only one that may be taken."""
     model, inputs = network(name)
-    return rt.compile(
-        model, (torch.randn(1, inputs),), scheme=scheme, calibration=[torch.randn(256, inputs)], device="cuda",
-        mode="persistent",
-    )  # fmt: skip
+    with only(kernel) if kernel else contextlib.nullcontext():
+        return rt.compile(
+            model, (torch.randn(1, inputs),), scheme=scheme, calibration=[torch.randn(256, inputs)], device="cuda",
+            mode="persistent",
+        )  # fmt: skip
 
 
 def calls(make: Callable[[], Model], inputs: int, seconds: float) -> Fields:
@@ -148,8 +150,8 @@ ALONE, TOGETHER = "one model of eight, alone", "one model of {}, all called at o
 # -- rows --------------------------------------------------------------------------------------------------------------
 
 
-def network_row(name: str, scheme: str, seconds: float) -> Fields:
-    return calls(functools.partial(compiled, name, scheme), network(name)[1], seconds)
+def network_row(name: str, scheme: str, seconds: float, kernel: str = "") -> Fields:
+    return calls(functools.partial(compiled, name, scheme, kernel), network(name)[1], seconds)
 
 
 def starts_row(name: str, times: int, seconds: float) -> Fields:

@@ -12,7 +12,7 @@ from bench.device.rows.models import TimeStep, sequence
 from bench.device.rows.peers import plain_graph
 from bench.device.rows.timing import Fields, device_us, synchronous, timed
 from rtaccel.kernels.recurrent.cuda.config import polling
-from rtaccel.runtime.gpu.persistent_stacks import only
+from rtaccel.runtime.gpu.persistent_choice import only
 
 
 def chosen(kernel: str, one_poll: bool) -> contextlib.ExitStack:

@@ -1,8 +1,7 @@
-// The quantized LSTM and GRU cells of recurrent/cells.h, operation by operation, so with their bits; and one number as
-// the activation functions know it.
+// The quantized LSTM and GRU cells of recurrent/cells.h, operation by operation, so with their bits.
 #pragma once
 
-#include "_common/activations/activate.h"
+#include "_persistent/cuda_lane.h"
 
 // tanh(t) ~ num / den.
 struct Tanh {
@@ -37,28 +36,3 @@ static __device__ __forceinline__ float gru_cell(float t_r, float t_z, float x_n
   const float top = fma_rn(mul_rn(z.sum(), carried), n.den, mul_rn(n.num, z.difference()));
   return div_rn(top, mul_rn(add_rn(z.den, z.den), n.den));
 }
-
-// One number in the place of a vector: what the functions of _common/activations are computed over.
-struct Lane {
-  using F = float;
-  using I = unsigned;
-  static __device__ __forceinline__ F set(float v) { return v; }
-  static __device__ __forceinline__ F add(F a, F b) { return add_rn(a, b); }
-  static __device__ __forceinline__ F sub(F a, F b) { return add_rn(a, -b); }
-  static __device__ __forceinline__ F mul(F a, F b) { return mul_rn(a, b); }
-  static __device__ __forceinline__ F div(F a, F b) { return div_rn(a, b); }
-  static __device__ __forceinline__ F fma(F a, F b, F c) { return fma_rn(a, b, c); }
-  static __device__ __forceinline__ F max(F a, F b) { return a > b ? a : b; }
-  static __device__ __forceinline__ F min(F a, F b) { return a < b ? a : b; }
-  static __device__ __forceinline__ F abs(F a) { return float_of(bits_of(a) & 0x7fffffffu); }
-  static __device__ __forceinline__ F copy_sign(F magnitude, F sign) {
-    return float_of((bits_of(magnitude) & 0x7fffffffu) | (bits_of(sign) & 0x80000000u));
-  }
-  static __device__ __forceinline__ F where_less(F a, F b, F then, F other) { return a < b ? then : other; }
-  static __device__ __forceinline__ I as_int(F a) { return bits_of(a); }
-  static __device__ __forceinline__ F as_float(I a) { return float_of(a); }
-  template <int bits>
-  static __device__ __forceinline__ I shift_left(I a) {
-    return a << bits;
-  }
-};

@@ -10,13 +10,12 @@ import torch
 from torch import Tensor
 
 from rtaccel.formats import int4
-from rtaccel.kernels._gpu.cuda_nvrtc import CudaKernel
+from rtaccel.kernels._gpu.cuda_nvrtc import PERSISTENT_FILES, CudaKernel
 from rtaccel.kernels.recurrent.cuda.config import Card, Head, KernelConfig, select_config
 from rtaccel.kernels.recurrent.layout import Geometry
 
 FILES = (
-    "_persistent/cuda_words.h", "_persistent/cuda_poll.h", "_common/activations/functions.h", "_common/activations/table.def",
-    "_common/activations/activate.h", "recurrent/cuda/cells.h", "recurrent/cuda/config.h", "recurrent/cuda/stack.h",
+    *PERSISTENT_FILES, "recurrent/cuda/cells.h", "recurrent/cuda/config.h", "recurrent/cuda/stack.h",
     "recurrent/cuda/message.h",
 )  # fmt: skip
 

@@ -4,7 +4,6 @@
 
 #include "recurrent/cuda/stack.h"
 
-constexpr unsigned kReset = 1, kSave = 2, kLoad = 4, kNonfinite = 8, kRenew = 16, kSecond = 32, kEnd = 1u << 16;
 constexpr unsigned kDone = 1u << 17;  // in the place of a header: the message is answered
 
 // What a thread waits for in the mailbox, up to kAtOnce words together so that they cross the link side by side; false
@@ -50,17 +49,8 @@ static __device__ __forceinline__ void poll_for(const Stack& stack, int warp, co
         volatile unsigned* flags = stack.flags();
         signed char* x = stack.x_at(sequence & 1);
         Word* slot = exchange + kExchangeX + (sequence & 1) * kSlotX;
-        bool fine = true;
-#pragma unroll
-        for (int i = 0; i <= kInputs / 32; ++i)
-          if (lane + 32 * i < kInputs) fine = fine && finite(payload[i]);
-        fine = all_lanes(fine);
-#pragma unroll
-        for (int i = 0; i <= kInputs / 32; ++i)
-          if (!why && lane + 32 * i < kInputs)
-            x[lane + 32 * i] = static_cast<signed char>(to_int8(mul_rn(float_of(payload[i]), inverse), zero_point));
+        const unsigned header = quantized<kInputs>(lane, payload, why, inverse, zero_point, x);
         if (lane == of_command) {
-          const unsigned header = why ? kEnd : payload[kInputs / 32] | (fine ? 0 : kNonfinite);
           if (header & kRenew) fence_system();  // for this block, and for whoever reads the header
           if (why) flags[kEnded] = why;
           flags[kHeaderAt + (sequence & 1)] = header;

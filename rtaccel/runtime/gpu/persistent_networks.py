@@ -5,10 +5,8 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import replace
-from itertools import pairwise
 from typing import Any, Protocol
 
-import torch
 from torch import Tensor
 
 from rtaccel.core.errors import FormatError, UnsupportedProblem
@@ -16,9 +14,10 @@ from rtaccel.core.registry import operator
 from rtaccel.core.stage import Stage
 from rtaccel.core.traits import Persistent
 from rtaccel.plan.explain import Line
+from rtaccel.runtime.gpu.persistent_chains import STEP, chain_network
 from rtaccel.runtime.gpu.persistent_launch import PersistentLaunch
 from rtaccel.runtime.gpu.persistent_stacks import stack_network
-from rtaccel.runtime.gpu.persistent_weights import Packed, WeightSets, same_numbers
+from rtaccel.runtime.gpu.persistent_weights import Packed, WeightSets
 
 
 class Network(Protocol):
@@ -45,86 +44,6 @@ class Network(Protocol):
 
     def line(self) -> Line:
         """For `explain`."""
-
-
-class PersistentChain:
-    """An `mlp` stage."""
-
-    programs, commands, states = 1, True, 0
-    past: Tensor | None = None
-    sets: WeightSets | None = None
-    second = 0
-
-    def __init__(self, stage: Stage) -> None:
-        self.stages: tuple[Stage, ...] = (stage,)
-        self.inputs, self.outputs = stage.attrs["widths"][0], stage.attrs["widths"][-1]
-
-    def packed(self, stages: Sequence[Stage]) -> Packed:
-        own, found = self.operands(self.stages[0]), self.operands(stages[0])
-        same_numbers(found.scalars, own.scalars)
-        return found.weights
-
-    def operands(self, stage: Stage) -> Any:
-        """Of such a stage, in host memory."""
-        from rtaccel.kernels.mlp.triton.config import KernelConfig, Operands
-
-        return Operands.of(stage, KernelConfig.of(stage.attrs), "cpu")
-
-    def prepared(self, device: str) -> PersistentLaunch:
-        from rtaccel.kernels.mlp.triton.persistent import specialize
-
-        return self._launch(specialize(self.stages[0].attrs), device)
-
-    def _launch(self, specialisation: Any, device: str, exchange: Tensor | None = None) -> PersistentLaunch:
-        from rtaccel.kernels._gpu.triton_launch import bind
-
-        kernel, ops = bind(specialisation), self.operands(self.stages[0])
-        scalars, sets = ops.scalars, WeightSets(ops.weights, device)
-        shared = {} if exchange is None else {"exchange_ptr": exchange}
-        self.sets = sets
-
-        def arguments(requests: Tensor, replies: Tensor, control: Tensor) -> dict[str, Any]:
-            return {
-                "request_ptr": requests, "reply_ptr": replies, "control_ptr": control, **sets.tensors, **shared, **scalars,
-                "idle_looks": 0, "second": self.second,
-            }  # fmt: skip
-
-        return PersistentLaunch(kernel, self.programs, arguments, sets, [] if exchange is None else [exchange])
-
-    def line(self) -> Line:
-        attrs = self.stages[0].attrs
-        weights = sum(n * k for k, n in pairwise(attrs["widths"]))
-        kind = f"int4 weights in groups of {attrs['group_size']}" if "group_size" in attrs else "int8 weights"
-        return Line(
-            self.stages[0].name, f"mlp {'-'.join(map(str, attrs['widths']))}", "triton_persistent",
-            4 * (self.inputs + self.outputs), 2 * weights, (f"its {kind} are in registers: a call moves x and y",),
-        )  # fmt: skip
-
-
-class PersistentPartition(PersistentChain):
-    """An `mlp` stage whose weights are shared by several multiprocessors. cut: a kernels.mlp.triton_partition_config.Cut."""
-
-    def __init__(self, stage: Stage, partition: Any) -> None:
-        super().__init__(stage)
-        self.partition, self.programs = partition, partition.programs
-
-    def operands(self, stage: Stage) -> Any:
-        from rtaccel.kernels.mlp.triton.config import Operands
-
-        return Operands.of(stage, self.partition, "cpu")
-
-    def prepared(self, device: str) -> PersistentLaunch:
-        from rtaccel.kernels.mlp.triton.partition import specialize_persistent
-
-        exchange = torch.zeros(self.partition.exchange_words, dtype=torch.int64).to(device)
-        return self._launch(specialize_persistent(self.stages[0].attrs, self.partition), device, exchange)
-
-    def line(self) -> Line:
-        whole = super().line()
-        note = (
-            f"{self.partition.programs} programs, each with its part of the outputs of every layer: {whole.reasons[0]}"
-        )
-        return replace(whole, kernel="triton_persistent_partition", reasons=(note,))
 
 
 class PersistentConvolutions:
@@ -180,17 +99,12 @@ class PersistentConvolutions:
         )  # fmt: skip
 
 
-STEP = "Use mode='graph', scheme='w8a8' or 'w4a8' with calibration=, or a smaller model."
-
-
 def network_of(stages: Sequence[Stage], streamed: bool) -> Network:
     """Of a group that was fused to these stages. streamed: whether states live from call to call.
 
     Raises UnsupportedProblem where they are neither a chain that fits, nor a stack, nor a stream of convolutions.
     """
     from rtaccel.kernels.conv.triton import persistent_config
-    from rtaccel.kernels.mlp.triton import partition_config
-    from rtaccel.kernels.mlp.triton import persistent as triton_persistent
 
     what = ", ".join(f"{s.name} ({s.op})" for s in stages)
     kinds = [operator(s.op).persistent for s in stages]
@@ -202,14 +116,7 @@ def network_of(stages: Sequence[Stage], streamed: bool) -> Network:
             )
         return PersistentConvolutions(tuple(stages), config)
     if kinds == [Persistent.CHAIN]:
-        reason, widths = triton_persistent.unsupported(stages[0].attrs), stages[0].attrs["widths"]
-        if reason is None:
-            return PersistentChain(stages[0])
-        partition = partition_config.partition_of(stages[0].attrs)
-        if isinstance(partition, str):
-            expected = f"a smaller network: one program {reason}; several: each {partition}"
-            raise UnsupportedProblem("persistent", f"mlp {widths}", expected, STEP)
-        return PersistentPartition(stages[0], partition)
+        return chain_network(stages[0])
     if kinds[:1] != [Persistent.STACK]:
         raise UnsupportedProblem(
             "persistent", what, "a chain of W8A8 or of W4A8 linear layers with static scales, of one input and output, or a "

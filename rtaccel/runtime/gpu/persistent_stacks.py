@@ -5,8 +5,7 @@ the one in Triton. The first has shared memory as well, and each of its warps wa
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from typing import Any
 
 import torch
@@ -19,10 +18,11 @@ from rtaccel.kernels.recurrent.cuda import config as cuda_config
 from rtaccel.kernels.recurrent.cuda import kernel as cuda_kernel
 from rtaccel.kernels.recurrent.layout import Geometry
 from rtaccel.plan.explain import Line
+from rtaccel.runtime.gpu.persistent_choice import TRITON, allowed
 from rtaccel.runtime.gpu.persistent_launch import PersistentLaunch
 from rtaccel.runtime.gpu.persistent_weights import Packed, WeightSets, same_numbers
 
-TRITON, CUDA = "triton_persistent", "cuda_recurrent"
+CUDA = "cuda_recurrent"
 
 
 class _Stack:
@@ -165,19 +165,6 @@ class CudaStack(_Stack):
         return f"{config.parts} programs of {config.threads} threads with {config.units} units of each layer: {config.where()}"
 
 
-_only: list[str] = []
-
-
-@contextmanager
-def only(kernel: str) -> Iterator[None]:
-    """Streams that are made inside take this kernel (TRITON or CUDA) or none: for measuring one beside the other."""
-    _only.append(kernel)
-    try:
-        yield
-    finally:
-        _only.remove(kernel)
-
-
 def stack_network(stages: Sequence[Stage]) -> TritonStack | CudaStack:
     """The network for a stack and what follows it.
 
@@ -186,13 +173,13 @@ def stack_network(stages: Sequence[Stage]) -> TritonStack | CudaStack:
     """
     triton, no_triton = _triton(stages)
     cuda, no_cuda = _cuda(stages, no_triton or "answers later")
-    if cuda is not None and TRITON not in _only:
+    if cuda is not None and allowed(CUDA):
         from rtaccel.kernels._gpu import cuda_launch
 
         no_cuda = cuda_launch.unavailable(cuda_kernel.kernel_of(stages[0].op, cuda.config)) or ""
         if not no_cuda:
             return cuda
-    if triton is not None and CUDA not in _only:
+    if triton is not None and allowed(TRITON):
         if no_cuda:
             triton.why = (*triton.why, f"not {CUDA}, which answers sooner: {no_cuda}")
         return triton

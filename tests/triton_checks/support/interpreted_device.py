@@ -13,7 +13,7 @@ import torch
 import triton.language as tl
 from torch import Tensor
 
-from rtaccel.runtime.gpu import persistent, persistent_device, persistent_run, persistent_stacks
+from rtaccel.runtime.gpu import persistent, persistent_choice, persistent_device, persistent_run
 from rtaccel.runtime.gpu.persistent_launch import PersistentLaunch
 from rtaccel.runtime.gpu.persistent_networks import Network
 from tests.triton_checks.support.sides import INTERPRET, LOOK
@@ -86,7 +86,7 @@ def in_its_place(
     monkeypatch.setattr(persistent_run, "END_S", 30.0)
     if INTERPRET:
         monkeypatch.setattr(kernels, "SPINS_PER_LOOK", tl.constexpr(LOOK))
-    with persistent_stacks.only(persistent_stacks.TRITON):  # the other kernel has checks of its own
+    with persistent_choice.only(persistent_choice.TRITON):  # the other kernel has checks of its own
         yield
     for control in made.controls:
         control[0] = 1
