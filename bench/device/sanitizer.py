@@ -11,7 +11,11 @@ from pathlib import Path
 from typing import Any
 
 ROOT = Path(__file__).parent.parent.parent
-CHECKS = ("tests/triton_checks/check_formats.py", "tests/gpu/test_cuda_recurrent.py", "tests/gpu/test_cuda_chain.py")
+CHECKS = (
+    "tests/triton_checks/check_formats.py",
+    "tests/gpu/test_cuda_recurrent.py",
+    "tests/gpu/cuda/test_cuda_chain.py",
+)
 SUBSET = "int4_rows_one_by_one or rows_one_by_one or parts_of_k or small_networks_on_a_gpu or small_chains_on_a_gpu"
 TOOLS = ("memcheck", "racecheck")
 LIMIT_S = 45

@@ -55,7 +55,7 @@ PERSISTENT_FILES = (
     "_persistent/cuda_words.h", "_persistent/cuda_products.h", "_persistent/cuda_poll.h", "_persistent/cuda_lane.h",
     "_common/activations/functions.h", "_common/activations/table.def", "_common/activations/activate.h",
 )  # fmt: skip
-"""What kernels that stay on a GPU include."""
+"""What persistent kernels include."""
 
 OPTIONS: dict[str, Any] = {"std": "c++17", "fma": False}
 """Products and sums round one by one, as in every other kernel."""

@@ -20,11 +20,11 @@ from torch import Tensor
 import rtaccel as rt
 from rtaccel.backends import require
 from rtaccel.core import settings
-from rtaccel.core.errors import ShapeError
+from rtaccel.core.errors import FormatError, ShapeError
 from rtaccel.core.registry import Impl, impls, operator
 from rtaccel.core.stage import Problem, Stage
 from rtaccel.kernels._gpu.triton_device import fma_rn
-from rtaccel.kernels.recurrent.cases import make_inputs, make_stage
+from rtaccel.kernels.recurrent.cases import behind, make_inputs, make_stage
 from rtaccel.kernels.recurrent.layout import Geometry
 from rtaccel.kernels.recurrent.reference import fma32
 from rtaccel.kernels.recurrent.triton import bidirectional as both
@@ -111,6 +111,51 @@ def test_contract(op: str, samples: int, k: int, geometry: Geometry, form: str, 
     call = impl.prepare(stage, Problem.of(stage, samples, DEVICE))
     for _ in range(1 if INTERPRET else 3):
         assert_same(stage, inputs, call(*(t.to(DEVICE) for t in inputs)))
+
+
+def counted() -> Iterator[Any]:
+    """Windows of streams with lengths of their own."""
+    sizes: list[Sizes] = [
+        (3, 7, Geometry(19, layers=2, time=5), "int8-own", "float32", True),
+        (2, 9, Geometry(12, time=4, batch=3, batch_first=1), "int8-static", "int8", False),
+        (2, 9, Geometry(12, layers=2, time=3, batch=2, last_only=1), "int8-dynamic", "int8", True),
+        (2, 40, Geometry(33, time=4), "int4-static", "float32", True),
+        (2, 6, Geometry(11, layers=2, directions=2, time=5), "int8-own", "int8", True),
+        (2, 6, Geometry(11, layers=2, directions=2, time=4, batch=2, last_only=1), "int8-static", "float32", False),
+    ]
+    for op in GATES:
+        for size in sizes:
+            yield pytest.param(
+                op, *size, id=f"{op}-M{size[0]}-H{size[2].hidden}-{size[3]}-{size[4]}-D{size[2].directions}"
+            )
+
+
+@pytest.mark.parametrize(("op", "samples", "k", "geometry", "form", "out", "states"), list(counted()))
+def test_streams_of_fewer_time_steps(
+    op: str, samples: int, k: int, geometry: Geometry, form: str, out: str, states: bool
+) -> None:
+    """To the bit, with NaN in x behind them. A length outside raises where one can look; in a replay its stream alone is NaN."""
+    stage = make_stage(op, GATES[op], geometry, k, form, out, states, seed=seed(), lengths=True)
+    inputs = make_inputs(stage, samples, seed())
+    behind(stage)(*inputs)
+    call = stacked(op).prepare(stage, Problem.of(stage, samples, DEVICE))
+    assert_same(stage, inputs, call(*(t.to(DEVICE) for t in inputs)))
+    for outside in (0, geometry.time + 1, -(2**40)):
+        wrong = (inputs[0].nan_to_num(0.5), inputs[1].clone(), *inputs[2:])
+        wrong[1].view(-1)[-1] = outside
+        with pytest.raises(FormatError, match=f"a length of {outside}"):
+            call(*(t.to(DEVICE) for t in wrong))
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr(stack, "can_look", lambda tensor: False)
+            y = call(*(t.to(DEVICE) for t in wrong))[0].cpu()
+        want = operator(op).reference(stage, wrong[0], wrong[1].clamp(1, geometry.time), *wrong[2:])[0]
+        if geometry.last_only:
+            y, want = (t.view(1, samples * geometry.batch, -1) for t in (y, want))
+        else:
+            y, want = geometry.time_steps(y), geometry.time_steps(want)
+        assert torch.equal(y[:, :-1], want[:, :-1])
+        nothing = y[:, -1].isnan() if out == "float32" else y[:, -1] == stage.outputs[0].quant.zero_point
+        assert nothing.all()
 
 
 @pytest.mark.parametrize("op", list(GATES))

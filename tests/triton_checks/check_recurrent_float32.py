@@ -12,11 +12,12 @@ from torch import Tensor
 import rtaccel as rt
 from rtaccel.backends import require
 from rtaccel.core import settings
-from rtaccel.core.errors import ShapeError
+from rtaccel.core.errors import FormatError, ShapeError
 from rtaccel.core.registry import impls, operator
 from rtaccel.core.stage import Problem, Stage
-from rtaccel.kernels.recurrent.cases import make_inputs, make_stage
+from rtaccel.kernels.recurrent.cases import behind, make_inputs, make_stage
 from rtaccel.kernels.recurrent.layout import Geometry
+from rtaccel.kernels.recurrent.triton import stack as triton_stack
 from rtaccel.kernels.recurrent.triton.float32 import GATES, LayerForm
 
 require("triton")
@@ -85,6 +86,32 @@ def test_contract(op: str, form: str, samples: int, k: int, geometry: Geometry, 
     stage = make_stage(op, GATES[op], geometry, k, states=states, bias=seed % 3 > 0, seed=seed)
     inputs = make_inputs(stage, samples, seed)
     assert_near(stage, inputs, computed(stage, inputs, samples))
+
+
+@pytest.mark.parametrize("op", list(GATES))
+@pytest.mark.parametrize("form", list(FORMS))
+def test_streams_of_fewer_time_steps(op: str, form: str) -> None:
+    """Lengths as an input, NaN in x behind them. One outside raises where one can look; in a replay its stream alone is NaN."""
+    seed = torch.seed() % 2**31
+    print(f"seed {seed}")
+    for at, (samples, k, geometry) in enumerate(FORMS[form]):
+        stage = make_stage(op, GATES[op], geometry, k, states=at % 2 == 0, seed=seed, lengths=True)
+        inputs = make_inputs(stage, samples, seed)
+        behind(stage)(*inputs)
+        assert_near(stage, inputs, computed(stage, inputs, samples))
+    for outside in (0, geometry.time + 1, -(2**40)):
+        wrong = (inputs[0].nan_to_num(0.5), inputs[1].clone(), *inputs[2:])
+        wrong[1].view(-1)[-1] = outside
+        with pytest.raises(FormatError, match=f"a length of {outside}"):
+            computed(stage, wrong, samples)
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr(triton_stack, "can_look", lambda tensor: False)
+            got = computed(stage, wrong, samples)
+        mended = (wrong[0], torch.where(wrong[1] == outside, 1, wrong[1]), *wrong[2:])
+        y, want = (geometry.time_steps(t[0]) if not geometry.last_only else t[0].view(1, samples * geometry.batch, -1)
+                   for t in (got, operator(op).reference(stage, *mended)))  # fmt: skip
+        assert y[:, -1].isnan().all()
+        assert torch.allclose(y[:, :-1], want[:, :-1], atol=1e-5)
 
 
 @pytest.mark.parametrize("op", list(GATES))

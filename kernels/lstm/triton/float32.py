@@ -19,6 +19,8 @@ def specializations() -> Iterator[Specialisation]:
         (256, Geometry(256, time=4)),
     ):
         yield float32.example("lstm", geometry, k)
+    for geometry in (Geometry(64, time=50, directions=2), Geometry(128, time=31)):
+        yield float32.example("lstm", geometry, 64, counted=True)
 
 
 float32.register("lstm", contract.lower, linear.form)

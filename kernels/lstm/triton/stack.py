@@ -34,6 +34,8 @@ def specializations() -> Iterator[Specialisation]:
         yield stack.example("lstm", contract.GATES, geometry, k, group).with_requirements(
             *requires, forbids=(SYSTEM_FENCE,)
         )
+    counted = stack.example("lstm", contract.GATES, Geometry(100, layers=2, time=50), 100, counted=True)
+    yield counted.with_requirements(*shared, forbids=(SYSTEM_FENCE,))
     both = stack.problem_of("lstm", contract.GATES, Geometry(100, layers=2, directions=2, time=50, last_only=1), 40)
     kernel_config = select_config(layer_problem(both, 1), contract.GATES, MULTIPROCESSORS // 2)
     assert isinstance(kernel_config, KernelConfig), kernel_config

@@ -19,10 +19,11 @@ from rtaccel.core.registry import Prepared
 from rtaccel.core.stage import Problem, Stage
 from rtaccel.kernels._gpu.triton_device import to_int8
 from rtaccel.kernels._gpu.triton_launch import Launch, bind
-from rtaccel.kernels._gpu.triton_spec import Specialisation, Tiling
+from rtaccel.kernels._gpu.triton_spec import Specialisation, Tiling, leave_out
 from rtaccel.kernels._persistent.triton_exchange import finish
-from rtaccel.kernels.recurrent.layout import Geometry
+from rtaccel.kernels.recurrent.layout import Geometry, takes_lengths
 from rtaccel.kernels.recurrent.triton.config import KernelConfig, Operands, multiprocessors, select_config, unsupported
+from rtaccel.kernels.recurrent.triton.float32_kernels import length
 from rtaccel.kernels.recurrent.triton.kernel import Weights, input_words, persistent_tiles, state_words, time_step
 from rtaccel.kernels.recurrent.triton.window import all_finite
 
@@ -31,7 +32,7 @@ POINTERS = {"float32": "*fp32", "int8": "*i8"}
 
 @triton.jit(do_not_specialize=["x_zero_point", "y_zero_point", "first_stream"])
 def bidirectional_kernel(
-    given_ptr, x_ptr, y_ptr, h0_ptr, c0_ptr, hn_ptr, cn_ptr, words_ptr, scales_ptr, params_ptr, compensation_ptr,
+    given_ptr, x_ptr, y_ptr, counts_ptr, h0_ptr, c0_ptr, hn_ptr, cn_ptr, words_ptr, scales_ptr, params_ptr, compensation_ptr,
     exchange_ptr, sync_ptr, x_inverse, x_zero_point, h_inverse, y_inverse, y_zero_point, first_stream,
     CUT: tl.constexpr, LAYERS: tl.constexpr, LAYER: tl.constexpr, GIVEN: tl.constexpr, T: tl.constexpr, B: tl.constexpr,
     BATCH_FIRST: tl.constexpr, LAST: tl.constexpr, STATES: tl.constexpr, DYNAMIC: tl.constexpr,
@@ -78,11 +79,16 @@ def bidirectional_kernel(
         for _ in tl.static_range(NH):
             hidden = hidden + (tl.zeros((CH,), tl.int32),)  # noqa: RUF005
         states = (tl.zeros((BU,), tl.float32),)
+    steps, known = T, True
+    if counts_ptr is not None:
+        steps, known = length(counts_ptr, stream, T)
     alive = all_finite(
-        given_ptr, h0_ptr + state_row, c0_ptr + state_row, GIVEN_STEP, STATE_STEP, T, GIVEN, 2 * LAYERS, STATES, CUT
+        given_ptr, h0_ptr + state_row, c0_ptr + state_row, GIVEN_STEP, STATE_STEP, steps, GIVEN, 2 * LAYERS, STATES, CUT
     )  # fmt: skip
-    for t in range(T):
-        at = tl.where(back == 1, T - 1 - t, t)
+    if counts_ptr is not None:
+        alive = alive & known
+    for t in range(steps):
+        at = tl.where(back == 1, steps - 1 - t, t)
         x_words, x_scale = input_words(x_ptr + at * X_STEP, x_inverse, x_zero_point, K, CUT.CX, CUT.NX, DYNAMIC)
         hidden, states, outputs, alive = time_step(
             tiles, hidden, states, x_words, x_scale, alive, t,
@@ -99,12 +105,21 @@ def bidirectional_kernel(
         else:
             tl.store(y_ptr + at * Y_STEP + n, y, mask=n < H)
         if STATES:
-            end = (n < H) & (t + tl.zeros_like(n) == T - 1)
+            end = (n < H) & (t + tl.zeros_like(n) == steps - 1)
             tl.store(hn_ptr + own + n, tl.where(alive, h, float("nan")), mask=end)
             if CUT.GATES == 4:
                 tl.store(cn_ptr + own + n, tl.where(alive, states[0], float("nan")), mask=end)
+    if counts_ptr is not None:
+        zero = tl.zeros((BU,), tl.float32)
+        if y_ptr.dtype.element_ty == tl.int8:
+            zero = to_int8(zero, y_zero_point)
+        if LAST:
+            tl.store(y_ptr + n, zero, mask=(n < H) & (steps + tl.zeros_like(n) < T))
+        else:
+            for t in range(steps, T):
+                tl.store(y_ptr + t * Y_STEP + n, zero, mask=n < H)
     if CUT.PARTS > 1:
-        finish(sync_ptr, CUT.PARTS, first + T - 1)
+        finish(sync_ptr, CUT.PARTS, first + steps - 1)
 
 
 def layer_problem(problem: Problem, layer: int) -> Problem:
@@ -129,29 +144,34 @@ def configs_of(problem: Problem, gates: int) -> list[KernelConfig] | str:
 
 def specialize(problem: Problem, kernel_config: KernelConfig, layer: int) -> Specialisation:
     g, attrs = Geometry.of(problem.attrs), problem.attrs
-    top, states = layer == g.layers - 1, len(problem.in_widths) > 1
+    counted = takes_lengths(problem.in_dtypes)
+    top, states = layer == g.layers - 1, len(problem.in_widths) > 1 + counted
     given = problem.in_dtypes[0]
     x, y = given if layer == 0 else "int8", problem.out_dtypes[0] if top else "int8"
     dynamic = x == "float32" and "x_scale" not in attrs
     kind = x if x == "int8" else "dynamic" if dynamic else "static"
     kind += f"_int4_g{kernel_config.group}" if kernel_config.group else ""
     extras = (
-        ("_states" if states else "") + ("_last" if g.last_only and top else "") + ("_first" if g.batch_first else "")
+        ("_states" if states else "")
+        + ("_last" if g.last_only and top else "")
+        + ("_first" if g.batch_first else "")
+        + ("_lengths" if counted else "")
     )
     floats = ("h0_ptr", "c0_ptr", "hn_ptr", "cn_ptr", "params_ptr")
+    signature, absent = leave_out({
+        "given_ptr": POINTERS[given], "x_ptr": POINTERS[x], "y_ptr": POINTERS[y], "counts_ptr": "*i64",
+        **dict.fromkeys(floats, "*fp32"), "words_ptr": "*i32", "scales_ptr": "*i32", "compensation_ptr": "*i32",
+        "exchange_ptr": "*i64", "sync_ptr": "*i32", "x_inverse": "fp32", "x_zero_point": "i32", "h_inverse": "fp32",
+        "y_inverse": "fp32", "y_zero_point": "i32", "first_stream": "i32",
+    }, counts_ptr=counted)  # fmt: skip
     return Specialisation(
         name=f"{problem.op}_both_T{g.time}_B{g.batch}_K{kernel_config.inputs}_H{g.hidden}_{layer}of{g.layers}_P{kernel_config.parts}_{kind}_{y}{extras}",
         kernel=bidirectional_kernel,
-        signature={
-            "given_ptr": POINTERS[given], "x_ptr": POINTERS[x], "y_ptr": POINTERS[y], **dict.fromkeys(floats, "*fp32"),
-            "words_ptr": "*i32", "scales_ptr": "*i32", "compensation_ptr": "*i32", "exchange_ptr": "*i64",
-            "sync_ptr": "*i32", "x_inverse": "fp32", "x_zero_point": "i32", "h_inverse": "fp32", "y_inverse": "fp32",
-            "y_zero_point": "i32", "first_stream": "i32",
-        },
+        signature=signature,
         constants={
             "CUT": kernel_config.cut(), "LAYERS": g.layers, "LAYER": layer, "GIVEN": problem.in_widths[0],
             "T": g.time, "B": g.batch, "BATCH_FIRST": bool(g.batch_first), "LAST": bool(g.last_only) and top,
-            "STATES": states, "DYNAMIC": dynamic,
+            "STATES": states, "DYNAMIC": dynamic, **absent,
         },
         tiling=Tiling(1, kernel_config.units, 4 * kernel_config.chunks_x[0], num_warps=kernel_config.num_warps),
         cooperative=kernel_config.parts > 1,
@@ -204,7 +224,7 @@ def prepared(stage: Stage, problem: Problem, gates: int, low: Mapping[str, Any])
     geometry, device = Geometry.of(stage.attrs), problem.device
     found = configs_of(problem, gates)
     assert not isinstance(found, str), found
-    layers = []
+    counted, layers = takes_lengths(problem.in_dtypes), []
     for layer, kernel_config in enumerate(found):
         top = layer == geometry.layers - 1
         at_once = max(multiprocessors() // (2 * kernel_config.parts), 1) if kernel_config.parts > 1 else 1 << 15
@@ -226,7 +246,9 @@ def prepared(stage: Stage, problem: Problem, gates: int, low: Mapping[str, Any])
         given, samples = inputs[0], inputs[0].shape[0]
         params = layers[0].operands.params
         after = [torch.empty((samples, *v.shape), device=given.device) for v in stage.outputs[1:]]
-        before = (*inputs[1:], params, params)[: gates - 2] if len(inputs) > 1 else (params,) * 2
+        states = inputs[1 + counted :]
+        lengths = {"counts_ptr": inputs[1]} if counted else {}
+        before = (*states, params, params)[: gates - 2] if states else (params,) * 2
         ends = (*after, params, params)
         x, streams = given, samples * geometry.batch
         for layer in layers:
@@ -235,7 +257,7 @@ def prepared(stage: Stage, problem: Problem, gates: int, low: Mapping[str, Any])
             for first in range(0, streams, layer.at_once):
                 layer.launch(
                     (layer.kernel_config.parts, min(layer.at_once, streams - first), 2), given_ptr=given, x_ptr=x, y_ptr=y,
-                    h0_ptr=before[0], c0_ptr=before[-1], hn_ptr=ends[0], cn_ptr=ends[1], words_ptr=ops.words,
+                    **lengths, h0_ptr=before[0], c0_ptr=before[-1], hn_ptr=ends[0], cn_ptr=ends[1], words_ptr=ops.words,
                     scales_ptr=ops.scales, params_ptr=ops.params, compensation_ptr=ops.compensation,
                     exchange_ptr=layer.exchange, sync_ptr=layer.sync, x_inverse=ops.x_inverse,
                     x_zero_point=ops.x_zero_point, h_inverse=ops.h_inverse, y_inverse=ops.y_inverse,

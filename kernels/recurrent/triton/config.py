@@ -14,7 +14,6 @@ from rtaccel.core.stage import Problem
 from rtaccel.core.weight_format import WeightFormat
 from rtaccel.kernels._gpu import triton_int4
 from rtaccel.kernels._gpu.triton_spec import power_of_two
-from rtaccel.kernels.recurrent import lengths
 from rtaccel.kernels.recurrent.layout import MAX_K, Geometry
 
 NUM_WARPS = 8
@@ -227,7 +226,7 @@ def unsupported(problem: Problem) -> str | None:
         return "runs forwards, not in both directions"
     if max(problem.in_widths[0], geometry.hidden) > MAX_K:
         return f"sums in int32, which holds widths up to {MAX_K}"
-    return lengths.refused(problem)
+    return None
 
 
 def _tiles(weight: Tensor, kernel_config: KernelConfig, chunk: int, chunks: int) -> Tensor:

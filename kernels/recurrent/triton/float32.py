@@ -27,10 +27,10 @@ from rtaccel.core.stage import Problem, Stage
 from rtaccel.core.weight_format import WeightFormat
 from rtaccel.kernels._gpu.triton_launch import bind
 from rtaccel.kernels._gpu.triton_spec import Specialisation, Tiling, leave_out, power_of_two
-from rtaccel.kernels.recurrent import cases, lengths
-from rtaccel.kernels.recurrent.layout import Geometry
+from rtaccel.kernels.recurrent import cases
+from rtaccel.kernels.recurrent.layout import Geometry, takes_lengths
 from rtaccel.kernels.recurrent.triton.float32_kernels import held_kernel, read_kernel
-from rtaccel.kernels.recurrent.triton.stack import check_inputs
+from rtaccel.kernels.recurrent.triton.stack import check_inputs, check_lengths
 
 MAX_HELD = 128 * 256
 """Weights of h in registers, padded to powers of two."""
@@ -55,13 +55,14 @@ Product = Callable[[int, int, int], Specialisation]
 
 @dataclass(frozen=True)
 class LayerForm:
-    """Of a stage: which layer; whether states come with it (given), and go out of it (kept)."""
+    """Of a stage: which layer; whether states come with it (given), and go out of it (kept); whether streams have lengths."""
 
     op: str
     geometry: Geometry
     index: int
     given: bool
     kept: bool
+    lengths: bool = False
 
     @property
     def form(self) -> str:
@@ -85,11 +86,12 @@ def specialize(layer: LayerForm) -> Specialisation:
     gates, h = GATES[op], g.hidden
     block, form = power_of_two(h, 16, 1 << 20), layer.form
     held, alone = form == "held", form == "alone"
-    pointers = ["gx_ptr", "w_ptr", "bias_n_ptr", "h0_ptr", "c0_ptr", "y_ptr", "hn_ptr", "cn_ptr"]
+    pointers = ["gx_ptr", "w_ptr", "bias_n_ptr", "counts_ptr", "h0_ptr", "c0_ptr", "y_ptr", "hn_ptr", "cn_ptr"]
     pointers += [] if held else ["work_ptr"]
     long = op == "lstm"
-    types = {**dict.fromkeys(pointers, "*fp32"), **({} if held else {"now": "i32"})}
-    used = {"bias_n_ptr": op == "gru", "h0_ptr": layer.given, "c0_ptr": layer.given and long, "hn_ptr": layer.kept,
+    types = {**dict.fromkeys(pointers, "*fp32"), "counts_ptr": "*i64", **({} if held else {"now": "i32"})}
+    used = {"bias_n_ptr": op == "gru", "counts_ptr": layer.lengths,
+            "h0_ptr": layer.given, "c0_ptr": layer.given and long, "hn_ptr": layer.kept,
             "cn_ptr": layer.kept and long, **({} if held else {"work_ptr": not alone})}  # fmt: skip
     signature, absent = leave_out(types, **used)
     if held:
@@ -98,7 +100,7 @@ def specialize(layer: LayerForm) -> Specialisation:
     else:
         tile = Tiling(1, 8 if alone else 16, power_of_two(h, 32, 128), num_warps=4 if alone else 8)
         blocks = {"BLOCK_U": tile.block_n, "BLOCK_K": tile.block_k, "ALONE": alone}
-    extras = "".join(f"_{word}" for word in ("given", "kept", "last_only") if getattr(layer, word))
+    extras = "".join(f"_{word}" for word in ("given", "kept", "last_only", "lengths") if getattr(layer, word))
     sizes = f"T{g.time}_B{g.batch}_H{h}_L{g.layers}_D{g.directions}{'_first' if g.batch_first else ''}{extras}_{layer.index}"
     return Specialisation(
         name=f"{op}_float32_{form}_{sizes}",
@@ -123,7 +125,7 @@ def supports(problem: Problem) -> str | None:
     hidden = int(problem.attrs["hidden"])
     if hidden > MAX_HIDDEN:
         return f"numbers weights of h in 32 bits, at most {MAX_HIDDEN} units, not {hidden}"
-    return lengths.refused(problem)
+    return None
 
 
 def _weights(low: Mapping[str, Any], g: Geometry, index: int, device: str) -> dict[str, Tensor]:
@@ -152,7 +154,9 @@ class _Bound:
         self._through, self._later = bind(self._first), bind(later)
         self._own = _weights(low, g, layer.index, device)
 
-    def __call__(self, x: Tensor, m: int, y: Tensor | None, before: States, after: States) -> Tensor:
+    def __call__(
+        self, x: Tensor, m: int, y: Tensor | None, counts: Tensor | None, before: States, after: States
+    ) -> Tensor:
         """y [rows, D * H], written where it is given. before and after: of all layers, h and, of an LSTM, c."""
         layer, g = self._layer, self._layer.geometry
         lines, tile = m * g.time * g.batch, self._product.tiling
@@ -167,6 +171,8 @@ class _Bound:
         )  # fmt: skip
         made = numbers(lines * self._width) if y is None else y
         fixed = {"gx_ptr": gx, "w_ptr": self._own["w_h"], "y_ptr": made}
+        if counts is not None:
+            fixed["counts_ptr"] = counts
         if "bias_n" in self._own:
             fixed["bias_n_ptr"] = self._own["bias_n"]
         grid = (m * g.batch, g.directions)
@@ -200,17 +206,21 @@ def prepare(lower: Callable[[Stage], Mapping[str, Any]], product: Product) -> Ca
     def prepare_stage(stage: Stage, problem: Problem) -> Prepared:
         low, g = lower(stage), Geometry.of(stage.attrs)
         rows = problem.rows * g.time * g.batch
-        made = [LayerForm(stage.op, g, i, len(stage.inputs) > 1, len(stage.outputs) > 1) for i in range(g.layers)]
+        counted = takes_lengths([v.dtype for v in stage.inputs])
+        given = len(stage.inputs) > 1 + counted
+        made = [LayerForm(stage.op, g, i, given, len(stage.outputs) > 1, counted) for i in range(g.layers)]
         layers = [_Bound(layer, product, rows, stage.inputs[0].width, low, problem.device) for layer in made]
 
         def call(*inputs: Tensor) -> tuple[Tensor, ...]:
             check_inputs(stage, inputs)
             x, *states = inputs
+            counts = states.pop(0) if counted else None
+            check_lengths(stage, inputs)
             m = x.shape[0]
             outputs = [torch.empty((m, *v.shape), dtype=torch.float32, device=x.device) for v in stage.outputs]
             before, after = dict(zip(("h0_ptr", "c0_ptr"), states)), dict(zip(("hn_ptr", "cn_ptr"), outputs[1:]))
             for i, layer in enumerate(layers if m else ()):
-                x = layer(x, m, outputs[0] if i == g.layers - 1 else None, before, after)
+                x = layer(x, m, outputs[0] if i == g.layers - 1 else None, counts, before, after)
             return tuple(outputs)
 
         return call
@@ -218,11 +228,11 @@ def prepare(lower: Callable[[Stage], Mapping[str, Any]], product: Product) -> Ca
     return prepare_stage
 
 
-def example(op: str, geometry: Geometry, k: int) -> Specialisation:
-    """The form of the first layer of a stage with states, for what is only compiled."""
-    stage = cases.make_stage(op, GATES[op], geometry, k)
+def example(op: str, geometry: Geometry, k: int, counted: bool = False) -> Specialisation:
+    """The form of the first layer of a stage with states, for what is only compiled. counted: streams have lengths."""
+    stage = cases.make_stage(op, GATES[op], geometry, k, lengths=counted)
     Problem.of(stage, 1, "cuda")
-    return specialize(LayerForm(op, geometry, 0, given=True, kept=True))
+    return specialize(LayerForm(op, geometry, 0, given=True, kept=True, lengths=counted))
 
 
 def register(op: str, lower: Callable[[Stage], Mapping[str, Any]], product: Product) -> None:

@@ -38,8 +38,34 @@ def matrix(w_ptr, u, k, H: tl.constexpr, GATES: tl.constexpr, G: tl.constexpr):
 
 
 @triton.jit
+def length(counts_ptr, stream, T: tl.constexpr):
+    """(time steps that a stream has, whether it is a number of them): outside of 1 to T nothing is read elsewhere."""
+    count = tl.load(counts_ptr + stream)
+    known = (count >= 1) & (count <= T)
+    return tl.where(known, count, T).to(tl.int32), known
+
+
+@triton.jit
+def place(t, d, count, T: tl.constexpr, LENGTHS: tl.constexpr):
+    """Where time step t of direction d reads x and writes y; the other direction is the other way, from a stream's own end."""
+    step = t + d * (T - 1 - 2 * t)
+    if LENGTHS:
+        step = tl.where(t < count, t + d * (count - 1 - 2 * t), t)
+    return step
+
+
+@triton.jit
+def until(t, count, known, y, h, c, before_h, before_c):
+    """(y, h, c) of a stream that has `count` time steps: behind them its states stay, and y is 0. NaN for no number of steps."""
+    nan = float("nan")
+    going = t < count
+    y, h, c = tl.where(going, y, 0.0), tl.where(going, h, before_h), tl.where(going, c, before_c)
+    return tl.where(known, y, nan), tl.where(known, h, nan), tl.where(known, c, nan)
+
+
+@triton.jit
 def held_kernel(
-    gx_ptr, w_ptr, bias_n_ptr, h0_ptr, c0_ptr, y_ptr, hn_ptr, cn_ptr,
+    gx_ptr, w_ptr, bias_n_ptr, counts_ptr, h0_ptr, c0_ptr, y_ptr, hn_ptr, cn_ptr,
     KIND: tl.constexpr, GATES: tl.constexpr, H: tl.constexpr, T: tl.constexpr, B: tl.constexpr, D: tl.constexpr,
     BATCH_FIRST: tl.constexpr, LAST: tl.constexpr, STATE_ROWS: tl.constexpr, STATE_FIRST: tl.constexpr, BLOCK: tl.constexpr,
 ):  # fmt: skip
@@ -59,8 +85,11 @@ def held_kernel(
         h = tl.load(h0_ptr + state, mask=n < H, other=0.0)
         if c0_ptr is not None:
             c = tl.load(c0_ptr + state, mask=n < H, other=0.0)
+    count, known = T, True
+    if counts_ptr is not None:
+        count, known = length(counts_ptr, tl.program_id(0), T)
     for t in range(T):
-        step = t + d * (T - 1 - 2 * t)  # the other direction is the other way
+        step = place(t, d, count, T, counts_ptr is not None)
         row = m * (T * B) + (b * T + step if BATCH_FIRST else step * B + b)
         at = gx_ptr + (row * D + d) * (GATES * H)
         x0, x1 = loaded(at, n, H, GATES, 0), loaded(at, n, H, GATES, 1)
@@ -72,11 +101,15 @@ def held_kernel(
             h1, h2 = tl.sum(w1 * across, 1), tl.sum(w2 * across, 1)
         if GATES > 3:
             h3 = tl.sum(w3 * across, 1)
-        h, c = cell(KIND, x0, x1, x2, x3, h0, h1, h2, h3, bias_n, h, c)
+        new_h, new_c = cell(KIND, x0, x1, x2, x3, h0, h1, h2, h3, bias_n, h, c)
+        y = new_h
+        if counts_ptr is not None:
+            y, new_h, new_c = until(t, count, known, y, new_h, new_c, h, c)
+        h, c = new_h, new_c
         if LAST:
-            tl.store(y_ptr + ((m * B + b) * D + d) * H + n, h, mask=tl.where(step == T - 1, n, H) < H)
+            tl.store(y_ptr + ((m * B + b) * D + d) * H + n, y, mask=tl.where(step == T - 1, n, H) < H)
         else:
-            tl.store(y_ptr + (row * D + d) * H + n, h, mask=n < H)
+            tl.store(y_ptr + (row * D + d) * H + n, y, mask=n < H)
     if hn_ptr is not None:
         tl.store(hn_ptr + state, h, mask=n < H)
         if cn_ptr is not None:
@@ -85,7 +118,7 @@ def held_kernel(
 
 @triton.jit(do_not_specialize=["now"])
 def read_kernel(
-    gx_ptr, w_ptr, bias_n_ptr, h0_ptr, c0_ptr, y_ptr, hn_ptr, cn_ptr, work_ptr, now,
+    gx_ptr, w_ptr, bias_n_ptr, counts_ptr, h0_ptr, c0_ptr, y_ptr, hn_ptr, cn_ptr, work_ptr, now,
     KIND: tl.constexpr, GATES: tl.constexpr, H: tl.constexpr, T: tl.constexpr, B: tl.constexpr, D: tl.constexpr,
     BATCH_FIRST: tl.constexpr, LAST: tl.constexpr, STATE_ROWS: tl.constexpr, STATE_FIRST: tl.constexpr,
     ALONE: tl.constexpr, BLOCK_U: tl.constexpr, BLOCK_K: tl.constexpr,
@@ -112,9 +145,12 @@ def read_kernel(
             tl.store(work_ptr + n, h, mask=n < H)
             tl.store(work_ptr + H + n, c, mask=n < H)
         tl.debug_barrier()
+    count, known = T, True
+    if counts_ptr is not None:
+        count, known = length(counts_ptr, tl.program_id(0), T)
     for t0 in range(1 if ALONE else T):
         t = now if ALONE else t0
-        step = t + d * (T - 1 - 2 * t)  # the other direction is the other way
+        step = place(t, d, count, T, counts_ptr is not None)
         row = m * (T * B) + (b * T + step if BATCH_FIRST else step * B + b)
         before, after = work_ptr, work_ptr
         if not ALONE:
@@ -148,14 +184,18 @@ def read_kernel(
             bias_n = tl.zeros((BLOCK_U, 1), tl.float32)
             if bias_n_ptr is not None:
                 bias_n = tl.load(bias_n_ptr + d * H + u, mask=u < H, other=0.0)
-            h, c = cell(KIND, x0, x1, x2, x3, h0, h1, h2, h3, bias_n, h, c)
+            new_h, new_c = cell(KIND, x0, x1, x2, x3, h0, h1, h2, h3, bias_n, h, c)
+            y = new_h
+            if counts_ptr is not None:
+                y, new_h, new_c = until(t, count, known, y, new_h, new_c, h, c)
+            h, c = new_h, new_c
             if not ALONE:
                 tl.store(after + u, h, mask=u < H)
                 tl.store(after + H + u, c, mask=u < H)
             if LAST:
-                tl.store(y_ptr + ((m * B + b) * D + d) * H + u, h, mask=tl.where(step == T - 1, u, H) < H)
+                tl.store(y_ptr + ((m * B + b) * D + d) * H + u, y, mask=tl.where(step == T - 1, u, H) < H)
             else:
-                tl.store(y_ptr + (row * D + d) * H + u, h, mask=u < H)
+                tl.store(y_ptr + (row * D + d) * H + u, y, mask=u < H)
             if hn_ptr is not None:
                 tl.store(hn_ptr + state + u, h, mask=u < H if ALONE else tl.where(t == T - 1, u, H) < H)
                 if cn_ptr is not None:

@@ -13,9 +13,11 @@ from rtaccel.core.errors import ShapeError
 from rtaccel.core.registry import Impl, Prepared, register_impl
 from rtaccel.core.stage import Problem, Stage
 from rtaccel.core.weight_format import WeightFormat
+from rtaccel.kernels._general.triton_indices import can_look
 from rtaccel.kernels._gpu.triton_launch import bind
-from rtaccel.kernels._gpu.triton_spec import Specialisation, Tiling
-from rtaccel.kernels.recurrent.layout import SIZES, Geometry
+from rtaccel.kernels._gpu.triton_spec import Specialisation, Tiling, leave_out
+from rtaccel.kernels.recurrent import lengths
+from rtaccel.kernels.recurrent.layout import SIZES, Geometry, takes_lengths
 from rtaccel.kernels.recurrent.triton import bidirectional as bidirectional
 from rtaccel.kernels.recurrent.triton.config import (
     MULTIPROCESSORS,
@@ -44,51 +46,61 @@ def supports(gates: int) -> Callable[[Problem], str | None]:
 def specialize(problem: Problem, kernel_config: KernelConfig) -> Specialisation:
     """The form of `stack_kernel` for a stage cut in this way."""
     g, attrs = kernel_config.geometry, problem.attrs
-    states = len(problem.in_widths) > 1
+    counted = takes_lengths(problem.in_dtypes)
+    states = len(problem.in_widths) > 1 + counted
     dynamic = problem.in_dtypes[0] == "float32" and "x_scale" not in attrs
     x, y = problem.in_dtypes[0], problem.out_dtypes[0]
     kind = x if x == "int8" else "dynamic" if dynamic else "static"
     kind += f"_int4_g{kernel_config.group}" if kernel_config.group else ""
     sizes = f"T{g.time}_B{g.batch}_K{kernel_config.inputs}_H{g.hidden}_L{g.layers}_P{kernel_config.parts}"
-    extras = ("_states" if states else "") + ("_last" if g.last_only else "") + ("_first" if g.batch_first else "")
+    named = {"_states": states, "_last": g.last_only, "_first": g.batch_first, "_lengths": counted}
+    extras = "".join(name for name, there in named.items() if there)
     floats = ("h0_ptr", "c0_ptr", "hn_ptr", "cn_ptr")
+    signature, absent = leave_out({
+        "x_ptr": POINTERS[x], "y_ptr": POINTERS[y], "counts_ptr": "*i64", **dict.fromkeys(floats, "*fp32"),
+        "words_ptr": "*i32", "scales_ptr": "*i32", "params_ptr": "*fp32", "compensation_ptr": "*i32", "exchange_ptr": "*i64",
+        "sync_ptr": "*i32", "x_inverse": "fp32", "x_zero_point": "i32", "h_inverse": "fp32", "y_inverse": "fp32",
+        "y_zero_point": "i32", "first_stream": "i32",
+    }, counts_ptr=counted)  # fmt: skip
     return Specialisation(
         name=f"{problem.op}_stack_{sizes}_{kind}_{y}{extras}",
         kernel=stack_kernel,
-        signature={
-            "x_ptr": POINTERS[x], "y_ptr": POINTERS[y], **dict.fromkeys(floats, "*fp32"), "words_ptr": "*i32",
-            "scales_ptr": "*i32", "params_ptr": "*fp32", "compensation_ptr": "*i32", "exchange_ptr": "*i64", "sync_ptr": "*i32",
-            "x_inverse": "fp32", "x_zero_point": "i32", "h_inverse": "fp32", "y_inverse": "fp32", "y_zero_point": "i32",
-            "first_stream": "i32",
-        },
+        signature=signature,
         constants={
             "CUT": kernel_config.cut(), "T": g.time, "B": g.batch, "BATCH_FIRST": bool(g.batch_first),
-            "LAST": bool(g.last_only), "STATES": states, "DYNAMIC": dynamic,
+            "LAST": bool(g.last_only), "STATES": states, "DYNAMIC": dynamic, **absent,
         },
         tiling=Tiling(1, kernel_config.units, 4 * kernel_config.chunks_x[0], num_warps=kernel_config.num_warps),
         cooperative=kernel_config.parts > 1,
     )  # fmt: skip
 
 
-def problem_of(op: str, gates: int, geometry: Geometry, inputs: int, rows: int = 1, group: int = 0) -> Problem:
+def problem_of(
+    op: str, gates: int, geometry: Geometry, inputs: int, rows: int = 1, group: int = 0, counted: bool = False
+) -> Problem:
     """The problem of a stage with states where it is one time step, float32 x with a static scale and float32 y, on a GPU.
-    group: of int4 weights, 0 for int8 ones."""
+    group: of int4 weights, 0 for int8 ones. counted: streams have lengths."""
     names = 1 + (gates - 2 if geometry.time == 1 else 0)
     steps = geometry.time * geometry.batch
     state = geometry.layers * geometry.batch
     attrs = {**{name: getattr(geometry, name) for name in SIZES}, "x_scale": 1.0, "x_zero_point": 0}
     if group:
         attrs["group_size"] = group
+    lengths = int(counted)
     return Problem(
-        op, rows, (inputs, *[geometry.hidden] * (names - 1)), (geometry.hidden,) * names, ("float32",) * names,
-        ("float32",) * names, WeightFormat.INT4 if group else WeightFormat.INT8, attrs, "cuda",
-        (steps, *[state] * (names - 1)), (geometry.batch if geometry.last_only else steps, *[state] * (names - 1)),
+        op, rows, (inputs, *[1] * lengths, *[geometry.hidden] * (names - 1)), (geometry.hidden,) * names,
+        ("float32", *["int64"] * lengths, *["float32"] * (names - 1)), ("float32",) * names,
+        WeightFormat.INT4 if group else WeightFormat.INT8, attrs, "cuda",
+        (steps, *[geometry.batch] * lengths, *[state] * (names - 1)),
+        (geometry.batch if geometry.last_only else steps, *[state] * (names - 1)),
     )  # fmt: skip
 
 
-def example(op: str, gates: int, geometry: Geometry, inputs: int, group: int = 0) -> Specialisation:
+def example(
+    op: str, gates: int, geometry: Geometry, inputs: int, group: int = 0, counted: bool = False
+) -> Specialisation:
     """The form of a stack of this size, for what is only compiled."""
-    problem = problem_of(op, gates, geometry, inputs, group=group)
+    problem = problem_of(op, gates, geometry, inputs, group=group, counted=counted)
     kernel_config = select_config(problem, gates, MULTIPROCESSORS)
     assert isinstance(kernel_config, KernelConfig), kernel_config
     return replace(specialize(problem, kernel_config), slow=kernel_config.parts > 1)
@@ -112,7 +124,7 @@ def prepare(gates: int, lower: Callable[[Stage], Mapping[str, Any]]) -> Callable
     def prepare_stage(stage: Stage, problem: Problem) -> Prepared:
         if Geometry.of(stage.attrs).directions == 2:
             call = bidirectional.prepared(stage, problem, gates, lower(stage))
-            return lambda *inputs: check_inputs(stage, inputs) or call(*inputs)
+            return lambda *inputs: check_inputs(stage, inputs) or check_lengths(stage, inputs) or call(*inputs)
         kernel_config = select_config(problem, gates)
         assert isinstance(kernel_config, KernelConfig), kernel_config
         return prepared(stage, problem, kernel_config, lower(stage))
@@ -130,18 +142,20 @@ def prepared(stage: Stage, problem: Problem, kernel_config: KernelConfig, low: M
     launch, ops = bind(specialize(problem, kernel_config)), Operands.of(low, kernel_config, device)
     at_once = max(multiprocessors() // kernel_config.parts, 1) if kernel_config.parts > 1 else 1 << 15
     exchange, sync = exchange_buffers(kernel_config, at_once, device)
-    gates, outputs = kernel_config.gates, stage.outputs
+    gates, outputs, counted = kernel_config.gates, stage.outputs, takes_lengths(problem.in_dtypes)
 
     def call(*inputs: Tensor) -> tuple[Tensor, ...]:
         check_inputs(stage, inputs)
-        x, samples = inputs[0], inputs[0].shape[0]
+        check_lengths(stage, inputs)
+        x, samples, states = inputs[0], inputs[0].shape[0], inputs[1 + counted :]
+        counts = {"counts_ptr": inputs[1]} if counted else {}
         made = [torch.empty((samples, *v.shape), dtype=getattr(torch, v.dtype), device=x.device) for v in outputs]
-        before = (*inputs[1:], ops.params, ops.params)[: gates - 2] if len(inputs) > 1 else (ops.params,) * 2
+        before = (*states, ops.params, ops.params)[: gates - 2] if states else (ops.params,) * 2
         after = (*made[1:], ops.params, ops.params)
         streams = samples * geometry.batch
         for first in range(0, streams, at_once):
             launch(
-                (kernel_config.parts, min(at_once, streams - first)), x_ptr=x, y_ptr=made[0], h0_ptr=before[0],
+                (kernel_config.parts, min(at_once, streams - first)), x_ptr=x, y_ptr=made[0], **counts, h0_ptr=before[0],
                 c0_ptr=before[-1], hn_ptr=after[0], cn_ptr=after[1], words_ptr=ops.words, scales_ptr=ops.scales,
                 params_ptr=ops.params,
                 compensation_ptr=ops.compensation, exchange_ptr=exchange, sync_ptr=sync, x_inverse=ops.x_inverse,
@@ -151,6 +165,12 @@ def prepared(stage: Stage, problem: Problem, kernel_config: KernelConfig, low: M
         return tuple(made)
 
     return call
+
+
+def check_lengths(stage: Stage, inputs: tuple[Tensor, ...]) -> None:
+    """Raises FormatError for a length outside, where one can look. In a replay such a stream is NaN."""
+    if takes_lengths([value.dtype for value in stage.inputs]) and can_look(inputs[1]):
+        lengths.counts_of(stage, *inputs)
 
 
 def check_inputs(stage: Stage, inputs: tuple[Tensor, ...]) -> None:

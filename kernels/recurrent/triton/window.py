@@ -7,6 +7,7 @@ import triton.language as tl
 
 from rtaccel.kernels._gpu.triton_device import to_int8
 from rtaccel.kernels._persistent.triton_exchange import finish
+from rtaccel.kernels.recurrent.triton.float32_kernels import length
 from rtaccel.kernels.recurrent.triton.kernel import (
     INFINITY_BITS,
     Weights,
@@ -19,17 +20,17 @@ from rtaccel.kernels.recurrent.triton.kernel import (
 
 @triton.jit
 def all_finite(
-    x_ptr, h_ptr, c_ptr, x_step, state_step, T: tl.constexpr, K: tl.constexpr, LAYERS: tl.constexpr, STATES: tl.constexpr,
+    x_ptr, h_ptr, c_ptr, x_step, state_step, steps, K: tl.constexpr, LAYERS: tl.constexpr, STATES: tl.constexpr,
     CUT: tl.constexpr,
 ):  # fmt: skip
-    """Whether a stream's x, over all time steps, and its states hold no NaN and no infinity."""
+    """Whether a stream's x, over its first `steps` time steps, and its states hold no NaN and no infinity."""
     WIDE: tl.constexpr = triton.next_power_of_2(K)
     UNITS: tl.constexpr = triton.next_power_of_2(CUT.H)
     k, n = tl.arange(0, WIDE), tl.arange(0, UNITS)
     fine = tl.full((), 1, tl.int1)
     if x_ptr.dtype.element_ty == tl.float32:
         bits = tl.zeros((WIDE,), tl.int32)
-        for t in range(T):
+        for t in range(steps):
             x = tl.load(x_ptr + t * x_step + k, mask=k < K, other=0.0)
             bits = tl.maximum(bits, x.to(tl.int32, bitcast=True) & 0x7FFFFFFF)
         fine = fine & (tl.max(bits, 0) < INFINITY_BITS)
@@ -47,12 +48,13 @@ def all_finite(
 
 @triton.jit(do_not_specialize=["x_zero_point", "y_zero_point", "first_stream"])
 def stack_kernel(
-    x_ptr, y_ptr, h0_ptr, c0_ptr, hn_ptr, cn_ptr, words_ptr, scales_ptr, params_ptr, compensation_ptr, exchange_ptr, sync_ptr,
-    x_inverse, x_zero_point, h_inverse, y_inverse, y_zero_point, first_stream,
+    x_ptr, y_ptr, counts_ptr, h0_ptr, c0_ptr, hn_ptr, cn_ptr, words_ptr, scales_ptr, params_ptr, compensation_ptr,
+    exchange_ptr, sync_ptr, x_inverse, x_zero_point, h_inverse, y_inverse, y_zero_point, first_stream,
     CUT: tl.constexpr, T: tl.constexpr, B: tl.constexpr, BATCH_FIRST: tl.constexpr, LAST: tl.constexpr, STATES: tl.constexpr,
     DYNAMIC: tl.constexpr,
 ):  # fmt: skip
-    """Grid (PARTS, streams). Shapes: kernels/recurrent/layout.py. Programs of a stream read all of its states, each writes
+    """Grid (PARTS, streams). Shapes: kernels/recurrent/layout.py. counts: how many time steps a stream has, where there are such;
+    all of its programs end with the last one, and y behind it is 0. Programs of a stream read all of its states, each writes
     its own units: with PARTS > 1 the states after may not lie where those before do."""
     BU: tl.constexpr = CUT.BU
     CH: tl.constexpr = CUT.CH
@@ -98,14 +100,21 @@ def stack_kernel(
             for _ in tl.static_range(NH):
                 hidden = hidden + (tl.zeros((CH,), tl.int32),)  # noqa: RUF005
             states = states + (tl.zeros((BU,), tl.float32),)  # noqa: RUF005
-    alive = all_finite(x_ptr, h0_ptr, c0_ptr, X_STEP, STATE_STEP, T, K, LAYERS, STATES, CUT)
-    for t in range(T):
+    steps, known = T, True
+    if counts_ptr is not None:
+        steps, known = length(counts_ptr, stream, T)
+    alive = all_finite(x_ptr, h0_ptr, c0_ptr, X_STEP, STATE_STEP, steps, K, LAYERS, STATES, CUT)
+    if counts_ptr is not None:
+        alive = alive & known
+    for t in range(steps):
         x_words, x_scale = input_words(x_ptr + t * X_STEP, x_inverse, x_zero_point, K, CUT.CX, CUT.NX, DYNAMIC)
         hidden, states, outputs, alive = time_step(
             tiles, hidden, states, x_words, x_scale, alive, t,
             Weights(words_ptr, scales_ptr, params_ptr, compensation_ptr), exchange_ptr, first + t, h_inverse, program, CUT,
         )  # fmt: skip
         last = t == T - 1
+        if counts_ptr is not None:  # a tile, because the interpreter of triton 3.9 widens a scalar
+            last = t + tl.zeros_like(n) == steps - 1
         h = outputs[LAYERS - 1]
         if y_ptr.dtype.element_ty == tl.int8:
             y = to_int8(tl.where(alive, h, 0.0) * y_inverse, y_zero_point)
@@ -121,5 +130,14 @@ def stack_kernel(
                 tl.store(hn_ptr + at, tl.where(alive, outputs[layer], float("nan")), mask=(n < H) & last)
                 if CUT.GATES == 4:
                     tl.store(cn_ptr + at, tl.where(alive, states[layer], float("nan")), mask=(n < H) & last)
+    if counts_ptr is not None:
+        zero = tl.zeros((BU,), tl.float32)
+        if y_ptr.dtype.element_ty == tl.int8:
+            zero = to_int8(zero, y_zero_point)
+        if LAST:
+            tl.store(y_ptr + n, zero, mask=(n < H) & (steps + tl.zeros_like(n) < T))
+        else:
+            for t in range(steps, T):
+                tl.store(y_ptr + t * Y_STEP + n, zero, mask=n < H)
     if CUT.PARTS > 1:
-        finish(sync_ptr, CUT.PARTS, first + T - 1)
+        finish(sync_ptr, CUT.PARTS, first + steps - 1)

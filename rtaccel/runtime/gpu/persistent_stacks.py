@@ -14,6 +14,7 @@ from torch import Tensor
 from rtaccel.core.errors import BackendUnavailable, UnsupportedProblem
 from rtaccel.core.registry import operator
 from rtaccel.core.stage import Problem, Stage
+from rtaccel.kernels.recurrent import lengths
 from rtaccel.kernels.recurrent.cuda import config as cuda_config
 from rtaccel.kernels.recurrent.cuda import kernel as cuda_kernel
 from rtaccel.kernels.recurrent.layout import Geometry
@@ -201,7 +202,8 @@ def _triton(stages: Sequence[Stage]) -> tuple[TritonStack | None, str]:
 
     stack, *following = stages
     problem = Problem.of(stack, 1, "cuda")
-    reason = "is one stack and one linear head" if len(following) > 1 else triton_config.unsupported(problem)
+    reason = "is one stack and one linear head" if len(following) > 1 else lengths.refused(problem)
+    reason = reason or triton_config.unsupported(problem)
     reason = reason or triton_persistent.unsupported(stack, following[0] if following else None)
     if reason is not None:
         return None, reason
@@ -228,7 +230,7 @@ def _cuda(stages: Sequence[Stage], instead: str) -> tuple[CudaStack | None, str]
     if len(following) > 1:
         return None, "is one stack and one linear head"
     head = following[0] if following else None
-    reason = cuda_config.unsupported(stack, head)
+    reason = lengths.refused(Problem.of(stack, 1, "cuda")) or cuda_config.unsupported(stack, head)
     if reason is not None:
         return None, reason
     config = cuda_config.select_config(

@@ -52,15 +52,15 @@ def test_the_bits_of_the_cpu(case: str, devices: Devices) -> None:
     live, plain = chains(of)
     states = [other_weights(plain, seed) for seed in (1, 2)]
 
-    def call(spoiled: float | None = None) -> None:
+    def call(nonfinite: float | None = None) -> None:
         x = torch.randn(1, of.inputs) * 3
-        if spoiled is not None:
-            x[0, of.inputs // 2] = spoiled
+        if nonfinite is not None:
+            x[0, of.inputs // 2] = nonfinite
         got, want = live(x), plain(x)
-        assert same(got, want) and bool(got.isnan().all()) == (spoiled is not None)
+        assert same(got, want) and bool(got.isnan().all()) == (nonfinite is not None)
 
-    for spoiled in (None, None, float("nan"), float("-inf"), None):
-        call(spoiled)
+    for nonfinite in (None, None, float("nan"), float("-inf"), None):
+        call(nonfinite)
     for what in (
         lambda m: m.swap(states[0]), lambda m: None, lambda m: m.rollback(), lambda m: m.rollback(),
         lambda m: (m.swap(states[1]), m.swap(states[0])), lambda m: (m.swap(states[1]), m.rollback()),
