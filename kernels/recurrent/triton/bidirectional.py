@@ -248,7 +248,7 @@ def prepared(stage: Stage, problem: Problem, gates: int, low: Mapping[str, Any])
         after = [torch.empty((samples, *v.shape), device=given.device) for v in stage.outputs[1:]]
         states = inputs[1 + counted :]
         lengths = {"counts_ptr": inputs[1]} if counted else {}
-        before = (*states, params, params)[: gates - 2] if states else (params,) * 2
+        before = (*states, params, params)[: 2 if gates == 4 else 1] if states else (params,) * 2
         ends = (*after, params, params)
         x, streams = given, samples * geometry.batch
         for layer in layers:

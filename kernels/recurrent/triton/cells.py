@@ -1,4 +1,4 @@
-"""The quantized LSTM and GRU cells of recurrent_reference.py in Triton, to the bit.
+"""The quantized LSTM, GRU and RNN cells of recurrent_reference.py in Triton, to the bit.
 
 Every product, sum, fma and quotient rounds as there: `fma_rn` once, `tl.div_rn` as IEEE has it (a plain `/` is an
 approximate division on a GPU), products that a sum follows through `multiply_rn`, which nothing fuses.
@@ -43,6 +43,13 @@ def lstm_cell(t_i, t_f, t_g, t_o, c, ASM: tl.constexpr):
     num_c, den_c = tanh_quotient(after, ASM)
     bottom = multiply_rn(den_o, den_c, ASM)
     return tl.div_rn(multiply_rn(den_o + num_o, num_c, ASM), bottom + bottom), after
+
+
+@triton.jit
+def tanh_cell(t, ASM: tl.constexpr):
+    """h of an RNN from its sum."""
+    num, den = tanh_quotient(t, ASM)
+    return tl.div_rn(num, den)
 
 
 @triton.jit

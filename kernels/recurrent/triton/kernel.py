@@ -1,4 +1,5 @@
-"""LSTM and GRU stacks in Triton: a whole stack over a window, or one time step of it, in one launch, the same bits as on the CPU.
+"""LSTM, GRU and RNN (tanh) stacks in Triton: a whole stack over a window, or one time step of it, in one launch, with the bits of
+the CPU.
 
 A gate of a layer is two tiles [units, words] of int32 words, four int8 weights each (or eight int4 ones, whose groups are added
 in order: triton_int4.py): one for its input and one for h. dp4a
@@ -24,7 +25,7 @@ from rtaccel.kernels._gpu.triton_device import dot4, multiply_rn, pack_words, to
 from rtaccel.kernels._gpu.triton_int4 import add_groups
 from rtaccel.kernels._gpu.triton_tiles import halves
 from rtaccel.kernels._persistent.triton_exchange import publish, receive, split
-from rtaccel.kernels.recurrent.triton.cells import gru_cell, lstm_cell
+from rtaccel.kernels.recurrent.triton.cells import gru_cell, lstm_cell, tanh_cell
 
 INFINITY_BITS = tl.constexpr(0x7F800000)
 TINY = tl.constexpr(SMALLEST)
@@ -143,7 +144,7 @@ def state_words(h_ptr, inverse, H: tl.constexpr, CHUNK: tl.constexpr, CHUNKS: tl
 
 @triton.jit
 def cell(sums_x, sums_h, scale, params_ptr, compensation_ptr, state, FIRST: tl.constexpr, CUT: tl.constexpr):
-    """(h, the state that is carried: c of an LSTM, h of a GRU). numbers: multipliers of x and of h and biases, [GATES, BU]
+    """(h, the state that is carried: c of an LSTM, h of the others). numbers: multipliers of x and of h and biases, [GATES, BU]
     each, then for a GRU the bias of h in its third gate. FIRST: of layer 0, whose x has a zero point and a scale."""
     BU: tl.constexpr = CUT.BU
     GATES: tl.constexpr = CUT.GATES
@@ -159,8 +160,12 @@ def cell(sums_x, sums_h, scale, params_ptr, compensation_ptr, state, FIRST: tl.c
         from_h = from_h + (multiply_rn(sums_h[g].to(tl.float32), other, CUT.ASM),)  # noqa: RUF005
         biases = biases + (tl.load(params_ptr + (2 * GATES + g) * BU + u),)  # noqa: RUF005
     t0 = (from_x[0] + from_h[0]) + biases[0]
-    t1 = (from_x[1] + from_h[1]) + biases[1]
-    if GATES == 4:
+    if GATES > 1:
+        t1 = (from_x[1] + from_h[1]) + biases[1]
+    if GATES == 1:
+        h = tanh_cell(t0, CUT.ASM)
+        after = h
+    elif GATES == 4:
         t2, t3 = (from_x[2] + from_h[2]) + biases[2], (from_x[3] + from_h[3]) + biases[3]
         h, after = lstm_cell(t0, t1, t2, t3, state, CUT.ASM)
     else:

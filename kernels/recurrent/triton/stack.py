@@ -1,4 +1,4 @@
-"""Launching `stack_kernel`: what LSTM and GRU share as Triton implementations of a stage."""
+"""Launching `stack_kernel`: what LSTM, GRU and RNN share as Triton implementations of a stage."""
 
 from __future__ import annotations
 
@@ -80,7 +80,7 @@ def problem_of(
 ) -> Problem:
     """The problem of a stage with states where it is one time step, float32 x with a static scale and float32 y, on a GPU.
     group: of int4 weights, 0 for int8 ones. counted: streams have lengths."""
-    names = 1 + (gates - 2 if geometry.time == 1 else 0)
+    names = 1 + ((2 if gates == 4 else 1) if geometry.time == 1 else 0)
     steps = geometry.time * geometry.batch
     state = geometry.layers * geometry.batch
     attrs = {**{name: getattr(geometry, name) for name in SIZES}, "x_scale": 1.0, "x_zero_point": 0}
@@ -150,7 +150,7 @@ def prepared(stage: Stage, problem: Problem, kernel_config: KernelConfig, low: M
         x, samples, states = inputs[0], inputs[0].shape[0], inputs[1 + counted :]
         counts = {"counts_ptr": inputs[1]} if counted else {}
         made = [torch.empty((samples, *v.shape), dtype=getattr(torch, v.dtype), device=x.device) for v in outputs]
-        before = (*states, ops.params, ops.params)[: gates - 2] if states else (ops.params,) * 2
+        before = (*states, ops.params, ops.params)[: 2 if gates == 4 else 1] if states else (ops.params,) * 2
         after = (*made[1:], ops.params, ops.params)
         streams = samples * geometry.batch
         for first in range(0, streams, at_once):
