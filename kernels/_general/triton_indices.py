@@ -10,10 +10,10 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-import torch
 from torch import Tensor
 
 from rtaccel.core.errors import FormatError
+from rtaccel.kernels._gpu.capture import can_look
 
 OUTSIDE = {"float32": 'float("nan")', "int64": "-9223372036854775807 - 1"}
 """dtype -> what is in the place of a number that an index outside would have selected, as the text of a kernel."""
@@ -29,8 +29,3 @@ def check(op: str, indices: Sequence[Tensor], sizes: Sequence[int], negative: bo
         if bad.any():
             raise FormatError(op, f"index {index[bad][0].item()}", f"indices in {low}..{size - 1}",
                               "Nothing was computed; mend what the indices are computed from.")  # fmt: skip
-
-
-def can_look(tensor: Tensor) -> bool:
-    """Whether its numbers may be read here: not while a graph is being captured, and not where there are none."""
-    return tensor.device.type != "meta" and not (tensor.is_cuda and torch.cuda.is_current_stream_capturing())

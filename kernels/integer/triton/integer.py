@@ -16,9 +16,9 @@ from torch import Tensor
 from rtaccel.core.errors import FormatError
 from rtaccel.core.registry import Impl, Prepared, register_impl
 from rtaccel.core.stage import Problem, Stage
-from rtaccel.kernels._general.triton_indices import can_look
 from rtaccel.kernels._general.triton_places import digits, joined
 from rtaccel.kernels._general.triton_tile import Text, too_large
+from rtaccel.kernels._gpu.capture import can_look
 from rtaccel.kernels._gpu.triton_spec import Specialisation
 from rtaccel.kernels.integer import contract, functions
 

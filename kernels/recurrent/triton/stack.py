@@ -13,7 +13,7 @@ from rtaccel.core.errors import ShapeError
 from rtaccel.core.registry import Impl, Prepared, register_impl
 from rtaccel.core.stage import Problem, Stage
 from rtaccel.core.weight_format import WeightFormat
-from rtaccel.kernels._general.triton_indices import can_look
+from rtaccel.kernels._gpu.capture import can_look
 from rtaccel.kernels._gpu.triton_launch import bind
 from rtaccel.kernels._gpu.triton_spec import Specialisation, Tiling, leave_out
 from rtaccel.kernels.recurrent import lengths

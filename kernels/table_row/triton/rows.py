@@ -16,7 +16,7 @@ from torch import Tensor
 from rtaccel.core.errors import FormatError
 from rtaccel.core.registry import Impl, Prepared, register_impl
 from rtaccel.core.stage import Problem, Stage
-from rtaccel.kernels._general.triton_indices import can_look
+from rtaccel.kernels._gpu.capture import can_look
 from rtaccel.kernels._gpu.triton_launch import bind
 from rtaccel.kernels._gpu.triton_spec import Specialisation, Tiling, power_of_two
 from rtaccel.kernels.table_row import contract
