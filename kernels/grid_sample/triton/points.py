@@ -100,10 +100,10 @@ def text(stage: Stage) -> Text:
         made.add(f"p{d} = grid")
     each = [_taps(made, d, size, mode, padding, bool(low["align"]), rank) for d, size in enumerate(sizes)]
     for taps, size in zip(each, sizes):
-        for at, _ in taps:
+        for at, _ in taps:  # what is inside is not changed by the bounds: they are for the proof of indices
             made.add(
                 f"in_{at} = ({at} > -1.0) & ({at} < {float(size)})",
-                f"i_{at} = tl.where(in_{at}, {at}, 0.0).to(tl.int32)",
+                f"i_{at} = tl.minimum(tl.maximum(tl.where(in_{at}, {at}, 0.0).to(tl.int32), 0), {size - 1})",
             )
     made.add("y = tl.zeros((BLOCK_M, BLOCK_N), tl.float32)")
     for chosen in product(*each):

@@ -42,7 +42,8 @@ def length(counts_ptr, stream, T: tl.constexpr):
     """(time steps that a stream has, whether it is a number of them): outside of 1 to T nothing is read elsewhere."""
     count = tl.load(counts_ptr + stream)
     known = (count >= 1) & (count <= T)
-    return tl.where(known, count, T).to(tl.int32), known
+    inside = tl.minimum(tl.maximum(count, 1), T)  # as it is, for the proof of indices
+    return tl.where(known, inside, T).to(tl.int32), known
 
 
 @triton.jit
