@@ -33,6 +33,7 @@ EXCEPTIONS = {
     "cached_attention_": "a graph gives its states anew: each kept number is read and written",
     "conv_window_M16_1x64_C48_N48_1x3": "rows of x come from a table, and every lane of such a load is counted",
     "fourier_": "the matrices of roots are read too",
+    "grid_sample_": "where a tap reads is computed, so every tap counts as another number; neighbors share theirs, from L1",
     "linear_blas_": "its product is cuBLAS's, whose sums the kernel reads",
     "linear_dot_M16_N33_K130": "rows of 130 bytes are padded to 144",
     "norm_": "weight and bias are read too, and a sum is written",
