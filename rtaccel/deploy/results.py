@@ -69,6 +69,8 @@ def _result(program: Program, name: Any, source: SubgraphStep) -> tuple[GraphIO,
     ports = dict(zip(source.writes, source.group.outputs))
     if not isinstance(name, str):
         return None
+    if name in ports and name not in program.casts:
+        return ports[name], 0  # the shape of what is returned, whatever view the value of this name had
     view = program.views.get(name)
     port = ports.get(name if view is None else view.base)
     if view is None or port is None:

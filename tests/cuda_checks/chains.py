@@ -12,6 +12,7 @@ import torch
 from torch import nn
 
 import rtaccel as rt
+from rtaccel.backends import cuda_persistent
 from rtaccel.kernels._gpu import cuda_launch
 from rtaccel.kernels.mlp.cuda import config as cuda_config
 from rtaccel.kernels.mlp.cuda.config import KernelConfig
@@ -63,6 +64,7 @@ CASES = {
 def in_place_of_a_gpu(monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[..., on_host.HostDevice]]:
     """Puts a device in the place of the GPU, with the layout of a case."""
     made: list[on_host.HostDevice] = []
+    monkeypatch.setattr(cuda_persistent, "_seats", [])  # a kernel that is to go wrong may not end
 
     def put(case: Case, **keywords: Any) -> on_host.HostDevice:
         device = on_host.HostDevice(**keywords)

@@ -11,6 +11,7 @@ import torch
 from torch import Tensor, nn
 
 import rtaccel as rt
+from rtaccel.backends import cuda_persistent
 from rtaccel.kernels._gpu import cuda_launch
 from rtaccel.kernels.recurrent.cuda import config as cuda_config
 from rtaccel.kernels.recurrent.cuda.config import Card, Head, KernelConfig
@@ -43,6 +44,7 @@ class Partition(NamedTuple):
 def in_place_of_a_gpu(monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[..., on_host.HostDevice]]:
     """Puts a device in the place of the GPU, with a form of this cut."""
     made: list[on_host.HostDevice] = []
+    monkeypatch.setattr(cuda_persistent, "_seats", [])  # a kernel that is to go wrong may not end
 
     def put(cut: Partition, **keywords: Any) -> on_host.HostDevice:
         device = on_host.HostDevice(**keywords)

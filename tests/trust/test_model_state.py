@@ -226,7 +226,7 @@ class Fails(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         self.kept = self.lin(x)
-        return self.kept if self.kept.sum() > 0 else -self.kept
+        return self.kept if self.kept.sum().item() > 0 else -self.kept
 
 
 def test_a_capture_that_fails_leaves_nothing_behind(capfd: pytest.CaptureFixture[str]) -> None:

@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from rtaccel.convert.frontend.graph.builder import Builder
 
 aten = torch.ops.aten
-Look = Callable[["Builder", View, fx.Node, "Arguments"], "View | tuple[View, ...] | None"]
+Look = Callable[["Builder", View, fx.Node, "Arguments"], "View | tuple[View | None, ...] | None"]
 _LOOKS: dict[Any, Look] = {}
 
 
@@ -50,7 +50,11 @@ def look(build: Builder, node: fx.Node) -> bool:
         parts = build.parts.get(source.name) if isinstance(source, fx.Node) else None
         if parts is None or not isinstance(index, int):
             return False
-        build.views[node.name] = parts[index]
+        part = parts[index]
+        if part is None:
+            build.constants[node.name] = torch.zeros(node.meta["val"].shape, dtype=node.meta["val"].dtype, device="cpu")
+        else:
+            build.views[node.name] = part
         return True
     found = _LOOKS.get(node.target)
     if found is None or not node.args or not isinstance(node.args[0], fx.Node):
@@ -162,12 +166,14 @@ def _expand(build: Builder, view: View, node: fx.Node, call: Arguments) -> View 
     return layout.expand(view, _sizes(node))
 
 
-def _pieces(view: View, dim: int, lengths: list[int]) -> tuple[View, ...] | None:
+def _pieces(view: View, dim: int, lengths: list[int]) -> tuple[View | None, ...] | None:
+    """None among them: one without elements, which is a constant."""
     dim %= len(view.dims)
-    found, start = [], 0
+    found: list[View | None] = []
+    start = 0
     for length in lengths:
         piece = layout.slice_of(view, dim, start, start + length, 1)
-        if piece is None:
+        if piece is None and length:
             return None
         found.append(piece)
         start += length
@@ -175,9 +181,12 @@ def _pieces(view: View, dim: int, lengths: list[int]) -> tuple[View, ...] | None
 
 
 @looks(aten.split.Tensor, aten.split_with_sizes.default, aten.chunk.default)
-def _split(build: Builder, view: View, node: fx.Node, call: Arguments) -> tuple[View, ...] | None:
+def _split(build: Builder, view: View, node: fx.Node, call: Arguments) -> tuple[View | None, ...] | None:
     dim = call["dim"] % len(view.dims)
     lengths = [part.shape[dim] for part in node.meta["val"]]
+    sizes = [n for part in node.meta["val"] for n in part.shape]
+    if any(isinstance(n, int) and n == 0 for n in lengths) and not all(isinstance(n, int) for n in sizes):
+        return None
     found = _pieces(view, dim, lengths)
     if found is None and not view.has_batch(dim):
         found = _pieces(build.packed(view), dim, lengths)

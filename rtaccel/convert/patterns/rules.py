@@ -32,6 +32,7 @@ _RULES: dict[Any, Rule] = {}
 _GENERAL: dict[Any, Rule] = {}
 _WHOLE: dict[Any, Rule] = {}
 _WHOLE_NUMBERS = (torch.int64, torch.int32)
+_WHOLE_RESULTS = (*_WHOLE_NUMBERS, torch.uint8)
 _READ_AS_REAL = (torch.float32, torch.bool, torch.uint8)
 """Truth values and bytes are read as numbers from 0 on."""
 
@@ -233,7 +234,7 @@ class Call:
     ) -> OpNode:
         """A node whose only value is that of the node. whole: it may hold whole numbers, or bytes."""
         meta = self.node.meta["val"]
-        if meta.dtype not in (torch.float32, torch.bool, *((*_WHOLE_NUMBERS, torch.uint8) if whole else ())):
+        if meta.dtype not in (torch.float32, torch.bool, *(_WHOLE_RESULTS if whole else ())):
             raise Refused(f"gives {meta.dtype}, and operators here float32")
         if elements == 0 or any(tensor.numel() == 0 for tensor in parts.get("tensors", {}).values()):
             raise Refused("has no elements")

@@ -36,7 +36,7 @@ class Builder(Values):
         self._match = match
         self.constants = dict(exported.constants)
         self.repeated: dict[str, Tensor] = {}  # constants repeated over the samples, which are 1 in them
-        self.parts: dict[str, tuple[View, ...]] = {}  # of a call that gives several views
+        self.parts: dict[str, tuple[View | None, ...]] = {}  # of a call that gives several views; None: no elements
         self.trailing: dict[str, tuple[int, ...]] = {}
         self.samples = _symbols_of_samples(exported) if batch is not None and exported.any_batch else frozenset()
         self.computed: dict[tuple[str, int], Any] = {}  # values free of the inputs, by node and number of samples

@@ -6,6 +6,7 @@ whether a mask is all true, the strongest periods. The flag is a result like the
 
 from __future__ import annotations
 
+import operator
 from collections.abc import Sequence
 from enum import Enum
 from typing import Any
@@ -15,7 +16,8 @@ from torch import Tensor, fx
 
 aten = torch.ops.aten
 EXACT = (torch.int64, torch.int32, torch.bool)
-COUNTS = (aten.nonzero.default, aten.masked_select.default, aten.index.Tensor)
+_PLACES = (aten.where.default, aten.nonzero_numpy.default)
+COUNTS = (aten.nonzero.default, *_PLACES, aten.masked_select.default, aten.index.Tensor)
 """Calls that give as many elements as a mask has true ones."""
 _PUTS = (aten.index_put.default, aten.index_put_.default)
 _INDEXED = (aten.index.Tensor, *_PUTS)
@@ -48,7 +50,7 @@ def with_flag(
     output = next(node for node in graph.nodes if node.op == "output")
     with graph.inserting_before(output):
         sources = list(dict.fromkeys((*(_read_by(graph, r) for r in reads), *(m for c in counts for m in _masks(c)))))
-    found = _held(module, {*sources, *counts}, tensors)
+    found = _held(module, set(sources), tensors)
     values = [found[node] for node in sources]
     if any(v.dtype not in EXACT for v in values) or sum(v.numel() for v in values) > MAX_NUMBERS:
         graph.eliminate_dead_code()
@@ -87,7 +89,7 @@ def counts_of(graph: fx.Graph, depends: set[fx.Node]) -> list[fx.Node]:
 def _masks(node: Any) -> list[fx.Node]:
     """The tensors whose numbers say how many elements a call of COUNTS gives."""
     if node.target in _INDEXED:
-        return [i for i in node.args[1] if i is not None and i.meta["val"].dtype in (torch.bool, torch.uint8)]
+        return [i for i in node.args[1] if i is not None and i.meta["val"].dtype == torch.bool]
     return [node.args[1] if node.target is aten.masked_select.default else node.args[0]]
 
 
@@ -117,8 +119,16 @@ def _settle(module: fx.GraphModule, node: Any, found: dict[fx.Node, Tensor], num
         return graph.get_attr(name + suffix)
 
     if node.target is aten.nonzero.default:
-        node.replace_all_uses_with(constant(found[node], ""))
+        node.replace_all_uses_with(constant(found[node.args[0]].nonzero(), ""))
         graph.erase_node(node)
+        return
+    if node.target in _PLACES:
+        for i, place in enumerate(found[node.args[0]].nonzero(as_tuple=True)):
+            for reader in [r for r in node.users if r.target is operator.getitem and r.args[1] == i]:
+                reader.replace_all_uses_with(constant(place, f"_{i}_{reader.name}"))
+                graph.erase_node(reader)
+        if not node.users:
+            graph.erase_node(node)
         return
     x, where = node.args[0], list[Any]()
     if node.target is aten.masked_select.default:
