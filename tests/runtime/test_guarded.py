@@ -226,3 +226,27 @@ def test_real_numbers_are_refused() -> None:
     fast = _compiled(Scaled().eval(), (torch.randn(2, 8),))
     assert isinstance(fast, UncapturedModel)
     assert "reads numbers of its inputs" in fast.reason
+
+
+class Overwritten(nn.Module):
+    """Writes over the numbers after they were read, so that they are the same at the end whatever they were."""
+
+    def forward(self, x: Tensor, k: Tensor) -> Tensor:
+        own = k.clone()
+        longest = int(own.max())
+        picked = x[:, own > 1]
+        own.zero_()
+        own[2] = 3
+        again = x[:, own > 1]
+        return picked.sum(1) * longest + again.sum(1) + int(own.max())
+
+
+def test_numbers_are_taken_where_they_are_read() -> None:
+    g = torch.Generator().manual_seed(8)
+    model, x = Overwritten().eval(), torch.randn(2, 8, generator=g)
+    first = torch.tensor([0, 0, 3, 0, 0, 0, 0, 0])
+    fast = _compiled(model, (x, first))
+    with warnings.catch_warnings(), torch.no_grad():
+        warnings.simplefilter("ignore")
+        for k in (first, _splits(g), torch.tensor([0, 2, 3, 0, 0, 0, 0, 0]), first * 2, first):
+            _check(fast(x, k), model(x, k))

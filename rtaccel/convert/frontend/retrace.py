@@ -24,19 +24,13 @@ from torch.fx.experimental.proxy_tensor import make_fx
 from torch.overrides import TorchFunctionMode
 from torch.utils import _pytree as pytree
 
-from rtaccel.convert.frontend.guards.numbers import Guard, counts_of, with_flag
+from rtaccel.convert.frontend.guards.numbers import READS, Guard, counts_of, with_flag
 from rtaccel.convert.frontend.private_copy import attributes_kept
 from rtaccel.core.errors import UnsupportedProblem
 
 aten = torch.ops.aten
 NO_LINES = "do_not_emit_stack_traces"
-_NUMBERS = {
-    aten._local_scalar_dense.default,
-    aten.item.default,
-    aten.is_nonzero.default,
-    aten.equal.default,
-    aten.allclose.default,
-}
+_NUMBERS = set(READS)
 _LEAVES_TORCH = {Tensor.numpy, Tensor.__array__, Tensor.tolist, Tensor.__dlpack__}
 """Methods that hand numbers to something else than torch, which no trace sees."""
 

@@ -16,6 +16,14 @@ from torch import Tensor, fx
 
 aten = torch.ops.aten
 EXACT = (torch.int64, torch.int32, torch.bool)
+READS = (
+    aten._local_scalar_dense.default,
+    aten.item.default,
+    aten.is_nonzero.default,
+    aten.equal.default,
+    aten.allclose.default,
+)
+"""Calls that give a number to Python."""
 _PLACES = (aten.where.default, aten.nonzero_numpy.default)
 COUNTS = (aten.nonzero.default, *_PLACES, aten.masked_select.default, aten.index.Tensor)
 """Calls that give as many elements as a mask has true ones."""
@@ -46,25 +54,40 @@ def with_flag(
     decide = [*reads, *counts]
     if not decide or guard is Guard.NONE or (guard is Guard.INPUTS and any(map(_of_weights, decide))):
         return False
-    graph = module.graph
-    output = next(node for node in graph.nodes if node.op == "output")
-    with graph.inserting_before(output):
-        sources = list(dict.fromkeys((*(_read_by(graph, r) for r in reads), *(m for c in counts for m in _masks(c)))))
-    found = _held(module, set(sources), tensors)
-    values = [found[node] for node in sources]
-    if any(v.dtype not in EXACT for v in values) or sum(v.numel() for v in values) > MAX_NUMBERS:
-        graph.eliminate_dead_code()
+    graph, written = module.graph, _written(module.graph)
+    masks = {mask: node for node in reversed(counts) for mask in _masks(node)}
+    if any(_owner(mask) in written for mask in masks):
         return False
-    if steady and not _stays(module, sources, values, tensors):
-        graph.eliminate_dead_code()
+    before = set(graph.nodes)
+    rows: dict[Any, fx.Node] = {}
+    for read in reads:  # numbers are taken where they are read, as they may be written over later
+        with graph.inserting_before(read):
+            source = _read_by(graph, read)
+            if source not in rows or _owner(source) in written:
+                rows[source if source not in rows else read] = _whole(graph, source)
+    for mask, node in masks.items():
+        if mask not in rows:
+            with graph.inserting_before(node):
+                rows[mask] = _whole(graph, mask)
+    exact = all(_is_exact(source) for source in rows)
+    found = _held(module, {*rows.values(), *masks}, tensors) if exact else {}
+    values = [found[row] for row in rows.values()] if exact else []
+    size = sum(v.numel() for v in values)
+    if not exact or size > MAX_NUMBERS or (steady and not _stays(module, list(rows.values()), values, tensors)):
+        for node in [n for n in reversed(graph.nodes) if n not in before]:
+            graph.erase_node(node)
         return False
     for i, node in enumerate(node for node in list(graph.nodes) if node in counts or _puts(node, found)):
         with graph.inserting_before(node):
             _settle(module, node, found, i)
-    module.register_buffer("numbers_of_the_example", torch.cat([v.detach().reshape(-1).long() for v in values]))
+    module.register_buffer("numbers_of_the_example", torch.cat(values))
+    output = next(node for node in graph.nodes if node.op == "output")
     with graph.inserting_before(output):
-        rows = [_whole(graph, node) for node in sources]
-        now = graph.call_function(aten.cat.default, (rows,)) if len(rows) > 1 else rows[0]
+        now = (
+            graph.call_function(aten.cat.default, (list(rows.values()),))
+            if len(rows) > 1
+            else next(iter(rows.values()))
+        )
         differ = graph.call_function(aten.ne.Tensor, (now, graph.get_attr("numbers_of_the_example")))
         some = graph.call_function(aten.any.dim, (differ, 0, True))
         flag = graph.call_function(aten._to_copy.default, (some,), {"dtype": torch.float32})
@@ -79,6 +102,36 @@ def _read_by(graph: fx.Graph, read: Any) -> fx.Node:
         return read.all_input_nodes[0]
     same = graph.call_function(aten.eq.Tensor if read.target is aten.equal.default else aten.isclose.default, read.args)
     return graph.call_function(aten.all.default, (same,))
+
+
+def _is_exact(source: fx.Node) -> bool:
+    """Whether a tensor holds whole numbers or truth values. A number that Python got of two tensors is a truth value."""
+    if source.target in (aten.all.default, aten.equal.default, aten.allclose.default):
+        return True
+    value = (source.all_input_nodes[0] if source.target in READS else source).meta.get("val")
+    return isinstance(value, Tensor) and value.dtype in EXACT
+
+
+def _written(graph: fx.Graph) -> set[fx.Node]:
+    """The tensors that a call writes into."""
+    found = set()
+    for node in graph.nodes:
+        schema = getattr(node.target, "_schema", None)
+        for given, argument in zip(node.args, schema.arguments if schema is not None else ()):
+            if argument.alias_info is not None and argument.alias_info.is_write and isinstance(given, fx.Node):
+                found.add(_owner(given))
+    return found
+
+
+def _owner(node: Any) -> fx.Node:
+    """The call that made the memory of a tensor, of which it may be a view."""
+    while node.op == "call_function":
+        schema = getattr(node.target, "_schema", None)
+        looks = schema is not None and schema.returns and schema.returns[0].alias_info is not None
+        if not looks or not node.args or not isinstance(node.args[0], fx.Node):
+            break
+        node = node.args[0]
+    return node
 
 
 def counts_of(graph: fx.Graph, depends: set[fx.Node]) -> list[fx.Node]:
