@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import warnings
 from collections.abc import Callable
 from typing import Any
@@ -14,6 +15,7 @@ from rtaccel.core.batch import BatchRange
 from rtaccel.core.errors import FallbackWarning, FormatError, ShapeError, UnsupportedProblem
 from rtaccel.plan.explain import Line
 from rtaccel.runtime.compiled import CompiledModel
+from rtaccel.runtime.foreign import as_tensors, holds_foreign
 from rtaccel.runtime.inputs import copy_out
 
 MISSES, RETRY = 16, 16
@@ -33,8 +35,10 @@ class _Answers:
         if self.row < MISSES:
             return True
         self.row += 1
+        if self.row % RETRY == 0:
+            return True
         self.model += 1
-        return self.row % RETRY == 0
+        return False
 
     def by_plan(self) -> None:
         self.plan += 1
@@ -42,8 +46,8 @@ class _Answers:
 
     def by_model(self) -> None:
         """After the plan was asked."""
+        self.model += 1
         if self.row < MISSES:
-            self.model += 1
             self.row += 1
         if not self.warned:
             self.warned = True
@@ -105,8 +109,7 @@ class GuardedModel(nn.Module):
             except (FormatError, ShapeError):  # the model takes it, or says what is wrong
                 pass
             answers.by_model()
-        with torch.no_grad():
-            return self.model(*inputs)
+        return self._own(inputs)
 
     def run(self, *inputs: Any, out: Any) -> Any:
         """As CompiledModel.run: float32 [batch, ...] in and out, or whole numbers; computes into `out` and returns it.
@@ -151,9 +154,15 @@ class GuardedModel(nn.Module):
         return call
 
     def _into(self, inputs: tuple[Any, ...], out: Any) -> None:
+        copy_out(
+            pytree.tree_leaves(self._own(inputs)), as_tensors("run", out, written=True) if holds_foreign(out) else out
+        )
+
+    def _own(self, inputs: tuple[Any, ...]) -> Any:
         """The model's own results."""
+        given = as_tensors("call", inputs) if holds_foreign(inputs) else inputs
         with torch.no_grad():
-            copy_out(pytree.tree_leaves(self.model(*inputs)), out)
+            return self.model(*given)
 
     # -- preparing and looking -------------------------------------------------------------------------------------
 
@@ -213,6 +222,9 @@ class GuardedModel(nn.Module):
 
     def extra_repr(self) -> str:
         return f"{self.calls[0]} calls as planned, {self.calls[1]} with other numbers"
+
+    def __deepcopy__(self, memo: dict[int, Any]) -> GuardedModel:
+        return GuardedModel(copy.deepcopy(self.plan), self.model, self._out_spec)
 
     def __reduce__(self) -> Any:
         raise UnsupportedProblem("pickle", "a GuardedModel", "the model itself", "Compile it again.")

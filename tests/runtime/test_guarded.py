@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import copy
 import warnings
 from collections.abc import Callable
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from torch import Tensor, nn
@@ -161,12 +163,15 @@ def test_other_numbers_again_and_again_cost_no_plan(monkeypatch: pytest.MonkeyPa
             fast.run(x, k * 0, out=out)
             _check(out, model(x, k * 0))
         assert planned == guarded.MISSES + 3
+        assert fast.calls == (0, guarded.MISSES + 3 * guarded.RETRY)
         for _ in range(guarded.RETRY):
             fast.run(x, k, out=out)
             _check(out, model(x, k))
-        before = planned
+        before, answered = planned, fast.calls[0]
         fast.run(x, k, out=out)  # the plan has been right again
         assert planned == before + 1
+        assert fast.calls[0] == answered + 1
+        assert sum(fast.calls) == guarded.MISSES + 4 * guarded.RETRY + 1
 
 
 def test_other_shapes_are_the_models_own() -> None:
@@ -250,3 +255,19 @@ def test_numbers_are_taken_where_they_are_read() -> None:
         warnings.simplefilter("ignore")
         for k in (first, _splits(g), torch.tensor([0, 2, 3, 0, 0, 0, 0, 0]), first * 2, first):
             _check(fast(x, k), model(x, k))
+
+
+@pytest.mark.filterwarnings("ignore")
+def test_arrays_and_copies() -> None:
+    model = Reading(READS["longest"], layer=True).eval()
+    x, k = torch.randn(2, 8), torch.full((8,), 5)
+    fast = _compiled(model, (x, k))
+    for one in (fast, copy.deepcopy(fast)):
+        for numbers in (k, k + 1):
+            with torch.no_grad():
+                want = model(x, numbers)
+            _check(torch.as_tensor(one(x.numpy(), numbers.numpy())), want)
+            out = np.full(tuple(want.shape), np.nan, np.float32)
+            one.run(x.numpy(), numbers.numpy(), out=out)
+            _check(torch.from_numpy(out), want)
+        assert one.calls == (2, 2)
