@@ -18,6 +18,10 @@ from rtaccel.core.registry import with_role
 from rtaccel.core.traits import Role
 
 aten = torch.ops.aten
+NARROW = 8
+"""Numbers in a row that fills less than half of a vector."""
+LARGE = 16_384
+"""Numbers of a value from which on its size in memory matters."""
 
 
 class Assembly:
@@ -74,6 +78,8 @@ class Assembly:
         attrs = {"parts": (*computed, *constant), "fill": fill}
         elements = prod(a.size for dim in self.result.dims for a in dim if not a.batch)
         width = call.row_of(self.result)
+        if width < NARROW and elements >= LARGE and not call.build.windowed:
+            width = 0  # rows are stored as whole vectors: a reader that needs such narrow ones still gets them
         return call.op_node(
             with_role(Role.COPY).name, reads, self.result, elements, width, True, tensors=tensors, attrs=attrs
         )

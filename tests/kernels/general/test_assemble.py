@@ -95,3 +95,46 @@ def test_a_part_outside(part: tuple[tuple[int, ...], ...]) -> None:
     stage = Stage("assemble", "case", (Value("x", 4, steps=2),), (Value("y", 4, steps=2),), {}, {"parts": (part,)})
     with pytest.raises(ShapeError):
         contract.lower(stage)
+
+
+READERS: dict[str, Callable[[int], Callable[[Tensor], Tensor]]] = {
+    "itself": lambda n: lambda y: y,
+    "sum": lambda n: lambda y: (y * y.flip(-1)).sum(-1),
+    "softmax": lambda n: lambda y: y.softmax(-1),
+    "norm": lambda n: nn.LayerNorm(n, eps=0.1),
+    "linear": lambda n: nn.Linear(n, 5),
+    "product": lambda n: lambda y: y @ y.transpose(-1, -2)[..., :3],
+    "convolution": lambda n: nn.Sequential(_ChannelsFirst(), nn.Conv2d(n, 4, 3, padding=1)),
+    "pooling": lambda n: nn.Sequential(_ChannelsFirst(), nn.MaxPool2d(2)),
+    "turned": lambda n: lambda y: y.permute(0, 3, 2, 1).contiguous() + 1.0,
+    "joined": lambda n: lambda y: torch.cat([y, y * 2.0], -1),
+}
+
+
+class _ChannelsFirst(nn.Module):
+    def forward(self, y: Tensor) -> Tensor:
+        return y.permute(0, 3, 1, 2)
+
+
+class _Narrow(nn.Module):
+    def __init__(self, count: int, reader: str) -> None:
+        super().__init__()
+        made = READERS[reader](count)
+        self.count, self.layer, self.read = count, made if isinstance(made, nn.Module) else nn.Identity(), made
+
+    def forward(self, x: Tensor) -> Tensor:
+        y = torch.stack([torch.tanh(x + i) for i in range(self.count)], -1)
+        return self.layer(y) if isinstance(self.read, nn.Module) else self.read(y)
+
+
+@pytest.mark.parametrize("scheme", ["float32", "w8a8"])
+@pytest.mark.parametrize("reader", READERS)
+@pytest.mark.parametrize("count", [3, 4])
+def test_rows_of_few_numbers_are_read_by_any_operator(count: int, reader: str, scheme: str) -> None:
+    torch.manual_seed(count)
+    model, x = _Narrow(count, reader).eval(), torch.randn(2, 96, 90)
+    fast = rt.compile(model, (x,), scheme, strict=True)
+    tolerance = 1e-5 if scheme == "float32" else 0.05
+    with torch.no_grad():
+        for own in (x, torch.randn(1, 96, 90)):
+            torch.testing.assert_close(fast(own), model(own), rtol=tolerance, atol=tolerance)
