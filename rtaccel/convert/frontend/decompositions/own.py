@@ -19,6 +19,7 @@ from rtaccel.convert.frontend.decompositions.joined import joined, shifted_out, 
 from rtaccel.convert.frontend.decompositions.rounding import divide, floor_divide
 from rtaccel.convert.frontend.decompositions.scattered import scatter_reduce
 from rtaccel.convert.frontend.decompositions.systems import SYSTEMS
+from rtaccel.convert.frontend.decompositions.truths import TRUTHS
 from rtaccel.convert.frontend.decompositions.unrolled import UNROLLED
 
 
@@ -75,43 +76,6 @@ def _extreme(reduce: Callable[..., Tensor], index: Callable[..., Tensor]) -> Cal
     return lambda x, dim, keepdim=False: (reduce(x, [dim], keepdim), index(x, dim, keepdim))
 
 
-def _of_truths(call: Callable[..., Tensor]) -> Callable[..., Tensor]:
-    """Of truth values as whole numbers."""
-
-    def apply(x: Tensor, *args: Any, **kwargs: Any) -> Tensor:
-        if x.dtype != torch.bool:
-            raise NotImplementedError  # it would be taken apart into itself
-        return call(x.long(), *args, **kwargs)
-
-    return apply
-
-
-def _running(call: Callable[..., Tensor]) -> Callable[..., Tensor]:
-    """Of whole numbers in int64, whatever they are given in: a result in int32 has the lowest bits. Real numbers that are to be
-    added up as whole ones are cut to whole ones first."""
-
-    def apply(x: Tensor, dim: int, *, dtype: torch.dtype | None = None) -> Tensor:
-        whole = dtype == torch.int32 and x.dtype in (torch.int32, torch.int64)
-        cut = dtype in (torch.int32, torch.int64) and x.dtype == torch.float32
-        if x.dtype != torch.bool and not whole and not cut:
-            raise NotImplementedError  # it would be taken apart into itself
-        found = call(x.long(), dim)
-        return found if dtype in (None, torch.int64) else found.to(dtype)
-
-    return apply
-
-
-def _of_numbers(call: Callable[..., Tensor]) -> Callable[..., Tensor]:
-    """Of numbers as truth values."""
-
-    def apply(x: Tensor, *args: Any, **kwargs: Any) -> Tensor:
-        if x.dtype == torch.bool:
-            raise NotImplementedError
-        return call(x != 0, *args, **kwargs)
-
-    return apply
-
-
 def _smallest(x: Tensor, k: int, dim: int = -1, keepdim: bool = False) -> tuple[Tensor, Tensor]:
     values, indices = torch.ops.aten.topk.default(x, k, dim, False, True)
     if keepdim:
@@ -156,17 +120,6 @@ def _close(a: Tensor, b: Tensor, rtol: float = 1e-5, atol: float = 1e-8, equal_n
     off = (a - b).abs()
     found = (a == b) | (torch.isfinite(off) & (off <= atol + (b * rtol).abs()))
     return found | (torch.isnan(a) & torch.isnan(b)) if equal_nan else found
-
-
-def _extreme_truth(call: Callable[..., Tensor]) -> Callable[..., Tensor]:
-    """The largest truth value is whether any is true, and the smallest whether all are."""
-
-    def apply(x: Tensor, dim: Any = (), keepdim: bool = False) -> Tensor:
-        if x.dtype != torch.bool:
-            raise NotImplementedError
-        return call(x, list(dim) or None, keepdim)
-
-    return apply
 
 
 def _no_nan(call: Callable[..., Tensor]) -> Callable[..., Tensor]:
@@ -233,29 +186,7 @@ OWN: dict[Any, Callable[..., Any]] = {
     torch.ops.aten.cat.default: joined,
     torch.ops.aten.constant_pad_nd.default: shifted_out,
     torch.ops.aten.pad.default: shifted_out,
-    **{
-        target: _of_truths(target)
-        for target in (
-            torch.ops.aten.sum.dim_IntList,
-            torch.ops.aten.sum.default,
-            torch.ops.aten.prod.default,
-            torch.ops.aten.prod.dim_int,
-        )
-    },
-    torch.ops.aten.amax.default: _extreme_truth(torch.ops.aten.any.dims),
-    torch.ops.aten.amin.default: _extreme_truth(torch.ops.aten.all.dims),
-    **{target: _running(target) for target in (torch.ops.aten.cumsum.default, torch.ops.aten.cumprod.default)},
-    **{
-        target: _of_numbers(target)
-        for target in (
-            torch.ops.aten.any.dim,
-            torch.ops.aten.any.dims,
-            torch.ops.aten.any.default,
-            torch.ops.aten.all.dim,
-            torch.ops.aten.all.dims,
-            torch.ops.aten.all.default,
-        )
-    },
+    **TRUTHS,
     torch.ops.aten.einsum.default: einsum,
     torch.ops.aten.cdist.default: cdist,
     torch.ops.aten._cdist_forward.default: cdist,
