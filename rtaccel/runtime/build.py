@@ -118,7 +118,7 @@ def _build_verified(
         if shadow is None:
             return build(exported, graph).note_verified("not verified: the model is not on the CPU")
         other = exported.retraced and not specialize
-        taken = shadow if exported.guarded is None else GuardedModel(shadow, reference, exported.guarded)
+        taken = shadow if exported.guarded is None else GuardedModel(shadow, reference, exported.guarded, warns=False)
         found = verified(reference, taken, args, example, shadow.batch, tolerance, other)
         if isinstance(found, str) or not found.failed:
             return (fast or build(exported, graph)).note_verified(found if isinstance(found, str) else found.note())

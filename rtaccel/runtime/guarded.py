@@ -27,9 +27,9 @@ class _Answers:
 
     __slots__ = ("model", "plan", "row", "warned")
 
-    def __init__(self) -> None:
+    def __init__(self, warns: bool) -> None:
         self.plan = self.model = self.row = 0
-        self.warned = False
+        self.warned = not warns
 
     def begins_with_plan(self) -> bool:
         if self.row < MISSES:
@@ -77,15 +77,15 @@ class GuardedModel(nn.Module):
     _flag: Tensor
     _flags: Any
 
-    def __init__(self, plan: CompiledModel, model: nn.Module, out_spec: Any) -> None:
-        """model: what computes the result for other numbers. out_spec: how its results are nested."""
+    def __init__(self, plan: CompiledModel, model: nn.Module, out_spec: Any, warns: bool = True) -> None:
+        """model: what computes the result for other numbers. out_spec: how its results are nested. warns: at the first."""
         super().__init__()
         self.eval()
         self.__dict__["plan"] = plan
         self.__dict__["model"] = model  # no layers of this module: its weights are in the plan
         self._out_spec = out_spec
         self._single = out_spec.is_leaf()
-        self.__dict__["_answers"] = _Answers()
+        self.__dict__["_answers"] = _Answers(warns)
         self.__dict__["_flag"] = torch.full((1,), torch.nan)
         self.__dict__["_flags"] = self._flag.numpy().data
 

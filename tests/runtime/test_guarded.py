@@ -271,3 +271,15 @@ def test_arrays_and_copies() -> None:
             one.run(x.numpy(), numbers.numpy(), out=out)
             _check(torch.from_numpy(out), want)
         assert one.calls == (2, 2)
+
+
+@pytest.mark.parametrize("sign", [-1.0, 1.0])
+def test_comparing_with_other_numbers_warns_nobody(sign: float) -> None:
+    """`rt.compile` tries other inputs, which decide otherwise for one of the two."""
+    model = Reading(READS["real"], layer=False).eval()
+    with warnings.catch_warnings(record=True) as told:
+        warnings.simplefilter("always")
+        fast = rt.compile(model, (torch.full((2, 8), sign * 1e-3), torch.full((8,), 5)))
+    assert isinstance(fast, rt.GuardedModel)
+    assert not [one for one in told if issubclass(one.category, FallbackWarning)]
+    assert fast.calls == (0, 0)
