@@ -22,8 +22,8 @@ def choose_batch_mode(
     samples of the example, each on its own; all of the example as one. The next is only tried where a call of the last
     falls back to PyTorch for the way its tensors lie, or where no result has samples: the inputs have no batch dimension then.
 
-    guard: also where a shape depends on numbers, and all is native with the numbers of the example.
-    specialize, guard: as in `capture`. Raises UnsupportedProblem where the model cannot be captured.
+    specialize, guard: as in `capture`; guarded also where a shape depends on numbers, and all is native with those of the
+    example. Raises UnsupportedProblem where the model cannot be captured.
     """
     found = _choose(model, args, specialize, guard)
     if guard is Guard.NONE or specialize or not found[1].fallback_count or not _counts(found[0]):

@@ -72,9 +72,9 @@ def _result(program: Program, name: Any, source: SubgraphStep) -> tuple[GraphIO,
     if name in ports and name not in program.casts:
         return ports[name], 0  # the shape of what is returned, whatever view the value of this name had
     view = program.views.get(name)
-    port = ports.get(name if view is None else view.base)
+    port = None if view is None else ports.get(view.base)
     if view is None or port is None:
-        return None if port is None else (port, 0)
+        return None
     dim, shape, dims = view.batch_dim, view.shape, view.dims
     if dim is not None:
         shape = (*shape[:dim], *shape[dim + 1 :])

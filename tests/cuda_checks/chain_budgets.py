@@ -19,7 +19,7 @@ sys.path.insert(0, str(Path(__file__).parents[2]))
 from rtaccel.kernels._gpu.triton_spec import SYSTEM_FENCE
 from rtaccel.kernels.mlp.cuda.kernel import DECLARED, declared
 from rtaccel.kernels.recurrent.cuda.config import SHARED_BYTES, Card
-from tests.cuda_checks.budgets import FAMILIES, REQUIRED
+from tests.cuda_checks.budgets import FAMILIES, REQUIRED, beyond
 from tests.support import kept
 
 FILE = Path(__file__).with_name("chain_budgets.json")
@@ -55,11 +55,7 @@ def broken(name: str, capability: int, allowed: Row | None) -> list[str]:
     if allowed is None:
         return [f"{name} on sm_{capability}: not written"]
     exact = ("threads", "pollers", "lanes", "in_registers", "in_shared", "shared", "fences")
-    said += [f"{key} {row[key]}, written {allowed[key]}" for key in exact if row[key] != allowed[key]]
-    if row["registers"] > min(allowed["registers"] + 8, 255):
-        said.append(f"{row['registers']} registers, written {allowed['registers']}")
-    if row["instructions"] > allowed["instructions"] * 21 // 20:
-        said.append(f"{row['instructions']} instructions, written {allowed['instructions']}")
+    said += beyond(row, allowed, exact)
     return [f"{name} on sm_{capability}: {text}" for text in said]
 
 

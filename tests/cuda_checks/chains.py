@@ -12,13 +12,11 @@ import torch
 from torch import nn
 
 import rtaccel as rt
-from rtaccel.backends import cuda_persistent
-from rtaccel.kernels._gpu import cuda_launch
 from rtaccel.kernels.mlp.cuda import config as cuda_config
 from rtaccel.kernels.mlp.cuda.config import KernelConfig
 from rtaccel.kernels.recurrent.cuda.config import Card
 from rtaccel.runtime.compiled import CompiledModel
-from rtaccel.runtime.gpu import persistent, persistent_chains, persistent_choice
+from rtaccel.runtime.gpu import persistent_chains
 from rtaccel.runtime.options import Options
 from tests.cuda_checks import on_host
 
@@ -63,27 +61,14 @@ CASES = {
 
 def in_place_of_a_gpu(monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[..., on_host.HostDevice]]:
     """Puts a device in the place of the GPU, with the layout of a case."""
-    made: list[on_host.HostDevice] = []
-    monkeypatch.setattr(cuda_persistent, "_seats", [])  # a kernel that is to go wrong may not end
 
-    def put(case: Case, **keywords: Any) -> on_host.HostDevice:
-        device = on_host.HostDevice(**keywords)
-        made.append(device)
-
+    def layout_of(case: Case) -> Callable[..., KernelConfig]:
         def config_of(attrs: Any, of: Card | None = None) -> KernelConfig:
             return case.config(tuple(attrs["widths"]), tuple(attrs["activations"]), int(attrs.get("group_size", 0)))
 
-        monkeypatch.setattr(persistent, "persistent_device", lambda: device)
-        monkeypatch.setattr(persistent, "TIMEOUT_NS", 20_000_000_000)
-        monkeypatch.setattr(cuda_launch, "bind", device.bind)
-        monkeypatch.setattr(cuda_launch, "unavailable", lambda kernel: None)
-        monkeypatch.setattr(cuda_config, "config_of", config_of)
-        return device
+        return config_of
 
-    with persistent_choice.only(persistent_chains.CUDA):
-        yield put
-    for device in made:
-        device.close()
+    yield from on_host.in_place_of_a_gpu(monkeypatch, persistent_chains.CUDA, cuda_config, "config_of", layout_of)
 
 
 def chains(case: Case) -> tuple[CompiledModel, CompiledModel]:

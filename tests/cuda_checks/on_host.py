@@ -7,15 +7,18 @@ import ctypes
 import os
 import shutil
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
+import pytest
 import torch
 from torch import Tensor
 
-from rtaccel.kernels._gpu import cuda_nvrtc
+from rtaccel.backends import cuda_persistent
+from rtaccel.kernels._gpu import cuda_launch, cuda_nvrtc
 from rtaccel.kernels._gpu.cuda_nvrtc import CudaKernel
+from rtaccel.runtime.gpu import persistent, persistent_choice
 from rtaccel.runtime.gpu.persistent_launch import PersistentLaunch
 from rtaccel.runtime.gpu.persistent_networks import Network
 from tests.support import kept
@@ -101,3 +104,33 @@ class HostDevice:
             control[0] = 1
         for thread in self.threads:
             thread.join(10)
+
+
+def in_place_of_a_gpu(
+    monkeypatch: pytest.MonkeyPatch,
+    kernel: str,
+    module: Any,
+    chooser: str,
+    layout_of: Callable[[Any], Callable[..., Any]],
+) -> Iterator[Callable[..., HostDevice]]:
+    """Puts a device in the place of the GPU, and of persistent kernels this one alone, with the layout of a case.
+
+    module, chooser: where and by which name it chooses its layout. layout_of: what does that, by case.
+    """
+    made: list[HostDevice] = []
+    monkeypatch.setattr(cuda_persistent, "_seats", [])  # a kernel that is to go wrong may not end
+
+    def put(case: Any, **keywords: Any) -> HostDevice:
+        device = HostDevice(**keywords)
+        made.append(device)
+        monkeypatch.setattr(persistent, "persistent_device", lambda: device)
+        monkeypatch.setattr(persistent, "TIMEOUT_NS", 20_000_000_000)
+        monkeypatch.setattr(cuda_launch, "bind", device.bind)
+        monkeypatch.setattr(cuda_launch, "unavailable", lambda kernel: None)
+        monkeypatch.setattr(module, chooser, layout_of(case))
+        return device
+
+    with persistent_choice.only(kernel):
+        yield put
+    for device in made:
+        device.close()

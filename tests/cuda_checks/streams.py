@@ -11,12 +11,10 @@ import torch
 from torch import Tensor, nn
 
 import rtaccel as rt
-from rtaccel.backends import cuda_persistent
-from rtaccel.kernels._gpu import cuda_launch
 from rtaccel.kernels.recurrent.cuda import config as cuda_config
 from rtaccel.kernels.recurrent.cuda.config import Card, Head, KernelConfig
 from rtaccel.kernels.recurrent.layout import Geometry
-from rtaccel.runtime.gpu import persistent, persistent_choice, persistent_stacks
+from rtaccel.runtime.gpu import persistent_stacks
 from rtaccel.runtime.options import Options
 from rtaccel.runtime.stream import StreamModel
 from tests.cuda_checks import on_host
@@ -43,13 +41,8 @@ class Partition(NamedTuple):
 
 def in_place_of_a_gpu(monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[..., on_host.HostDevice]]:
     """Puts a device in the place of the GPU, with a form of this cut."""
-    made: list[on_host.HostDevice] = []
-    monkeypatch.setattr(cuda_persistent, "_seats", [])  # a kernel that is to go wrong may not end
 
-    def put(cut: Partition, **keywords: Any) -> on_host.HostDevice:
-        device = on_host.HostDevice(**keywords)
-        made.append(device)
-
+    def layout_of(cut: Partition) -> Callable[..., KernelConfig]:
         def form(
             geometry: Geometry, inputs: int, gates: int, group: int, head: Head | None, card: Card
         ) -> KernelConfig:
@@ -60,17 +53,9 @@ def in_place_of_a_gpu(monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[...,
             )
             return replace(found, kept=min(kept, found.steps), held=(found.steps - min(kept, found.steps) + 1) // 2)
 
-        monkeypatch.setattr(persistent, "persistent_device", lambda: device)
-        monkeypatch.setattr(persistent, "TIMEOUT_NS", 20_000_000_000)
-        monkeypatch.setattr(cuda_launch, "bind", device.bind)
-        monkeypatch.setattr(cuda_launch, "unavailable", lambda kernel: None)
-        monkeypatch.setattr(cuda_config, "select_config", form)
-        return device
+        return form
 
-    with persistent_choice.only(persistent_stacks.CUDA):
-        yield put
-    for device in made:
-        device.close()
+    yield from on_host.in_place_of_a_gpu(monkeypatch, persistent_stacks.CUDA, cuda_config, "select_config", layout_of)
 
 
 def streams(model: nn.Module, features: int, scheme: Any = "w8a8") -> tuple[StreamModel, StreamModel]:

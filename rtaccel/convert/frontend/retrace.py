@@ -30,7 +30,6 @@ from rtaccel.core.errors import UnsupportedProblem
 
 aten = torch.ops.aten
 NO_LINES = "do_not_emit_stack_traces"
-_NUMBERS = set(READS)
 _LEAVES_TORCH = {Tensor.numpy, Tensor.__array__, Tensor.tolist, Tensor.__dlpack__}
 """Methods that hand numbers to something else than torch, which no trace sees."""
 
@@ -174,7 +173,7 @@ def _retraced(model: nn.Module, args: Sequence[Any], specialize: bool, guard: Gu
         ):  # what stands above the dispatcher does not see into them
             module = make_fx(call, tracing_mode="real", _error_on_data_dependent_ops=False)(*tensors)
     depends = _of_placeholders(module.graph)
-    reads = [] if specialize else [n for n in depends if n.target in _NUMBERS and not _of_shapes(n)]
+    reads = [] if specialize else [n for n in depends if n.target in READS and not _of_shapes(n)]
     counts = [] if specialize else counts_of(module.graph, set(depends))
     guarded = with_flag(module, reads, counts, tensors, guard, steady)
     if reads and not guarded:
@@ -208,7 +207,7 @@ def reads_constants(program: torch.export.ExportedProgram) -> bool:
     """Whether a graph of torch.export asks at each call for numbers that never change, which a retrace has as numbers."""
     wanted = set(program.graph_signature.user_inputs)
     return any(
-        node.target in _NUMBERS and not of_inputs(node, wanted) and bool(node.users) for node in program.graph.nodes
+        node.target in READS and not of_inputs(node, wanted) and bool(node.users) for node in program.graph.nodes
     )
 
 
@@ -262,7 +261,7 @@ def _forget_numbers(module: fx.GraphModule) -> None:
     """Without the calls that read numbers: what they gave is in the graph already. And without those that raise for a matrix
     that has no inverse: the operator itself does."""
     for node in reversed(list(module.graph.nodes)):
-        if (node.target in _NUMBERS or node.target is aten._linalg_check_errors.default) and not node.users:
+        if (node.target in READS or node.target is aten._linalg_check_errors.default) and not node.users:
             module.graph.erase_node(node)
     module.recompile()
 
