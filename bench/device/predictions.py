@@ -30,14 +30,8 @@ from bench.device.goals import GOALS
 from bench.device.table import AUTOENCODER, MLPS
 from rtaccel.kernels.mlp.cuda import config as chain_config
 from rtaccel.kernels.mlp.cuda.kernel import AUTOENCODER as WIDTHS
-from rtaccel.kernels.recurrent.cuda.config import (
-    EXCHANGE_CLOCKS,
-    POLLERS,
-    STRAGGLER_CLOCKS,
-    Head,
-    polling,
-    select_config,
-)
+from rtaccel.kernels.recurrent.cuda.choice import polling, select_config
+from rtaccel.kernels.recurrent.cuda.config import EXCHANGE_CLOCKS, POLLERS, STRAGGLER_CLOCKS, Head
 from rtaccel.kernels.recurrent.layout import Geometry
 
 ROOT = Path(__file__).parents[2]

@@ -26,7 +26,7 @@ CARD, CLAIMS = "BENCH_DEVICE_CARD", "BENCH_DEVICE_CLAIMS"
 
 
 def card() -> Any:
-    from rtaccel.kernels.recurrent.cuda.config import Card
+    from rtaccel.kernels._persistent.card import Card
 
     capability, multiprocessors = map(int, os.environ.get(CARD, "90,132").split(","))
     return Card(capability, multiprocessors)
@@ -75,7 +75,7 @@ def null() -> Fields:
 def graph(kind: str, name: str, scheme: str) -> Fields:
     """Of a model as a graph."""
     alone()
-    from rtaccel.kernels.recurrent.cuda.config import assuming
+    from rtaccel.kernels._persistent.card import assuming
 
     model, *inputs = given(kind, name)
     with assuming(card()):
@@ -91,7 +91,7 @@ def sparse(m: int, n: int, pattern: str, scheme: str, forced: str = "") -> Field
 
 def persistent(name: str, scheme: str, kernel: str = "") -> Fields:
     from bench.device.rows.streams import chosen
-    from rtaccel.kernels.recurrent.cuda.config import assuming
+    from rtaccel.kernels._persistent.card import assuming
 
     alone()
     model, inputs = network(name)
@@ -102,7 +102,7 @@ def persistent(name: str, scheme: str, kernel: str = "") -> Fields:
 
 def stream(name: str, scheme: str, kernel: str = "", one_poll: bool = False) -> Fields:
     from bench.device.rows.streams import chosen
-    from rtaccel.kernels.recurrent.cuda.config import assuming
+    from rtaccel.kernels._persistent.card import assuming
 
     alone()
     found = sequence(name)

@@ -18,7 +18,7 @@ sys.path.insert(0, str(Path(__file__).parents[2]))
 
 from rtaccel.kernels._gpu.triton_aot import Footprint
 from rtaccel.kernels._gpu.triton_spec import GPU_DP4A, SYSTEM_FENCE, SYSTEM_LOAD, SYSTEM_STORE
-from rtaccel.kernels.recurrent.cuda.config import SHARED_BYTES, Card
+from rtaccel.kernels._persistent.card import SHARED_BYTES, Card
 from rtaccel.kernels.recurrent.cuda.kernel import DECLARED, declared
 from tests.support import kept
 

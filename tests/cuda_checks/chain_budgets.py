@@ -17,8 +17,8 @@ from typing import Any
 sys.path.insert(0, str(Path(__file__).parents[2]))
 
 from rtaccel.kernels._gpu.triton_spec import SYSTEM_FENCE
+from rtaccel.kernels._persistent.card import SHARED_BYTES, Card
 from rtaccel.kernels.mlp.cuda.kernel import DECLARED, declared
-from rtaccel.kernels.recurrent.cuda.config import SHARED_BYTES, Card
 from tests.cuda_checks.budgets import FAMILIES, REQUIRED, beyond
 from tests.support import kept
 

@@ -12,9 +12,9 @@ import torch
 from torch import nn
 
 import rtaccel as rt
+from rtaccel.kernels._persistent.card import Card
 from rtaccel.kernels.mlp.cuda import config as cuda_config
 from rtaccel.kernels.mlp.cuda.config import KernelConfig
-from rtaccel.kernels.recurrent.cuda.config import Card
 from rtaccel.runtime.compiled import CompiledModel
 from rtaccel.runtime.gpu import persistent_chains
 from rtaccel.runtime.options import Options

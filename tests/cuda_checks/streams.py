@@ -11,8 +11,9 @@ import torch
 from torch import Tensor, nn
 
 import rtaccel as rt
-from rtaccel.kernels.recurrent.cuda import config as cuda_config
-from rtaccel.kernels.recurrent.cuda.config import Card, Head, KernelConfig
+from rtaccel.kernels._persistent.card import Card
+from rtaccel.kernels.recurrent.cuda import choice as cuda_choice
+from rtaccel.kernels.recurrent.cuda.config import Head, KernelConfig
 from rtaccel.kernels.recurrent.layout import Geometry
 from rtaccel.runtime.gpu import persistent_stacks
 from rtaccel.runtime.options import Options
@@ -55,7 +56,7 @@ def in_place_of_a_gpu(monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[...,
 
         return form
 
-    yield from on_host.in_place_of_a_gpu(monkeypatch, persistent_stacks.CUDA, cuda_config, "select_config", layout_of)
+    yield from on_host.in_place_of_a_gpu(monkeypatch, persistent_stacks.CUDA, cuda_choice, "select_config", layout_of)
 
 
 def streams(model: nn.Module, features: int, scheme: Any = "w8a8") -> tuple[StreamModel, StreamModel]:

@@ -20,16 +20,9 @@ from rtaccel.core.stage import Stage
 from rtaccel.kernels._gpu import cubin_launch, cuda_launch, cuda_nvrtc
 from rtaccel.kernels._gpu.cubin_store import Cubin, CubinStore
 from rtaccel.kernels._gpu.cuda_nvrtc import CudaKernel
-from rtaccel.kernels.recurrent.cuda.config import (
-    MAX_LOOKED_AT,
-    POLLERS,
-    SHARED_BYTES,
-    Card,
-    Head,
-    assuming,
-    polling,
-    select_config,
-)
+from rtaccel.kernels._persistent.card import SHARED_BYTES, Card, assuming
+from rtaccel.kernels.recurrent.cuda.choice import polling, select_config
+from rtaccel.kernels.recurrent.cuda.config import MAX_LOOKED_AT, POLLERS, Head
 from rtaccel.kernels.recurrent.cuda.kernel import DECLARED, declared, kernel_of
 from rtaccel.kernels.recurrent.layout import Geometry
 from rtaccel.kernels.recurrent.triton import config

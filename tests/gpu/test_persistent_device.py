@@ -21,8 +21,8 @@ from rtaccel.backends import cuda_driver, cuda_errors, cuda_persistent
 from rtaccel.core import settings
 from rtaccel.core.errors import BackendUnavailable, UnsupportedProblem
 from rtaccel.kernels._gpu import triton_launch
+from rtaccel.kernels._persistent.card import Card
 from rtaccel.kernels.recurrent.cuda import kernel as cuda_kernel
-from rtaccel.kernels.recurrent.cuda.config import Card
 from rtaccel.runtime import execute
 from rtaccel.runtime.compiled import CompiledModel
 from rtaccel.runtime.gpu import device, persistent_choice, persistent_run, persistent_stacks

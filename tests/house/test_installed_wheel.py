@@ -31,7 +31,7 @@ from pathlib import Path
 from rtaccel.core.errors import RtaccelError
 from rtaccel.kernels._gpu.cuda_nvrtc import ECHO, FOLDER, compile_cubin
 from rtaccel.kernels.mlp.cuda import kernel as chain
-from rtaccel.kernels.recurrent.cuda.config import Card
+from rtaccel.kernels._persistent.card import Card
 from rtaccel.kernels.recurrent.cuda.kernel import DECLARED, declared
 
 stacks = [declared(name, Card(90))[1] for name in DECLARED]

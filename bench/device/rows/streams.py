@@ -11,7 +11,7 @@ import rtaccel as rt
 from bench.device.rows.models import TimeStep, sequence
 from bench.device.rows.peers import plain_graph
 from bench.device.rows.timing import Fields, device_us, synchronous, timed
-from rtaccel.kernels.recurrent.cuda.config import polling
+from rtaccel.kernels.recurrent.cuda.choice import polling
 from rtaccel.runtime.gpu.persistent_choice import only
 
 

@@ -13,6 +13,7 @@ from itertools import pairwise
 from typing import Any
 
 from rtaccel.kernels._common.activations import ACTIVATIONS
+from rtaccel.kernels._persistent.card import Card
 from rtaccel.kernels.linear.contract import MAX_K
 from rtaccel.kernels.recurrent.cuda.config import (
     EXCHANGE_CLOCKS,
@@ -24,7 +25,6 @@ from rtaccel.kernels.recurrent.cuda.config import (
     POLLERS,
     SHARED_CLOCKS,
     SUM_CLOCKS,
-    Card,
 )
 
 MAX_INPUTS = 1023

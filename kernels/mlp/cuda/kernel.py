@@ -11,9 +11,9 @@ from torch import Tensor
 from rtaccel.core.stage import Stage
 from rtaccel.formats import int4
 from rtaccel.kernels._gpu.cuda_nvrtc import PERSISTENT_FILES, CudaKernel
+from rtaccel.kernels._persistent.card import Card
 from rtaccel.kernels.mlp import contract
 from rtaccel.kernels.mlp.cuda.config import KernelConfig, select_config
-from rtaccel.kernels.recurrent.cuda.config import Card
 
 FILES = (*PERSISTENT_FILES, "mlp/cuda/config.h")
 

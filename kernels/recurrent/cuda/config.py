@@ -6,56 +6,10 @@ multiply between a message and its answer (FLOORS below), and by how often its b
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
 from dataclasses import dataclass, replace
 
-from rtaccel.core.stage import Problem, Stage
-from rtaccel.core.weight_format import WeightFormat
 from rtaccel.kernels._common.activations import ACTIVATIONS
-from rtaccel.kernels.recurrent.layout import MAX_K, Geometry
-
-SHARED_BYTES: Mapping[int, int] = {80: 163, 86: 99, 87: 163, 89: 99, 90: 227, 100: 227, 110: 227, 120: 99}
-"""KiB of shared memory that a block may have, by compute capability times ten."""
-
-
-@dataclass(frozen=True)
-class Card:
-    """What a form is made for. Where no card is seen: an H100. shared: bytes that a block may have."""
-
-    capability: int = 90
-    multiprocessors: int = 132
-
-    @property
-    def shared(self) -> int:
-        known = [c for c in SHARED_BYTES if c <= self.capability]
-        return SHARED_BYTES[max(known, default=80)] << 10
-
-
-_assumed: list[Card] = []
-
-
-@contextmanager
-def assuming(card: Card) -> Iterator[None]:
-    """Forms that are chosen inside are for this card, whatever is here: for building ahead."""
-    _assumed.append(card)
-    try:
-        yield
-    finally:
-        _assumed.remove(card)
-
-
-def card() -> Card:
-    """The one that forms are for: what is assumed, or the current device."""
-    import torch
-
-    if _assumed:
-        return _assumed[-1]
-    if not torch.cuda.is_available():
-        return Card()
-    about = torch.cuda.get_device_properties(torch.cuda.current_device())
-    return Card(10 * about.major + about.minor, about.multi_processor_count)
-
+from rtaccel.kernels.recurrent.layout import Geometry
 
 STEPS_IN_FLIGHT = 4
 """Steps less in registers where some weights are read again from L2: without that a form spilled."""
@@ -274,89 +228,3 @@ class KernelConfig:
             f"{self.kept_bytes:,} B of weights in registers and {self.held * self.step_bytes:,} B in shared memory of each, "
             f"{self.reread_bytes:,} B read again from L2 in every time step{polls}"
         )
-
-
-_polling: list[int] = []
-
-
-@contextmanager
-def polling(warps: int) -> Iterator[None]:
-    """Forms that are chosen inside have so many warps that poll, POLLERS or 0: for measuring one beside the other."""
-    _polling.append(warps)
-    try:
-        yield
-    finally:
-        _polling.remove(warps)
-
-
-def kernel_configs(
-    geometry: Geometry, inputs: int, gates: int, group: int, head: Head | None, most: int, shared: int
-) -> Iterator[KernelConfig]:
-    """Every cut for at most `most` programs with `shared` bytes each."""
-    pollers = _polling[-1:] or ([0, POLLERS] if inputs < MAX_LOOKED_AT else [0])
-    seen = set()
-    for parts in range(1, most + 1):
-        units = -(-geometry.hidden // (4 * parts)) * 4
-        parts = -(-geometry.hidden // units)
-        if units in seen or units > MAX_THREADS:
-            continue
-        seen.add(units)
-        for lanes in (1, 2, 4, 8, 16, 32):
-            for warps in pollers:
-                kernel_config = KernelConfig(geometry, inputs, gates, group, head, units, parts, lanes, pollers=warps)
-                if not 32 <= kernel_config.threads <= MAX_THREADS:
-                    continue
-                kernel_config = kernel_config.placed(shared)
-                if kernel_config.shared_bytes <= shared:
-                    yield kernel_config
-
-
-def select_config(
-    geometry: Geometry, inputs: int, gates: int, group: int, head: Head | None, of: Card | None = None
-) -> KernelConfig | None:
-    """The form for a card that reads least again, and of those the one with the soonest answer; None where none fits at all."""
-    of = of or Card()
-    found = list(kernel_configs(geometry, inputs, gates, group, head, of.multiprocessors, of.shared))
-    return min(found, key=_worth, default=None)
-
-
-def _worth(kernel_config: KernelConfig) -> tuple[float, ...]:
-    timed, after = kernel_config.clocks()
-    return (kernel_config.reread_bytes, timed + after / 16 - (POLL_CLOCKS if kernel_config.pollers else 0))
-
-
-def unsupported(stage: Stage, following: Stage | None) -> str | None:
-    """None, or why a stage and its head are none of the kernel's, whatever their size."""
-    geometry = Geometry.of(stage.attrs)
-    problem = Problem.of(stage, 1, "cuda")
-    if problem.weight_format not in (WeightFormat.INT8, WeightFormat.INT4):
-        return f"has int8 or int4 weights, not {problem.weight_format}"
-    if geometry.directions != 1 or geometry.time != 1 or geometry.batch != 1:
-        return "runs one stream forwards, step by step"
-    if max(problem.in_widths[0], geometry.hidden) > MAX_K:
-        return f"sums in int32, which holds widths up to {MAX_K}"
-    if stage.inputs[0].dtype != "float32" or "x_scale" not in stage.attrs:
-        return "quantizes x with a static scale: pass calibration="
-    if group_of(stage) % 32:
-        return f"has int4 weights in groups that 32 divides, not {group_of(stage)}"
-    if following is None:
-        return None if stage.outputs[0].dtype == "float32" else "answers in float32"
-    integer = following.op == "linear" and WeightFormat.of(following.tensors["weight"]).integer
-    if not integer or len(following.inputs) != 1 or following.inputs[0].dtype != "int8":
-        return f"has a W8A8 or W4A8 linear layer with a static scale as its head, not {following.name} ({following.op})"
-    if following.outputs[0].dtype != "float32" or following.outputs[0].width > MAX_OUTPUTS:
-        return f"has a head of up to {MAX_OUTPUTS} float32 outputs"
-    if group_of(following) % 32:
-        return f"has a head with int4 weights in groups that 32 divides, not {group_of(following)}"
-    return None
-
-
-def group_of(stage: Stage) -> int:
-    """Of int4 weights; 0 for int8."""
-    return int(stage.attrs.get("group_size", 0)) if stage.weight_format is WeightFormat.INT4 else 0
-
-
-def head_of(following: Stage | None) -> Head | None:
-    if following is None:
-        return None
-    return Head(following.outputs[0].width, str(following.attrs.get("activation", "none")), group_of(following))

@@ -11,7 +11,9 @@ from torch import Tensor
 
 from rtaccel.formats import int4
 from rtaccel.kernels._gpu.cuda_nvrtc import PERSISTENT_FILES, CudaKernel
-from rtaccel.kernels.recurrent.cuda.config import Card, Head, KernelConfig, select_config
+from rtaccel.kernels._persistent.card import Card
+from rtaccel.kernels.recurrent.cuda.choice import select_config
+from rtaccel.kernels.recurrent.cuda.config import Head, KernelConfig
 from rtaccel.kernels.recurrent.layout import Geometry
 
 FILES = (

@@ -57,7 +57,7 @@ def persistent_kernels_of(
     Forms are for 132 multiprocessors where no card is seen, and for the number it has where one is.
     """
     from rtaccel.kernels._gpu.triton_launch import recording
-    from rtaccel.kernels.recurrent.cuda.config import Card, assuming, card
+    from rtaccel.kernels._persistent.card import Card, assuming, card
     from rtaccel.runtime.gpu.persistent import persistent_network
     from rtaccel.runtime.streaming.program import stream_program
 
@@ -83,7 +83,7 @@ def kernels_of_program(
     if not streamed:
         return dict(_recorded(in_modelled_form(program, rows), rows))
     from rtaccel.kernels._gpu.triton_launch import recording
-    from rtaccel.kernels.recurrent.cuda.config import Card, assuming, card
+    from rtaccel.kernels._persistent.card import Card, assuming, card
     from rtaccel.runtime.gpu.persistent import persistent_network
 
     (step,) = program.steps

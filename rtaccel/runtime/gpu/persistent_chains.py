@@ -174,9 +174,9 @@ def _triton(stage: Stage) -> tuple[PersistentChain | None, str]:
 def _cuda(stage: Stage, triton: PersistentChain | None) -> tuple[CudaChain | None, str]:
     """The network by the kernel in CUDA C++, or what speaks against it."""
     from rtaccel.kernels._gpu import cuda_launch
+    from rtaccel.kernels._persistent.card import card
     from rtaccel.kernels.mlp.cuda.config import config_of, triton_clocks
     from rtaccel.kernels.mlp.cuda.kernel import kernel_of
-    from rtaccel.kernels.recurrent.cuda.config import card
 
     config = config_of(stage.attrs, card())
     if isinstance(config, str):

@@ -14,9 +14,12 @@ from torch import Tensor
 from rtaccel.core.errors import BackendUnavailable, UnsupportedProblem
 from rtaccel.core.registry import operator
 from rtaccel.core.stage import Problem, Stage
+from rtaccel.kernels._persistent.card import card
 from rtaccel.kernels.recurrent import lengths
-from rtaccel.kernels.recurrent.cuda import config as cuda_config
+from rtaccel.kernels.recurrent.cuda import choice as cuda_choice
 from rtaccel.kernels.recurrent.cuda import kernel as cuda_kernel
+from rtaccel.kernels.recurrent.cuda import stages as cuda_stages
+from rtaccel.kernels.recurrent.cuda.config import MAX_THREADS
 from rtaccel.kernels.recurrent.layout import Geometry
 from rtaccel.plan.explain import Line
 from rtaccel.runtime.gpu.persistent_choice import TRITON, allowed
@@ -126,7 +129,7 @@ class TritonStack(_Stack):
 
 
 class CudaStack(_Stack):
-    """By kernels/recurrent/cuda/recurrent.cu. config: a cuda_config.KernelConfig."""
+    """By kernels/recurrent/cuda/recurrent.cu. config: a kernels.recurrent.cuda.config.KernelConfig."""
 
     kernel = CUDA
 
@@ -230,13 +233,13 @@ def _cuda(stages: Sequence[Stage], instead: str) -> tuple[CudaStack | None, str]
     if len(following) > 1:
         return None, "is one stack and one linear head"
     head = following[0] if following else None
-    reason = lengths.refused(Problem.of(stack, 1, "cuda")) or cuda_config.unsupported(stack, head)
+    reason = lengths.refused(Problem.of(stack, 1, "cuda")) or cuda_stages.unsupported(stack, head)
     if reason is not None:
         return None, reason
-    config = cuda_config.select_config(
-        Geometry.of(stack.attrs), stack.inputs[0].width, _gates(stack), cuda_config.group_of(stack),
-        cuda_config.head_of(head), cuda_config.card(),
+    config = cuda_choice.select_config(
+        Geometry.of(stack.attrs), stack.inputs[0].width, _gates(stack), cuda_stages.group_of(stack),
+        cuda_stages.head_of(head), card(),
     )  # fmt: skip
     if config is None:
-        return None, f"has at most {cuda_config.MAX_THREADS} units of a layer in a program"
+        return None, f"has at most {MAX_THREADS} units of a layer in a program"
     return CudaStack(stages, config, (f"not {TRITON}, which {instead}",) if instead else ()), ""

@@ -18,10 +18,10 @@ import rtaccel as rt
 from rtaccel.backends import get_backend
 from rtaccel.core.errors import BackendUnavailable, FormatError, UnsupportedProblem
 from rtaccel.kernels._gpu import cuda_launch, cuda_nvrtc
+from rtaccel.kernels._persistent.card import SHARED_BYTES, Card, assuming
 from rtaccel.kernels.mlp import contract
 from rtaccel.kernels.mlp.cuda import kernel as cuda_kernel
 from rtaccel.kernels.mlp.cuda.config import MAX_INPUTS, KernelConfig, config_of, select_config, triton_clocks
-from rtaccel.kernels.recurrent.cuda.config import SHARED_BYTES, Card, assuming
 from rtaccel.runtime.compiled import CompiledModel
 from rtaccel.runtime.gpu import persistent
 from rtaccel.runtime.gpu.persistent_chains import CUDA, CudaChain, PersistentChain, PersistentPartition, chain_network

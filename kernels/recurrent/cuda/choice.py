@@ -1,0 +1,58 @@
+"""Which cut of a recurrent stack a card gets: every one that fits is looked at, and the soonest answer is taken."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+from rtaccel.kernels._persistent.card import Card
+from rtaccel.kernels.recurrent.cuda.config import MAX_LOOKED_AT, MAX_THREADS, POLL_CLOCKS, POLLERS, Head, KernelConfig
+from rtaccel.kernels.recurrent.layout import Geometry
+
+_polling: list[int] = []
+
+
+@contextmanager
+def polling(warps: int) -> Iterator[None]:
+    """Forms that are chosen inside have so many warps that poll, POLLERS or 0: for measuring one beside the other."""
+    _polling.append(warps)
+    try:
+        yield
+    finally:
+        _polling.remove(warps)
+
+
+def kernel_configs(
+    geometry: Geometry, inputs: int, gates: int, group: int, head: Head | None, most: int, shared: int
+) -> Iterator[KernelConfig]:
+    """Every cut for at most `most` programs with `shared` bytes each."""
+    pollers = _polling[-1:] or ([0, POLLERS] if inputs < MAX_LOOKED_AT else [0])
+    seen = set()
+    for parts in range(1, most + 1):
+        units = -(-geometry.hidden // (4 * parts)) * 4
+        parts = -(-geometry.hidden // units)
+        if units in seen or units > MAX_THREADS:
+            continue
+        seen.add(units)
+        for lanes in (1, 2, 4, 8, 16, 32):
+            for warps in pollers:
+                kernel_config = KernelConfig(geometry, inputs, gates, group, head, units, parts, lanes, pollers=warps)
+                if not 32 <= kernel_config.threads <= MAX_THREADS:
+                    continue
+                kernel_config = kernel_config.placed(shared)
+                if kernel_config.shared_bytes <= shared:
+                    yield kernel_config
+
+
+def select_config(
+    geometry: Geometry, inputs: int, gates: int, group: int, head: Head | None, of: Card | None = None
+) -> KernelConfig | None:
+    """The form for a card that reads least again, and of those the one with the soonest answer; None where none fits at all."""
+    of = of or Card()
+    found = list(kernel_configs(geometry, inputs, gates, group, head, of.multiprocessors, of.shared))
+    return min(found, key=_worth, default=None)
+
+
+def _worth(kernel_config: KernelConfig) -> tuple[float, ...]:
+    timed, after = kernel_config.clocks()
+    return (kernel_config.reread_bytes, timed + after / 16 - (POLL_CLOCKS if kernel_config.pollers else 0))
