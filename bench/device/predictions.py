@@ -7,7 +7,8 @@ A message crosses the link when a poll of the card finds it, is worked on, and i
     the time until the next poll reaches the host's memory, link, work, words between blocks, link, the host's own poll
 The work is in cycles as `kernels/recurrent/cuda/config.py` counts them. Everything else is drawn: when a poll comes, of each
 warp for itself; when another block looks for a word. The machine is a range, whose ends are the low and the high figure of a row.
-Source of the range: published measurements of an H100 (L2 263 cycles to a near slice; PCIe 5 round trips of 1.0 to 1.8 us).
+Source of the range: published measurements of an H100 (L2 263 cycles to a near slice; PCIe 5 round trips of 1.0 to 1.8 us; a load
+from another block's shared memory 180 cycles, and 3.3 TB/s of such traffic).
 
 Judged by `python -m bench.device` on a card, row by row: `docs/reference/gpu-predictions.md`.
 """
@@ -30,8 +31,15 @@ from bench.device.goals import GOALS
 from bench.device.table import AUTOENCODER, MLPS
 from rtaccel.kernels.mlp.cuda import config as chain_config
 from rtaccel.kernels.mlp.cuda.kernel import AUTOENCODER as WIDTHS
-from rtaccel.kernels.recurrent.cuda.choice import polling, select_config
-from rtaccel.kernels.recurrent.cuda.config import EXCHANGE_CLOCKS, POLLERS, STRAGGLER_CLOCKS, Head
+from rtaccel.kernels.recurrent.cuda.choice import clustering, mapping, polling, select_config
+from rtaccel.kernels.recurrent.cuda.config import (
+    CLUSTER_BYTES,
+    CLUSTER_CLOCKS,
+    EXCHANGE_CLOCKS,
+    POLLERS,
+    STRAGGLER_CLOCKS,
+    Head,
+)
 from rtaccel.kernels.recurrent.layout import Geometry
 
 ROOT = Path(__file__).parents[2]
@@ -42,63 +50,90 @@ SAMPLES, SEED = 100_000, 0
 
 @dataclass(frozen=True)
 class Machine:
-    """link_us: one way between the card and the host's memory. l2_us: a load that L2 answers. mapped: the host writes into the
-    card's memory, where a GDR mapping is, and the card polls its own L2. in_flight: polls of the host's memory at once."""
+    """link_us: one way between the card and the host's memory. l2_us: a load that L2 answers. cluster_us: a store into another
+    block's shared memory, until that sees it. mapped: the host writes into the card's memory, where a GDR mapping is, and the
+    card polls its own L2. in_flight: polls at once."""
 
     link_us: float
     l2_us: float
+    cluster_us: float
     ghz: float = 1.755
     host_us: float = 0.12
     in_flight: int = 1
     mapped: bool = False
 
 
-LOW, HIGH = Machine(0.5, 0.15), Machine(0.9, 0.30)
+LOW, HIGH = Machine(0.5, 0.15, 0.10), Machine(0.9, 0.30, 0.20)
+LOOK_CLOCKS = 33
+"""A look at a word in a block's own shared memory."""
+
+
+@dataclass(frozen=True)
+class Polls:
+    """warps: of a block, that do nothing else. mapped: all blocks poll the card's own memory, into which the host writes."""
+
+    warps: int = 0
+    mapped: bool = False
 
 
 @dataclass(frozen=True)
 class Work:
     """Of one message. clocks: between the message and the answer, without words between blocks. warps: that poll the mailbox.
-    exchanges: of words between all blocks."""
+    exchanges: of words between all blocks. spread: of a cluster, the cycles of each exchange's stores; empty where words go
+    through L2. readers: blocks that look for a word there, all where 0."""
 
     clocks: float = 0.0
     warps: int = 1
     blocks: int = 1
     exchanges: int = 0
+    spread: tuple[float, ...] = ()
+    readers: int = 0
 
 
 def message_us(machine: Machine, work: Work, rng: np.random.Generator, samples: int = SAMPLES) -> np.ndarray:
     """float64 [samples], us from the host's write to the answer in its hands."""
     if machine.mapped:
-        period, arrives, seen = machine.l2_us, machine.link_us, machine.l2_us / 2
+        period, arrives, seen = machine.l2_us / machine.in_flight, machine.link_us, machine.l2_us / 2
     else:
         period, arrives, seen = 2 * machine.link_us / machine.in_flight, 0.0, machine.link_us
     # Every warp has a poll of its own under way; the block goes on with the last of them.
     waited = period * rng.random((samples, work.warps)).max(1)
     total = arrives + waited + seen + work.clocks / machine.ghz / 1e3
+    readers = work.readers or work.blocks
     for _ in range(work.exchanges):
-        late = machine.l2_us * rng.random((samples, min(work.blocks, 64))).max(1)  # the last of those who look
+        late = machine.l2_us * rng.random((samples, min(readers, 64))).max(1)  # the last of those who look
         total = total + machine.l2_us / 2 + late + machine.l2_us / 2
-        total = total + STRAGGLER_CLOCKS * work.blocks / machine.ghz / 1e3
+        total = total + STRAGGLER_CLOCKS * readers / machine.ghz / 1e3
+    for stores in work.spread:
+        late = LOOK_CLOCKS * rng.random((samples, min(work.blocks, 16))).max(1)
+        total = total + machine.cluster_us + (stores + late) / machine.ghz / 1e3
     return np.asarray(total + machine.link_us + machine.host_us * (1 + rng.random(samples)))
 
 
-def stack(hidden: int, layers: int, inputs: int, pollers: int) -> Work:
-    """A network of STAC-ML, int8, with one output, in the form that is chosen for an H100. pollers: its warps that poll."""
-    with polling(pollers):
+def stack(hidden: int, layers: int, inputs: int, through_l2: bool, polls: Polls) -> Work:
+    """A network of STAC-ML, int8, with one output, in the form that is chosen for an H100. through_l2: without clusters."""
+    with polling(polls.warps), mapping(polls.mapped), clustering(not through_l2):
         form = select_config(Geometry(hidden, layers), inputs, 4, 0, Head(1, "none"))
     assert form is not None
-    exchanges = 0 if form.parts == 1 else layers + 1
-    between = exchanges * (EXCHANGE_CLOCKS + STRAGGLER_CLOCKS * form.parts)
-    passed_on = int(form.parts > 1)  # block 0 hands x to the others
-    warps = 1 if pollers else min(-(-(inputs + 1) // 32), form.threads // 32)
-    return Work(form.clocks()[0] - between, warps, form.parts, exchanges + passed_on)
+    between = form.between()
+    warps = 1 if polls.warps else min(-(-(inputs + 1) // 32), form.threads // 32)
+    work = Work(form.clocks()[0] - sum(between), warps, form.parts)
+    if form.cluster:
+        return replace(work, spread=tuple(clocks - CLUSTER_CLOCKS for clocks in between))
+    return replace(work, exchanges=len(between))
 
 
-def chain(widths: tuple[int, ...], pollers: int) -> Work:
+def two_levels(hidden: int, layers: int, inputs: int, polls: Polls) -> Work:
+    """The same where clusters of 16 would share what each of their blocks reads of L2. Not built."""
+    work = stack(hidden, layers, inputs, True, polls)
+    stores = 8 * (hidden // 4 / 16) * 15 / CLUSTER_BYTES
+    return replace(work, spread=(stores,) * work.exchanges, readers=-(-work.blocks // 16))
+
+
+def chain(widths: tuple[int, ...], polls: Polls) -> Work:
     """An MLP in int8 by the kernel in CUDA C++, whose warps poll; without any by Triton's."""
     acts = ("relu",) * (len(widths) - 2) + ("none",)
-    if pollers:
+    if polls.warps or polls.mapped:
         form = chain_config.select_config(widths, acts, 0)
         assert not isinstance(form, str), form
         return Work(form.clocks())
@@ -118,16 +153,20 @@ def chain_programs(widths: tuple[int, ...]) -> int:
 CHAIN_BYTES = (132 << 10, 112 << 10)
 """Of weights in one program, and in each of several."""
 
-Of = Callable[[int], Work]
-"""What a network does where so many warps poll."""
+Of = Callable[[Polls], Work]
+"""What a network does where it is polled so."""
 
 
 def rows() -> Iterator[tuple[str, Of]]:
-    yield "null model, persistent", lambda pollers: Work()
+    yield "null model, persistent", lambda polls: Work()
     for name, hidden, layers, inputs in (
         ("LSTM_A 2x100", 100, 2, 100), ("LSTM_B 3x200", 200, 3, 250), ("LSTM_C 4x1000", 1000, 4, 500),
     ):  # fmt: skip
-        yield f"{name}, one time step, rtaccel w8a8 persistent", partial(stack, hidden, layers, inputs)
+        row = f"{name}, one time step, rtaccel w8a8 persistent"
+        yield row, partial(stack, hidden, layers, inputs, False)
+        if stack(hidden, layers, inputs, False, WAYS[WARPS_THAT_POLL][1]).spread:
+            yield f"{row}, by cuda_recurrent, through L2", partial(stack, hidden, layers, inputs, True)
+    yield f"{row}, clusters of 16 beside L2 (not built)", partial(two_levels, hidden, layers, inputs)
     for name, widths in (*MLPS.items(), (AUTOENCODER, WIDTHS)):
         yield f"{name}, rtaccel w8a8 persistent", partial(chain, widths)
 
@@ -136,16 +175,18 @@ WARPS_THAT_POLL = "four warps that poll"
 HAND_ON_CLOCKS = 100
 """From a warp that has seen a message to the others: a store to shared memory, and their next look at it. An estimate."""
 
-WAYS: dict[str, dict[str, Any]] = {
-    "one poll": {}, "four polls in flight": {"in_flight": 4}, WARPS_THAT_POLL: {"in_flight": 4}, "GDR mapping": {"mapped": True},
+WAYS: dict[str, tuple[dict[str, Any], Polls]] = {
+    "one poll": ({}, Polls()), "four polls in flight": ({"in_flight": 4}, Polls()),
+    WARPS_THAT_POLL: ({"in_flight": 4}, Polls(POLLERS)), "GDR mapping": ({"mapped": True}, Polls(mapped=True)),
 }  # fmt: skip
+"""How the machine is changed by it, and the kernels."""
 
 
 def worked(of: Of, way: str) -> Work:
     """What a way to poll adds to the work. A warp that polls has all of a message in its look, so no other is waited for."""
+    work = of(WAYS[way][1])
     if way != WARPS_THAT_POLL:
-        return of(0)
-    work = of(POLLERS)
+        return work
     return replace(work, warps=1, clocks=work.clocks + HAND_ON_CLOCKS)
 
 
@@ -153,12 +194,14 @@ def predicted() -> dict[str, Any]:
     found: dict[str, Any] = {}
     for name, of in rows():
         found[name] = {}
-        for way, change in WAYS.items():
+        for way, (change, _) in WAYS.items():
             ends, work = [], worked(of, way)
             for machine in (LOW, HIGH):
                 us = message_us(replace(machine, **change), work, np.random.default_rng(SEED))
                 ends.append([round(float(np.quantile(us, q)), 2) for q in (0.5, 0.99, 0.999)])
+            spread = sum(work.spread) + CLUSTER_CLOCKS * len(work.spread)
             about = {"blocks": work.blocks, "exchanges": work.exchanges, "clocks": round(work.clocks)}
+            about |= {"in_cluster": len(work.spread), "cluster_clocks": round(spread)} if work.spread else {}
             found[name][way] = {**about, "low": ends[0], "high": ends[1]}
     return found
 
@@ -166,6 +209,7 @@ def predicted() -> dict[str, Any]:
 def page(found: dict[str, Any], launched: dict[str, Any]) -> str:
     goals = {goal.row: goal.at_most for goal in GOALS if goal.field == "p99_us" and goal.at_most}
     link = f"link {LOW.link_us} to {HIGH.link_us} us one way, L2 {LOW.l2_us} to {HIGH.l2_us} us"
+    link += f", a cluster {LOW.cluster_us} to {HIGH.cluster_us} us"
     lines = [
         "# Predictions for an H100", "",
         "Written by `python -m bench.device.predictions --write`, before any card was measured. It simulates polls, hops and",
@@ -184,11 +228,12 @@ def page(found: dict[str, Any], launched: dict[str, Any]) -> str:
         "",
         "Streams of LSTM and GRU in CUDA C++ have four warps that poll, each with a look at all of a message, where the",
         "registers leave room. All of these networks have them, with some weights in shared memory instead. Blocks are those",
-        "of that form. MLPs with them are the kernel in CUDA C++, without them Triton's, on up to three multiprocessors.",
-        "Triton's kernels poll once at a time. A mapping of the card's memory for the host, where the driver",
-        "has it, is not built, and one warp cannot have several polls in flight:",
-        "[why](../explanation/gpu-kernels-design.md#one-poll-of-a-warp). Not simulated: how the system schedules the host's",
-        "thread, traffic of others on the link, warps that part ways.",
+        "of that form. LSTM_B is a cluster: its blocks exchange by their shared memory, where the driver says that it has room,",
+        "and else through L2. For LSTM_C, which no cluster holds, two levels would take longer than L2 alone. MLPs with warps",
+        "that poll are the kernel in CUDA C++, without them Triton's, on up to three multiprocessors. Triton's kernels poll once",
+        "at a time. With a mapping of the card's memory for the host all blocks poll their own L2, and x is passed on to nobody.",
+        "One warp cannot have several polls in flight: [why](../explanation/gpu-kernels-design.md#one-poll-of-a-warp).",
+        "Not simulated: how the system schedules the host's thread, traffic of others on the link, warps that part ways.",
         *launches.lines(launched), "",
     ]  # fmt: skip
     return "\n".join(lines)

@@ -10,12 +10,24 @@ SHARED_BYTES: Mapping[int, int] = {80: 163, 86: 99, 87: 163, 89: 99, 90: 227, 10
 """KiB of shared memory that a block may have, by compute capability times ten."""
 
 
+CLUSTERS: Mapping[int, int] = {90: 16, 100: 16, 110: 8}
+"""Blocks of a cluster at most, by compute capability times ten. More than 8 are not promised by the architecture: whether a
+device has room for a cluster is asked of its driver when a kernel is loaded."""
+
+
 @dataclass(frozen=True)
 class Card:
-    """What a form is made for. Where no card is seen: an H100. shared: bytes that a block may have."""
+    """What a form is made for. Where no card is seen: an H100. shared: bytes that a block may have. cluster: blocks that may
+    read and write each other's shared memory, at most; 0 where none may. has_clusters: False for a device that has no room."""
 
     capability: int = 90
     multiprocessors: int = 132
+    has_clusters: bool = True
+
+    @property
+    def cluster(self) -> int:
+        known = [c for c in CLUSTERS if c <= self.capability]
+        return CLUSTERS[max(known)] if known and self.has_clusters else 0
 
     @property
     def shared(self) -> int:

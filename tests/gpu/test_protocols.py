@@ -6,7 +6,7 @@ import itertools
 
 import pytest
 
-from tests.gpu.protocols import exchange, mailbox, persistent, pollers, weights
+from tests.gpu.protocols import cluster, exchange, mailbox, persistent, pollers, weights
 from tests.gpu.protocols.explore import Process, explore
 
 
@@ -32,6 +32,20 @@ def test_exchange(programs: int) -> None:
 def test_exchange_with_a_part_left_out(variant: str) -> None:
     found = explore(*exchange.model(2, variant))
     assert found.wrong and found.trace, f"{variant}: nothing wrong in {found.states} states"
+
+
+@pytest.mark.parametrize(("blocks", "gives_up"), [(2, False), (3, False), (2, True)])
+def test_a_cluster(blocks: int, gives_up: bool) -> None:
+    found = explore(*cluster.model(blocks, "", gives_up))
+    assert found.wrong == "" and found.states > 100, found
+
+
+@pytest.mark.parametrize("variant", cluster.VARIANTS[1:])
+def test_a_cluster_with_a_part_left_out(variant: str) -> None:
+    wrong = [explore(*cluster.model(2, variant, gives_up)) for gives_up in (False, True)]
+    assert any(found.wrong and found.trace for found in wrong), (
+        f"{variant}: nothing wrong in {[f.states for f in wrong]}"
+    )
 
 
 @pytest.mark.parametrize("messages", list(itertools.product(("step", "save", "load"), repeat=4))[::5], ids="-".join)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager
+from itertools import product
 
 from rtaccel.kernels._persistent.card import Card
 from rtaccel.kernels.recurrent.cuda.config import MAX_LOOKED_AT, MAX_THREADS, POLL_CLOCKS, POLLERS, Head, KernelConfig
@@ -22,25 +23,65 @@ def polling(warps: int) -> Iterator[None]:
         _polling.remove(warps)
 
 
+_clustering: list[bool] = []
+
+
+@contextmanager
+def clustering(may: bool) -> Iterator[None]:
+    """Forms that are chosen inside may be clusters, or may not: for measuring one beside the other."""
+    _clustering.append(may)
+    try:
+        yield
+    finally:
+        _clustering.remove(may)
+
+
+_mapping: list[bool] = []
+
+
+@contextmanager
+def mapping(mapped: bool) -> Iterator[None]:
+    """Forms that are chosen inside find messages in the card's memory, into which the host writes, or in the host's."""
+    _mapping.append(mapped)
+    try:
+        yield
+    finally:
+        _mapping.remove(mapped)
+
+
 def kernel_configs(
-    geometry: Geometry, inputs: int, gates: int, group: int, head: Head | None, most: int, shared: int
+    geometry: Geometry, inputs: int, gates: int, group: int, head: Head | None, of: Card
 ) -> Iterator[KernelConfig]:
-    """Every cut for at most `most` programs with `shared` bytes each."""
-    pollers = _polling[-1:] or ([0, POLLERS] if inputs < MAX_LOOKED_AT else [0])
+    """Every cut for a card."""
+    cluster = 0 if False in _clustering else of.cluster
+    mapped = _mapping[-1:] == [True]  # a look at L2 is short: nothing is gained by having several under way
+    pollers = [0] if mapped else _polling[-1:] or ([0, POLLERS] if inputs < MAX_LOOKED_AT else [0])
     seen = set()
-    for parts in range(1, most + 1):
+    for parts in range(1, of.multiprocessors + 1):
         units = -(-geometry.hidden // (4 * parts)) * 4
         parts = -(-geometry.hidden // units)
         if units in seen or units > MAX_THREADS:
             continue
         seen.add(units)
         for lanes in (1, 2, 4, 8, 16, 32):
-            for warps in pollers:
-                kernel_config = KernelConfig(geometry, inputs, gates, group, head, units, parts, lanes, pollers=warps)
+            for warps, clustered in product(pollers, [False, True] if 1 < parts <= cluster else [False]):
+                kernel_config = KernelConfig(
+                    geometry,
+                    inputs,
+                    gates,
+                    group,
+                    head,
+                    units,
+                    parts,
+                    lanes,
+                    pollers=warps,
+                    cluster=clustered,
+                    mapped=mapped,
+                )
                 if not 32 <= kernel_config.threads <= MAX_THREADS:
                     continue
-                kernel_config = kernel_config.placed(shared)
-                if kernel_config.shared_bytes <= shared:
+                kernel_config = kernel_config.placed(of.shared)
+                if kernel_config.shared_bytes <= of.shared:
                     yield kernel_config
 
 
@@ -49,7 +90,7 @@ def select_config(
 ) -> KernelConfig | None:
     """The form for a card that reads least again, and of those the one with the soonest answer; None where none fits at all."""
     of = of or Card()
-    found = list(kernel_configs(geometry, inputs, gates, group, head, of.multiprocessors, of.shared))
+    found = list(kernel_configs(geometry, inputs, gates, group, head, of))
     return min(found, key=_worth, default=None)
 
 

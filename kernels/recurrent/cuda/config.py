@@ -37,6 +37,10 @@ int4 weights, and by how much they take longer where a scheduler has no other wa
 and more for each block; what a layer takes after its sums, a step of a sum over lanes, and a group of int4 weights added to
 the others."""
 
+CLUSTER_CLOCKS, CLUSTER_BYTES = 220, 14
+"""A word into the shared memory of another block of a cluster, with the look that finds it; bytes a cycle that a multiprocessor
+stores there. Published for an H100: a load from there takes 180 cycles, and 132 multiprocessors move 3.3 TB/s."""
+
 
 def _up16(size: int) -> int:
     return -(-size // 16) * 16
@@ -55,7 +59,8 @@ class Head:
 class KernelConfig:
     """One cut of a stack. units: of each layer in a program. lanes: threads of a unit. group: of int4 weights, 0 for int8.
     kept, held: steps whose weights are in registers, and in shared memory. A step is 16 bytes of every thread.
-    pollers: warps beside the threads that poll the mailbox; 0 where the threads do."""
+    pollers: warps beside the threads that poll the mailbox; 0 where the threads do. cluster: whether the programs are a cluster,
+    and exchange by their shared memory; else by L2. mapped: the mailbox is in the card's memory, and every program polls it."""
 
     geometry: Geometry
     inputs: int
@@ -69,6 +74,8 @@ class KernelConfig:
     held: int = 0
     head_held: bool = False
     pollers: int = 0
+    cluster: bool = False
+    mapped: bool = False
 
     @property
     def threads(self) -> int:
@@ -145,6 +152,7 @@ class KernelConfig:
         if self.head is not None:
             total += 16 * self.head_lines * self.head.outputs if self.head_held else 0
             total += _up16(4 * (self.threads // 32) * self.head_lines) if self.head.group else 0
+        total += _up16(8 * self.exchange_words) if self.cluster else 0
         return total + (48 if self.pollers else 32)
 
     @property
@@ -170,6 +178,7 @@ class KernelConfig:
 
     @property
     def exchange_words(self) -> int:
+        """Of 8 bytes, that the programs send each other: in device memory, or of a cluster in the shared memory of each."""
         wide = self.parts * self.units // 4
         return 2 * ((self.geometry.layers + 1) * wide + -(-self.inputs // 4) + 1) if self.parts > 1 else 1
 
@@ -202,9 +211,18 @@ class KernelConfig:
             products = steps * (LINE4_CLOCKS if self.group else LINE_CLOCKS) * warps
             groups = self.groups[index > 0] * FOLD_CLOCKS
             found[index >= layers] += max(shared, products, rest) + SUM_CLOCKS * self.lanes.bit_length() + groups
-        ways = 0 if self.parts == 1 else layers + 1 if self.head is not None else layers
-        between = ways * (EXCHANGE_CLOCKS + STRAGGLER_CLOCKS * self.parts)
-        return found[0] + layers * CELL_CLOCKS + between, found[1]
+        return found[0] + layers * CELL_CLOCKS + sum(self.between()), found[1]
+
+    def between(self) -> tuple[float, ...]:
+        """Cycles of each exchange that a waiting host feels: of x, of h behind each layer but the last, of the head's input."""
+        if self.parts == 1:
+            return ()
+        ways = self.geometry.layers - 1 + (self.head is not None)
+        of_x = [] if self.mapped else [-(-self.inputs // 4) + 1]
+        if not self.cluster:
+            return (EXCHANGE_CLOCKS + STRAGGLER_CLOCKS * self.parts,) * (ways + len(of_x))
+        words = (*of_x, *[self.units // 4] * ways)
+        return tuple(CLUSTER_CLOCKS + 8 * w * (self.parts - 1) / CLUSTER_BYTES for w in words)
 
     def definitions(self) -> dict[str, int]:
         """What cuda_recurrent_form.h is compiled with."""
@@ -218,12 +236,14 @@ class KernelConfig:
             "RTA_HEAD": int(head is not None), "RTA_HEAD_HELD": int(self.head_held),
             "RTA_HEAD_GROUP": 0 if head is None else head.group,
             "RTA_ACTIVATION": 0 if head is None else ACTIVATIONS.index(head.activation),
+            "RTA_CLUSTER": int(self.cluster), "RTA_MAPPED": int(self.mapped),
             "RTA_SHARED_BYTES": self.shared_bytes, "RTA_SPINS": 1024, "RTA_LOOKS": 1 << 22,
         }  # fmt: skip
 
     def where(self) -> str:
         """For `explain`."""
         polls = f"; {self.pollers} warps of the first poll the mailbox in turn" if self.pollers else ""
+        polls += "; they are a cluster, and exchange by their shared memory" if self.cluster else ""
         return (
             f"{self.kept_bytes:,} B of weights in registers and {self.held * self.step_bytes:,} B in shared memory of each, "
             f"{self.reread_bytes:,} B read again from L2 in every time step{polls}"

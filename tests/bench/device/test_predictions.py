@@ -10,7 +10,7 @@ import pytest
 
 from bench.device import launches, predictions
 from bench.device.launches import Card, Launched, us_of
-from bench.device.predictions import LOW, Machine, Work, message_us
+from bench.device.predictions import LOOK_CLOCKS, LOW, Machine, Work, message_us
 from bench.device.table import MANY
 
 
@@ -44,6 +44,23 @@ def test_work_and_exchanges_add() -> None:
     one = message_us(LOW, Work(blocks=2, exchanges=1), rng()).mean()
     assert one - base == pytest.approx(LOW.l2_us * (1 + 2 / 3), abs=0.02)
     assert message_us(LOW, Work(blocks=64, exchanges=1), rng()).mean() > one
+
+
+def test_a_cluster_exchanges_by_its_shared_memory() -> None:
+    """cluster_us, the stores, and the last of those who look; nothing of L2."""
+    base = message_us(LOW, Work(blocks=7), rng()).mean()
+    spread = message_us(LOW, Work(blocks=7, spread=(1755.0, 0.0)), rng()).mean()
+    look = LOOK_CLOCKS / LOW.ghz / 1e3
+    assert spread - base == pytest.approx(2 * LOW.cluster_us + 1 + 2 * look * 7 / 8, abs=0.02)
+
+
+def test_only_lstm_b_is_a_cluster_that_all_of_its_words_stay_in() -> None:
+    found = {name: of(predictions.WAYS[predictions.WARPS_THAT_POLL][1]) for name, of in predictions.rows()}
+    step = "one time step, rtaccel w8a8 persistent"
+    b, through_l2 = found[f"LSTM_B 3x200, {step}"], found[f"LSTM_B 3x200, {step}, by cuda_recurrent, through L2"]
+    assert len(b.spread) == 4 and b.exchanges == 0 and b.blocks <= 16
+    assert through_l2.spread == () and through_l2.exchanges == 4  # x, h of two layers, the head's input
+    assert found[f"LSTM_C 4x1000, {step}"].spread == ()
 
 
 def test_a_mapping_needs_no_poll_over_the_link() -> None:
