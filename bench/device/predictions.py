@@ -56,7 +56,7 @@ class Machine:
 
     link_us: float
     l2_us: float
-    cluster_us: float
+    cluster_us: float = 0.1
     ghz: float = 1.755
     host_us: float = 0.12
     in_flight: int = 1

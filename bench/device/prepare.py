@@ -95,17 +95,17 @@ def persistent(name: str, scheme: str, kernel: str = "") -> Fields:
 
     alone()
     model, inputs = network(name)
-    with assuming(card()), chosen(kernel, False):
+    with assuming(card()), chosen(kernel):
         data = [torch.randn(256, inputs)]
         return build(persistent_kernels_of(model, (torch.randn(1, inputs),), scheme, data, card().capability, False))
 
 
-def stream(name: str, scheme: str, kernel: str = "", one_poll: bool = False) -> Fields:
+def stream(name: str, scheme: str, kernel: str = "", how: str = "") -> Fields:
     from bench.device.rows.streams import chosen
     from rtaccel.kernels._persistent.card import assuming
 
     alone()
     found = sequence(name)
     example, data = torch.randn(1, found.inputs), [found.window(4)]
-    with assuming(card()), chosen(kernel, one_poll):
+    with assuming(card()), chosen(kernel, how):
         return build(persistent_kernels_of(found.model, example, scheme, data, card().capability, True))

@@ -71,6 +71,9 @@ def null(seconds: float) -> Iterator[Row]:
     card: dict[str, Any] = {"memory_mib": CONTEXT_MIB, "family": "null"}
     yield Row("the card answers", f"{at}:answers", {}, "null", 5, 60, check=True, early=True, canary="fork")
     yield Row(name, f"{at}:triton", {"seconds": seconds}, estimate_s=8, limit_s=40, early=True, **card)
+    yield Row(
+        f"{name}, GDR mapping", f"{at}:mapped", {"seconds": seconds}, estimate_s=6, limit_s=40, early=True, **card
+    )
     yield Row(f"{name}, CUDA C++", f"{at}:cuda", {"seconds": seconds}, estimate_s=6, limit_s=40, early=True, **card)
     yield Row(
         f"{name}, built ahead", f"{at}:built_ahead", {"seconds": seconds}, estimate_s=6, limit_s=30, canary="store",
@@ -78,11 +81,12 @@ def null(seconds: float) -> Iterator[Row]:
     )  # fmt: skip
 
 
-def _step(name: str, scheme: str, seconds: float, kernel: str = "", one_poll: bool = False) -> Row:
+def _step(name: str, scheme: str, seconds: float, kernel: str = "", how: str = "") -> Row:
+    """how: one of bench.device.rows.streams.HOW."""
     large = name == "LSTM_C 4x1000"
     what = {"name": name, "scheme": scheme, **({"kernel": kernel} if kernel else {})}
-    what |= {"one_poll": True} if one_poll else {}
-    by = (f", by {kernel}" if kernel else "") + (", one poll" if one_poll else "")
+    what |= {"how": how} if how else {}
+    by = (f", by {kernel}" if kernel else "") + (f", {how}" if how else "")
     return Row(
         f"{name}, one time step, rtaccel {scheme} persistent{by}",
         "bench.device.rows.streams:step_row", {**what, "seconds": seconds}, f"stream {name}", 20 if large else 10,
@@ -213,14 +217,16 @@ def checks() -> Iterator[Row]:
 
 
 def others_of_ours(seconds: float) -> Iterator[Row]:
-    """int4 in the persistent kernel, each of the two kernels for a stack and one without warps that poll, each of those for a
-    chain, windows as graphs; then float32, beside torch's."""
+    """int4 in the persistent kernel, each kernel for a stack, and in other forms; each of those for a chain, windows as graphs; then
+    float32, beside torch's."""
     for name in STAC_ML:
         yield _step(name, "w4a8", seconds)
     for name in STAC_ML:
         for kernel in ("triton_persistent", "cuda_recurrent"):
             yield _step(name, "w8a8", seconds, kernel)
-        yield _step(name, "w8a8", seconds, "cuda_recurrent", one_poll=True)
+        yield _step(name, "w8a8", seconds, "cuda_recurrent", "one poll")
+        yield _step(name, "w8a8", seconds, how="GDR mapping")
+    yield _step("LSTM_B 3x200", "w8a8", seconds, "cuda_recurrent", "through L2")
     for name in NETWORKS:
         for kernel in ("triton_persistent", "cuda_chain"):
             yield _chain(name, seconds, kernel)

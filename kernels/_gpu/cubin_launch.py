@@ -23,6 +23,9 @@ ALIGNMENT = 16
 STATIC_LIMIT = 48 << 10
 """Shared memory that a function may use without being told to."""
 
+PORTABLE_CLUSTER = 8
+"""Blocks of a cluster that every card with clusters has room for."""
+
 SCALARS: Mapping[str, Callable[[Any], Any]] = {"i32": np.int32, "i64": np.int64, "fp32": np.float32, "u32": np.uint32}
 
 
@@ -93,6 +96,26 @@ class Loaded:
     def load(self, grid: tuple[int, ...], **arguments: Any) -> None:
         """It is loaded."""
 
+    def clusters(self) -> int:
+        """How many of its clusters the device has room for at once, with nothing else on it; 0 where it has none of this size."""
+        driver, cubin = _bindings(), self._cubin
+        config = driver.CUlaunchConfig()
+        config.gridDimX, config.gridDimY, config.gridDimZ = cubin.cluster, 1, 1
+        config.blockDimX, config.blockDimY, config.blockDimZ = 32 * cubin.num_warps, 1, 1
+        config.sharedMemBytes = cubin.shared_bytes
+        status, handle = driver.cuKernelGetFunction(self._function.handle)
+        count = 0
+        if status == driver.CUresult.CUDA_SUCCESS:  # the code says the size of a cluster, so a launch need not
+            status, count = driver.cuOccupancyMaxActiveClusters(handle, config)
+        if status == driver.CUresult.CUDA_ERROR_INVALID_CLUSTER_SIZE:
+            return 0
+        if status != driver.CUresult.CUDA_SUCCESS:
+            raise BackendUnavailable(
+                "kernels", f"{cubin.name}, whose clusters the driver did not count ({status.name})", "a number",
+                "Start a new process.",
+            )  # fmt: skip
+        return int(count)
+
 
 _loaded: dict[tuple[int, str], Loaded] = {}
 """By device and key. They stay: the driver waits for the device to load code, and to unload it."""
@@ -126,13 +149,13 @@ def _function(cubin: Cubin, device: int) -> Any:
         raise FormatError(
             cubin.name, f"a function of {function.num_arguments} parameters", f"{expected}", "Build the kernels again."
         )
-    _make_ready(function, cubin.shared_bytes)
+    _make_ready(function, cubin.shared_bytes, cubin.cluster)
     return function
 
 
-def _make_ready(function: Any, shared_bytes: int) -> None:
+def _make_ready(function: Any, shared_bytes: int, cluster: int) -> None:
     """Has the driver load the function now (CUDA_MODULE_LOADING=LAZY, its default, waits for the first launch), and allows its
-    shared memory."""
+    shared memory and its clusters. A size of those that the device does not have is no error here: `clusters` says it."""
     driver = _bindings()
     good = driver.CUresult.CUDA_SUCCESS
     status, handle = driver.cuKernelGetFunction(function.handle)
@@ -141,6 +164,10 @@ def _make_ready(function: Any, shared_bytes: int) -> None:
     if status != good:
         raise BackendUnavailable(
             "kernels", f"a function that is not loaded ({status.name})", "one that is", "Start a new process."
+        )
+    if cluster > PORTABLE_CLUSTER:
+        driver.cuFuncSetAttribute(
+            handle, driver.CUfunction_attribute.CU_FUNC_ATTRIBUTE_NON_PORTABLE_CLUSTER_SIZE_ALLOWED, 1
         )
     if shared_bytes <= STATIC_LIMIT:
         return

@@ -26,6 +26,7 @@ class Cubin:
 
     name: of the specialization. entry: of the function in the cubin. parameters: (name, type) in the order of the
     function's own, which two pointers to scratch memory follow (0 for none). Pointers must be aligned to 16 bytes.
+    cluster: blocks of a cluster, which the code says itself; 0 for none.
     """
 
     key: str
@@ -40,6 +41,7 @@ class Cubin:
     cooperative: bool
     built_with: str
     code: bytes
+    cluster: int = 0
 
 
 def key_of(kernel: str, signature: Mapping[str, str], constants: Mapping[str, Any], options: Mapping[str, Any]) -> str:

@@ -8,6 +8,7 @@ from __future__ import annotations
 import contextlib
 from typing import Any
 
+from rtaccel.backends import cuda_persistent
 from rtaccel.core import settings
 from rtaccel.kernels._gpu import cubin_launch, cuda_nvrtc, triton_launch
 from rtaccel.kernels._gpu.cubin_store import Cubin, CubinStore
@@ -36,6 +37,20 @@ def bind(kernel: CudaKernel) -> triton_launch.Launch:
     return cubin_launch.load(triton_launch.built_ahead(kernel.key) or _compiled(kernel))
 
 
+def has_room(kernel: CudaKernel) -> bool:
+    """Whether the device holds the kernel's cluster, beside what persistent kernels have of it. Loads the kernel, to ask.
+
+    Each multiprocessor that another has may be in the way of one cluster. Where kernels are recorded it is not known, and so
+    both forms are wanted.
+    """
+    if not kernel.cluster:
+        return True
+    if triton_launch.record(kernel.key, kernel):
+        return False
+    loaded = cubin_launch.load(triton_launch.built_ahead(kernel.key) or _compiled(kernel))
+    return loaded.clusters() > cuda_persistent.taken(_device())
+
+
 _in_process: dict[tuple[str, int], Cubin] = {}
 
 
@@ -49,6 +64,12 @@ def _compiled(kernel: CudaKernel) -> Cubin:
         with contextlib.suppress(OSError):  # a folder that nobody may write to: it is compiled again next time
             CubinStore(settings.kernel_folder()).put(found)
     return found
+
+
+def _device() -> int:
+    import torch
+
+    return int(torch.cuda.current_device())
 
 
 def _capability() -> Any:

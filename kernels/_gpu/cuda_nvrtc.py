@@ -26,6 +26,7 @@ class CudaKernel:
 
     name: of the form, for people. includes: files that the first one includes. definitions: of the preprocessor.
     shared_bytes: what a launch gives a block. cooperative: blocks wait for each other, so all must be on the device at once.
+    cluster: blocks of a cluster, as the source says it; 0 for none.
     """
 
     file: str
@@ -37,6 +38,7 @@ class CudaKernel:
     definitions: tuple[tuple[str, int | str], ...] = ()
     shared_bytes: int = 0
     cooperative: bool = False
+    cluster: int = 0
 
     @property
     def source(self) -> str:
@@ -119,4 +121,5 @@ def compile_cubin(kernel: CudaKernel, capability: int) -> Cubin:
         cooperative=kernel.cooperative,
         built_with=f"nvrtc {version()}",
         code=bytes(code),
+        cluster=kernel.cluster,
     )

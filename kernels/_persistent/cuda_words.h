@@ -27,6 +27,25 @@ static __device__ __forceinline__ void store_card(Word* to, Word word) {
   asm volatile("st.relaxed.gpu.global.u64 [%0], %1;" ::"l"(to), "l"(word) : "memory");
 }
 
+// Of a cluster: words in the shared memory of each of its blocks. `own` is the word's place in the caller's block, and
+// so in all others. A barrier of the cluster stands behind the clearing of those words, and one before a block ends.
+static __device__ __forceinline__ unsigned in_shared(const Word* own) {
+  return static_cast<unsigned>(__cvta_generic_to_shared(own));
+}
+static __device__ __forceinline__ void store_cluster(const Word* own, int block, Word word) {
+  unsigned there;
+  asm volatile("mapa.shared::cluster.u32 %0, %1, %2;" : "=r"(there) : "r"(in_shared(own)), "r"(block));
+  asm volatile("st.relaxed.cluster.shared::cluster.u64 [%0], %1;" ::"r"(there), "l"(word) : "memory");
+}
+static __device__ __forceinline__ Word load_cluster(const Word* own) {
+  Word word;
+  asm volatile("ld.relaxed.cluster.shared::cta.u64 %0, [%1];" : "=l"(word) : "r"(in_shared(own)) : "memory");
+  return word;
+}
+static __device__ __forceinline__ void meet_cluster() {  // of its threads, those that have ended are not waited for
+  asm volatile("barrier.cluster.arrive.release.aligned;\n\tbarrier.cluster.wait.acquire.aligned;" ::: "memory");
+}
+
 // What the sender of a word had written before it is seen by every load behind this, in caches too.
 static __device__ __forceinline__ void fence_system() { asm volatile("fence.acq_rel.sys;" ::: "memory"); }
 

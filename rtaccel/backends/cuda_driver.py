@@ -21,6 +21,9 @@ MODULE_LOADING, CONNECTIONS, LAUNCH_BLOCKING = (
 )  # fmt: skip
 DEFAULT_CONNECTIONS = 8
 NON_BLOCKING = 1
+SYNC_MEMOPS = 6
+"""CUpointer_attribute that memory must have which others than the driver write to."""
+
 EAGER = 1
 SUCCESS, NOT_READY, NOT_SUPPORTED = 0, 600, 801
 
@@ -34,6 +37,9 @@ class Driver(Protocol):
 
     def new_stream(self) -> int:
         """A stream that waits for no other, the default one included, with the highest priority; nobody else is given it."""
+
+    def allocate(self, size: int) -> int:
+        """Device memory that no allocator of torch's has, by its address, and that the host may map. It is never freed."""
 
 
 class LibCuda:
@@ -72,6 +78,12 @@ class LibCuda:
         self._call("cuCtxGetStreamPriorityRange", ctypes.byref(least), ctypes.byref(greatest))
         self._call("cuStreamCreateWithPriority", ctypes.byref(stream), NON_BLOCKING, greatest)
         return int(stream.value or 0)
+
+    def allocate(self, size: int) -> int:
+        address, in_order = ctypes.c_uint64(), ctypes.c_uint(1)
+        self._call("cuMemAlloc_v2", ctypes.byref(address), ctypes.c_size_t(size))
+        self._call("cuPointerSetAttribute", ctypes.byref(in_order), SYNC_MEMOPS, address)
+        return address.value
 
 
 @cache

@@ -64,6 +64,12 @@ def reserve(device: int, name: str, programs: int, multiprocessors: int) -> Seat
         return seat
 
 
+def taken(device: int) -> int:
+    """Multiprocessors that persistent kernels are promised."""
+    with _lock:
+        return sum(seat.programs for seat in _seats if seat.device == device)
+
+
 def running() -> list[str]:
     """Names of the persistent kernels that run now."""
     return [seat.name for seat in _seats if seat.running] if _seats else []

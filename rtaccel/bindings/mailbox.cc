@@ -3,6 +3,7 @@
 #include <nanobind/stl/string.h>
 
 #include <stdexcept>
+#include <vector>
 
 #include "bindings/timer.h"
 
@@ -25,6 +26,7 @@ uint64_t* Mailbox::send(const void* request, uint32_t command) {
   uint64_t* slot = requests_ + (number & 1) * (request_words_ + commands_);
   if (commands_) rta_mailbox_put(slot + request_words_, command | pending, number);
   rta_mailbox_send(slot, static_cast<const uint32_t*>(request), request_words_, number);
+  if (mapped_) rta_mailbox_flush();
   return replies_ + (number & 1) * reply_words_;
 }
 
@@ -59,6 +61,13 @@ bool Mailbox::exchange_alone(const void* request, void* reply, int64_t timeout_n
     if (rta_mailbox_wait(from, static_cast<uint32_t*>(reply), reply_words_, sequence_, kSliceNs) == RTA_MAILBOX_DONE)
       return true;
   return false;
+}
+
+void Mailbox::last(uint32_t command) {
+  const std::vector<uint32_t> zeros(request_words_);
+  nb::gil_scoped_release release;
+  const std::lock_guard<std::mutex> turn(turn_);
+  send(zeros.data(), command);
 }
 
 int64_t Mailbox::echo(int64_t messages, int64_t timeout_ns) {
@@ -106,14 +115,15 @@ void add_mailbox(nb::module_& m) {
     return box.exchange(reinterpret_cast<const void*>(request), reinterpret_cast<void*>(reply), timeout_ns, command);
   };
   nb::class_<Mailbox>(m, "Mailbox", "Messages to a persistent kernel on a GPU, by address.")
-      .def(nb::init<uint64_t, int64_t, uint64_t, int64_t, bool>(), nb::arg("requests"), nb::arg("request_words"),
-           nb::arg("replies"), nb::arg("reply_words"), nb::arg("commands") = false)
+      .def(nb::init<uint64_t, int64_t, uint64_t, int64_t, bool, bool>(), nb::arg("requests"), nb::arg("request_words"),
+           nb::arg("replies"), nb::arg("reply_words"), nb::arg("commands") = false, nb::arg("mapped") = false)
       .def("exchange", exchange, nb::arg("request"), nb::arg("reply"), nb::arg("timeout_ns"), nb::arg("command") = 0)
       .def("restart", &Mailbox::restart, "For a kernel that starts anew: the next message is the first.")
       .def_prop_ro("number", &Mailbox::number, "Of the latest message.")
       .def_prop_rw("command", &Mailbox::pending, &Mailbox::set_pending, "What the next message orders; then 0 again.")
       .def("order", &Mailbox::order, nb::arg("bits"), "What the next message orders beside what it orders already.")
       .def("withdraw", &Mailbox::withdraw, nb::arg("bits"), "Takes an order back; False where it was sent.")
+      .def("last", &Mailbox::last, nb::arg("command"), "A message that nobody answers, for a kernel that is to end.")
       .def("echo", &Mailbox::echo, nb::arg("messages"), nb::arg("timeout_ns"));
   nb::class_<MailboxStep>(m, "MailboxStep", "A kernel's mailbox bound to its tensors: call it for one exchange.")
       .def(nb::init<nb::object, nb::object, nb::object, uint64_t, int64_t, nb::object>(), nb::arg("mailbox"),

@@ -20,12 +20,14 @@ inline bool is_set(const uint64_t* word) { return __atomic_load_n(word, __ATOMIC
 // more: what is to be done before it is computed. Exchanges of several threads follow one another.
 class Mailbox {
  public:
-  Mailbox(uint64_t requests, int64_t request_words, uint64_t replies, int64_t reply_words, bool commands)
+  // mapped: requests are memory of the card, whose stores a CPU may hold back.
+  Mailbox(uint64_t requests, int64_t request_words, uint64_t replies, int64_t reply_words, bool commands, bool mapped)
       : requests_(reinterpret_cast<uint64_t*>(requests)),
         replies_(reinterpret_cast<uint64_t*>(replies)),
         request_words_(request_words),
         reply_words_(reply_words),
-        commands_(commands) {}
+        commands_(commands),
+        mapped_(mapped) {}
 
   // False after a timeout: the message then has the old number still, and the mailbox cannot be used again. Called with
   // the GIL, which is free while this waits for long.
@@ -33,6 +35,10 @@ class Mailbox {
 
   // The same by a thread that has no GIL. False too once *control is not 0: a kernel that ends answers no more.
   bool exchange_alone(const void* request, void* reply, int64_t timeout_ns, const uint64_t* control);
+
+  // A message that nobody answers: zeros, and this command. Waits for an exchange that is under way. Called with the
+  // GIL.
+  void last(uint32_t command);
 
   // Plays the other side for `messages` of them, in the calling thread; how many were answered before a timeout.
   int64_t echo(int64_t messages, int64_t timeout_ns);
@@ -64,7 +70,7 @@ class Mailbox {
 
   uint64_t *requests_, *replies_;
   int64_t request_words_, reply_words_;
-  bool commands_;
+  bool commands_, mapped_;
   uint32_t sequence_ = 0, echoed_ = 0;
   std::atomic<uint32_t> pending_{0};
   std::mutex turn_;

@@ -10,6 +10,8 @@ import os
 from importlib.machinery import ModuleSpec
 from pathlib import Path
 
+from rtaccel.core.errors import BackendUnavailable
+
 CPU_ISA = "RTACCEL_CPU_ISA"
 """The instruction set the native core may use, with those it includes (unset: all the CPU has). `rtaccel.backends.cpu.isas`
 lists them; the table is kernels/_core/isa.def. avxvnni and avx512 both include avx2, and neither the other.
@@ -34,6 +36,10 @@ KERNEL_PACKAGE = "rtaccel_kernels"
 NO_JIT = "RTACCEL_NO_JIT"
 """1: a GPU kernel that was not built ahead is an error, and never compiled."""
 
+
+MAILBOX = "RTACCEL_MAILBOX"
+"""Where messages to persistent kernels are: "host" (unset), pinned memory of the host, which the card polls over the link; "gdr",
+the card's memory, into which the host writes by GDRCopy, and which every block of a kernel polls."""
 
 NUMBA_SIMULATOR = "NUMBA_ENABLE_CUDASIM"
 """1: Numba's CUDA kernels run in Numba's simulator, on CPU tensors."""
@@ -75,6 +81,14 @@ def keeps_stage_times() -> bool:
 
 def no_jit() -> bool:
     return os.environ.get(NO_JIT, "0") not in ("", "0")
+
+
+def mailbox() -> str:
+    """ "host" or "gdr". Raises BackendUnavailable for anything else."""
+    found = os.environ.get(MAILBOX) or "host"
+    if found not in ("host", "gdr"):
+        raise BackendUnavailable("persistent", f"{MAILBOX}={found}", "'host' or 'gdr'", "Set it so, or unset it.")
+    return found
 
 
 def triton_interpret() -> bool:

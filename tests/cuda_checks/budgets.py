@@ -19,15 +19,17 @@ sys.path.insert(0, str(Path(__file__).parents[2]))
 from rtaccel.kernels._gpu.triton_aot import Footprint
 from rtaccel.kernels._gpu.triton_spec import GPU_DP4A, SYSTEM_FENCE, SYSTEM_LOAD, SYSTEM_STORE
 from rtaccel.kernels._persistent.card import SHARED_BYTES, Card
-from rtaccel.kernels.recurrent.cuda.kernel import DECLARED, declared
+from rtaccel.kernels.recurrent.cuda.kernel import FORMS, declared
 from tests.support import kept
 
 FILE = Path(__file__).with_name("budgets.json")
 
+CLUSTER_STORE, CLUSTER_BARRIER = r"ST\.E\.64\.STRONG\.GPU", r"UCGABAR_WAIT"
+
 FAMILIES = {
     "dp4a": GPU_DP4A, "16-byte loads of shared memory": r"LDS\.128", "16-byte loads of L2": r"LDG\..*128",
     "warp sums": "CREDUX|REDUX|SHFL", "system loads": r"LDG\..*64\.STRONG\.SYS", "card loads": r"LDG\..*64\.STRONG\.GPU",
-    "barriers": r"BAR\b",
+    "barriers": r"BAR\b", "cluster stores": CLUSTER_STORE, "cluster barriers": CLUSTER_BARRIER,
 }  # fmt: skip
 REQUIRED = (GPU_DP4A, r"LDS\.128", SYSTEM_LOAD, SYSTEM_STORE)
 """In the code of every form."""
@@ -53,13 +55,16 @@ def broken(
     form, kernel = declared(name, Card(capability))
     # Of messages with other weights alone: one where they are read, and in a grid one before they are passed on, which is the
     # same one where a warp that polls does both. A loop over words that is unrolled has it twice.
-    fences, fewest = found.count(SYSTEM_FENCE), (2 if form.pollers else 3) if kernel.cooperative else 1
+    passed_on = form.parts > 1 and not form.mapped
+    fences, fewest = found.count(SYSTEM_FENCE), (2 if form.pollers else 3) if passed_on else 1
     said = [] if fewest <= fences <= 2 * fewest else [f"{fences} fences"]
     said += [f"no {pattern}" for pattern in REQUIRED if not found.count(pattern)]
     spilt = (found.stack_bytes, found.local_bytes, found.spills)
     said += [f"stack, local bytes, spills {spilt}"] if any(spilt) else []
     if bool(found.count(r"LDG\..*64\.STRONG\.GPU")) != kernel.cooperative:
         said.append("loads of the exchange where there is one, and only there")
+    if (bool(found.count(CLUSTER_STORE)), found.count(CLUSTER_BARRIER)) != (form.cluster, 2 * form.cluster):
+        said.append("stores and two barriers of a cluster where there is one, and only there")
     if allowed is not None:
         exact = ("programs", "threads", "pollers", "in_registers", "in_shared", "read_again", "shared", "fences")
         said += beyond(row, allowed, exact)
@@ -85,7 +90,7 @@ def main(check: bool) -> None:
     written = read() if check else {}
     rows: dict[str, dict[str, dict[str, Any]]] = {}
     faults = []
-    for name in DECLARED:
+    for name in FORMS:
         for capability in SHARED_BYTES:
             of = cost(name, capability)
             rows.setdefault(name, {})[str(capability)] = of[0]

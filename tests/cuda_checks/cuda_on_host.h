@@ -32,7 +32,7 @@ using Word = unsigned long long;
 
 namespace host {
 
-constexpr int kStack = 64 << 10;
+constexpr int kStack = 64 << 10, kLateRounds = 2000;
 struct Index {
   unsigned x;
 };
@@ -74,6 +74,9 @@ struct Grid {
   std::function<void()> kernel;
   int skipped = 0;                // a line whose barrier nobody waits at, or whose fence does nothing
   const Word* dropped = nullptr;  // a word of the exchange that does not arrive, of message 3
+  int dropped_at = -1;            // the same in every block's shared memory: its place there, in bytes
+  Meeting cluster;
+  bool stored = false;  // whether a block has stored into another's shared memory
   bool moved = false;
   unsigned cycles = 0;
 };
@@ -144,21 +147,44 @@ inline const int* exchange(int value) {
   return slots;
 }
 
+// A barrier of all blocks that does not wait for threads that have ended.
+inline void pass_cluster(Meeting& at) {
+  if (at.arrived == 0 || at.arrived < at.expected) return;
+  at.arrived = 0;
+  ++at.generation;
+  grid->moved = true;
+}
+inline void meet_cluster(int line) {
+  if (line == grid->skipped) return;
+  Meeting& at = grid->cluster;
+  Fiber* self = grid->running;
+  self->waits_for = &at;
+  self->generation = at.generation;
+  ++at.arrived;
+  pass_cluster(at);
+  if (self->generation == at.generation) yield();
+  self->waits_for = nullptr;
+}
+
 inline void enter() {
   grid->kernel();
   grid->running->ended = grid->moved = true;
+  --grid->cluster.expected;
+  pass_cluster(grid->cluster);
   yield();
 }
 
 // Runs `kernel` in every thread of the grid; returns when all have ended, or wait for each other for good after
 // `abort`.
 inline void launch(int blocks, int threads, int shared_bytes, unsigned seed, int skipped, const Word* dropped,
-                   const Word* abort, std::function<void()> kernel) {
+                   const Word* abort, std::function<void()> kernel, bool cluster = false, int dropped_at = -1) {
   Grid made;
   grid = &made;
   made.kernel = std::move(kernel);
   made.skipped = skipped;
   made.dropped = dropped;
+  made.dropped_at = dropped_at;
+  made.cluster.expected = blocks * threads;
   made.blocks.resize(blocks);
   made.fibers.resize(blocks * threads);
   for (int b = 0; b < blocks; ++b) {
@@ -181,11 +207,14 @@ inline void launch(int blocks, int threads, int shared_bytes, unsigned seed, int
     }
   }
   const bool lagging = seed % 3 == 2;  // every other warp is far behind the rest
+  // Every other block starts long after the rest, as it may where none waits for it: when one stores into its memory.
+  const bool late = cluster && seed % 7 == 6;
   std::vector<Fiber*> order;
   for (Fiber& fiber : made.fibers) order.push_back(&fiber);
-  int still = 0;  // rounds in which nothing moved
+  int still = 0, rounds = 0;  // rounds in which nothing moved; and all, as far as blocks are late
   while (!order.empty() && (still < 2000 || __atomic_load_n(abort, __ATOMIC_ACQUIRE) == 0)) {
     made.moved = false;
+    rounds += rounds < kLateRounds;
     for (size_t i = order.size(); i > 1; --i) {
       seed = seed * 1664525u + 1013904223u;
       std::swap(order[i - 1], order[(seed >> 8) % i]);
@@ -193,6 +222,7 @@ inline void launch(int blocks, int threads, int shared_bytes, unsigned seed, int
     for (Fiber* fiber : order) {
       seed = seed * 1664525u + 1013904223u;
       if (lagging && fiber->thread.x / 32 % 2 == 0 && seed >> 30 != 0) continue;
+      if (late && fiber->index.x % 2 && rounds < kLateRounds && !made.stored) continue;
       if (fiber->waits_for && fiber->waits_for->generation == fiber->generation) continue;
       made.running = fiber;
       swapcontext(&made.scheduler, &fiber->context);
@@ -239,6 +269,16 @@ static inline Word load_card(const Word* from) { return load_system(from); }
 static inline void store_card(Word* to, Word word) {
   if (to != host::grid->dropped || word >> 32 != 3) store_system(to, word);
 }
+// `own` in another block's shared memory. One whose threads have all ended has none any more.
+static inline void store_cluster(const Word* own, int block, Word word) {
+  host::Block& self = *host::grid->running->block;
+  host::grid->stored = true;
+  const long at = reinterpret_cast<const char*>(own) - self.shared.get();
+  if (at == host::grid->dropped_at && word >> 32 == 3) return;
+  store_system(reinterpret_cast<Word*>(host::grid->blocks[block].shared.get() + at), word);
+}
+static inline Word load_cluster(const Word* own) { return load_system(own); }
+static inline void meet_cluster(int line = __builtin_LINE()) { host::meet_cluster(line); }
 static inline uint4 load_weights(const uint4* from) { return host::cached(from); }
 static inline uint4* shared_memory() { return reinterpret_cast<uint4*>(host::grid->running->block->shared.get()); }
 

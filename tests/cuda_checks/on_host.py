@@ -19,6 +19,7 @@ from rtaccel.backends import cuda_persistent
 from rtaccel.kernels._gpu import cuda_launch, cuda_nvrtc
 from rtaccel.kernels._gpu.cuda_nvrtc import CudaKernel
 from rtaccel.runtime.gpu import persistent, persistent_choice
+from rtaccel.runtime.gpu.persistent_device import Requests
 from rtaccel.runtime.gpu.persistent_launch import PersistentLaunch
 from rtaccel.runtime.gpu.persistent_networks import Network
 from tests.support import kept
@@ -68,6 +69,9 @@ class HostDevice:
 
     def mailbox(self, words: int) -> Tensor:
         return torch.zeros(words, dtype=torch.int64)
+
+    def requests(self, words: int) -> Requests:
+        return Requests.shared(self.mailbox(words))
 
     def load(self, network: Network, requests: Tensor, replies: Tensor, control: Tensor) -> PersistentLaunch:
         return network.prepared("cpu")
@@ -127,6 +131,7 @@ def in_place_of_a_gpu(
         monkeypatch.setattr(persistent, "TIMEOUT_NS", 20_000_000_000)
         monkeypatch.setattr(cuda_launch, "bind", device.bind)
         monkeypatch.setattr(cuda_launch, "unavailable", lambda kernel: None)
+        monkeypatch.setattr(cuda_launch, "has_room", lambda kernel: True)
         monkeypatch.setattr(module, chooser, layout_of(case))
         return device
 

@@ -21,15 +21,18 @@ T value(const void* const* arguments, int index) {
 // The kernel's parameters in order: pointers as they are, numbers by where they lie. Returns when the kernel has ended.
 // dropped: a word of the exchange that one message lacks, -1 for none.
 extern "C" void rtaccel_on_host(const void* const* a, unsigned seed, int skipped, int dropped) {
-  const Word* lost = dropped < 0 ? nullptr : pointer<const Word*>(a, 11) + dropped;
-  host::launch(kPrograms, kAllThreads, kSharedBytes, seed, skipped, lost, pointer<const Word*>(a, 2), [=] {
-    rtaccel_recurrent(pointer<const Word*>(a, 0), pointer<Word*>(a, 1), pointer<Word*>(a, 2), pointer<Word*>(a, 3),
-                      pointer<const uint4*>(a, 4), pointer<const float*>(a, 5), pointer<const int*>(a, 6),
-                      pointer<const float*>(a, 7), pointer<const uint4*>(a, 8), pointer<const float*>(a, 9),
-                      pointer<const int*>(a, 10), pointer<Word*>(a, 11), value<float>(a, 12), value<int>(a, 13),
-                      value<float>(a, 14), value<float>(a, 15), value<int>(a, 16), value<int>(a, 17), value<int>(a, 18),
-                      nullptr, nullptr);
-  });
+  const Word* lost = dropped < 0 || kCluster ? nullptr : pointer<const Word*>(a, 11) + dropped;
+  host::launch(
+      kPrograms, kAllThreads, kSharedBytes, seed, skipped, lost, pointer<const Word*>(a, 2),
+      [=] {
+        rtaccel_recurrent(pointer<const Word*>(a, 0), pointer<Word*>(a, 1), pointer<Word*>(a, 2), pointer<Word*>(a, 3),
+                          pointer<const uint4*>(a, 4), pointer<const float*>(a, 5), pointer<const int*>(a, 6),
+                          pointer<const float*>(a, 7), pointer<const uint4*>(a, 8), pointer<const float*>(a, 9),
+                          pointer<const int*>(a, 10), pointer<Word*>(a, 11), value<float>(a, 12), value<int>(a, 13),
+                          value<float>(a, 14), value<float>(a, 15), value<int>(a, 16), value<int>(a, 17),
+                          value<int>(a, 18), nullptr, nullptr);
+      },
+      kCluster, kCluster && dropped >= 0 ? kAtExchange + 8 * dropped : -1);
 }
 
 #ifdef RTA_PROGRAM
@@ -37,7 +40,7 @@ extern "C" void rtaccel_on_host(const void* const* a, unsigned seed, int skipped
 // fourth begins with the second set of weights, and the sixth goes back to the first.
 // argv[1]: the place in the list of one that is 16 bytes too short, which must be found.
 int main(int count, char** given) {
-  constexpr int words = kPrograms > 1 ? kExchangeX + 2 * kSlotX : 1;
+  constexpr int words = kPrograms > 1 && !kCluster ? kExchangeWords : 1;
   const int bytes[] = {16 * (kInputs + 1),
                        16 * kOutputs,
                        64,

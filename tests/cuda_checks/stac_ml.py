@@ -61,6 +61,7 @@ def main(words: list[str]) -> None:
         persistent.TIMEOUT_NS = 600_000_000_000
         cuda_launch.bind = device.bind
         cuda_launch.unavailable = lambda kernel: None
+        cuda_launch.has_room = lambda kernel: True
         for name in [word for word in words if word in SIZES] or SIZES:
             check(name, "w4a8" if "--int4" in words else "w8a8")
 

@@ -38,6 +38,8 @@ class Partition(NamedTuple):
     lanes: int
     kept: int
     pollers: int = 0
+    cluster: bool = False
+    mapped: bool = False
 
 
 def in_place_of_a_gpu(monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[..., on_host.HostDevice]]:
@@ -47,10 +49,21 @@ def in_place_of_a_gpu(monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[...,
         def form(
             geometry: Geometry, inputs: int, gates: int, group: int, head: Head | None, card: Card
         ) -> KernelConfig:
-            parts, lanes, kept, pollers = cut
+            parts, lanes, kept, pollers, cluster, mapped = cut
             units = -(-geometry.hidden // (4 * parts)) * 4
             found = KernelConfig(
-                geometry, inputs, gates, group, head, units, parts, lanes, head_held=parts < 3, pollers=pollers
+                geometry,
+                inputs,
+                gates,
+                group,
+                head,
+                units,
+                parts,
+                lanes,
+                head_held=parts < 3,
+                pollers=pollers,
+                cluster=cluster,
+                mapped=mapped,
             )
             return replace(found, kept=min(kept, found.steps), held=(found.steps - min(kept, found.steps) + 1) // 2)
 
@@ -83,6 +96,14 @@ CASES = {
 }  # fmt: skip
 CASES |= {
     f"{name}-polled": (*case[:3], case[3]._replace(pollers=4 if "one" in name else 3)) for name, case in CASES.items()
+}
+CASES |= {
+    "lstm-int4-two-cluster": (*CASES["lstm-int4-two"][:3], Partition(2, 2, 9, 3, True)),
+    "gru-three-cluster": (*CASES["gru-three"][:3], Partition(3, 32, 1, 0, True)),
+    "lstm-one-program-mapped": (*CASES["lstm-one-program"][:3], Partition(1, 4, 7, mapped=True)),
+    "lstm-int4-two-mapped": (*CASES["lstm-int4-two"][:3], Partition(2, 2, 9, mapped=True)),
+    "gru-three-cluster-mapped": (*CASES["gru-three"][:3], Partition(3, 32, 1, 0, True, True)),
+    "gru-int4-groups-cluster": (*CASES["gru-int4-groups"][:3], Partition(3, 1, 100, 4, True)),
 }
 
 

@@ -21,9 +21,9 @@ from rtaccel.kernels._gpu import cubin_launch, cuda_launch, cuda_nvrtc
 from rtaccel.kernels._gpu.cubin_store import Cubin, CubinStore
 from rtaccel.kernels._gpu.cuda_nvrtc import CudaKernel
 from rtaccel.kernels._persistent.card import SHARED_BYTES, Card, assuming
-from rtaccel.kernels.recurrent.cuda.choice import polling, select_config
+from rtaccel.kernels.recurrent.cuda.choice import clustering, kernel_configs, polling, select_config
 from rtaccel.kernels.recurrent.cuda.config import MAX_LOOKED_AT, POLLERS, Head
-from rtaccel.kernels.recurrent.cuda.kernel import DECLARED, declared, kernel_of
+from rtaccel.kernels.recurrent.cuda.kernel import FORMS, declared, kernel_of
 from rtaccel.kernels.recurrent.layout import Geometry
 from rtaccel.kernels.recurrent.triton import config
 from rtaccel.plan.fuse import fuse
@@ -36,7 +36,7 @@ needs_nvrtc = pytest.mark.skipif(cuda_nvrtc.unavailable() is not None, reason=f"
 
 def todays() -> Iterator[Any]:
     """LSTM_C for sm_90, and two of the other forms, others each day; tests/cuda_checks/budgets.py --check compiles all."""
-    places = [(name, capability) for name in DECLARED for capability in SHARED_BYTES]
+    places = [(name, capability) for name in FORMS for capability in SHARED_BYTES]
     day = 2 * datetime.date.today().toordinal()
     chosen = {("lstm C int8", 90), places[day % len(places)], places[(day + 1) % len(places)]}
     yield from (pytest.param(*place, id=f"{place[0]} sm_{place[1]}") for place in sorted(chosen))
@@ -56,7 +56,7 @@ def test_the_budget_file_says_what_the_forms_are() -> None:
     from tests.cuda_checks import budgets
 
     written = budgets.read()
-    assert set(written) == set(DECLARED)
+    assert set(written) == set(FORMS)
     for name, rows in written.items():
         assert set(rows) == {str(c) for c in SHARED_BYTES}
         for capability, row in rows.items():
@@ -173,6 +173,7 @@ def test_which_kernel_a_stream_takes(small: tuple[Stage, ...], monkeypatch: pyte
     """The one in CUDA C++, and Triton's with the reason where that cannot be had."""
     reasons: list[str | None] = [None]
     monkeypatch.setattr(cuda_launch, "unavailable", lambda kernel: reasons[0])
+    monkeypatch.setattr(cuda_launch, "has_room", lambda kernel: True)
     taken = stack_network(small)
     assert isinstance(taken, CudaStack) and taken.line().kernel == CUDA
     assert f"not {TRITON}, which answers later" in taken.line().reasons
@@ -189,6 +190,39 @@ def test_which_kernel_a_stream_takes(small: tuple[Stage, ...], monkeypatch: pyte
     assert any("libnvrtc cannot be loaded" in reason for reason in instead.line().reasons), instead.line()
     with only(CUDA), pytest.raises(BackendUnavailable, match="libnvrtc cannot be loaded"):
         stack_network(small)
+
+
+@needs_triton
+def test_a_cluster_is_taken_where_the_device_has_room(monkeypatch: pytest.MonkeyPatch) -> None:
+    """It exchanges by its shared memory; else the same network through L2, with the reason."""
+    of_b = stages(nn.LSTM(250, 200, 3, batch_first=True))
+    monkeypatch.setattr(cuda_launch, "unavailable", lambda kernel: None)
+    room, asked = [True], []
+    monkeypatch.setattr(cuda_launch, "has_room", lambda kernel: (asked.append(kernel), room[0])[1])
+    taken = stack_network(of_b)
+    assert isinstance(taken, CudaStack) and taken.config.cluster and 1 < taken.programs <= 8
+    assert asked[-1].cluster == taken.programs and not asked[-1].cooperative
+    assert any("they are a cluster" in reason for reason in taken.line().reasons)
+    room[0] = False
+    through_l2 = stack_network(of_b)
+    assert isinstance(through_l2, CudaStack) and not through_l2.config.cluster and through_l2.compiled.cooperative
+    assert any("not a cluster of 7 programs" in reason for reason in through_l2.line().reasons), through_l2.line()
+    with assuming(Card(89, 58)):
+        older = stack_network(of_b)
+        assert isinstance(older, CudaStack) and not older.config.cluster
+    with clustering(False):
+        alone = stack_network(of_b)
+        assert isinstance(alone, CudaStack) and not alone.config.cluster
+
+
+def test_no_cluster_is_larger_than_the_card_has() -> None:
+    """Whatever is cut: 16 blocks on an H100, 8 where no more are known, none before it."""
+    for capability, most in ((80, 0), (89, 0), (90, 16), (100, 16), (120, 8)):
+        assert Card(capability).cluster == most and Card(capability, has_clusters=False).cluster == 0
+        for hidden, inputs in ((150, 40), (300, 90), (500, 300)):
+            found = list(kernel_configs(Geometry(hidden, layers=2), inputs, 4, 0, None, Card(capability)))
+            clusters = {config.parts for config in found if config.cluster}
+            assert clusters == {config.parts for config in found if 1 < config.parts <= most}
 
 
 @needs_triton

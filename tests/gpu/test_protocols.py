@@ -67,6 +67,24 @@ def test_persistent_kernel_with_a_part_left_out(variant: str) -> None:
     )
 
 
+@pytest.mark.parametrize("hurries", [False, True])
+@pytest.mark.parametrize(
+    "messages", [("step",) * 3, ("load", "save", "load", "save"), ("step", "load", "step")], ids="-".join
+)
+def test_a_mailbox_that_every_block_reads(messages: tuple[str, ...], hurries: bool) -> None:
+    found = explore(*persistent.model(2, messages, "", True, hurries))
+    assert found.wrong == "" and found.states > 50, found
+
+
+@pytest.mark.parametrize("variant", persistent.MAPPED_VARIANTS[1:])
+def test_a_mailbox_that_every_block_reads_with_a_part_left_out(variant: str) -> None:
+    ways = [("load", "save", "load", "save"), ("step",) * 4]
+    wrong = [explore(*persistent.model(2, m, variant, True, hurries)) for m in ways for hurries in (False, True)]
+    assert any(found.wrong and found.trace for found in wrong), (
+        f"{variant}: nothing wrong in {[f.states for f in wrong]}"
+    )
+
+
 @pytest.mark.parametrize(("abort_after", "waits"), [(0, True), (2, True), (3, True), (1, False), (2, False)])
 def test_warps_that_poll(abort_after: int, waits: bool) -> None:
     """The end is asked for when nothing is under way, or beside a message."""

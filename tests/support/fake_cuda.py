@@ -23,6 +23,7 @@ from rtaccel.kernels._gpu import cubin_launch, cuda_launch, triton_launch
 from rtaccel.kernels._gpu.cubin_store import Cubin
 from rtaccel.runtime.gpu import persistent_device
 from rtaccel.runtime.gpu.persistent import SAVE
+from rtaccel.runtime.gpu.persistent_run import END
 
 
 class Hang(BaseException):
@@ -59,6 +60,9 @@ class Resident:
                     return
                 self._control[2] += 1
                 time.sleep(0.0002)
+            if int(message[-1]) & END:
+                self._control[1] = 2
+                return
             if self._past is not None and int(message[-1]) & SAVE:
                 self._past.fill_(number << 32)
             self._replies[(number & 1) * answers :][:answers] = number << 32
@@ -89,7 +93,7 @@ class FakeCard:
     `launch_error`. log: what was done in order. over: at the end of a test."""
 
     def __init__(self, multiprocessors: int = 132, eager: bool = False) -> None:
-        self.multiprocessors, self.eager = multiprocessors, eager
+        self.multiprocessors, self.eager, self.clusters = multiprocessors, eager, 16
         self.stubborn = self.stuck = self.over = self.capturing = False
         self.launch_error: Exception | None = None
         self.loaded: list[str] = []
@@ -173,10 +177,20 @@ class FakeCard:
         )
 
     def bindings(self) -> Any:
-        good = SimpleNamespace(name="CUDA_SUCCESS")
+        good, too_large = SimpleNamespace(name="CUDA_SUCCESS"), SimpleNamespace(name="CUDA_ERROR_INVALID_CLUSTER_SIZE")
+
+        def clusters(handle: Any, config: Any) -> tuple[Any, int]:
+            self.log.append(f"clusters of {config.gridDimX}")
+            return (good, self.clusters) if self.clusters else (too_large, 0)
+
         return SimpleNamespace(
-            CUresult=SimpleNamespace(CUDA_SUCCESS=good),
-            CUfunction_attribute=SimpleNamespace(CU_FUNC_ATTRIBUTE_MAX_DYNAMIC_SHARED_SIZE_BYTES=8),
+            CUresult=SimpleNamespace(CUDA_SUCCESS=good, CUDA_ERROR_INVALID_CLUSTER_SIZE=too_large),
+            CUfunction_attribute=SimpleNamespace(
+                CU_FUNC_ATTRIBUTE_MAX_DYNAMIC_SHARED_SIZE_BYTES=8,
+                CU_FUNC_ATTRIBUTE_NON_PORTABLE_CLUSTER_SIZE_ALLOWED=14,
+            ),
+            CUlaunchConfig=SimpleNamespace,
+            cuOccupancyMaxActiveClusters=clusters,
             cuKernelGetFunction=lambda handle: (good, handle),
             cuFuncLoad=lambda handle: (self.log.append(f"ready {handle}"), (good,))[1],
             cuFuncSetAttribute=lambda handle, attribute, size: (good,),
@@ -186,7 +200,7 @@ class FakeCard:
         """In the place of NVRTC: "code" says how many parameters the function has."""
         about = (kernel.parameters, kernel.num_warps, kernel.shared_bytes, 0, 0, kernel.cooperative, "a test")
         code = str(len(kernel.parameters) + 2).encode()
-        return Cubin(kernel.key, capability, kernel.name, kernel.entry, *about, code)
+        return Cubin(kernel.key, capability, kernel.name, kernel.entry, *about, code, kernel.cluster)
 
     # -- in its place ----------------------------------------------------------------------------------------------
 

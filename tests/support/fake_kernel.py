@@ -14,6 +14,7 @@ from torch import Tensor
 
 from rtaccel.core.stage import Problem, Stage
 from rtaccel.kernels.mlp import portable
+from rtaccel.runtime.gpu.persistent_device import Requests
 from rtaccel.runtime.gpu.persistent_networks import Network
 
 
@@ -82,6 +83,9 @@ class FakeCard:
 
     def mailbox(self, words: int) -> Tensor:
         return torch.zeros(words, dtype=torch.int64)
+
+    def requests(self, words: int) -> Requests:
+        return Requests.shared(self.mailbox(words))
 
     def multiprocessors(self) -> int:
         return self.room

@@ -35,15 +35,18 @@ def wait_for_end(finished: Callable[[], bool], limit_s: float = END_S) -> None:
         time.sleep(0.0005)
 
 
-def round_trip(seconds: float, start: Start) -> Fields:
-    """Starts the kernel, times it, ends it and waits for its end."""
+def round_trip(seconds: float, start: Start, mapped: bool = False) -> Fields:
+    """Starts the kernel, times it, ends it and waits for its end. mapped: the message is in the card's memory, by GDRCopy."""
     from rtaccel._native import Mailbox
+    from rtaccel.runtime.gpu.persistent_device import Requests, mapped_requests
 
-    requests, replies, control = (torch.zeros(n, dtype=torch.int64).pin_memory() for n in (2, 2, 8))
+    words, replies, control = (torch.zeros(n, dtype=torch.int64).pin_memory() for n in (2, 2, 8))
+    requests = mapped_requests(2) if mapped else Requests.shared(words)
+    requests.clear()
     stream = torch.cuda.Stream()
     with torch.cuda.stream(stream):
-        start(requests, replies, control)
-    box = Mailbox(requests.data_ptr(), 1, replies.data_ptr(), 1)
+        start(requests.card, replies, control)
+    box = Mailbox(requests.host.data_ptr(), 1, replies.data_ptr(), 1, mapped=mapped)
     x, y = torch.ones(1), torch.zeros(1)
     where = (x.data_ptr(), y.data_ptr(), TIMEOUT_NS)
     try:
@@ -70,16 +73,21 @@ def triton(seconds: float) -> Fields:
 
 def cuda(seconds: float) -> Fields:
     """By the kernel in CUDA C++, each of whose threads waits for no other one."""
+    return round_trip(seconds, _start_cuda)
+
+
+def mapped(seconds: float) -> Fields:
+    """The same, with messages in the card's memory."""
+    return round_trip(seconds, _start_cuda, True)
+
+
+def _start_cuda(requests: Tensor, replies: Tensor, control: Tensor) -> None:
     from rtaccel.kernels._gpu import cubin_launch
     from rtaccel.kernels._gpu.cuda_nvrtc import ECHO, compile_cubin
 
     major, minor = torch.cuda.get_device_capability()
-
-    def start(requests: Tensor, replies: Tensor, control: Tensor) -> None:
-        launch = cubin_launch.load(compile_cubin(ECHO, 10 * major + minor))
-        launch((1,), request_ptr=requests, reply_ptr=replies, control_ptr=control, words=1, idle_looks=0)
-
-    return round_trip(seconds, start)
+    launch = cubin_launch.load(compile_cubin(ECHO, 10 * major + minor))
+    launch((1,), request_ptr=requests, reply_ptr=replies, control_ptr=control, words=1, idle_looks=0)
 
 
 def built_ahead(seconds: float) -> Fields:

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import contextlib
 import copy
+import os
+from collections.abc import Iterator
 
 import torch
 
@@ -11,26 +13,35 @@ import rtaccel as rt
 from bench.device.rows.models import TimeStep, sequence
 from bench.device.rows.peers import plain_graph
 from bench.device.rows.timing import Fields, device_us, synchronous, timed
-from rtaccel.kernels.recurrent.cuda.choice import polling
+from rtaccel.core import settings
+from rtaccel.kernels.recurrent.cuda.choice import clustering, polling
 from rtaccel.runtime.gpu.persistent_choice import only
 
+HOW = ("", "one poll", "through L2", "GDR mapping")
+"""As it is chosen; without warps that poll in turn; without a cluster; with messages in the card's memory, where GDRCopy is."""
 
-def chosen(kernel: str, one_poll: bool) -> contextlib.ExitStack:
-    """Streams that are made inside take this kernel."""
+
+def chosen(kernel: str, how: str = "") -> contextlib.ExitStack:
+    """Streams that are made inside take this kernel. how: one of HOW."""
+    assert how in HOW, how
     stack = contextlib.ExitStack()
     if kernel:
         stack.enter_context(only(kernel))
-    if one_poll:
+    if how == "one poll":
         stack.enter_context(polling(0))
+    if how == "through L2":
+        stack.enter_context(clustering(False))
+    if how == "GDR mapping":
+        stack.enter_context(mapped_mailbox())
     return stack
 
 
-def step_row(name: str, scheme: str, seconds: float, kernel: str = "", one_poll: bool = False) -> Fields:
+def step_row(name: str, scheme: str, seconds: float, kernel: str = "", how: str = "") -> Fields:
     """One time step (the sliding suite of STAC-ML, Tacana), from host memory to host memory. kernel: the only one that may be
-    taken, which is how the choice of rt.stream is judged. one_poll: without warps that poll in turn."""
+    taken, which is how the choice of rt.stream is judged. how: one of HOW."""
     given = sequence(name)
     x = torch.randn(1, given.inputs)
-    with chosen(kernel, one_poll):
+    with chosen(kernel, how):
         live = rt.stream(given.model, x, scheme=scheme, calibration=[given.window(4)], device="cuda")
     try:
         lines = list(live.explain_lines(measure=False))
@@ -39,6 +50,20 @@ def step_row(name: str, scheme: str, seconds: float, kernel: str = "", one_poll:
         return timed(step, seconds, kernels=[line.kernel for line in lines], weights=why)
     finally:
         live.close()
+
+
+@contextlib.contextmanager
+def mapped_mailbox() -> Iterator[None]:
+    """Models that are made inside have their messages in the card's memory."""
+    before = os.environ.get(settings.MAILBOX)
+    os.environ[settings.MAILBOX] = "gdr"
+    try:
+        yield
+    finally:
+        if before is None:
+            del os.environ[settings.MAILBOX]
+        else:
+            os.environ[settings.MAILBOX] = before
 
 
 EAGER, GRAPH, COMPILED = "torch eager fp16", "torch CUDA graph fp16", "torch.compile reduce-overhead fp16"

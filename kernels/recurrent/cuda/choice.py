@@ -6,6 +6,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from itertools import product
 
+from rtaccel.core import settings
 from rtaccel.kernels._persistent.card import Card
 from rtaccel.kernels.recurrent.cuda.config import MAX_LOOKED_AT, MAX_THREADS, POLL_CLOCKS, POLLERS, Head, KernelConfig
 from rtaccel.kernels.recurrent.layout import Geometry
@@ -54,7 +55,8 @@ def kernel_configs(
 ) -> Iterator[KernelConfig]:
     """Every cut for a card."""
     cluster = 0 if False in _clustering else of.cluster
-    mapped = _mapping[-1:] == [True]  # a look at L2 is short: nothing is gained by having several under way
+    # A look at L2 is short: nothing is gained by having several under way.
+    mapped = _mapping[-1] if _mapping else settings.mailbox() == "gdr"
     pollers = [0] if mapped else _polling[-1:] or ([0, POLLERS] if inputs < MAX_LOOKED_AT else [0])
     seen = set()
     for parts in range(1, of.multiprocessors + 1):

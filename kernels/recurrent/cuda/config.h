@@ -11,6 +11,8 @@
 #define RTA_PROGRAMS 1   // blocks of the grid, all on the device at once
 #define RTA_LANES 4      // threads that share a unit; a power of two
 #define RTA_THREADS 416  // units * lanes, in whole warps
+#define RTA_CLUSTER 0    // 1: the programs are a cluster, and exchange by their shared memory instead of L2
+#define RTA_MAPPED 0  // 1: messages are in the card's memory, every program polls them, and one of them ends the kernel
 #define RTA_POLLERS 0    // warps beside them that poll the mailbox; 0: the threads do it themselves
 #define RTA_GROUP 0      // 0: int8 weights; else int4 ones, so many with one scale, a multiple of 32
 #define RTA_KEPT 16      // steps whose weights are in registers
@@ -28,6 +30,7 @@
 constexpr int kGates = RTA_GATES, kLayers = RTA_LAYERS, kInputs = RTA_INPUTS, kHidden = RTA_HIDDEN;
 constexpr int kUnits = RTA_UNITS, kPrograms = RTA_PROGRAMS, kLanes = RTA_LANES, kThreads = RTA_THREADS;
 constexpr int kPollers = RTA_POLLERS, kAllThreads = kThreads + 32 * kPollers;
+constexpr bool kCluster = RTA_CLUSTER, kMapped = RTA_MAPPED;
 constexpr int kGroup = RTA_GROUP, kKept = RTA_KEPT, kHeld = RTA_HELD;
 constexpr int kOutputs = RTA_OUTPUTS, kHeadGroup = RTA_HEAD_GROUP;
 constexpr bool kHead = RTA_HEAD, kHeadHeld = RTA_HEAD_HELD;
@@ -79,12 +82,17 @@ constexpr int kAtHead = kAtFold + up16(4 * kGates * (kThreads / kLanes) * (kGrou
 constexpr int kAtHeadFold = kAtHead + (kHead && kHeadHeld ? 16 * kHeadLines * kOutputs : 0);
 constexpr int kAtFlags = kAtHeadFold + (kHead && kHeadGroup ? up16(4 * kWarps * kHeadLines) : 0);
 constexpr int kAtPoll = kAtFlags + 32;
-constexpr int kSharedBytes = kAtPoll + (kPollers ? 16 : 0);
+constexpr int kAtExchange = kAtPoll + (kPollers ? 16 : 0);
+
+// The exchange, in words: two slots of every layer, of the head's input, and of x with its header. In device memory; of
+// a cluster, each block has its own, at kAtExchange.
+constexpr int kSlotH = kWordsH, kSlotX = kWordsX + 1;
+constexpr int kExchangeY = 2 * kLayers * kSlotH, kExchangeX = kExchangeY + 2 * kSlotH;
+constexpr int kExchangeWords = kExchangeX + 2 * kSlotX;
+constexpr int kSharedBytes = kAtExchange + (kCluster ? up16(8 * kExchangeWords) : 0);
 
 static_assert(RTA_SHARED_BYTES == 0 || RTA_SHARED_BYTES == kSharedBytes, "cuda_recurrent_form.py counts otherwise");
 static_assert(kKept + kHeld <= kSteps, "more steps than there are");
 static_assert(kUnits % 4 == 0 && kThreads % 32 == 0 && kUnits * kLanes <= kThreads, "threads do not fit the units");
-
-// The exchange, in words: two slots of every layer, of the head's input, and of x with its header.
-constexpr int kSlotH = kWordsH, kSlotX = kWordsX + 1;
-constexpr int kExchangeY = 2 * kLayers * kSlotH, kExchangeX = kExchangeY + 2 * kSlotH;
+static_assert(!kCluster || kPrograms > 1, "a cluster of one block");
+static_assert(!kMapped || kPollers == 0, "with messages in its memory each thread polls");

@@ -12,7 +12,7 @@ from torch import Tensor
 from rtaccel.formats import int4
 from rtaccel.kernels._gpu.cuda_nvrtc import PERSISTENT_FILES, CudaKernel
 from rtaccel.kernels._persistent.card import Card
-from rtaccel.kernels.recurrent.cuda.choice import select_config
+from rtaccel.kernels.recurrent.cuda.choice import clustering, mapping, select_config
 from rtaccel.kernels.recurrent.cuda.config import Head, KernelConfig
 from rtaccel.kernels.recurrent.layout import Geometry
 
@@ -34,6 +34,12 @@ DECLARED: Mapping[str, tuple[str, Geometry, int, int, Head | None]] = {
 }
 """Op, geometry, inputs, group of int4 weights and head of the networks that are compiled for every architecture without
 a card: those of STAC-ML Markets (Inference), and a GRU."""
+
+THROUGH_L2, MAPPED = ", through L2", ", mapped"
+FORMS = (
+    *DECLARED, f"lstm B int8{THROUGH_L2}", f"lstm A int8{MAPPED}", f"lstm B int8{MAPPED}", f"lstm C int8{MAPPED}",
+)  # fmt: skip
+"""And in which forms: as they are chosen, without a cluster, and with messages in the card's memory."""
 
 PARAMETERS = (
     ("request_ptr", "*i64"), ("reply_ptr", "*i64"), ("control_ptr", "*i64"), ("past_ptr", "*i64"), ("words_ptr", "*i32"),
@@ -58,14 +64,17 @@ def kernel_of(op: str, kernel_config: KernelConfig) -> CudaKernel:
         includes=FILES,
         definitions=tuple(kernel_config.definitions().items()),
         shared_bytes=kernel_config.shared_bytes,
-        cooperative=kernel_config.parts > 1,
+        cooperative=kernel_config.parts > 1
+        and not kernel_config.cluster,  # a cluster is there as a whole or not at all
+        cluster=kernel_config.parts if kernel_config.cluster else 0,
     )
 
 
 def declared(name: str, card: Card) -> tuple[KernelConfig, CudaKernel]:
-    """One of DECLARED, as it is for a card."""
-    op, geometry, inputs, group, head = DECLARED[name]
-    kernel_config = select_config(geometry, inputs, 4 if op == "lstm" else 3, group, head, card)
+    """One of FORMS, as it is for a card."""
+    op, geometry, inputs, group, head = DECLARED[name.partition(",")[0]]
+    with clustering(not name.endswith(THROUGH_L2)), mapping(name.endswith(MAPPED)):
+        kernel_config = select_config(geometry, inputs, 4 if op == "lstm" else 3, group, head, card)
     assert kernel_config is not None, name
     return kernel_config, kernel_of(op, kernel_config)
 

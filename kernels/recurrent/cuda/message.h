@@ -1,5 +1,5 @@
 // How a message comes into the blocks of recurrent.cu: from the mailbox to the first, by its threads or by warps that
-// poll for them, and from there to the others.
+// poll for them, and from there to the others; or into each, where the host writes into the card's memory.
 #pragma once
 
 #include "recurrent/cuda/stack.h"
@@ -27,7 +27,8 @@ static __device__ __forceinline__ bool await_words(const Stack& stack, const Wor
     if (++spins == RTA_SPINS) {
       spins = 0;
       ++looks;
-      if (stack.thread == 0) store_system(control + 2, looks);
+      if (stack.program == 0 && stack.thread == 0) store_system(control + 2, looks);
+      if (kMapped) continue;  // all blocks end with the same message, or one would wait for another
       const bool aborted = load_system(control) != 0;
       if (aborted || (idle_looks > 0 && looks >= static_cast<unsigned>(idle_looks))) {
         stack.flags()[kEnded] = static_cast<unsigned>(aborted ? kAborted : kIdle);
@@ -54,12 +55,12 @@ static __device__ __forceinline__ void poll_for(const Stack& stack, int warp, co
           if (header & kRenew) fence_system();  // for this block, and for whoever reads the header
           if (why) flags[kEnded] = why;
           flags[kHeaderAt + (sequence & 1)] = header;
-          if (kPrograms > 1) store_card(slot + kWordsX, word_of(header, sequence));
+          if (kPrograms > 1) Stack::pass_on(slot + kWordsX, word_of(header, sequence));
         }
         if (kPrograms > 1) {
           __syncwarp();
           for (int at = lane; at < kWordsX; at += 32)
-            store_card(slot + at, word_of(reinterpret_cast<const unsigned*>(x)[at], sequence));
+            Stack::pass_on(slot + at, word_of(reinterpret_cast<const unsigned*>(x)[at], sequence));
         }
         fence_block();
         arrive<2, kThreads + 32>();
@@ -77,7 +78,7 @@ static __device__ __forceinline__ unsigned take(const Stack& stack, const Word* 
     meet<2, kThreads + 32>();
     return flags[kHeaderAt + (sequence & 1)];
   }
-  if (stack.program == 0) {
+  if (kMapped || stack.program == 0) {
     const Word* from = request + (sequence & 1) * (kInputs + 1);
     unsigned looks = 0, payload[kAtOnce];
     for (int first = stack.thread; first <= kInputs; first += kTogether * kThreads) {
@@ -97,17 +98,17 @@ static __device__ __forceinline__ unsigned take(const Stack& stack, const Word* 
     meet<1, kThreads>();
     const unsigned nonfinite = flags[kNonfiniteAt + (sequence & 1)] ? kNonfinite : 0;
     const unsigned header = flags[kEnded] ? kEnd : flags[kCommand] | nonfinite;
-    if (kPrograms > 1) {
+    if (kPrograms > 1 && !kMapped) {
       if (header & kRenew) fence_system();  // whoever reads the header sees what this block saw
       for (int at = stack.thread; at < kSlotX; at += kThreads)
-        store_card(slot + at, word_of(at < kWordsX ? words[at] : header, sequence));
+        Stack::pass_on(slot + at, word_of(at < kWordsX ? words[at] : header, sequence));
     }
     return header;
   }
-  if constexpr (kPrograms > 1)
+  if constexpr (kPrograms > 1 && !kMapped)
     for (int at = stack.thread; at < kSlotX; at += kThreads) {  // however long that takes: the header says when to end
-      Word word = load_card(slot + at);
-      while (number_of(word) != sequence) word = load_card(slot + at);
+      Word word = Stack::look(slot + at);
+      while (number_of(word) != sequence) word = Stack::look(slot + at);
       if (at < kWordsX) {
         words[at] = static_cast<unsigned>(word);
       } else {

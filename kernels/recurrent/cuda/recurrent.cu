@@ -8,7 +8,8 @@
 //
 // Thread (unit, lane) has the unit's rows of all gates, every kLanes-th line of 16 bytes: a line of the operand serves
 // all gates, and sums never leave a warp. Blocks are kPrograms parts of every layer's units; after each layer they
-// exchange its int8 h by words that say themselves that they are there (docs/decisions/0013). Block 0 alone reads the
+// exchange its int8 h by words that say themselves that they are there (docs/decisions/0013): through L2, or, where the
+// blocks are a cluster, by their shared memory. Block 0 alone reads the
 // mailbox and passes x on. There each thread waits for words of its own and then for the block; or, where registers are
 // left for them, further warps look at the mailbox in turn and hand a message on (_persistent/cuda_poll.h).
 //
@@ -113,7 +114,7 @@ static __device__ __forceinline__ void layers(const Stack& stack, Word* exchange
   if constexpr (kPrograms > 1) {
     if constexpr (last && kHead) {  // first of all what the host waits for
       Word* slot = exchange + kExchangeY + (sequence & 1) * kSlotH;
-      stack.publish(slot, stack.y(), sequence);
+      stack.template publish<true>(slot, stack.y(), sequence);
       if (stack.program == 0) {
         stack.receive(slot, stack.y(), sequence);
         meet<1, kThreads>();
@@ -174,17 +175,24 @@ static __device__ __forceinline__ void exchange_states(const Stack& stack, Word*
 }
 
 // The last two parameters are scratch memory, which every stored kernel is passed and this one has no use for.
-extern "C" __global__ void __launch_bounds__(kAllThreads, 1)
+#if RTA_CLUSTER && defined(__CUDACC__)
+#define RTA_CLUSTER_DIMS __cluster_dims__(RTA_PROGRAMS, 1, 1)
+#else
+#define RTA_CLUSTER_DIMS
+#endif
+extern "C" __global__ void RTA_CLUSTER_DIMS __launch_bounds__(kAllThreads, 1)
     rtaccel_recurrent(const Word* request, Word* reply, Word* control, Word* past, const uint4* words,
                       const float* params, const int* compensation, const float* scales, const uint4* head_words,
-                      const float* head_params, const int* head_compensation, Word* exchange, float x_inverse,
+                      const float* head_params, const int* head_compensation, Word* in_l2, float x_inverse,
                       int x_zero_point, float h_inverse, float y_inverse, int y_zero_point, int idle_looks, int second,
                       void*, void*) {
   uint4* const memory = shared_memory();
   char* const shared = reinterpret_cast<char*>(memory);
   for (int at = kAtX / 16 + threadIdx.x; at < kSharedBytes / 16; at += kThreads) memory[at] = uint4{0, 0, 0, 0};
   __syncthreads();
+  if constexpr (kCluster) meet_cluster();
   Stack stack(shared);
+  Word* const exchange = stack.exchange(in_l2);
   if (kPollers > 0 && stack.thread >= kThreads) {
     if (stack.program == 0)
       poll_for(stack, (stack.thread - kThreads) / 32, request, control, exchange, x_inverse, x_zero_point, idle_looks);
@@ -238,5 +246,7 @@ extern "C" __global__ void __launch_bounds__(kAllThreads, 1)
       meet<1, kThreads>();
     }
   }
-  if (stack.program == 0 && stack.thread == 0) store_system(control + 1, stack.flags()[kEnded]);
+  if constexpr (kCluster) meet_cluster();
+  if (stack.program == 0 && stack.thread == 0)
+    store_system(control + 1, kMapped ? kAborted : static_cast<Word>(stack.flags()[kEnded]));
 }

@@ -170,17 +170,44 @@ struct Stack {
   }
 
   // -- between the blocks ----------------------------------------------------------------------------------------
+  // Where words of other blocks are: in L2, or, of a cluster, in the memory of each.
+  __device__ __forceinline__ Word* exchange(Word* in_l2) const {
+    return kCluster ? reinterpret_cast<Word*>(shared + kAtExchange) : in_l2;
+  }
+  // This block's words of a vector, for all others; first_alone: for the first, where that alone reads them.
+  template <bool first_alone = false>
   __device__ __forceinline__ void publish(Word* slot, const signed char* bytes, unsigned sequence) const {
-    const int at = program * kWordsOwn + thread;
-    if (thread < kWordsOwn) store_card(slot + at, word_of(reinterpret_cast<const unsigned*>(bytes)[at], sequence));
+    const unsigned* words = reinterpret_cast<const unsigned*>(bytes) + program * kWordsOwn;
+    Word* own = slot + program * kWordsOwn;
+    if constexpr (kCluster) {
+      constexpr int all = kWordsOwn * (first_alone ? 1 : kPrograms);
+      for (int i = thread; i < all; i += kThreads) {
+        const int block = i / kWordsOwn, at = i % kWordsOwn;
+        if (block != program) store_cluster(own + at, block, word_of(words[at], sequence));
+      }
+    } else {
+      if (thread < kWordsOwn) store_card(own + thread, word_of(words[thread], sequence));
+    }
+  }
+  // A word of x or its header from the first block, for all others.
+  static __device__ __forceinline__ void pass_on(Word* to, Word word) {
+    if constexpr (kCluster) {
+      for (int block = 1; block < kPrograms; ++block) store_cluster(to, block, word);
+    } else {
+      store_card(to, word);
+    }
+  }
+  static __device__ __forceinline__ Word look(const Word* at) {
+    if constexpr (kCluster) return load_cluster(at);
+    return load_card(at);
   }
   // Fills in the words of the others; the caller waits for the block.
   __device__ __forceinline__ void receive(const Word* slot, signed char* bytes, unsigned sequence) const {
     for (int at = thread; at < kWordsH; at += kThreads) {
       if (at / kWordsOwn == program) continue;
       int looks = 0;
-      Word word = load_card(slot + at);
-      while (number_of(word) != sequence && ++looks < kMostLooks) word = load_card(slot + at);
+      Word word = look(slot + at);
+      while (number_of(word) != sequence && ++looks < kMostLooks) word = look(slot + at);
       if (number_of(word) != sequence) flags()[kLost] = 1;
       reinterpret_cast<unsigned*>(bytes)[at] = static_cast<unsigned>(word);
     }

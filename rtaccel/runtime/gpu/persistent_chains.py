@@ -36,6 +36,7 @@ class PersistentChain:
     past: Tensor | None = None
     sets: WeightSets | None = None
     second = 0
+    ends_by_message = False
 
     def __init__(self, stage: Stage) -> None:
         self.stages: tuple[Stage, ...] = (stage,)

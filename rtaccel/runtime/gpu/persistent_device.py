@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+import ctypes
 from collections.abc import Callable
+from dataclasses import dataclass
 from typing import Any, Protocol
 
 import torch
 from torch import Tensor
 
-from rtaccel.backends import cuda_driver, cuda_persistent
+from rtaccel.backends import cuda_driver, cuda_persistent, gdr
 from rtaccel.backends.cuda_errors import translated
+from rtaccel.core import settings
 from rtaccel.runtime.gpu.persistent_networks import Network
 
 
@@ -18,6 +21,43 @@ class Running(Protocol):
 
     def finished(self) -> bool:
         """Whether it has ended. Raises what CUDA does where it ended by a fault."""
+
+
+@dataclass(frozen=True)
+class Requests:
+    """Memory of messages to a kernel: int64 as the host writes it, and as kernels read it. mapped: the card's memory, of
+    which the host sees a mapping; None where both are the same memory of the host."""
+
+    host: Tensor
+    card: Tensor
+    mapped: gdr.Region | None = None
+
+    @classmethod
+    def shared(cls, words: Tensor) -> Requests:
+        return cls(words, words)
+
+    def clear(self) -> None:
+        self.host.zero_()
+        if self.mapped is not None:
+            int(self.host[-1])  # a read over the link comes behind the stores before it
+
+    def give_back(self) -> None:
+        """For others: no kernel looks at it any more."""
+        if self.mapped is not None:
+            gdr.give_back(self.mapped)
+
+
+def mapped_requests(words: int) -> Requests:
+    """In the card's memory. Raises BackendUnavailable where the host cannot map it."""
+    region = gdr.take(8 * words)
+    host = torch.frombuffer((ctypes.c_char * (8 * words)).from_address(region.host), dtype=torch.int64)
+    return Requests(host, seen_by_kernels(region.card, words), region)
+
+
+def seen_by_kernels(address: int, words: int) -> Tensor:
+    """int64 [words] at an address of the current device."""
+    about = {"shape": (words,), "typestr": "<i8", "data": (address, False), "version": 3}
+    return torch.as_tensor(type("OfTheCard", (), {"__cuda_array_interface__": about})(), device="cuda")
 
 
 class PersistentDevice(Protocol):
@@ -32,6 +72,9 @@ class PersistentDevice(Protocol):
 
     def mailbox(self, words: int) -> Tensor:
         """int64 zeros in memory that both sides see."""
+
+    def requests(self, words: int) -> Requests:
+        """The same for messages to a kernel, in the memory that RTACCEL_MAILBOX names."""
 
     def load(self, network: Network, requests: Tensor, replies: Tensor, control: Tensor) -> Any:
         """Compiles and loads all that a start needs, with the weights on the device; starts nothing. Gives what `start` takes."""
@@ -69,6 +112,11 @@ class CudaPersistent:
 
     def mailbox(self, words: int) -> Tensor:
         return torch.zeros(words, dtype=torch.int64).pin_memory()
+
+    def requests(self, words: int) -> Requests:
+        if settings.mailbox() == "host":
+            return Requests.shared(self.mailbox(words))
+        return mapped_requests(words)
 
     def load(self, network: Network, requests: Tensor, replies: Tensor, control: Tensor) -> Any:
         with translated("persistent"):

@@ -24,7 +24,8 @@ class Network(Protocol):
     """inputs, outputs: float32 numbers of a call. programs: of the kernel, a multiprocessor each. commands: whether a message has
     a word more, of what to do before it. states: float32 numbers of its past, which it gives and takes by messages; 0 where
     nobody can ask for them. past: 8-byte words for them that both sides see, put there before it is prepared.
-    sets: its weights on the device, where a message can exchange them; second: which of the two a start begins with."""
+    sets: its weights on the device, where a message can exchange them; second: which of the two a start begins with.
+    ends_by_message: all of its blocks read the mailbox, and end together; else by the word for it, at which the first looks."""
 
     stages: tuple[Stage, ...]
     inputs: int
@@ -35,6 +36,9 @@ class Network(Protocol):
     past: Tensor | None
     sets: WeightSets | None
     second: int
+
+    @property
+    def ends_by_message(self) -> bool: ...
 
     def packed(self, stages: Sequence[Stage]) -> Packed:
         """Weights of other stages of the same structure, for a network with `sets`."""
@@ -56,6 +60,7 @@ class PersistentConvolutions:
     past: Tensor | None = None
     sets: WeightSets | None = None
     second = 0
+    ends_by_message = False
 
     def packed(self, stages: Sequence[Stage]) -> Packed:
         from rtaccel.kernels.conv.triton.persistent_config import KernelConfig, Operands, select_config

@@ -23,6 +23,9 @@ ABORT, STATE, LOOKS = 0, 1, 2
 
 STATES = {0: "it has not started", 1: "it runs", 2: "it was asked to end", 3: "it ended, as nobody called for long"}
 CONTROL_WORDS = 8
+END = 1 << 16
+"""Command of the last message, where a kernel ends by one: kEnd of kernels/_persistent/cuda_poll.h."""
+
 START_S = 30.0
 END_S = 5.0
 
@@ -34,14 +37,15 @@ class KernelRun:
         self.name, self._device, self._programs = network.line().what, device, network.programs
         self._seat: cuda_persistent.Seat | None = self._reserved()
         self._running: Running | None = None
-        self._lost = False
+        self._closed = False
+        self._lost, self._ends_by_message = False, network.ends_by_message
         try:
             words = network.inputs + network.commands
-            self._requests, self._replies = device.mailbox(2 * words), device.mailbox(2 * network.outputs)
+            self._requests, self._replies = device.requests(2 * words), device.mailbox(2 * network.outputs)
             self._control = device.mailbox(CONTROL_WORDS)
             if network.states:
                 network.past = device.mailbox(network.states)
-            self._loaded = device.load(network, self._requests, self._replies, self._control)
+            self._loaded = device.load(network, self._requests.card, self._replies, self._control)
         except BaseException:
             self._give_up_seat()
             raise
@@ -60,7 +64,8 @@ class KernelRun:
         from rtaccel._native import Mailbox
 
         inputs, outputs, commands = network.inputs, network.outputs, network.commands
-        return Mailbox(self._requests.data_ptr(), inputs, self._replies.data_ptr(), outputs, commands)
+        where = (self._requests.host.data_ptr(), inputs, self._replies.data_ptr(), outputs)
+        return Mailbox(*where, commands, self._requests.mapped is not None)
 
     @property
     def control(self) -> int:
@@ -80,9 +85,10 @@ class KernelRun:
             )  # fmt: skip
         self._seat = self._seat or self._reserved()
         self.box.restart()  # the same one: bound calls go on with it
-        for words in (self._requests, self._replies, self._control):
+        self._requests.clear()
+        for words in (self._replies, self._control):
             words.zero_()
-        memory = (self._requests, self._replies, self._control)
+        memory = (self._requests.card, self._replies, self._control)
         try:
             self._running = cuda_persistent.within(
                 START_S, "persistent", f"starting {self.name}", lambda: self._device.start(self._loaded, *memory)
@@ -113,6 +119,8 @@ class KernelRun:
         if self._running is None:
             return
         self._control[ABORT] = 1
+        if self._ends_by_message:
+            self.box.last(END)
         until = time.monotonic() + END_S
         gone = False
         with contextlib.suppress(RtaccelError):  # of a fault was said where it was seen
@@ -133,6 +141,9 @@ class KernelRun:
         """Ends it, and gives its place to others."""
         self.end()
         self._give_up_seat()
+        if not self._lost and not self._closed:
+            self._requests.give_back()
+        self._closed = True
 
     def seen(self) -> str:
         """What the kernel was seen doing."""

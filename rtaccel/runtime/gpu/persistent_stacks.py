@@ -6,7 +6,8 @@ the one in Triton. The first has shared memory as well, and each of its warps wa
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
+from dataclasses import replace
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor
@@ -14,17 +15,20 @@ from torch import Tensor
 from rtaccel.core.errors import BackendUnavailable, UnsupportedProblem
 from rtaccel.core.registry import operator
 from rtaccel.core.stage import Problem, Stage
-from rtaccel.kernels._persistent.card import card
+from rtaccel.kernels._persistent.card import Card, card
 from rtaccel.kernels.recurrent import lengths
 from rtaccel.kernels.recurrent.cuda import choice as cuda_choice
 from rtaccel.kernels.recurrent.cuda import kernel as cuda_kernel
 from rtaccel.kernels.recurrent.cuda import stages as cuda_stages
-from rtaccel.kernels.recurrent.cuda.config import MAX_THREADS
+from rtaccel.kernels.recurrent.cuda.config import MAX_THREADS, KernelConfig
 from rtaccel.kernels.recurrent.layout import Geometry
 from rtaccel.plan.explain import Line
 from rtaccel.runtime.gpu.persistent_choice import TRITON, allowed
 from rtaccel.runtime.gpu.persistent_launch import PersistentLaunch
 from rtaccel.runtime.gpu.persistent_weights import Packed, WeightSets, same_numbers
+
+if TYPE_CHECKING:
+    from rtaccel.kernels._gpu.cuda_nvrtc import CudaKernel
 
 CUDA = "cuda_recurrent"
 
@@ -36,6 +40,7 @@ class _Stack:
     past: Tensor | None = None
     sets: WeightSets | None = None
     second = 0
+    ends_by_message = False
     kernel = ""
 
     def packed(self, stages: Sequence[Stage]) -> Packed:
@@ -138,14 +143,20 @@ class CudaStack(_Stack):
         recurrence = operator(self.stages[0].op).recurrence
         assert recurrence is not None
         self.states = config.geometry.layers * config.geometry.hidden * len(recurrence.states)
+        self.ends_by_message = config.mapped
+
+    @property
+    def compiled(self) -> CudaKernel:
+        return cuda_kernel.kernel_of(self.stages[0].op, self.config)
 
     def prepared(self, device: str) -> PersistentLaunch:
         from rtaccel.kernels._gpu.cuda_launch import bind
 
-        kernel = bind(cuda_kernel.kernel_of(self.stages[0].op, self.config))
+        kernel = bind(self.compiled)
         operands = cuda_kernel.Operands.of(*self.lowered(), self.config)
         scalars, sets = operands.scalars, WeightSets(operands.tensors, device)
-        exchange = torch.zeros(self.config.exchange_words, dtype=torch.int64).to(device)
+        words = 1 if self.config.cluster else self.config.exchange_words
+        exchange = torch.zeros(words, dtype=torch.int64).to(device)
         past = self.past if self.past is not None else torch.zeros(self.states, dtype=torch.int64)
         self.sets = sets
 
@@ -180,9 +191,9 @@ def stack_network(stages: Sequence[Stage]) -> TritonStack | CudaStack:
     if cuda is not None and allowed(CUDA):
         from rtaccel.kernels._gpu import cuda_launch
 
-        no_cuda = cuda_launch.unavailable(cuda_kernel.kernel_of(stages[0].op, cuda.config)) or ""
+        no_cuda = cuda_launch.unavailable(cuda.compiled) or ""
         if not no_cuda:
-            return cuda
+            return cuda if cuda_launch.has_room(cuda.compiled) else _through_l2(cuda)
     if triton is not None and allowed(TRITON):
         if no_cuda:
             triton.why = (*triton.why, f"not {CUDA}, which answers sooner: {no_cuda}")
@@ -228,6 +239,22 @@ def _gates(stack: Stage) -> int:
     return recurrence.gates
 
 
+def _through_l2(cluster: CudaStack) -> CudaStack:
+    """The same without a cluster."""
+    config = _config(cluster.stages, replace(card(), has_clusters=False))
+    assert config is not None
+    why = f"not a cluster of {cluster.config.parts} programs, for which this device has no room"
+    return CudaStack(cluster.stages, config, (*cluster.why, why))
+
+
+def _config(stages: Sequence[Stage], of: Card) -> KernelConfig | None:
+    stack, head = stages[0], stages[1] if len(stages) == 2 else None
+    return cuda_choice.select_config(
+        Geometry.of(stack.attrs), stack.inputs[0].width, _gates(stack), cuda_stages.group_of(stack),
+        cuda_stages.head_of(head), of,
+    )  # fmt: skip
+
+
 def _cuda(stages: Sequence[Stage], instead: str) -> tuple[CudaStack | None, str]:
     stack, *following = stages
     if len(following) > 1:
@@ -236,10 +263,7 @@ def _cuda(stages: Sequence[Stage], instead: str) -> tuple[CudaStack | None, str]
     reason = lengths.refused(Problem.of(stack, 1, "cuda")) or cuda_stages.unsupported(stack, head)
     if reason is not None:
         return None, reason
-    config = cuda_choice.select_config(
-        Geometry.of(stack.attrs), stack.inputs[0].width, _gates(stack), cuda_stages.group_of(stack),
-        cuda_stages.head_of(head), card(),
-    )  # fmt: skip
+    config = _config(stages, card())
     if config is None:
         return None, f"has at most {MAX_THREADS} units of a layer in a program"
     return CudaStack(stages, config, (f"not {TRITON}, which {instead}",) if instead else ()), ""

@@ -13,6 +13,7 @@ from bench.device import table
 from bench.device.row import resolve
 from bench.device.rows import null, timing
 from rtaccel.core.errors import BackendUnavailable, FormatError
+from rtaccel.runtime.gpu import persistent_device
 from tests.bench.device import played_card
 
 GRAPHS, SPARSE = "bench.device.rows.graphs", "bench.device.rows.sparse"
@@ -56,7 +57,7 @@ SMALL: list[tuple[str, dict[str, Any], set[str]]] = [
 ELSEWHERE = {
     "bench.device.rows.persistent:network_row", "bench.device.rows.persistent:at_once_row",
     "bench.device.rows.persistent:starts_row", "bench.device.checks:file_row", "bench.device.sanitizer:tool_row",
-    f"{NULL}:triton", f"{NULL}:cuda", f"{NULL}:built_ahead",
+    f"{NULL}:triton", f"{NULL}:cuda", f"{NULL}:mapped", f"{NULL}:built_ahead",
 }  # fmt: skip
 """Run by other tests of this folder."""
 
@@ -119,11 +120,17 @@ def test_the_null_rows_start_their_kernels(monkeypatch: pytest.MonkeyPatch) -> N
     monkeypatch.setattr(cuda_nvrtc, "compile_cubin", lambda kernel, capability: f"{kernel.entry} for {capability}")
     assert set(null.triton(0.01)) >= HOST
     assert set(null.cuda(0.01)) >= HOST
+    asked: list[int] = []
+    monkeypatch.setattr(
+        persistent_device, "mapped_requests",
+        lambda words: (asked.append(words), persistent_device.Requests.shared(torch.zeros(words, dtype=torch.int64)))[1],
+    )  # fmt: skip
+    assert set(null.mapped(0.01)) >= HOST and asked == [2]
     with pytest.raises(BackendUnavailable, match="no kernel built ahead"):
         null.built_ahead(0.01)
     monkeypatch.setattr(triton_launch, "built_ahead", lambda key: key)
     assert set(null.built_ahead(0.01)) >= HOST
-    assert started == ["null_persistent_1_1", "echo", "null_persistent_1_1"]
+    assert started == ["null_persistent_1_1", "echo", "echo", "null_persistent_1_1"]
 
 
 def test_ways_that_a_pattern_does_not_have_are_refused() -> None:

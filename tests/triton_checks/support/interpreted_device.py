@@ -14,6 +14,7 @@ import triton.language as tl
 from torch import Tensor
 
 from rtaccel.runtime.gpu import persistent, persistent_choice, persistent_device, persistent_run
+from rtaccel.runtime.gpu.persistent_device import Requests
 from rtaccel.runtime.gpu.persistent_launch import PersistentLaunch
 from rtaccel.runtime.gpu.persistent_networks import Network
 from tests.triton_checks.support.sides import INTERPRET, LOOK
@@ -41,6 +42,9 @@ class InterpretedDevice:
 
     def mailbox(self, words: int) -> Tensor:
         return torch.zeros(words, dtype=torch.int64)
+
+    def requests(self, words: int) -> Requests:
+        return Requests.shared(self.mailbox(words))
 
     def load(self, network: Network, requests: Tensor, replies: Tensor, control: Tensor) -> PersistentLaunch:
         launch = network.prepared("cpu")
