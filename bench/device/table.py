@@ -217,7 +217,7 @@ def checks() -> Iterator[Row]:
 
 
 def others_of_ours(seconds: float) -> Iterator[Row]:
-    """int4 in the persistent kernel, each kernel for a stack, and in other forms; each of those for a chain, windows as graphs; then
+    """int4 in the persistent kernel, each kernel for a stack, other forms; each of those for a chain, windows as graphs; then
     float32, beside torch's."""
     for name in STAC_ML:
         yield _step(name, "w4a8", seconds)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -112,6 +113,49 @@ def test_streams_of_fewer_time_steps(op: str, form: str) -> None:
                    for t in (got, operator(op).reference(stage, *mended)))  # fmt: skip
         assert y[:, -1].isnan().all()
         assert torch.allclose(y[:, :-1], want[:, :-1], atol=1e-5)
+
+
+LENGTHS = (
+    ("float32", Geometry(17, layers=2, time=3, batch=3)), ("float32", Geometry(9, directions=2, time=4, batch=2, batch_first=1)),
+    ("float32", Geometry(90, time=2, batch=2, last_only=1)), ("int8-static", Geometry(19, layers=2, time=3, batch=3)),
+    ("int8-own", Geometry(11, directions=2, time=4, batch=2)), ("int4-static", Geometry(12, time=3, batch=2, last_only=1)),
+)  # fmt: skip
+
+
+@pytest.mark.parametrize("longest", [False, True])
+@pytest.mark.parametrize(
+    ("form", "geometry"), LENGTHS, ids=lambda v: v if isinstance(v, str) else f"H{v.hidden}T{v.time}"
+)
+def test_any_lengths_in_a_replay(form: str, geometry: Geometry, longest: bool) -> None:
+    """Drawn from below 1 to above the time steps. A stream with one outside is NaN, and with `longest` all streams of a sample
+    of which none has all time steps, as the module's result would be shorter. All others are the contract's."""
+    seed = torch.seed() % 2**31
+    print(f"seed {seed}")
+    draw, op, samples, m, time = torch.Generator().manual_seed(seed), ("lstm", "gru")[seed % 2], 6, 5, geometry.time
+    stage = make_stage(op, GATES[op], geometry, m, form, states=seed % 3 > 0, seed=seed, lengths=True)
+    strict = replace(stage, attrs={**stage.attrs, "longest": 1}) if longest else stage
+    x, counts, *states = make_inputs(stage, samples, seed)
+    counts = torch.randint(-1, time + 2, counts.shape, generator=draw)
+    counts[0], counts[1, 0] = torch.randint(1, time + 1, counts[0].shape, generator=draw), time
+    counts[-1] = torch.randint(1, time, counts[0].shape, generator=draw)  # none has all time steps
+    problem = Problem.of(strict, samples, DEVICE)
+    impl = next(impl for impl in impls("triton", op) if impl.supports(problem) is None)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(triton_stack, "can_look", lambda tensor: False)
+        got = [y.cpu() for y in impl.prepare(strict, problem)(*(t.to(DEVICE) for t in (x, counts, *states)))]
+    wrong = (counts < 1) | (counts > time)
+    if longest:
+        wrong = wrong | (counts.amax(1, keepdim=True) != time)
+    assert wrong.any() and not wrong.all()
+    want = operator(op).reference(stage, x, counts.clamp(1, time), *states)
+    for y, w in zip(got, want):
+        alike = y.isclose(w, rtol=1e-4, atol=1e-5) if form == "float32" else y == w
+        lines = [t.view(samples, -1, geometry.batch, t.shape[-1]).movedim(2, 1) for t in (alike, y.isnan())]
+        if y is got[0] and geometry.batch_first and not geometry.last_only:
+            lines = [t.view(samples, geometry.batch, time, -1) for t in (alike, y.isnan())]
+        same, nan = (t.flatten(2).all(2) for t in lines)
+        assert torch.equal(nan, wrong[..., 0]), counts
+        assert same[~wrong[..., 0]].all(), counts
 
 
 @pytest.mark.parametrize("op", list(GATES))

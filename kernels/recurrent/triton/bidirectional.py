@@ -36,6 +36,7 @@ def bidirectional_kernel(
     exchange_ptr, sync_ptr, x_inverse, x_zero_point, h_inverse, y_inverse, y_zero_point, first_stream,
     CUT: tl.constexpr, LAYERS: tl.constexpr, LAYER: tl.constexpr, GIVEN: tl.constexpr, T: tl.constexpr, B: tl.constexpr,
     BATCH_FIRST: tl.constexpr, LAST: tl.constexpr, STATES: tl.constexpr, DYNAMIC: tl.constexpr,
+    LONGEST: tl.constexpr,
 ):  # fmt: skip
     """Grid (PARTS, streams, 2). given [.., GIVEN]: x of the stack, whose NaN and infinities a stream feels in every layer;
     x [.., K]: of this layer; y [.., 2 H]. Operands: those of the programs of one direction after those of the other."""
@@ -81,7 +82,7 @@ def bidirectional_kernel(
         states = (tl.zeros((BU,), tl.float32),)
     steps, known = T, True
     if counts_ptr is not None:
-        steps, known = length(counts_ptr, stream, T)
+        steps, known = length(counts_ptr, stream, T, B, LONGEST)
     alive = all_finite(
         given_ptr, h0_ptr + state_row, c0_ptr + state_row, GIVEN_STEP, STATE_STEP, steps, GIVEN, 2 * LAYERS, STATES, CUT
     )  # fmt: skip
@@ -156,6 +157,7 @@ def specialize(problem: Problem, kernel_config: KernelConfig, layer: int) -> Spe
         + ("_last" if g.last_only and top else "")
         + ("_first" if g.batch_first else "")
         + ("_lengths" if counted else "")
+        + ("_longest" if attrs.get("longest") else "")
     )
     floats = ("h0_ptr", "c0_ptr", "hn_ptr", "cn_ptr", "params_ptr")
     signature, absent = leave_out({
@@ -171,7 +173,7 @@ def specialize(problem: Problem, kernel_config: KernelConfig, layer: int) -> Spe
         constants={
             "CUT": kernel_config.cut(), "LAYERS": g.layers, "LAYER": layer, "GIVEN": problem.in_widths[0],
             "T": g.time, "B": g.batch, "BATCH_FIRST": bool(g.batch_first), "LAST": bool(g.last_only) and top,
-            "STATES": states, "DYNAMIC": dynamic, **absent,
+            "STATES": states, "DYNAMIC": dynamic, "LONGEST": bool(attrs.get("longest")), **absent,
         },
         tiling=Tiling(1, kernel_config.units, 4 * kernel_config.chunks_x[0], num_warps=kernel_config.num_warps),
         cooperative=kernel_config.parts > 1,

@@ -55,7 +55,8 @@ Product = Callable[[int, int, int], Specialisation]
 
 @dataclass(frozen=True)
 class LayerForm:
-    """Of a stage: which layer; whether states come with it (given), and go out of it (kept); whether streams have lengths."""
+    """Of a stage: which layer; whether states come with it (given), and go out of it (kept); whether streams have lengths, and
+    one of a sample all time steps (longest)."""
 
     op: str
     geometry: Geometry
@@ -63,6 +64,7 @@ class LayerForm:
     given: bool
     kept: bool
     lengths: bool = False
+    longest: bool = False
 
     @property
     def form(self) -> str:
@@ -100,7 +102,9 @@ def specialize(layer: LayerForm) -> Specialisation:
     else:
         tile = Tiling(1, 8 if alone else 16, power_of_two(h, 32, 128), num_warps=4 if alone else 8)
         blocks = {"BLOCK_U": tile.block_n, "BLOCK_K": tile.block_k, "ALONE": alone}
-    extras = "".join(f"_{word}" for word in ("given", "kept", "last_only", "lengths") if getattr(layer, word))
+    extras = "".join(
+        f"_{word}" for word in ("given", "kept", "last_only", "lengths", "longest") if getattr(layer, word)
+    )
     sizes = f"T{g.time}_B{g.batch}_H{h}_L{g.layers}_D{g.directions}{'_first' if g.batch_first else ''}{extras}_{layer.index}"
     return Specialisation(
         name=f"{op}_float32_{form}_{sizes}",
@@ -108,6 +112,7 @@ def specialize(layer: LayerForm) -> Specialisation:
         signature=signature,
         constants={
             "KIND": op, "GATES": gates, "H": h, "T": g.time, "B": g.batch, "D": g.directions, "BATCH_FIRST": bool(g.batch_first),
+            "LONGEST": layer.longest,
             "LAST": layer.last_only, "STATE_ROWS": g.layers * g.directions, "STATE_FIRST": layer.index * g.directions,
             **blocks, **absent,
         },
@@ -208,7 +213,8 @@ def prepare(lower: Callable[[Stage], Mapping[str, Any]], product: Product) -> Ca
         rows = problem.rows * g.time * g.batch
         counted = takes_lengths([v.dtype for v in stage.inputs])
         given = len(stage.inputs) > 1 + counted
-        made = [LayerForm(stage.op, g, i, given, len(stage.outputs) > 1, counted) for i in range(g.layers)]
+        longest = bool(stage.attrs.get("longest"))
+        made = [LayerForm(stage.op, g, i, given, len(stage.outputs) > 1, counted, longest) for i in range(g.layers)]
         layers = [_Bound(layer, product, rows, stage.inputs[0].width, low, problem.device) for layer in made]
 
         def call(*inputs: Tensor) -> tuple[Tensor, ...]:

@@ -38,10 +38,16 @@ def matrix(w_ptr, u, k, H: tl.constexpr, GATES: tl.constexpr, G: tl.constexpr):
 
 
 @triton.jit
-def length(counts_ptr, stream, T: tl.constexpr):
-    """(time steps that a stream has, whether it is a number of them): outside of 1 to T nothing is read elsewhere."""
+def length(counts_ptr, stream, T: tl.constexpr, B: tl.constexpr, LONGEST: tl.constexpr):
+    """(time steps that a stream has, whether it is a number of them): outside of 1 to T nothing is read elsewhere. LONGEST: one
+    of the B streams of its sample has to have T, or none has a number of them."""
     count = tl.load(counts_ptr + stream)
     known = (count >= 1) & (count <= T)
+    if LONGEST:
+        longest = count
+        for other in range(B):
+            longest = tl.maximum(longest, tl.load(counts_ptr + stream // B * B + other))
+        known = known & (longest == T)
     inside = tl.minimum(tl.maximum(count, 1), T)  # as it is, for the proof of indices
     return tl.where(known, inside, T).to(tl.int32), known
 
@@ -69,6 +75,7 @@ def held_kernel(
     gx_ptr, w_ptr, bias_n_ptr, counts_ptr, h0_ptr, c0_ptr, y_ptr, hn_ptr, cn_ptr,
     KIND: tl.constexpr, GATES: tl.constexpr, H: tl.constexpr, T: tl.constexpr, B: tl.constexpr, D: tl.constexpr,
     BATCH_FIRST: tl.constexpr, LAST: tl.constexpr, STATE_ROWS: tl.constexpr, STATE_FIRST: tl.constexpr, BLOCK: tl.constexpr,
+    LONGEST: tl.constexpr,
 ):  # fmt: skip
     m, b = (tl.program_id(0) // B).to(tl.int64), tl.program_id(0) % B
     d = tl.program_id(1)
@@ -88,7 +95,7 @@ def held_kernel(
             c = tl.load(c0_ptr + state, mask=n < H, other=0.0)
     count, known = T, True
     if counts_ptr is not None:
-        count, known = length(counts_ptr, tl.program_id(0), T)
+        count, known = length(counts_ptr, tl.program_id(0), T, B, LONGEST)
     for t in range(T):
         step = place(t, d, count, T, counts_ptr is not None)
         row = m * (T * B) + (b * T + step if BATCH_FIRST else step * B + b)
@@ -122,7 +129,7 @@ def read_kernel(
     gx_ptr, w_ptr, bias_n_ptr, counts_ptr, h0_ptr, c0_ptr, y_ptr, hn_ptr, cn_ptr, work_ptr, now,
     KIND: tl.constexpr, GATES: tl.constexpr, H: tl.constexpr, T: tl.constexpr, B: tl.constexpr, D: tl.constexpr,
     BATCH_FIRST: tl.constexpr, LAST: tl.constexpr, STATE_ROWS: tl.constexpr, STATE_FIRST: tl.constexpr,
-    ALONE: tl.constexpr, BLOCK_U: tl.constexpr, BLOCK_K: tl.constexpr,
+    ALONE: tl.constexpr, BLOCK_U: tl.constexpr, BLOCK_K: tl.constexpr, LONGEST: tl.constexpr,
 ):  # fmt: skip
     # ALONE: time step `now` alone, whose units are shared out; its states are those of the step before, or there are none.
     # work: h and c [2, 2, H] of a stream in a direction, of this time step and of the one before.
@@ -148,7 +155,7 @@ def read_kernel(
         tl.debug_barrier()
     count, known = T, True
     if counts_ptr is not None:
-        count, known = length(counts_ptr, tl.program_id(0), T)
+        count, known = length(counts_ptr, tl.program_id(0), T, B, LONGEST)
     for t0 in range(1 if ALONE else T):
         t = now if ALONE else t0
         step = place(t, d, count, T, counts_ptr is not None)

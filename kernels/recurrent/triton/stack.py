@@ -53,7 +53,13 @@ def specialize(problem: Problem, kernel_config: KernelConfig) -> Specialisation:
     kind = x if x == "int8" else "dynamic" if dynamic else "static"
     kind += f"_int4_g{kernel_config.group}" if kernel_config.group else ""
     sizes = f"T{g.time}_B{g.batch}_K{kernel_config.inputs}_H{g.hidden}_L{g.layers}_P{kernel_config.parts}"
-    named = {"_states": states, "_last": g.last_only, "_first": g.batch_first, "_lengths": counted}
+    named = {
+        "_states": states,
+        "_last": g.last_only,
+        "_first": g.batch_first,
+        "_lengths": counted,
+        "_longest": attrs.get("longest"),
+    }
     extras = "".join(name for name, there in named.items() if there)
     floats = ("h0_ptr", "c0_ptr", "hn_ptr", "cn_ptr")
     signature, absent = leave_out({
@@ -68,7 +74,8 @@ def specialize(problem: Problem, kernel_config: KernelConfig) -> Specialisation:
         signature=signature,
         constants={
             "CUT": kernel_config.cut(), "T": g.time, "B": g.batch, "BATCH_FIRST": bool(g.batch_first),
-            "LAST": bool(g.last_only), "STATES": states, "DYNAMIC": dynamic, **absent,
+            "LAST": bool(g.last_only), "STATES": states, "DYNAMIC": dynamic,
+            "LONGEST": bool(attrs.get("longest")), **absent,
         },
         tiling=Tiling(1, kernel_config.units, 4 * kernel_config.chunks_x[0], num_warps=kernel_config.num_warps),
         cooperative=kernel_config.parts > 1,
@@ -168,7 +175,8 @@ def prepared(stage: Stage, problem: Problem, kernel_config: KernelConfig, low: M
 
 
 def check_lengths(stage: Stage, inputs: tuple[Tensor, ...]) -> None:
-    """Raises FormatError for a length outside, where one can look. In a replay such a stream is NaN."""
+    """Raises FormatError for a length outside, or where none is that of x and one has to be, where one can look. In a replay such
+    streams are NaN."""
     if takes_lengths([value.dtype for value in stage.inputs]) and can_look(inputs[1]):
         lengths.counts_of(stage, *inputs)
 

@@ -51,7 +51,7 @@ def stack_kernel(
     x_ptr, y_ptr, counts_ptr, h0_ptr, c0_ptr, hn_ptr, cn_ptr, words_ptr, scales_ptr, params_ptr, compensation_ptr,
     exchange_ptr, sync_ptr, x_inverse, x_zero_point, h_inverse, y_inverse, y_zero_point, first_stream,
     CUT: tl.constexpr, T: tl.constexpr, B: tl.constexpr, BATCH_FIRST: tl.constexpr, LAST: tl.constexpr, STATES: tl.constexpr,
-    DYNAMIC: tl.constexpr,
+    DYNAMIC: tl.constexpr, LONGEST: tl.constexpr,
 ):  # fmt: skip
     """Grid (PARTS, streams). Shapes: kernels/recurrent/layout.py. counts: how many time steps a stream has, where there are such;
     all of its programs end with the last one, and y behind it is 0. Programs of a stream read all of its states, each writes
@@ -102,7 +102,7 @@ def stack_kernel(
             states = states + (tl.zeros((BU,), tl.float32),)  # noqa: RUF005
     steps, known = T, True
     if counts_ptr is not None:
-        steps, known = length(counts_ptr, stream, T)
+        steps, known = length(counts_ptr, stream, T, B, LONGEST)
     alive = all_finite(x_ptr, h0_ptr, c0_ptr, X_STEP, STATE_STEP, steps, K, LAYERS, STATES, CUT)
     if counts_ptr is not None:
         alive = alive & known
