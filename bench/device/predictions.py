@@ -208,13 +208,13 @@ def predicted() -> dict[str, Any]:
 
 def page(found: dict[str, Any], launched: dict[str, Any]) -> str:
     goals = {goal.row: goal.at_most for goal in GOALS if goal.field == "p99_us" and goal.at_most}
-    link = f"link {LOW.link_us} to {HIGH.link_us} us one way, L2 {LOW.l2_us} to {HIGH.l2_us} us"
+    link = f"link takes {LOW.link_us} to {HIGH.link_us} us one way, L2 {LOW.l2_us} to {HIGH.l2_us} us"
     link += f", a cluster {LOW.cluster_us} to {HIGH.cluster_us} us"
     lines = [
         "# Predictions for an H100", "",
         "Written by `python -m bench.device.predictions --write`, before any card was measured. It simulates polls, hops and",
         "words, with the work in cycles that `kernels/recurrent/cuda/config.py` counts. Each cell is p50 / p99 in us at the low",
-        f"and the high end of the machine: {link}.", "`python -m bench.device` judges the goals on a card.", "",
+        f"and the high end of the machine. The {link}.", "`python -m bench.device` judges the goals on a card.", "",
         f"| row | blocks | {' | '.join(WAYS)} | goal, p99 |", "|---|---|" + "---|" * (len(WAYS) + 1),
     ]  # fmt: skip
     for name, row in found.items():

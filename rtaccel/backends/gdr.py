@@ -1,7 +1,7 @@
 """The card's memory as the host sees it, by GDRCopy (libgdrapi and its kernel module gdrdrv): stores go straight over the link.
 
 Optional: nothing here is asked for unless RTACCEL_MAILBOX is "gdr". The library is found by its name and called by ctypes. A
-region lives as long as the process: to free it would wait for every kernel that stays on the card.
+region lives as long as the process: to free it would wait for every persistent kernel.
 """
 
 from __future__ import annotations
