@@ -13,6 +13,7 @@ from rtaccel.core.errors import BackendUnavailable
 from rtaccel.kernels._persistent.card import Card
 from rtaccel.kernels.recurrent.cuda import kernel as cuda_kernel
 from rtaccel.runtime.gpu import device
+from rtaccel.runtime.stream import StreamModel
 from tests.gpu.persistent.models import LARGE, Make, call, reloaded, stream
 from tests.support.fake_cuda import FakeCard, Hang
 
@@ -88,16 +89,22 @@ def test_a_capture_waits_for_no_device(card: FakeCard, chain: Make) -> None:
 
 def test_a_cluster_where_the_device_has_room_for_it(card: FakeCard) -> None:
     """The driver is asked, before anything starts. Each multiprocessor of another kernel may be in the way of a cluster."""
+
+    def why(model: StreamModel) -> str:
+        (line,) = model.explain_lines(measure=False)
+        return "; ".join(line.reasons)
+
     card.clusters = 0  # none of this size
     none = stream(*LARGE)
     assert "clusters of 7" in card.log and not card.kernels
-    assert "not a cluster of 7 programs, for which this device has no room" in none.explain()
+    assert "not a cluster of 7 programs, for which this device has no room" in why(none)
+    none.close()
     card.clusters = 1
     first = stream(*LARGE)
-    assert "they are a cluster" in first.explain()
+    assert "they are a cluster" in why(first)
     first.step(torch.randn(1, 250))
     assert card.kernels[0].blocks == 7
     card.clusters = 7  # one for each of those that the first has
-    assert "not a cluster of 7 programs" in stream(*LARGE).explain()
+    assert "not a cluster of 7 programs" in why(stream(*LARGE))
     card.clusters = 8
-    assert "they are a cluster" in stream(*LARGE).explain()
+    assert "they are a cluster" in why(stream(*LARGE))
