@@ -2,21 +2,8 @@
 // sanitizer.
 #include <thread>
 
+#include "kernel_arguments.h"
 #include "mlp/cuda/chain.cu"
-
-namespace {
-
-template <class T>
-T pointer(const void* const* arguments, int index) {
-  return static_cast<T>(const_cast<void*>(arguments[index]));
-}
-
-template <class T>
-T value(const void* const* arguments, int index) {
-  return *static_cast<const T*>(arguments[index]);
-}
-
-}  // namespace
 
 // The kernel's parameters in order: pointers as they are, numbers by where they lie. Returns when the kernel has ended.
 extern "C" void rtaccel_on_host(const void* const* a, unsigned seed, int skipped, int) {

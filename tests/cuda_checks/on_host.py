@@ -42,7 +42,7 @@ def build(kernel: CudaKernel, name: str, *flags: str, looks: int = 1 << 22) -> P
         COMPILER, *FLAGS, *flags, f"-I{cuda_nvrtc.FOLDER}", f"-I{HERE}", *(f"-D{k}={v}" for k, v in definitions.items()),
         str(around),
     ]  # fmt: skip
-    sources = (around, HERE / "cuda_on_host.h")
+    sources = (around, HERE / "cuda_on_host.h", HERE / "kernel_arguments.h")
     return kept.compiled_by(command, sources, name, kernel.key)
 
 

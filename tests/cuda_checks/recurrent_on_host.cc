@@ -2,21 +2,8 @@
 // memory, for a sanitizer.
 #include <thread>
 
+#include "kernel_arguments.h"
 #include "recurrent/cuda/recurrent.cu"
-
-namespace {
-
-template <class T>
-T pointer(const void* const* arguments, int index) {
-  return static_cast<T>(const_cast<void*>(arguments[index]));
-}
-
-template <class T>
-T value(const void* const* arguments, int index) {
-  return *static_cast<const T*>(arguments[index]);
-}
-
-}  // namespace
 
 // The kernel's parameters in order: pointers as they are, numbers by where they lie. Returns when the kernel has ended.
 // dropped: a word of the exchange that one message lacks, -1 for none.

@@ -6,7 +6,7 @@ import itertools
 
 import pytest
 
-from tests.gpu.protocols import cluster, exchange, mailbox, persistent, pollers, weights
+from tests.gpu.protocols import chain, cluster, exchange, mailbox, persistent, pollers, weights
 from tests.gpu.protocols.explore import Process, explore
 
 
@@ -122,6 +122,20 @@ def test_other_weights_in_triton(swaps: int, messages: int) -> None:
 def test_other_weights_in_triton_with_a_part_left_out(variant: str) -> None:
     found = explore(*weights.model(variant, triton=True))
     assert found.wrong and found.trace, f"{variant}: nothing wrong in {found.states} states"
+
+
+@pytest.mark.parametrize(("swaps", "messages", "answering"), [(2, 3, 2), (3, 2, 2), (2, 3, 1)])
+def test_other_weights_of_a_chain(swaps: int, messages: int, answering: int) -> None:
+    found = explore(*chain.model("", swaps, messages, answering))
+    assert found.wrong == "" and found.states > 1000, found
+
+
+@pytest.mark.parametrize("variant", chain.VARIANTS[1:])
+def test_other_weights_of_a_chain_with_a_part_left_out(variant: str) -> None:
+    wrong = [explore(*chain.model(variant, *sizes)) for sizes in ((2, 3, 2), (3, 2, 2), (2, 3, 1))]
+    assert any(found.wrong and found.trace for found in wrong), (
+        f"{variant}: nothing wrong in {[f.states for f in wrong]}"
+    )
 
 
 def test_the_search_sees_stores_in_any_order() -> None:
