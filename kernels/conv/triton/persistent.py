@@ -147,7 +147,13 @@ def run_layer(
     tile = newest_tap(tiles, words_ptr, FIRST + HELD - 1, TAPS, HELD, N, WORDS)
     acc = tl.sum(dot4(tile, tl.broadcast_to(words[None, :], (N, WORDS)), tl.zeros((N, WORDS), tl.int32), ASM), 1)
     acc += tl.load(sums_ptr + n) + tl.where(reset, 0, past)
-    return multiply_rn(acc.to(tl.float32), tl.load(params_ptr + n), ASM) + tl.load(params_ptr + N + n)
+    return multiply_rn(acc.to(tl.float32), real(params_ptr + n), ASM) + real(params_ptr + N + n)
+
+
+@triton.jit
+def real(at):
+    """The float32 that lies between whole numbers: all of a set is read by one address, and the rest is in the instruction."""
+    return tl.load(at).to(tl.float32, bitcast=True)
 
 
 @triton.jit
@@ -157,9 +163,9 @@ def end_operation(t, values, params_ptr, OTHERS: tl.constexpr, ACTIVATIONS: tl.c
     NAME: tl.constexpr = ACTIVATIONS[INDEX]
     if OTHERS[INDEX] >= 0:
         t = t + pick(values, OTHERS[INDEX])
-    y = activate(t, tl.load(params_ptr), NAME)
+    y = activate(t, real(params_ptr), NAME)
     if INT8[INDEX]:
-        y = pack_words(to_int8(y * tl.load(params_ptr + 1), tl.load(params_ptr + 2).to(tl.int32)))
+        y = pack_words(to_int8(y * real(params_ptr + 1), real(params_ptr + 2).to(tl.int32)))
     return y
 
 
@@ -196,36 +202,34 @@ def time_step(
 
 @triton.jit(do_not_specialize=["idle_looks", "second"])
 def persistent_kernel(
-    request_ptr, reply_ptr, control_ptr, words_ptr, params_ptr, sums_ptr, rings_ptr, idle_looks, second,
+    request_ptr, reply_ptr, control_ptr, set_ptr, rings_ptr, idle_looks, second,
     K: tl.constexpr, N: tl.constexpr, PADDED_K: tl.constexpr, MEMORY: tl.constexpr, KINDS: tl.constexpr,
     SOURCES: tl.constexpr, OTHERS: tl.constexpr, TILES: tl.constexpr, TAPS: tl.constexpr, HELD: tl.constexpr,
     DILATIONS: tl.constexpr, RINGS: tl.constexpr, ROWS: tl.constexpr, WORDS: tl.constexpr, OUTPUTS: tl.constexpr,
     INT8: tl.constexpr, ACTIVATIONS: tl.constexpr, SPARE: tl.constexpr, ASM: tl.constexpr,
-    SET: tl.constexpr, MESSAGE: tl.constexpr, LOOK: tl.constexpr,
+    SET: tl.constexpr, PARAMS: tl.constexpr, SUMS: tl.constexpr, MESSAGE: tl.constexpr, LOOK: tl.constexpr,
 ):  # fmt: skip
     """One program; the number of a message is that of its column. MEMORY: for how many further time steps x reaches.
-    SPARE: which of the sums is 0, where not all weights stay; else 0. SET: numbers of a set of weights, those that are words,
-    params and sums. A second set lies behind the first; a message names the one from which on it is computed. second: at the
-    start."""
+    SPARE: which of the sums is 0, where not all weights stay; else 0. SET: numbers of a set of weights: words, params from
+    PARAMS on, and sums from SUMS on. A second set lies behind the first; a message names the one from which on it is computed.
+    second: at the start."""
     k = tl.arange(0, MESSAGE)
     sequence = tl.full((), 0, tl.int32)
     age, nonfinite = tl.full((), 0, tl.int32), tl.full((), 0, tl.int32)
-    end = tl.full((), 0, tl.int64)
-    named = second
-    while end == 0:
+    named = second  # the set; below 0 once the kernel is to end
+    while named >= 0:
         which = named & 1  # what the proof of indices sees
-        tiles = load_tiles(words_ptr + which * SET, KINDS, TAPS, HELD, WORDS, OUTPUTS)
+        tiles = load_tiles(set_ptr + which * SET, KINDS, TAPS, HELD, WORDS, OUTPUTS)
         if sequence == 0:
             tl.store(control_ptr + 1, tl.full((), 1, tl.int64), cache_modifier=".wt")
         named = which
-        while (end == 0) & (named == which):
+        while named == which:
             sequence += 1
             # An offset of 0, that only memory knows: else the registers keep every address of what is read again. At most 1 for
             # the proof of indices.
-            shift = tl.load(sums_ptr + SPARE) & 1 if SPARE else 0
-            own = which * SET + shift  # one for all three: with two for each Triton 3.6 spills
-            words_at, rings_at = words_ptr + own, rings_ptr + shift
-            params_at, sums_at = params_ptr + own, sums_ptr + own
+            shift = tl.load(set_ptr + SUMS + SPARE) & 1 if SPARE else 0
+            words_at, rings_at = set_ptr + (which * SET + shift), rings_ptr + shift
+            params_at, sums_at = words_at + PARAMS, words_at + SUMS
             pasts = past_sums(
                 tiles, words_at, rings_at, sums_at, sequence, age, KINDS, TILES, TAPS, HELD, DILATIONS, RINGS, ROWS, WORDS,
                 OUTPUTS, ASM,
@@ -233,11 +237,13 @@ def persistent_kernel(
             message, end = wait(request_ptr, control_ptr, sequence, idle_looks, K + 1, MESSAGE, LOOK)
             payload = message.to(tl.int32)
             command = tl.sum(tl.where(k == K, payload, 0), 0)
-            named = tl.where(end == 0, named_set(command, which), which)
-            if named != which:
+            named = tl.where(end == 0, named_set(command, which), -1)
+            if named < 0:
+                tl.store(control_ptr + 1, end, cache_modifier=".wt")
+            elif named != which:
                 sequence -= 1  # the same message again, which is still there, by the other set
                 order_after(control_ptr)
-            elif end == 0:
+            else:
                 reset = (command & 1) != 0
                 finite = tl.max(tl.where(k < K, payload & 0x7FFFFFFF, 0), 0) < INFINITY_BITS
                 x = split(tl.where(k < K, payload, 0), PADDED_K, 1, MESSAGE)[0].to(tl.float32, bitcast=True)
@@ -249,7 +255,6 @@ def persistent_kernel(
                 answer(reply_ptr, tl.where(nonfinite == 0, y, float("nan")), sequence, N)
                 age = tl.minimum(tl.where(reset, 0, age) + 1, MEMORY + 1)  # no reach is longer
                 tl.debug_barrier()  # other threads read these columns with the next time step
-    tl.store(control_ptr + 1, end, cache_modifier=".wt")
 
 
 def specialize(config: KernelConfig) -> Specialisation:
@@ -264,8 +269,8 @@ def specialize(config: KernelConfig) -> Specialisation:
         name=f"conv_persistent_{config.inputs}-{shape}{'_joined' if max(config.others, default=-1) >= 0 else ''}{again}",
         kernel=persistent_kernel,
         signature={
-            "request_ptr": "*i64", "reply_ptr": "*i64", "control_ptr": "*i64", "words_ptr": "*i32",
-            "params_ptr": "*fp32", "sums_ptr": "*i32", "rings_ptr": "*i32", "idle_looks": "i32", "second": "i32",
+            "request_ptr": "*i64", "reply_ptr": "*i64", "control_ptr": "*i64", "set_ptr": "*i32",
+            "rings_ptr": "*i32", "idle_looks": "i32", "second": "i32",
         },
         constants={
             **config.constants(), "ASM": not settings.triton_interpret(), "LOOK": SPINS_PER_LOOK.value,
@@ -282,6 +287,7 @@ def specializations() -> Iterator[Specialisation]:
         example((6, 16, 16, 16), 3, 2),
         example((40,) + (64,) * 6, 3, 8),
         example((128,) * 4, 8, 8, residual=False),
+        example((128,) * 10, 3, 8),
     ):
         config = select_config(stages)
         assert isinstance(config, KernelConfig), config

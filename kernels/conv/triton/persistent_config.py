@@ -170,7 +170,7 @@ class KernelConfig:
             "WORDS": tuple(c // 4 for c in self.padded_inputs), "OUTPUTS": self.padded_outputs,
             "INT8": tuple(o.int8 for o in self.operations),
             "ACTIVATIONS": tuple(o.activation for o in self.operations),
-            "SPARE": self.spare, "SET": sum(self.set_sizes),
+            "SPARE": self.spare, "SET": sum(self.set_sizes), "PARAMS": self.set_sizes[0], "SUMS": sum(self.set_sizes[:2]),
         }  # fmt: skip
 
     @property
@@ -298,14 +298,8 @@ class Operands:
 
     @property
     def joined(self) -> dict[str, Tensor]:
-        """Words, params and sums one after another, so that another set is as far from each of them."""
+        """Words, params and sums one after another: the kernel reads all of them by one address."""
         return {"set": torch.cat([self.words, self.params.view(torch.int32), self.sums])}
-
-
-def arguments(config: KernelConfig, sets: Tensor) -> dict[str, Tensor]:
-    """By the names of the kernel's arguments, of sets [count, numbers] of weights."""
-    words, params, sums = sets[0].split(config.set_sizes)
-    return {"words_ptr": words, "params_ptr": params.view(torch.float32), "sums_ptr": sums}
 
 
 def between_all(weight: Tensor, inputs: int) -> Tensor:

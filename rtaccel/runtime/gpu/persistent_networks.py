@@ -78,7 +78,6 @@ class PersistentConvolutions:
         from rtaccel.kernels._gpu.triton_launch import bind
         from rtaccel.kernels.conv.triton.persistent import specialize
         from rtaccel.kernels.conv.triton.persistent_config import Operands
-        from rtaccel.kernels.conv.triton.persistent_config import arguments as arguments_of
 
         kernel, ops = bind(specialize(self.config)), Operands.of(self.config, "cpu")
         rings, sets = ops.rings.to(device), WeightSets(ops.joined, device)
@@ -87,8 +86,7 @@ class PersistentConvolutions:
         def arguments(requests: Tensor, replies: Tensor, control: Tensor) -> dict[str, Any]:
             return {
                 "request_ptr": requests, "reply_ptr": replies, "control_ptr": control,
-                **arguments_of(self.config, sets.tensors["set"]), "rings_ptr": rings,
-                "idle_looks": 0, "second": self.second,
+                "set_ptr": sets.tensors["set"], "rings_ptr": rings, "idle_looks": 0, "second": self.second,
             }  # fmt: skip
 
         return PersistentLaunch(kernel, 1, arguments, replace(ops, rings=rings))  # it clears its rings itself
