@@ -18,7 +18,7 @@ sys.path.insert(0, str(Path(__file__).parents[2]))
 
 import rtaccel as rt
 from rtaccel.kernels._gpu import cuda_launch
-from rtaccel.runtime.gpu import persistent, persistent_choice, persistent_stacks
+from rtaccel.runtime.gpu import persistent, persistent_choice, persistent_run, persistent_stacks
 from rtaccel.runtime.stream import StreamModel
 from tests.cuda_checks.on_host import HostDevice
 
@@ -58,7 +58,7 @@ def main(words: list[str]) -> None:
     with persistent_choice.only(persistent_stacks.CUDA):
         device = HostDevice()
         persistent.persistent_device = lambda: device
-        persistent.TIMEOUT_NS = 600_000_000_000
+        persistent.TIMEOUT_NS, persistent_run.END_S = 600_000_000_000, 600.0
         cuda_launch.bind = device.bind
         cuda_launch.unavailable = lambda kernel: None
         cuda_launch.has_room = lambda kernel: True

@@ -133,6 +133,21 @@ def test_orders_are_added_and_taken_back() -> None:
     assert not side.box.withdraw(16) and side.box.command == 0
 
 
+@pytest.mark.parametrize("mapped", [False, True])
+def test_a_last_message_waits_for_nobody(mapped: bool) -> None:
+    """Zeros and its command, with what was ordered; nobody answers it. mapped: stores leave the CPU at once."""
+    connect()
+    requests, replies = torch.full((2 * 4,), -1, dtype=torch.int64), torch.zeros(2, dtype=torch.int64)
+    box = Mailbox(requests.data_ptr(), 3, replies.data_ptr(), 1, True, mapped)
+    box.order(4)
+    box.last(1 << 16)
+    assert box.number == 1 and box.command == 0
+    assert requests[4:].tolist() == [1 << 32, 1 << 32, 1 << 32, 1 << 32 | 1 << 16 | 4]
+    assert requests[:4].tolist() == [-1] * 4
+    box.last(1 << 16)
+    assert requests[:4].tolist() == [2 << 32, 2 << 32, 2 << 32, 2 << 32 | 1 << 16]
+
+
 def test_threads_take_turns_at_a_mailbox() -> None:
     side = Side(3, 3)
     wrong: list[int] = []
