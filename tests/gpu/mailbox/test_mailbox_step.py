@@ -8,7 +8,8 @@ import time
 import pytest
 import torch
 
-from rtaccel._native import MailboxStep
+from rtaccel._native import Mailbox, MailboxStep
+from rtaccel.kernels._core.cpu import connect
 from tests.gpu.mailbox.side import TIMEOUT_NS, Refused, Side, refused
 
 
