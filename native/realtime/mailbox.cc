@@ -59,16 +59,6 @@ RTA_API void rta_mailbox_send(uint64_t* to, const uint32_t* request, int64_t req
   for (int64_t i = 0; i < request_words; ++i) put(to + i, request[i], sequence);
 }
 
-RTA_API void rta_mailbox_flush(void) {
-#if defined(__x86_64__)
-  __builtin_ia32_sfence();
-#elif defined(__aarch64__)
-  asm volatile("dsb st" ::: "memory");
-#else
-  __atomic_thread_fence(__ATOMIC_SEQ_CST);
-#endif
-}
-
 RTA_API rta_mailbox_status rta_mailbox_wait(const uint64_t* from, uint32_t* reply, int64_t reply_words,
                                             uint32_t sequence, int64_t timeout_ns) {
   return wait_for(from, reply, reply_words, sequence, timeout_ns) ? RTA_MAILBOX_DONE : RTA_MAILBOX_TIMEOUT;

@@ -32,10 +32,6 @@ void rta_mailbox_send(uint64_t* to, const uint32_t* request, int64_t request_wor
 rta_mailbox_status rta_mailbox_wait(const uint64_t* from, uint32_t* reply, int64_t reply_words, uint32_t sequence,
                                     int64_t timeout_ns);
 
-/* Lets go of stores that this CPU holds back, as it does those into the memory of a device: call it behind a message
- * there. */
-void rta_mailbox_flush(void);
-
 /* Waits for a message with this number and then answers it, as a kernel does: for tests of the other side. The payload
  * of the answer is the message's, repeated. */
 rta_mailbox_status rta_mailbox_echo(const uint64_t* from, int64_t request_words, uint64_t* to, int64_t reply_words,

@@ -19,6 +19,17 @@ constexpr int64_t kHeldNs = 1;
 // After which a thread of its own looks whether the kernel was ended.
 constexpr int64_t kSliceNs = 1'000'000;
 
+// Of stores that this CPU holds back, as it does those into the memory of a device.
+void let_go() {
+#if defined(__x86_64__)
+  __builtin_ia32_sfence();
+#elif defined(__aarch64__)
+  asm volatile("dsb st" ::: "memory");
+#else
+  __atomic_thread_fence(__ATOMIC_SEQ_CST);
+#endif
+}
+
 }  // namespace
 
 uint64_t* Mailbox::send(const void* request, uint32_t command) {
@@ -26,7 +37,7 @@ uint64_t* Mailbox::send(const void* request, uint32_t command) {
   uint64_t* slot = requests_ + (number & 1) * (request_words_ + commands_);
   if (commands_) rta_mailbox_put(slot + request_words_, command | pending, number);
   rta_mailbox_send(slot, static_cast<const uint32_t*>(request), request_words_, number);
-  if (mapped_) rta_mailbox_flush();
+  if (mapped_) let_go();
   return replies_ + (number & 1) * reply_words_;
 }
 
