@@ -182,7 +182,7 @@ def put(core: FakeCore, patch: pytest.MonkeyPatch) -> None:
     patch.setattr(torch.cuda, "current_device", lambda: 0)
     patch.setattr(torch.cuda, "set_device", lambda index: None)
     patch.setattr(cubin_launch, "_core", lambda: core)
-    patch.setattr(cubin_launch, "_make_ready", lambda function, shared_bytes: None)
+    patch.setattr(cubin_launch, "_make_ready", lambda function, shared_bytes, cluster: None)
     patch.setattr(cubin_launch, "_loaded", {})
 
 
