@@ -42,33 +42,23 @@ class Partition(NamedTuple):
     mapped: bool = False
 
 
+def layout_of(cut: Partition) -> Callable[..., KernelConfig]:
+    """In the place of `select_config`: a form of this cut."""
+
+    def form(geometry: Geometry, inputs: int, gates: int, group: int, head: Head | None, card: Card) -> KernelConfig:
+        units = -(-geometry.hidden // (4 * cut.parts)) * 4
+        found = KernelConfig(
+            geometry, inputs, gates, group, head, units, cut.parts, cut.lanes, head_held=cut.parts < 3, pollers=cut.pollers,
+            cluster=cut.cluster, mapped=cut.mapped,
+        )  # fmt: skip
+        kept = min(cut.kept, found.steps)
+        return replace(found, kept=kept, held=(found.steps - kept + 1) // 2)
+
+    return form
+
+
 def in_place_of_a_gpu(monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[..., on_host.HostDevice]]:
     """Puts a device in the place of the GPU, with a form of this cut."""
-
-    def layout_of(cut: Partition) -> Callable[..., KernelConfig]:
-        def form(
-            geometry: Geometry, inputs: int, gates: int, group: int, head: Head | None, card: Card
-        ) -> KernelConfig:
-            parts, lanes, kept, pollers, cluster, mapped = cut
-            units = -(-geometry.hidden // (4 * parts)) * 4
-            found = KernelConfig(
-                geometry,
-                inputs,
-                gates,
-                group,
-                head,
-                units,
-                parts,
-                lanes,
-                head_held=parts < 3,
-                pollers=pollers,
-                cluster=cluster,
-                mapped=mapped,
-            )
-            return replace(found, kept=min(kept, found.steps), held=(found.steps - min(kept, found.steps) + 1) // 2)
-
-        return form
-
     yield from on_host.in_place_of_a_gpu(monkeypatch, persistent_stacks.CUDA, cuda_choice, "select_config", layout_of)
 
 

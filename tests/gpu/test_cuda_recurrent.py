@@ -14,16 +14,28 @@ import torch
 from torch import nn
 
 import rtaccel as rt
-from rtaccel.backends import get_backend
+from rtaccel.backends import gdr, get_backend
+from rtaccel.core import settings
 from rtaccel.core.errors import BackendUnavailable
 from rtaccel.kernels._gpu import cuda_nvrtc
+from rtaccel.kernels.recurrent.cuda import choice as cuda_choice
 from rtaccel.kernels.recurrent.cuda import kernel as cuda_kernel
 from rtaccel.kernels.recurrent.cuda.config import Head, KernelConfig
 from rtaccel.kernels.recurrent.layout import Geometry
 from rtaccel.runtime.gpu import persistent, persistent_choice, persistent_stacks
 from rtaccel.runtime.stream import StreamModel
 from tests.cuda_checks import on_host
-from tests.cuda_checks.streams import CASES, Net, Partition, in_place_of_a_gpu, other_weights, same, staying, streams
+from tests.cuda_checks.streams import (
+    CASES,
+    Net,
+    Partition,
+    in_place_of_a_gpu,
+    layout_of,
+    other_weights,
+    same,
+    staying,
+    streams,
+)
 
 pytestmark = [
     pytest.mark.skipif(importlib.util.find_spec("triton") is None, reason="persistent streams need triton"),
@@ -208,9 +220,27 @@ def on_a_gpu(model: nn.Module, features: int, scheme: Any, time_steps: int, star
 
 @pytest.mark.parametrize("case", CASES)
 def test_small_networks_on_a_gpu(case: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    make, features, scheme, _ = CASES[case]
+    """In the form that is chosen; clusters, and messages in the card's memory, in the cut of the case."""
+    make, features, scheme, cut = CASES[case]
     monkeypatch.setattr(persistent, "TIMEOUT_NS", 20_000_000_000)  # bench/device/sanitizer.py runs it, and is slow
+    if cut.cluster or cut.mapped:
+        on_a_card_that_has(cut, monkeypatch)
+        monkeypatch.setattr(cuda_choice, "select_config", layout_of(cut))
     on_a_gpu(make(), features, scheme, 20, 2)
+
+
+def on_a_card_that_has(cut: Partition, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Skips where it has no clusters, or its memory is not mapped."""
+    if not torch.cuda.is_available():
+        pytest.skip("runs on a GPU stay open here")
+    if cut.cluster and torch.cuda.get_device_capability() < (9, 0):
+        pytest.skip("clusters stay open here: a card before compute capability 9.0")
+    if cut.mapped:
+        try:
+            gdr.opened()
+        except BackendUnavailable as error:
+            pytest.skip(f"messages in the card's memory stay open here: {error}")
+        monkeypatch.setenv(settings.MAILBOX, "gdr")
 
 
 @pytest.mark.parametrize("scheme", ["w8a8", "w4a8"])
@@ -218,3 +248,10 @@ def test_small_networks_on_a_gpu(case: str, monkeypatch: pytest.MonkeyPatch) -> 
 def test_networks_of_stac_ml_on_a_gpu(hidden: int, features: int, layers: int, scheme: str) -> None:
     model = Net(nn.LSTM(features, hidden, layers, batch_first=True), nn.Linear(hidden, 1))
     on_a_gpu(model, features, scheme, 300, 3)
+
+
+@pytest.mark.parametrize("how", ["through L2", "mapped"])
+def test_other_forms_of_lstm_b_on_a_gpu(how: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    on_a_card_that_has(Partition(1, 1, 0, mapped=how == "mapped"), monkeypatch)
+    with cuda_choice.clustering(how != "through L2"):
+        on_a_gpu(Net(nn.LSTM(250, 200, 3, batch_first=True), nn.Linear(200, 1)), 250, "w8a8", 300, 3)
