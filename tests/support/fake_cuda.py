@@ -181,6 +181,8 @@ class FakeCard:
 
         def clusters(handle: Any, config: Any) -> tuple[Any, int]:
             self.log.append(f"clusters of {config.gridDimX}")
+            if self.clusters < 0:
+                return SimpleNamespace(name="CUDA_ERROR_UNKNOWN"), 0
             return (good, self.clusters) if self.clusters else (too_large, 0)
 
         return SimpleNamespace(

@@ -108,3 +108,9 @@ def test_a_cluster_where_the_device_has_room_for_it(card: FakeCard) -> None:
     assert "not a cluster of 7 programs" in why(stream(*LARGE))
     card.clusters = 8
     assert "they are a cluster" in why(stream(*LARGE))
+
+
+def test_a_driver_that_does_not_count_clusters(card: FakeCard) -> None:
+    card.clusters = -1
+    with pytest.raises(BackendUnavailable, match=r"lstm_chip.*did not count \(CUDA_ERROR_UNKNOWN\)"):
+        stream(*LARGE)
