@@ -33,9 +33,10 @@ from rtaccel.kernels._gpu.triton_aot import (
     violations,
 )
 from rtaccel.kernels._gpu.triton_spec import FUSED, INT8_MMA, Specialisation
+from rtaccel.kernels._persistent.card import SHARED_BYTES
 from rtaccel.kernels.conv.triton import window
 from rtaccel.kernels.linear import contract
-from rtaccel.kernels.linear.triton import dot, gemv
+from rtaccel.kernels.linear.triton import dot, gemv, mixed_config
 from rtaccel.kernels.linear.triton.w8a8 import Operands
 from rtaccel.runtime.gpu.ahead import kernels_of
 from tests import turns
@@ -241,3 +242,16 @@ def test_sparse_layers_are_built_ahead() -> None:
         model[0].weight.view(32, 64, 32, 64)[:, :, 2:] = 0
     found = kernels_of(model, (torch.randn(1, 2048),), "w8a8", [torch.randn(8, 2048)])
     assert any(spec.name.startswith("sparse_gemv_M1_int8_64x64") for spec in found.values())
+
+
+@pytest.mark.parametrize("capability", [80, 89, 120])
+@pytest.mark.parametrize(
+    ("x", "group"), [("float32", 64), ("float32", 128), ("float32", 256), ("float32", 1024), ("int8", 512)]
+)
+def test_many_rows_of_int4_fit_every_card(x: str, group: int, capability: int) -> None:
+    """Tiles on their way are in shared memory, of which the smallest cards have 99 KiB; nothing spills for it."""
+    config = mixed_config.KernelConfig(4096, 4096, "int4", x, group=group, scaled=x == "int8")
+    for rows in (32, 64):
+        found = compile_for(mixed_config.specialize(config, rows), capability)
+        assert found.shared_bytes <= SHARED_BYTES[capability] << 10
+        assert (found.stack_bytes, found.local_bytes, found.spills) == (0, 0, 0)

@@ -95,14 +95,26 @@ class KernelConfig:
         return f"{self.weight}{group}_{x}_N{self.n}_K{self.k}_{self.activation}{more}"
 
 
+SHARED_BYTES = 96 << 10
+"""For tiles that are on their way: every card has them, the smallest 99 KiB."""
+
+
 def tiling(config: KernelConfig, rows: int) -> Tiling:
     """Narrow tiles of N, so that a small layer still spreads over many multiprocessors. Not measured on a card."""
+    block_m = power_of_two(rows, 16, 64)
+    block_n = 16 if config.n <= 512 else 32 if config.n <= 4096 or config.group >= 128 else 64
+    stages = 3
+    if config.group:
+        each = 2 * (1 if config.x == "int8" else 4)  # a pair of groups is a step
+        while block_m > 16 and config.group * (block_m * each + block_n) > SHARED_BYTES:
+            block_m //= 2
+        stages = min(4, 1 + SHARED_BYTES // (config.group * (block_m * each + block_n)))
     return Tiling(
-        block_m=power_of_two(rows, 16, 64),
-        block_n=16 if config.n <= 512 else 32 if config.n <= 4096 else 64,
+        block_m=block_m,
+        block_n=block_n,
         block_k=config.block_k,
-        num_warps=4,
-        num_stages=(4 if config.group else 3) if config.steps > 2 else 1,
+        num_warps=8 if block_m == 64 and config.group >= 128 else 4,  # with four, some forms have no register left
+        num_stages=stages if config.steps > 2 else 1,
     )
 
 
