@@ -326,8 +326,8 @@ class ConvStage final : public Stage {
                         to.column, to.left, to.spills};
     if constexpr (K::kInt8) {
       int8_outputs<S, R, V>(p_, acc[0], b.params, b.scale, at);
-    } else if (p_.plain && to.left >= V * S::kLanes) {
-      epilogue_floats<S, R, V>(acc[0], at.y + to.column * 4, p_.y.pitch, p_.bounds);
+    } else if (p_.plain) {
+      epilogue_floats<S, R, V>(acc[0], at.y + to.column * 4, p_.y.pitch, p_.bounds, to.left);
     } else {
       conv_epilogue<S, R, V>(p_, acc[0], at);
     }

@@ -239,8 +239,7 @@ class DepthwiseStage final : public Stage {
       }
     }
     char* y = to.y + position * p_.y.pitch;
-    if (p_.plain && to.left >= V * S::kLanes)
-      return epilogue_floats<S, R, V>(t, y + to.column * 4, p_.y.pitch, p_.bounds);
+    if (p_.plain) return epilogue_floats<S, R, V>(t, y + to.column * 4, p_.y.pitch, p_.bounds, to.left);
     const ConvTarget at{y, to.other ? to.other + position * p_.other.pitch : nullptr, to.column, to.left, to.spills};
     conv_epilogue<S, R, V>(p_, t, at);
   }

@@ -59,7 +59,7 @@ void DepthwiseStage<S>::square_rows(const Source& from, const float* w, int pack
   F weight[9];
 #pragma GCC unroll 9
   for (int i = 0; i < 9; ++i) weight[i] = S::load(w + i * packed * S::kLanes);
-  const bool short_end = kInt8 ? p_.int8_out && p_.bounded : p_.plain && to.left >= S::kLanes;
+  const bool short_end = kInt8 ? p_.int8_out && p_.bounded : p_.plain;
   for (int64_t row = first; rows > 0; --rows, row += p_.at.out.x)
     if (p_.at.stride.x == 2)
       short_end ? square_row<kInt8, true, 2>(from, weight, to, row)
@@ -129,7 +129,7 @@ inline __attribute__((always_inline)) void DepthwiseStage<S>::square_tile(const 
       store_bytes<S, 1>(y + r * p_.y.pitch, q, zero, low);
     }
   } else if constexpr (kShort) {
-    epilogue_floats<S, R, 1>(t, to.y + position * p_.y.pitch + to.column * 4, p_.y.pitch, p_.bounds);
+    epilogue_floats<S, R, 1>(t, to.y + position * p_.y.pitch + to.column * 4, p_.y.pitch, p_.bounds, to.left);
   } else {
     F copy[R][1];  // so that no sum lives in memory above
 #pragma GCC unroll 6

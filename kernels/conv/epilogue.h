@@ -38,6 +38,21 @@ static inline __attribute__((always_inline)) void epilogue_floats(typename S::F 
     }
 }
 
+// The same where perhaps not all columns of the last vector are present. `left` of all are, at least one of it.
+template <class S, int R, int V>
+static inline __attribute__((always_inline)) void epilogue_floats(typename S::F (&t)[R][V], char* y, int64_t pitch,
+                                                                  Bounds bounds, int64_t left) {
+  if (left >= V * S::kLanes) return epilogue_floats<S, R, V>(t, y, pitch, bounds);
+  const int last = static_cast<int>(left - (V - 1) * S::kLanes);
+#pragma GCC unroll 6
+  for (int r = 0; r < R; ++r) {
+    float* to = reinterpret_cast<float*>(y + r * pitch);
+#pragma GCC unroll 4
+    for (int v = 0; v < V - 1; ++v) S::store(to + v * S::kLanes, bounds.within<S>(t[r][v]));
+    S::store_n(to + (V - 1) * S::kLanes, bounds.within<S>(t[r][V - 1]), last);
+  }
+}
+
 // The general end. Not inlined: kernels have short ends of their own for what is common.
 template <class S, int R, int V>
 __attribute__((noinline)) static void conv_epilogue(const ConvLayer& p, typename S::F (&t)[R][V],
