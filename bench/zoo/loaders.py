@@ -83,7 +83,9 @@ def _export(case: Case, target: Any) -> None:
     names = [f"in{i}" for i in range(len(given))]
     torch.distributions.Distribution.set_default_validate_args(False)  # its checks are what the exporter refuses
     try:
-        torch.onnx.export(case.module(), given, target, dynamo=True, verbose=False, external_data=False, input_names=names)
+        torch.onnx.export(
+            case.module(), given, target, dynamo=True, verbose=False, external_data=False, input_names=names
+        )
     except (torch.onnx.errors.OnnxExporterError, RuntimeError):
         target.unlink(missing_ok=True)
         torch.onnx.export(case.module(), given, target, dynamo=False, input_names=names, opset_version=18)

@@ -9,6 +9,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import replace
 from math import prod
 
+import torch
 from torch import Tensor
 
 from rtaccel.core.errors import ShapeError
@@ -20,6 +21,7 @@ from rtaccel.kernels.conv import winograd
 MAX_READ = 8
 """Channels up to which planes are read. Beyond, a row of channels fills vectors, and planes lie far apart."""
 MAX_WRITTEN = 4
+MAX_FLOATS_WRITTEN = 8
 MAX_TO_PLANES = 64
 """Channels up to which planes are read where planes are written, too: each row of x is read in one piece then."""
 
@@ -107,7 +109,8 @@ class ConvPlanes(Planes):
 
     def written(self, stage: Stage) -> tuple[int, int, int] | None:
         filters = int(stage.tensors["weight"].shape[0])
-        if filters > MAX_WRITTEN or not _is_whole(stage, filters) or len(stage.inputs) > 1:
+        most = MAX_FLOATS_WRITTEN if stage.tensors["weight"].dtype == torch.float32 else MAX_WRITTEN
+        if filters > most or not _is_whole(stage, filters) or len(stage.inputs) > 1:
             return None
         return (filters, *stage.attrs["out_size"])
 

@@ -1,5 +1,5 @@
 """Constants as computed values: for operators that read activations where a model hands them a parameter, as with learned
-queries or states, and for constants that lie several times in the samples.
+queries or states, for constants that lie several times in the samples, and for those that a model returns.
 
 A stage copies the constant into a value of its own. A stage reads an input, so it copies an element of another value first, which
 the constant then lies over.
@@ -25,6 +25,8 @@ if TYPE_CHECKING:
 
 MAX_OPERANDS = 6
 """Constants of a call that are tried as values, alone and in pairs."""
+MAX_RESULT = 16_384
+"""Numbers of a constant result up to which a plan copies it: they take as long as the call of a plan does."""
 
 
 def match_with_values(build: Builder, node: fx.Node, match: Any) -> OpNode | None:
@@ -63,6 +65,26 @@ def _write(build: Builder, node: fx.Node) -> bool:
     return _value(build, node, tensor, [0 if isinstance(s, int) else 1 for s in made.shape])
 
 
+def write_result(build: Builder, node: fx.Node) -> str | None:
+    """The value of a result that is the same for each sample, so that the plan gives all results; None where it stays a constant.
+    A large one does: a copy would take longer than the step that it saves."""
+    fixed = {**build.constants, **build.repeated}.get(node.name)
+    if fixed is None or not fixed.dim() or node.name in build.views or fixed.numel() > MAX_RESULT:
+        return None
+    if build.batch is not None and isinstance(node.meta["val"].shape[0], int):
+        return None  # samples are not the first dimension
+    name = _named(node)
+    if name not in build.buffers and not _write(build, node):
+        return None
+    build.views.pop(node.name, None)  # torch reads it as the constant that it is
+    build.trailing[name] = tuple(fixed.shape if build.batch is None else fixed.shape[1:])
+    return name
+
+
+def _named(node: fx.Node) -> str:
+    return f"{node.name}:value"
+
+
 def write_joined(build: Builder, node: fx.Node) -> bool:
     """What is free of the inputs and holds a constant once or several times for each sample in the same dimension, as `repeat`
     over the samples makes it; then the views of the builder hold it."""
@@ -92,7 +114,7 @@ def _value(build: Builder, node: fx.Node, tensor: Tensor, samples: list[int]) ->
         own = (Atom(size, stride),) if not within or within > 1 else ()
         dims.append(((Atom(build.batch or 1, 0, True),) if within else ()) + own)
         stride *= size
-    name = f"{node.name}:value"
+    name = _named(node)
     width = tensor.shape[-1] if not samples[-1] else 1
     build.buffers[name] = Buffer(tensor.numel(), width, dtype or "")
     build.views[node.name] = View(name, tuple(reversed(dims)))

@@ -20,7 +20,7 @@ from rtaccel.convert.frontend.graph.values import Values, stored_apart
 from rtaccel.convert.frontend.layout import View
 from rtaccel.convert.frontend.nodes import OpNode, constant, depended_on, module_name
 from rtaccel.convert.frontend.view_ops import look
-from rtaccel.convert.frontend.written_out import match_with_values, write_joined
+from rtaccel.convert.frontend.written_out import match_with_values, write_joined, write_result
 from rtaccel.core.errors import UnsupportedProblem
 from rtaccel.core.traits import FALLBACK
 
@@ -209,6 +209,9 @@ class Builder(Values):
 
     def _output(self, node: fx.Node) -> str:
         """Name of what the model returns: a value as it lies where that is the tensor, else a packed copy of it."""
+        written = write_result(self, node)
+        if written is not None:
+            return written
         if node.name in self.constants:
             return node.name
         self._spelled_out(node)

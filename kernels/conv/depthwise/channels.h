@@ -7,8 +7,8 @@
 // side by side, which is the order of the outputs.
 #pragma once
 
-#include "epilogue.h"
-#include "padded_image.h"
+#include "conv/epilogue.h"
+#include "conv/padded_image.h"
 
 namespace rta {
 
@@ -158,7 +158,7 @@ class DepthwiseStage final : public Stage {
     for (; i < count; ++i) tile<kInt8, kIndexed, 1, V>(from, w, at, i);
   }
 
-  // depthwise_rows.h
+  // rows.h
   template <bool kInt8>
   const float* image_rows(const Source& from, const float* w, const ConvTarget& at) const;
   template <bool kInt8, int V>
@@ -295,4 +295,4 @@ class DepthwiseStage final : public Stage {
 
 }  // namespace rta
 
-#include "depthwise_rows.h"
+#include "rows.h"

@@ -1,10 +1,10 @@
-// Depthwise kernels three wide without gaps, over rows of the image: the rest of depthwise.h, which includes it.
+// Depthwise kernels three wide without gaps, over rows of the image: the rest of channels.h, which includes it.
 //
 // Loads are the bound where each tap reads x anew: 20 of them for 16 multiply-adds. Here they are 7 for 15 and, with
 // the weights, 10 (rows of 5 outputs).
 #pragma once
 
-#include "depthwise.h"
+#include "channels.h"
 
 namespace rta {
 

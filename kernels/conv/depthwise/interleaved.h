@@ -7,8 +7,8 @@
 // bytes undoes that by itself; weights, multiplier and offset are stored in this order.
 #pragma once
 
-#include "epilogue.h"
-#include "padded_image.h"
+#include "conv/epilogue.h"
+#include "conv/padded_image.h"
 
 #if defined(__AVX512VNNI__)
 #include <immintrin.h>
