@@ -223,6 +223,28 @@ def test_numbers_that_weights_decide_are_not_taken_in_other_schemes() -> None:
         _check(fast(*given), inputs_alone(*given), 0.1)
 
 
+def test_whole_numbers_of_a_model_are_no_weights() -> None:
+    class Ends(nn.Module):
+        """Reads whether the first or the last token is padding, by a constant list of places."""
+
+        def __init__(self) -> None:
+            super().__init__()
+            self.table, self.layer = nn.Embedding(9, 16), nn.Linear(16, 8)
+
+        def forward(self, ids: Tensor) -> Tensor:
+            y = self.layer(self.table(ids)).relu()
+            return y.mean(1) if (ids[:, [-1, 0]] == 0).any() else y.sum(1)
+
+    model = Ends().eval()
+    fast = _compiled(model, (torch.tensor([[1, 2, 0]]),), scheme="w8a8")
+    assert isinstance(fast, rt.GuardedModel)
+    with torch.no_grad():
+        for ids in ([[3, 1, 0]], [[0, 4, 1]], [[1, 0, 5]], [[7, 2, 2]]):
+            x = torch.tensor(ids)
+            _check(fast(x), model(x), 0.1)
+    assert fast.calls == (2, 2)
+
+
 def test_real_numbers_are_refused() -> None:
     class Scaled(nn.Module):
         def forward(self, x: Tensor) -> Tensor:

@@ -216,17 +216,24 @@ def _whole(graph: fx.Graph, node: fx.Node) -> fx.Node:
 
 
 def _of_weights(node: fx.Node) -> bool:
-    """Whether a parameter or a buffer has a part in a number."""
+    """Whether real numbers of a parameter or a buffer have a part in a number: whole ones, such as indices, are never rounded."""
     seen: set[fx.Node] = set()
     stack = [node]
     while stack:
         one = stack.pop()
-        if one.op == "get_attr":
+        if one.op == "get_attr" and _attribute(one).is_floating_point():
             return True
         if one not in seen:
             seen.add(one)
             stack.extend(one.all_input_nodes)
     return False
+
+
+def _attribute(node: fx.Node) -> Tensor:
+    value: Any = node.graph.owning_module
+    for part in str(node.target).split("."):
+        value = getattr(value, part)
+    return value  # type: ignore[no-any-return]
 
 
 class _Kept(fx.Interpreter):
