@@ -22,6 +22,7 @@ from rtaccel.convert.quantization.balance import Balanced, ScaledObserver, balan
 from rtaccel.convert.quantization.calibrate import calibrate
 from rtaccel.convert.quantization.call_statistics import CallStatistics, gather_calls
 from rtaccel.convert.quantization.equalization import ColumnObserver, column_observers, equalize_columns
+from rtaccel.convert.quantization.logarithms import kept_exact
 from rtaccel.convert.quantization.recorded import recorded_ranges
 from rtaccel.convert.quantization.rounding import calls_of, reads_of, with_rounding
 from rtaccel.convert.quantization.scheme_rules import LayerPlan, decide_draft, takes_schemes
@@ -51,6 +52,8 @@ def lower(
     sparsity: patterns to prune linear layers to. exact: no algorithm that rounds more than sums of products do.
     memo: of this graph and calibration data, where it is lowered more than once.
     """
+    notes: list[str] = []
+    scheme = kept_exact(graph, scheme, notes)
     graph = fuse_norms(graph)
     kept = graph.kept
     graph = replace(graph, op_nodes=tuple(fold(join_inputs(graph.op_nodes, kept, scheme), kept)))
@@ -58,7 +61,7 @@ def lower(
         graph = replace(graph, op_nodes=tuple(_exact(op_node) for op_node in graph.op_nodes))
     memo = memo or LowerMemo()
     layers: dict[str, LayerPlan] = {}
-    notes: list[str] = list(joined_elsewhere(graph.op_nodes, scheme))
+    notes += joined_elsewhere(graph.op_nodes, scheme)
     if exported.trained:
         names = sorted({d.name for d in graph.op_nodes if d.name in exported.trained})
         notes.append(f"as training with fake quantization left them, whatever the scheme: {', '.join(names)}")

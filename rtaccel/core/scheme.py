@@ -6,8 +6,9 @@ module-name pattern to scheme, so that each layer can have its own.
 
 from __future__ import annotations
 
+import copy
 import fnmatch
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from difflib import get_close_matches
 from typing import ClassVar, Literal, Union
@@ -265,6 +266,16 @@ class SchemeMap:
             fits = (scheme for pattern, scheme in self._patterns if fnmatch.fnmatchcase(module_name, pattern))
             found = self._found[module_name] = next(fits, Float32())
         return found
+
+    def names(self, module_name: str) -> bool:
+        """Whether a pattern for some layers, not for all, fits this one."""
+        return any(pattern != "*" and fnmatch.fnmatchcase(module_name, pattern) for pattern, _ in self._patterns)
+
+    def exact_for(self, module_names: Iterable[str]) -> SchemeMap:
+        """The same with these layers in float32."""
+        made = copy.copy(self)
+        made._found = {**self._found, **dict.fromkeys(module_names, Float32())}
+        return made
 
     @property
     def exact(self) -> bool:
