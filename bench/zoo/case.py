@@ -77,10 +77,12 @@ def prepare(entry: Entry, folder: Path) -> None:
 def varied(inputs: Sequence[Tensor], draw: torch.Generator) -> tuple[Tensor, ...]:
     """Floats scaled by 0.6 to 1.4 with noise of a tenth; each integer drawn from 0 to what it is in the example.
 
-    So categories stay within their columns. A single integer, as a length, is kept.
+    So categories stay within their columns. A single integer, as a length, is kept, and so is a single 1.0, as a share of the length.
     """
 
     def one(tensor: Tensor) -> Tensor:
+        if tensor.numel() == 1 and tensor == 1:
+            return tensor
         if not tensor.is_floating_point():
             part = torch.rand(tensor.shape, generator=draw)
             return tensor if tensor.numel() == 1 else (part * (tensor + 1)).to(tensor.dtype).minimum(tensor)

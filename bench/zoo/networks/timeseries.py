@@ -7,7 +7,7 @@ from typing import Any
 import torch
 
 from bench.zoo.entry import Entry, Made, Output
-from bench.zoo.inputs import channels_first, series
+from bench.zoo.inputs import channels_first, observation, series
 
 
 def tcn(name: str, **options: Any) -> Entry:
@@ -101,7 +101,7 @@ def spiking() -> Made:
         def forward(self, x: torch.Tensor, membrane: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
             return self.fire(self.first(x), membrane)
 
-    return Net(), (series(1, 16)[0], torch.rand(1, 32))
+    return Net(), (observation(16), torch.rand(1, 32))
 
 
 def hf_series(name: str, model: str, config: str, which: str, **options: Any) -> Entry:
