@@ -77,7 +77,7 @@ def prepare(entry: Entry, folder: Path) -> None:
 def varied(inputs: Sequence[Tensor], draw: torch.Generator) -> tuple[Tensor, ...]:
     """Floats scaled by 0.6 to 1.4 with noise of a tenth; each integer drawn from 0 to what it is in the example.
 
-    So categories stay within their columns. A single integer, as a length, is kept, and so is a single 1.0, as a share of the length.
+    So categories stay within their columns. A single integer, as a length, is kept; so is a single 1.0, as a share of one.
     """
 
     def one(tensor: Tensor) -> Tensor:
