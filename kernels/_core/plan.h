@@ -22,6 +22,12 @@ struct Span {
   int first = kAfterAll, last = -1;
 };
 
+// A value that is some columns of another one: which, and how many bytes behind its first column. of < 0: it is none.
+struct Columns {
+  int of = -1;
+  int64_t at = 0;
+};
+
 // What one thread needs to take a block of samples through all stages.
 struct Lane {
   std::vector<char*> at;         // by value: its first row in the running block
@@ -93,8 +99,9 @@ struct rta_plan_body {
   std::unique_ptr<rta::Arena> weights, scratch;
   std::vector<rta::Value> values;
   std::vector<rta_role> roles;
-  std::vector<rta::Span> spans;  // by value
-  std::vector<char> written;     // by value: a stage of those that were added gives it
+  std::vector<rta::Span> spans;       // by value
+  std::vector<rta::Columns> columns;  // by value
+  std::vector<char> written;          // by value: a stage of those that were added gives it
   std::vector<int> inputs, outputs, states;
   std::vector<std::unique_ptr<rta::Stage>> stages;
   std::vector<int64_t> read_bytes;  // by stage: packed weights
@@ -175,7 +182,9 @@ struct rta_plan : rta_plan_body {
  private:
   int64_t checked_values(const char* op, const int* in, int in_count, const int* out, int out_count) const;
   void touch(int id, int stage);
+  bool see_columns(const rta::Stage& stage, int in, int out);
   int64_t lay_out(int64_t start, std::vector<int64_t>& at) const;
+  void place_columns(std::vector<int64_t>& at) const;
   void watch_between(char* lane, int64_t start, const std::vector<int64_t>& at) const;
   void place(rta::Lane& lane, const void* const* in, void* const* out, int64_t first, int64_t samples) const;
   template <class Mark>

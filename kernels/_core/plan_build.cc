@@ -32,6 +32,7 @@ int rta_plan::add_value(rta_dtype dtype, int64_t steps, int64_t width, rta_role 
   roles.push_back(role);
   values.push_back({dtype, steps, width, 0});
   spans.emplace_back();
+  columns.emplace_back();
   written.push_back(false);
   values.back().pitch = staged(id) ? (bytes + 63) / 64 * 64 : bytes;
   if (role == RTA_INPUT) inputs.push_back(id);
@@ -39,6 +40,15 @@ int rta_plan::add_value(rta_dtype dtype, int64_t steps, int64_t width, rta_role 
   if (role == RTA_STATE) states.push_back(id);
   return id;
 }
+
+namespace {
+
+// What is left of a stage whose result is seen where its input lies.
+struct Seen final : Stage {
+  void run(const Run&) const override {}
+};
+
+}  // namespace
 
 // The operator in front of what a stage says about itself.
 static Stage* created(const Kernel& kernel, const StageSpec& spec) {
@@ -98,6 +108,10 @@ void rta_plan::add_stage(const char* op, const char* kernel_name, const int* in,
   for (int i = 0; i < out_count; ++i)  // a kernel that writes wider elements would write past the end
     if (is_narrow(values[out[i]].dtype) && !stage->narrows())
       fail("%s: gives no dtype %d, as output %d is", op, values[out[i]].dtype, i);
+  if (in_count == 1 && out_count == 1 && see_columns(*stage, in[0], out[0])) {
+    stage = std::make_unique<Seen>();
+    weights->give_back(before);
+  }
   for (int i = 0; i < in_count; ++i) touch(in[i], static_cast<int>(stages.size()));
   for (int i = 0; i < out_count; ++i) {
     touch(out[i], static_cast<int>(stages.size()));

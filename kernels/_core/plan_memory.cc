@@ -39,6 +39,17 @@ void rta_plan::touch(int id, int stage) {
   Span& span = spans[static_cast<size_t>(id)];
   span.first = std::min(span.first, roles[id] == RTA_INPUT ? -1 : stage);
   span.last = std::max(span.last, roles[id] == RTA_OUTPUT ? kAfterAll : stage);
+  if (columns[static_cast<size_t>(id)].of >= 0) touch(columns[static_cast<size_t>(id)].of, stage);
+}
+
+// Whether a value between stages is some columns of another one, from a cache line on. It is seen there from now on.
+bool rta_plan::see_columns(const Stage& stage, int in, int out) {
+  const int64_t at = stage.columns_at();
+  if (at < 0 || at % 64 || roles[in] != RTA_INNER || roles[out] != RTA_INNER) return false;
+  const Columns& source = columns[static_cast<size_t>(in)];
+  columns[static_cast<size_t>(out)] = {source.of < 0 ? in : source.of, source.at + at};
+  values[static_cast<size_t>(out)].pitch = values[static_cast<size_t>(in)].pitch;
+  return true;
 }
 
 // Bytes between values in builds with AddressSanitizer, where none share memory: what leaves its value is reported.
@@ -50,7 +61,7 @@ int64_t rta_plan::lay_out(int64_t start, std::vector<int64_t>& at) const {
   std::vector<int> order;
   order.reserve(values.size());
   for (int id = 0; id < static_cast<int>(values.size()); ++id)
-    if (roles[id] != RTA_STATE && staged(id)) order.push_back(id);
+    if (roles[id] != RTA_STATE && staged(id) && columns[static_cast<size_t>(id)].of < 0) order.push_back(id);
   const auto before = [&](int a, int b) {
     return sample_bytes(a) != sample_bytes(b) ? sample_bytes(a) > sample_bytes(b) : a < b;
   };
@@ -63,6 +74,7 @@ int64_t rta_plan::lay_out(int64_t start, std::vector<int64_t>& at) const {
       at[id] = end;
       end += sample_bytes(id) * block + kWatched;
     }
+    place_columns(at);
     return end;
   }
   int64_t end = start;
@@ -81,7 +93,13 @@ int64_t rta_plan::lay_out(int64_t start, std::vector<int64_t>& at) const {
     end = std::max(end, free + bytes);
     placed.insert(std::upper_bound(placed.begin(), placed.end(), id, [&](int a, int b) { return at[a] < at[b]; }), id);
   }
+  place_columns(at);
   return end;
+}
+
+void rta_plan::place_columns(std::vector<int64_t>& at) const {
+  for (size_t id = 0; id < values.size(); ++id)
+    if (columns[id].of >= 0) at[id] = at[static_cast<size_t>(columns[id].of)] + columns[id].at;
 }
 
 // Where nothing may be read or written, in a lane that was laid out so.
@@ -90,6 +108,7 @@ void rta_plan::watch_between(char* lane, int64_t start, const std::vector<int64_
   watch(lane + start, kWatched);
   for (size_t i = 0; i < values.size(); ++i) {
     const int id = static_cast<int>(i);
-    if (roles[i] != RTA_STATE && staged(id)) watch(lane + at[i] + sample_bytes(id) * block, kWatched);
+    if (roles[i] != RTA_STATE && staged(id) && columns[i].of < 0)
+      watch(lane + at[i] + sample_bytes(id) * block, kWatched);
   }
 }

@@ -193,6 +193,7 @@ bool Stage::refuses() const { return false; }
 bool Stage::narrows() const { return false; }
 const char* Stage::refusal() const { return nullptr; }
 bool Stage::updates(int, int) const { return false; }
+int64_t Stage::columns_at() const { return -1; }
 void Stage::start(int, char*) const {}
 
 static GraphIO port(const StageSpec& spec, const int* ids, int count, int i) {

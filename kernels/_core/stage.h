@@ -186,6 +186,9 @@ class Stage {
   virtual bool narrows() const;
   // What a state holds before the first call: one sample of it. Zero unless overridden.
   virtual void start(int id, char* state) const;
+  // Where its only result is a run of columns of its only input: how many bytes they lie behind the first one. Between
+  // stages they are seen there then, and nothing is copied. -1 unless overridden.
+  virtual int64_t columns_at() const;
 };
 
 // The first number that a running stage found outside of what it takes; its threads may find several.

@@ -2,7 +2,8 @@
 //
 // A transposition goes by 4 x 4 numbers, in an order that has whole cache lines of either side at hand; of 2, 3 or 4
 // dense rows, as images of few channels are, in one pass over whole vectors. Where numbers that lie side by side stay
-// so, they are copied as runs. Anything else is a table of places.
+// so, they are copied as runs. Anything else is a table of places. A run of columns between two stages is not copied at
+// all: they are seen where they lie.
 #include <cstring>
 
 #include "_common/checks.h"
@@ -30,6 +31,7 @@ class RearrangeStage final : public Stage {
     for (int64_t i = 0; i < count; ++i)
       if (given[i] < 0 || given[i] >= limit)
         fail("rearrange: index %d of %lld", given[i], static_cast<long long>(limit));
+    if (!by_row_) columns_at_ = find_columns(given, count);
     if (!by_row_ && element_ == 4 && elements(spec.input(0)) == count) find_transposition(given, count);
     if (rows_) return;
     run_count_ = runs(given, count, nullptr);
@@ -43,6 +45,8 @@ class RearrangeStage final : public Stage {
     for (int64_t i = 0; i < count; ++i) table[i] = given[i] / x_.width * x_.pitch + given[i] % x_.width * element_;
     table_ = table;
   }
+
+  int64_t columns_at() const override { return columns_at_; }
 
   void run(const Run& run) const override {
     for (int64_t s = 0; s < run.samples; ++s) {
@@ -72,6 +76,14 @@ class RearrangeStage final : public Stage {
   static constexpr int64_t kWorthRun =
       3;  // numbers of a run, on the average, from which on runs are faster than a table
   static constexpr int64_t kLong = 1024;  // bytes from which on a call of memcpy is nothing
+
+  // Bytes to the first of the columns that y is, in every row; -1 where it is something else.
+  int64_t find_columns(const int32_t* given, int64_t count) const {
+    if (x_.steps != y_.steps || count == 0 || given[0] + y_.width > x_.width) return -1;
+    for (int64_t i = 0; i < count; ++i)
+      if (given[i] != i / y_.width * x_.width + given[0] + i % y_.width) return -1;
+    return given[0] * element_;
+  }
 
   // Numbers, or rows, that lie side by side before and after: how many runs, written to `pieces` where that is given.
   int64_t runs(const int32_t* given, int64_t count, Piece* pieces) const {
@@ -269,7 +281,7 @@ class RearrangeStage final : public Stage {
 
   GraphIO x_, y_;
   bool by_row_;
-  int64_t element_;
+  int64_t element_, columns_at_ = -1;
   int64_t rows_ = 0, columns_ = 0, x_pitch_ = 0, y_pitch_ = 0;  // of a transposition: rows and columns of x
   const int64_t* table_ = nullptr;
   const Piece* pieces_ = nullptr;

@@ -34,11 +34,14 @@ class Line:
         return self.kernel == FALLBACK
 
 
-def line(choice: Choice, measure: bool = True, parts: int = 1) -> Line:
+def line(choice: Choice, measure: bool = True, parts: int = 1, seen: bool = False) -> Line:
+    """seen: the result is seen where the input lies, so that nothing is moved."""
     cost = operator(choice.stage.op).cost(choice.problem)
     act = choice.stage.attrs.get("activation", "none")
     what = str(choice.problem) + ("" if act == "none" else f" + {act}")
     reasons = tuple(f"{REJECTED}{name}: {reason}" for name, reason in choice.rejected)
+    if seen:
+        return Line(choice.stage.name, what, "in place", 0, 0, reasons, 0.0 if measure else None, parts)
     us = time_stage(choice) if measure else None
     return Line(choice.stage.name, what, choice.impl.name, cost.bytes, cost.flops, reasons, us, parts)
 

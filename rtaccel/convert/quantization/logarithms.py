@@ -1,8 +1,8 @@
 """Layers whose result goes into a logarithm stay float32 under schemes of int8 activations.
 
-Powers of a spectrum span many decades: int8 keeps two of them, and a logarithm makes the lost ones as large as the kept ones. So a
-filter bank before `log` is computed in float32, and so are the filters before it, where it only adds up what they give. Exponentials
-end the way back: a logarithm undoes them.
+Powers of a spectrum span many decades. int8 keeps two of them, and a logarithm makes the lost ones as large as the kept ones. So a
+filter bank before `log` is computed in float32. So are the filters before it, where the bank only adds up what they give.
+Exponentials end the way back: a logarithm undoes them.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ _KEEPING = ("none", "relu", "clipped_relu", "leaky_relu")
 
 
 def kept_exact(graph: OpGraph, scheme: SchemeMap, notes: list[str]) -> SchemeMap:
-    """The schemes of a graph with such layers in float32, but for those that a pattern of their own names; says so in the notes."""
+    """The schemes of a graph with such layers in float32, but for those that a pattern of their own names; notes says which."""
     if scheme.exact:
         return scheme
     names = [

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 from typing import Any
 
-from rtaccel.convert.passes.program import FallbackStep, Program
+from rtaccel.convert.passes.program import FallbackStep, Program, SubgraphStep
 from rtaccel.core.batch import BatchRange
 from rtaccel.core.traits import FALLBACK
+from rtaccel.plan.columns import seen_in_place
 from rtaccel.plan.explain import Line, line, table
 from rtaccel.runtime.execute import Executor
 from rtaccel.runtime.gpu.graph import DevicePlan
@@ -60,8 +61,12 @@ class Described:
             if isinstance(step.plan, DevicePlan) and (whole := step.plan.line()) is not None:
                 lines.append(whole)
             elif step.choices:
+                source = step.source
+                results = {p.value.name for p in source.group.outputs} if isinstance(source, SubgraphStep) else set()
+                seen = seen_in_place(step.choices, results) if step.native else set()
                 lines.extend(
-                    line(c, measure, step.parts(i, self._options.batch_size)) for i, c in enumerate(step.choices)
+                    line(c, measure, step.parts(i, self._options.batch_size), c.stage.outputs[0].name in seen)
+                    for i, c in enumerate(step.choices)
                 )
             else:
                 us = torch_us.get(step.source.node.name) if isinstance(step.source, FallbackStep) else None

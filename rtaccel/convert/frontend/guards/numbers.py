@@ -233,7 +233,8 @@ def _attribute(node: fx.Node) -> Tensor:
     value: Any = node.graph.owning_module
     for part in str(node.target).split("."):
         value = getattr(value, part)
-    return value  # type: ignore[no-any-return]
+    assert isinstance(value, Tensor)
+    return value
 
 
 class _Kept(fx.Interpreter):
