@@ -1,4 +1,4 @@
-"""Copies that a native plan does not make: a run of columns between two stages is seen where it lies (kernels/_core/plan_memory.cc)."""
+"""Copies that a native plan does not make: columns between two stages are seen where they lie (kernels/_core/plan_memory.cc)."""
 
 from __future__ import annotations
 

@@ -10,7 +10,7 @@ import rtaccel as rt
 
 
 class FrontEnd(nn.Module):
-    """Log-mel features as many packages write them: a Fourier transform by convolutions, powers, a bank of filters, a logarithm."""
+    """Log-mel features as packages write them: a Fourier transform by convolutions, powers, a bank of filters, a logarithm."""
 
     def __init__(self, log: str, turned: bool) -> None:
         super().__init__()

@@ -1,4 +1,4 @@
-"""Parts of the columns of a value, which plans see where they lie: random networks whose layers are split, in float32 and in W8A8."""
+"""Parts of the columns of a value, which plans see where they lie: random networks whose layers are split."""
 
 from __future__ import annotations
 

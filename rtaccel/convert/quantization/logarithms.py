@@ -1,7 +1,7 @@
 """Layers whose result goes into a logarithm stay float32 under schemes of int8 activations.
 
-Powers of a spectrum span many decades. int8 keeps two of them, and a logarithm makes the lost ones as large as the kept ones. So a
-filter bank before `log` is computed in float32. So are the filters before it, where the bank only adds up what they give.
+Powers of a spectrum span many decades. int8 keeps two of them, and a logarithm makes the lost ones as large as the kept ones. So
+a filter bank before `log` is computed in float32. So are the filters before it, where the bank only adds up what they give.
 Exponentials end the way back: a logarithm undoes them.
 """
 
