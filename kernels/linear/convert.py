@@ -62,7 +62,15 @@ def _skip(
     return {**tensors, "weight": weight.float(), "bias": bias.float()}
 
 
-FOLDING = Folding(after=scale_outputs, before=_scale_inputs, join=_join, skip=_skip)
+def columns(node: Node, order: Sequence[int]) -> tuple[dict[str, Tensor], dict[str, Any]] | None:
+    """Some outputs in another order, of weights [N, ...]."""
+    if set(node.tensors) != {"weight", "bias"}:
+        return None
+    picked = list(order)
+    return {name: tensor[picked].contiguous() for name, tensor in node.tensors.items()}, node.attrs
+
+
+FOLDING = Folding(after=scale_outputs, before=_scale_inputs, join=_join, skip=_skip, columns=columns)
 
 
 class LinearSparse(Sparse):

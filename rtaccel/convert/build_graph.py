@@ -15,6 +15,7 @@ from rtaccel.convert.passes.fuse_epilogue import fold
 from rtaccel.convert.passes.fuse_expressions import fuse_expressions
 from rtaccel.convert.passes.hoist_elementwise import hoist_elementwise
 from rtaccel.convert.passes.join_branches import join_branches
+from rtaccel.convert.passes.turn_columns import turn_columns
 from rtaccel.convert.patterns.rules import match
 from rtaccel.convert.quantization.trained import with_trained
 
@@ -29,7 +30,7 @@ def build_graph(exported: ExportedGraph, batch: int | None, windowed: bool = Fal
     op_nodes = fold(hoist_elementwise(op_nodes, graph.buffers, kept), kept)
     op_nodes = fuse_expressions(op_nodes, graph.buffers, kept)
     if not windowed:
-        op_nodes = compose_copies(op_nodes, graph.buffers, kept)
+        op_nodes = turn_columns(compose_copies(op_nodes, graph.buffers, kept), graph.buffers, kept)
         op_nodes = fold(
             eliminate_dead_rows(op_nodes, graph.buffers, kept), kept
         )  # what lay between two calls may be gone

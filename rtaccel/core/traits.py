@@ -78,6 +78,7 @@ class Folding:
     the two then, and gives the sum as a second output where another node reads it.
     join: of two nodes that read the same input, the tensors and attributes of one that gives their sum, or None.
     skip: (tensors, attrs, scale, shift) -> the tensors with its input times a scale plus a shift added to the result, or None.
+    columns: of a node and some of its columns in an order, the tensors and attributes of one that gives these, or None.
     """
 
     activation: bool = True
@@ -87,6 +88,7 @@ class Folding:
     sum_before: bool = False
     join: Callable[[Node, Node], tuple[dict[str, Tensor], dict[str, Any]] | None] | None = None
     skip: Callable[[dict[str, Tensor], Mapping[str, Any], Tensor, Tensor], dict[str, Tensor] | None] | None = None
+    columns: Callable[[Node, Sequence[int]], tuple[dict[str, Tensor], dict[str, Any]] | None] | None = None
 
 
 class Elementwise(Protocol):
