@@ -24,7 +24,7 @@ MAX_ADDED = 40
 
 
 def _columns(node: Node, order: Sequence[int]) -> tuple[dict[str, Tensor], dict[str, Any]] | None:
-    """Some outputs in another order. Groups do not stay together: each output has weights for all channels then, most of them 0."""
+    """Some outputs in another order. Groups do not stay together: each output then has weights for all channels, mostly 0."""
     groups, weight = int(node.attrs.get("groups", 1)), node.tensors["weight"]
     if groups == 1:
         return columns(node, order)
