@@ -22,9 +22,9 @@ _ON_THE_WAY = {
     f"aten::{name}"
     for name in (
         "abs", "add", "amax", "avg_pool1d", "avg_pool2d", "cat", "clamp", "clamp_min", "clone", "contiguous", "copy", "div",
-        "expand", "flatten", "index", "maximum", "mean", "linalg_vector_norm", "mul", "permute", "pow", "relu", "reshape", "select",
+        "expand", "flatten", "index", "maximum", "mean", "mul", "permute", "pow", "relu", "reshape", "select",
         "slice", "split", "split_with_sizes", "sqrt", "square", "squeeze", "stack", "sub", "sum", "t", "transpose", "unbind",
-        "unflatten", "unsqueeze", "view", "_to_copy", "_unsafe_view",
+        "unflatten", "unsqueeze", "view", "_to_copy", "_unsafe_view", "linalg_vector_norm",
     )
 }  # fmt: skip
 
