@@ -1,12 +1,13 @@
 // Convolution on the CPU, written once over the vectors S of an instruction set.
 //
-// The sample is brought into a padded image (padded image.h), so that every output reads its taps at the same
+// The sample is brought into a padded image (padded_image.h), so that every output reads its taps at the same
 // distances: output position p, segment s, group g lie at base + offset[p] + delta[s] + g * kGroup numbers. A segment
 // is what is contiguous there: a row of the kernel where the positions lie side by side and it is not dilated, else one
 // tap; a column of the kernel over few channels, with the image column by column. Where nothing is padded or quantized,
 // the input itself is the image. Weights are packed
 //     [convolution group][tile of up to kTileVectors vectors of outputs][segment][g][vector][lane = output][kGroup]
-// and up to 6 positions share each weight that was loaded. The last block of positions overlaps the one before it.
+// and up to 6 positions share each weight that was loaded, or 12 that lie evenly. The last block of positions overlaps
+// the one before it. The tiles are in dense_tiles.h.
 //
 // In a stream the ring is the image, and delta is where the columns stand in this call.
 //
