@@ -85,21 +85,29 @@ struct Results {
   int64_t count = 0;
 };
 
-// What a batch of n costs: a line through what batches took, the older ones counting ever less.
+// What a batch of n costs: a line through what batches took, the older ones counting ever less. And a margin that few
+// batches go beyond: four mean deviations, or what the rare ones took more than the line. The latter jumps beyond each
+// batch that went beyond the margin, and falls slowly between them, so that fewer than one in a thousand does.
 class Cost {
  public:
-  void learn(double n, double ns);
+  // most: what the margin may be used for; a batch that took longer still says no more than that.
+  void learn(double n, double ns, double most = 1e18);
   double line(int64_t n) const { return a() + b() * static_cast<double>(n); }
   double a() const { return a_.load(std::memory_order_relaxed); }
   double b() const { return b_.load(std::memory_order_relaxed); }
   // Before the first batch: the calls that it was measured by were warm.
-  void widen(double ns) { deviation_.store(std::max(deviation_.load(), ns), std::memory_order_relaxed); }
-  double margin() const { return kFloorNs + 4 * deviation_.load(std::memory_order_relaxed); }
+  void widen(double ns) {
+    deviation_.store(std::max(deviation_.load(), ns), std::memory_order_relaxed);
+    tail_.store(margin(), std::memory_order_relaxed);
+  }
+  double margin() const {
+    return std::max(kFloorNs + 4 * deviation_.load(std::memory_order_relaxed), tail_.load(std::memory_order_relaxed));
+  }
 
  private:
   bool known_ = false;
   double n_ = 0, t_ = 0, nn_ = 0, nt_ = 0;  // means
-  std::atomic<double> a_{0}, b_{0}, deviation_{0};
+  std::atomic<double> a_{0}, b_{0}, deviation_{0}, tail_{0};
 };
 
 }  // namespace rta_serve
@@ -184,6 +192,7 @@ struct rta_batcher {
 
   // turn.cc
   void look();                          // at what has arrived
+  double most_margin() const;           // nanoseconds
   int64_t allowed_ns(int64_t n) const;  // what a batch of so many is given time for
   int64_t leaves_at(int64_t n) const { return earliest == INT64_MAX ? INT64_MAX : earliest - allowed_ns(n); }
   // planned: when it was to leave, as of the last sleep.

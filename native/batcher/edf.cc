@@ -12,8 +12,8 @@ constexpr int64_t kFewest = 16;       // arrivals of a batcher that a sleep allo
 constexpr int64_t kFullNs = 200'000;  // between two looks whether a place for results is free
 constexpr double kUneven = 0.85;      // of arrivals that are likely: so many may come, as they come in bunches
 constexpr int64_t kNapNs =
-    20'000;  // a sleep that is no longer ends later than it should, and costs more than it is worth
-constexpr int64_t kNapShare = 50;  // and is no more than this part of the deadline
+    100'000;  // a sleep that is no longer ends later than it should, and costs more than it is worth
+constexpr int64_t kNapShare = 12;  // and is no more than this part of the deadline
 
 void relax() {
 #if defined(__x86_64__) || defined(__i386__)

@@ -15,6 +15,8 @@ constexpr double kForget = 0.05;      // of a batch's cost
 constexpr double kNewest = 0.25;      // of the rate
 constexpr double kOutlier = 4;        // a batch that took this many times what was expected counts as that many
 constexpr double kMostMargin = 0.25;  // of the deadline
+constexpr double kFall = 2e-4;        // of a margin for rare batches, with each that does not go beyond it
+constexpr double kBeyond = 1.25;      // of what a batch took too long: the next one that does may take a little more
 constexpr int kTries = 2000;          // at a slot that a put is in
 
 constexpr int64_t kAhead = 20;  // slots that are on their way into the cache
@@ -60,7 +62,7 @@ class Tally {
 
 }  // namespace
 
-void Cost::learn(double n, double ns) {
+void Cost::learn(double n, double ns, double most) {
   if (!known_) {
     known_ = true;
     n_ = n;
@@ -70,7 +72,8 @@ void Cost::learn(double n, double ns) {
     b_.store(n > 0 ? ns / n : 0, std::memory_order_relaxed);
     return;
   }
-  const double expected = a() + b() * n;
+  const double expected = a() + b() * n, over = ns - expected;
+  tail_.store(over > margin() ? std::min(kBeyond * over, most) : tail_ * (1 - kFall), std::memory_order_relaxed);
   ns = std::min(ns, kOutlier * std::max(expected, 1e3));
   deviation_.store(deviation_ + kForget * (std::fabs(ns - expected) - deviation_), std::memory_order_relaxed);
   n_ += kForget * (n - n_);
@@ -105,9 +108,10 @@ void rta_batcher::look() {
 
 // A machine that was busy makes the margin large. It is at most a share of the deadline, or batches would leave before
 // anyone could join them, and many small batches are what a busy machine does worst.
+double rta_batcher::most_margin() const { return kMostMargin * static_cast<double>(config.deadline_ns); }
+
 int64_t rta_batcher::allowed_ns(int64_t n) const {
-  const double margin = std::min(cost.margin(), kMostMargin * static_cast<double>(config.deadline_ns));
-  return static_cast<int64_t>(cost.line(std::min(n, config.max_batch)) + margin);
+  return static_cast<int64_t>(cost.line(std::min(n, config.max_batch)) + std::min(cost.margin(), most_margin()));
 }
 
 // Those that leave, in `order`: all that wait in the order of their numbers, which is how their states lie; or of too
@@ -270,7 +274,7 @@ int64_t rta_batcher::leave(int64_t began, int64_t took, int64_t planned, const B
     rate = rate > 0 ? rate + kNewest * (now_rate - rate) : now_rate;
   }
   left_at = began;
-  if (n) cost.learn(static_cast<double>(n), static_cast<double>(done - std::min(began, planned)));
+  if (n) cost.learn(static_cast<double>(n), static_cast<double>(done - std::min(began, planned)), most_margin());
   add(stats.ok, counts[RTA_ANSWER_OK]);
   add(stats.late, counts[RTA_ANSWER_LATE]);
   add(stats.failed, counts[RTA_ANSWER_REFUSED]);
