@@ -76,10 +76,13 @@ def asking(kind: str, address: Any) -> tuple[Callable[[], Any], Callable[[], Non
 def _session() -> Any:
     import zenoh
 
+    from rtaccel.serve.remote.zenoh import few_threads
+
     config = zenoh.Config()
     config.insert_json5("transport/unicast/qos/enabled", "false")
     config.insert_json5("transport/unicast/lowlatency", "true")
-    return zenoh.open(config)
+    with few_threads():  # as the transport: a process reads it once
+        return zenoh.open(config)
 
 
 def _at_once(call: Any) -> Any:

@@ -1,11 +1,12 @@
 """What UDP, zenoh, gRPC and Ray Serve add to a call over loopback, beside the floor of each library: as many bytes there and
 back, from Python, with nothing done to them.
 
-    python -m bench.split.transports [--calls 3000] [--ray] [--json FILE]
+    python -m bench.split.transports [--calls 3000] [--alone] [--ray] [--json FILE]
 
-Each call is made beside one of the same model here, which is subtracted. All in turn in one process, the other ends in processes
-of their own. "in this process" is what frames and checks take without a socket. "udp, spinning" looks for datagrams for 200 us
-before it sleeps, at both ends: what is left of the floor's two wake-ups.
+Each call is made beside one of the same model here, which is subtracted. All in one process, the other ends in processes of their
+own. In turn: each call finds the caches and the sleep of the others. With --alone a kind's calls follow each other, in ten rows.
+"in this process" is what frames and checks take without a socket. "udp, spinning" looks for datagrams for 200 us before it
+sleeps, at both ends: what is left of the floor's two wake-ups.
 """
 
 from __future__ import annotations
@@ -44,6 +45,7 @@ def answering(kind: str, ready: Any, stop: Any) -> None:
 
 KEY = "rtaccel/bench/split"
 SPIN_US = 200.0
+ROUNDS = 10
 
 
 def _server(kind: str, endpoint: Endpoint) -> Any:
@@ -91,13 +93,13 @@ def on_ray(wanted: bool) -> Iterator[dict[str, Any]]:
             yield {"ray serve": lambda: deployment.infer(x)}
 
 
-def transports(calls: int, ray: bool) -> dict[str, Any]:
+def transports(calls: int, ray: bool, alone: bool = False) -> dict[str, Any]:
     """What a call takes beyond the same call here; 256 bytes of numbers there and back. All in turn in one process."""
     with on_ray(ray) as more:
-        return _transports(calls, more)
+        return _transports(calls, more, alone)
 
 
-def _transports(calls: int, more: dict[str, Any]) -> dict[str, Any]:
+def _transports(calls: int, more: dict[str, Any], alone: bool) -> dict[str, Any]:
     context, fast, x = multiprocessing.get_context("spawn"), small(), torch.randn(1, 64)
     torch.set_num_threads(1)
     kinds = (*bare.KINDS, "in this process", "udp", "udp, spinning", "zenoh", "grpc", "grpc, calls")
@@ -132,15 +134,16 @@ def _transports(calls: int, more: dict[str, Any]) -> dict[str, Any]:
         for _ in range(50):
             ask()
     taken: dict[str, list[float]] = {kind: [] for kind in asks}
-    turns = list(asks.items())
-    for _ in range(calls):
-        random.shuffle(turns)  # each finds the caches and the sleep of another
+    turns, rows = list(asks.items()), calls // ROUNDS if alone else 1
+    for _ in range(calls // rows):
+        random.shuffle(turns)  # else each finds the caches and the sleep of another
         for kind, ask in turns:
-            start = time.perf_counter_ns()
-            fast(x)
-            middle = time.perf_counter_ns()
-            ask()
-            taken[kind].append((time.perf_counter_ns() - middle - (middle - start)) / 1e3)
+            for _ in range(rows):
+                start = time.perf_counter_ns()
+                fast(x)
+                middle = time.perf_counter_ns()
+                ask()
+                taken[kind].append((time.perf_counter_ns() - middle - (middle - start)) / 1e3)
     for finish in finishing:
         finish()
     for _, end in ends:
@@ -158,11 +161,12 @@ def _transports(calls: int, more: dict[str, Any]) -> dict[str, Any]:
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--calls", type=int, default=3000)
+    parser.add_argument("--alone", action="store_true", help="each kind's calls in rows, ten of them")
     parser.add_argument("--ray", action="store_true", help="Ray Serve too: it starts a cluster")
     parser.add_argument("--json", type=Path)
     args = parser.parse_args()
     torch.set_num_threads(1)
-    found = transports(args.calls, args.ray)
+    found = transports(args.calls, args.ray, args.alone)
     if args.json:
         args.json.write_text(json.dumps(found, indent=1) + "\n", encoding="utf-8")
     return 0

@@ -46,9 +46,10 @@ class StreamBatcher:
     workers: an `rt.BatchWorkers` whose threads run the batches, shared with other models; None: a thread of its own.
 
     A batch leaves when the slack of the oldest sample, stamp + deadline - now, has come down to what the batch will cost:
-    a + b n, by exponential averages of what batches took, and a margin that about one batch in a thousand goes beyond,
-    at most a quarter of the deadline. Where every stream waits, or max_batch samples do, it leaves at once. Each stream has one slot: of two samples before a batch the one with the newer stamp
-    stays, the other is "replaced". Nothing queues up: a put without a free place is "full" and changes nothing.
+    a + b n, by exponential averages of what batches took, and a margin that about one batch in a thousand goes beyond, at most a
+    quarter of the deadline. Where every stream waits, or max_batch samples do, it leaves at once. Each stream has one slot: of
+    two samples before a batch the one with the newer stamp stays, the other is "replaced". Nothing queues up: a put without a
+    free place is "full" and changes nothing.
 
     `with` starts and stops it; it starts once. Raises UnsupportedProblem for a model that cannot run so, FormatError for
     settings that there are not.

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from uuid import uuid4
 
 import pytest
@@ -45,3 +46,22 @@ def test_a_configuration_is_taken_as_it_is(cut: rt.Cut) -> None:
                 except rt.RtaccelError:  # it needs a moment to find its peer
                     continue
             assert torch.equal(y, cut._whole(x))
+
+
+def test_zenoh_gets_few_threads_where_the_user_says_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Its variable is set while a session opens, and what was there before is there after it."""
+    seen: list[str | None] = []
+    opened = zenoh.open
+
+    def watched(config: object) -> object:
+        seen.append(os.environ.get("ZENOH_RUNTIME"))
+        return opened(config)
+
+    monkeypatch.setattr(zenoh, "open", watched)
+    monkeypatch.delenv("ZENOH_RUNTIME", raising=False)
+    ZenohClient(f"rtaccel/{uuid4().hex}").close()
+    assert "ZENOH_RUNTIME" not in os.environ
+    monkeypatch.setenv("ZENOH_RUNTIME", "(rx:(worker_threads:3))")
+    ZenohClient(f"rtaccel/{uuid4().hex}").close()
+    assert os.environ["ZENOH_RUNTIME"] == "(rx:(worker_threads:3))"
+    assert seen == [module.THREADS, "(rx:(worker_threads:3))"]
