@@ -134,6 +134,14 @@ SHAPES = {
     "depthwise-64": Shape(64, 64, (7, 5), (3, 3), padding=(1, 1), groups=64),
     "depthwise-strided": Shape(70, 70, (9, 8), (5, 2), stride=(2, 3), padding=(3, 1), dilation=(1, 2), groups=70),
     "depthwise-1d": Shape(33, 33, (1, 29), (1, 9), dilation=(1, 2), causal=True, groups=33),
+    "narrow-2": Shape(22, 22, (9, 7), (3, 3), padding=(1, 1), groups=11),
+    "narrow-4": Shape(84, 84, (9, 8), (5, 2), stride=(2, 3), padding=(3, 1), dilation=(1, 2), groups=21),
+    "narrow-8": Shape(40, 40, (1, 29), (1, 9), dilation=(1, 2), causal=True, groups=5),
+    "narrow-64": Shape(64, 64, (7, 5), (3, 3), padding=(1, 1), groups=16),
+    "narrow-1x1": Shape(32, 32, (1, 13), (1, 1), groups=4),
+    "narrow-flat": Shape(12, 12, (1, 16), (1, 3), groups=3, causal=True, flat=True),
+    "narrow-deep": Shape(24, 24, (20, 6), (4, 3), padding=(1, 0), groups=12, rows=((0, 5, 12), (0, 2, 5, 7))),
+    "narrow-live": Shape(16, 16, (1, 32), (1, 3), dilation=(1, 4), causal=True, groups=2, live=(1, 31)),
     "multiplier": Shape(5, 15, (6, 6), (3, 3), padding=(1, 1), groups=5),
     "multiplier-2": Shape(35, 70, (9, 5), (8, 1), groups=35),
     "multiplier-4": Shape(19, 76, (1, 29), (1, 9), padding=(0, 3), dilation=(1, 2), groups=19),
@@ -196,6 +204,7 @@ LONG = {
 STREAMS = {
     "stream": Shape(9, 13, (1, 1), (1, 3), dilation=(1, 2), stream=True),
     "stream-48": Shape(48, 48, (1, 1), (1, 3), dilation=(1, 8), stream=True),
+    "stream-narrow": Shape(36, 36, (1, 1), (1, 4), dilation=(1, 3), groups=9, stream=True),
     "stream-depthwise": Shape(37, 37, (1, 1), (1, 4), dilation=(1, 3), groups=37, stream=True),
 }
 

@@ -3,6 +3,8 @@
 // Dot products: int8
 #pragma once
 
+#include <type_traits>
+
 #include "dense.h"
 #include "depthwise/channels.h"
 #include "depthwise/interleaved.h"
@@ -15,6 +17,19 @@ namespace rta {
 static const char* conv_reject(const Attrs& attrs) {
   if (attrs.text_is("weight_dtype", "float32") || attrs.text_is("weight_dtype", "int8")) return nullptr;
   return "takes float32 and int8 weights";
+}
+
+// Groups that are narrower than a vector; others fill it with outputs of one group.
+template <class S, int... kWide>
+static Stage* create_narrow(const StageSpec& spec) {
+  const int wide = narrow_groups(spec);
+  Stage* made = nullptr;
+  [[maybe_unused]] const auto one = [&](auto w) {
+    if constexpr (w < S::kLanes)
+      if (wide == w) made = new DepthwiseStage<S, w>(spec);
+  };
+  (one(std::integral_constant<int, kWide>()), ...);
+  return made;
 }
 
 // A build for one model has the forms that its attributes ask for.
@@ -37,6 +52,8 @@ RTA_ONCE Stage* create_conv(const StageSpec& spec) {
 #endif
       return new DepthwiseStage<S>(spec);
     }
+  if constexpr (RTA_WANTS("conv", "groups > 1"))
+    if (Stage* stage = create_narrow<S, 2, 4, 8>(spec)) return stage;
   if constexpr (RTA_WANTS("conv", "winograd"))
     if (between(spec.attrs, "winograd", 0, 4)) return create_winograd<S>(spec);
   [[maybe_unused]] const bool whole = !is_depthwise(spec) && !between(spec.attrs, "winograd", 0, 4) &&

@@ -236,6 +236,13 @@ bool is_depthwise(const StageSpec& spec) {
   return spec.attrs.integer("groups") == c && (n == c || several) && taps <= 256;
 }
 
+int narrow_groups(const StageSpec& spec) {
+  const int64_t c = channels(spec), groups = spec.attrs.integer("groups"), wide = c / groups;
+  const int64_t taps = product(spec.attrs.integer("kernel_y"), spec.attrs.integer("kernel_x"));
+  const bool fits = spec.output(0).width == c && taps * wide <= 256;  // is_depthwise says why
+  return groups > 1 && fits && (wide == 2 || wide == 4 || wide == 8) ? static_cast<int>(wide) : 0;
+}
+
 bool interleaves(const StageSpec& spec) {
   const Attrs& a = spec.attrs;
   const int64_t c = channels(spec), taps = a.integer("kernel_y") * a.integer("kernel_x");

@@ -64,6 +64,7 @@ struct ConvLayer {
 // padded to a multiple of lanes. x_offset: what the dot product sees in a byte is the number + x_offset.
 ConvLayer read_layer(const StageSpec& spec, int64_t blocks, int lanes, int32_t x_offset);
 
+int narrow_groups(const StageSpec& spec);  // groups of 2, 4 or 8 channels and as many outputs: how many; else 0
 bool is_depthwise(const StageSpec& spec);  // every channel has outputs of its own, of few enough taps for float32 sums
 // int8, 3 x 3 with stride 1, of so many channels and positions that fewer products outweigh the transforms.
 bool suits_winograd(const StageSpec& spec);

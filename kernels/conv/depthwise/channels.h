@@ -5,14 +5,19 @@
 // that read it. int8 numbers are summed as float32, which is exact for 256 taps. Weights: [tile of up to 4
 // vectors][tap][vector][lane], float32. Where a channel has several kernels, the padded image holds it as many times,
 // side by side, which is the order of the outputs.
+//
+// kWide: channels of a group, 1, or a few of as many outputs each. A vector of outputs then reads the same vector of x,
+// of which each output takes the channels of its group one after another (groups.h); weights are [tap][channel of the
+// group] where they were [tap].
 #pragma once
 
 #include "conv/epilogue.h"
 #include "conv/padded_image.h"
+#include "groups.h"
 
 namespace rta {
 
-template <class S>
+template <class S, int kWide = 1>
 class DepthwiseStage final : public Stage {
   using F = typename S::F;
 
@@ -39,11 +44,12 @@ class DepthwiseStage final : public Stage {
     offset_ = offset;
     if (indexed_) index(spec);
     row_ = g.out.x < 7 ? static_cast<int>(g.out.x) : 6;
-    by_rows_ = indexed_ && g.kernel.x == 3 && g.stride.x == 1 && g.dilation.x == 1 && !g.out_steps && row_ > 2;
+    by_rows_ =
+        kWide == 1 && indexed_ && g.kernel.x == 3 && g.stride.x == 1 && g.dilation.x == 1 && !g.out_steps && row_ > 2;
     const int64_t beyond = g.stride.x * (g.out.x - 1) + 3 - g.padding.x - g.in.x;  // columns of padding on the right
     pads_right_ = beyond > 0;
-    square_ = indexed_ && g.kernel.x == 3 && g.kernel.y == 3 && g.dilation.x == 1 && g.stride.x < 3 && !g.in_steps &&
-              !g.out_steps && g.out.x > 2 && g.padding.x < 2 && beyond < 2;
+    square_ = kWide == 1 && indexed_ && g.kernel.x == 3 && g.kernel.y == 3 && g.dilation.x == 1 && g.stride.x < 3 &&
+              !g.in_steps && !g.out_steps && g.out.x > 2 && g.padding.x < 2 && beyond < 2;
     pack(spec);
     // The last vector of a ring's last row may be read past it, within the ring's own padding or a copy of it.
     ring_bytes_ = p_.stream ? (p_.ring.steps * padded_image_.cell + 63) / 64 * 64 : 0;
@@ -88,7 +94,8 @@ class DepthwiseStage final : public Stage {
   }
 
  private:
-  static constexpr int kRows = S::kRegisters == 32 ? 4 : 2;
+  static constexpr int kTile = kWide == 1 ? 4 : 2;  // vectors of packed weights
+  static constexpr int kRows = (S::kRegisters == 32 ? 4 : 2) + (kWide == 1 ? 0 : 2);
   static constexpr int kRowVectors = S::kRegisters == 32 ? 2 : 1;
 
   PaddedImage image_of(int64_t channel_bytes) const {
@@ -131,21 +138,22 @@ class DepthwiseStage final : public Stage {
   void columns(const Source& from, char* y, const char* other) const {
     const int64_t vectors = (p_.n + S::kLanes - 1) / S::kLanes;
     const float* w = weights_;
-    for (int64_t first = 0; first < vectors; first += 4) {
-      if (kIndexed && (by_rows_ || square_)) {
-        w = image_rows<kInt8>(from, w, ConvTarget{y, other, first * S::kLanes, p_.n - first * S::kLanes, true});
-        continue;
-      }
-      const int now = static_cast<int>(vectors - first < 4 ? vectors - first : 4);
+    for (int64_t first = 0; first < vectors; first += kTile) {
+      if constexpr (kIndexed && kWide == 1)
+        if (by_rows_ || square_) {
+          w = image_rows<kInt8>(from, w, ConvTarget{y, other, first * S::kLanes, p_.n - first * S::kLanes, true});
+          continue;
+        }
+      const int now = static_cast<int>(vectors - first < kTile ? vectors - first : kTile);
       const ConvTarget at{y, other, first * S::kLanes, p_.n - first * S::kLanes, true};
       const Source part{from.image + first * S::kLanes * (kInt8 ? 1 : 4), from.delta, from.scale};
-      switch (now) {
-        case 1: positions<kInt8, kIndexed, 1>(part, w, at); break;
-        case 2: positions<kInt8, kIndexed, 2>(part, w, at); break;
-        case 3: positions<kInt8, kIndexed, 3>(part, w, at); break;
-        default: positions<kInt8, kIndexed, 4>(part, w, at);
+      if (now == 1) positions<kInt8, kIndexed, 1>(part, w, at);
+      if (now == 2) positions<kInt8, kIndexed, 2>(part, w, at);
+      if constexpr (kTile == 4) {
+        if (now == 3) positions<kInt8, kIndexed, 3>(part, w, at);
+        if (now == 4) positions<kInt8, kIndexed, 4>(part, w, at);
       }
-      w += p_.at.taps * now * S::kLanes;
+      w += p_.at.taps * kSteps<kInt8> * now * S::kLanes;
     }
   }
 
@@ -181,8 +189,7 @@ class DepthwiseStage final : public Stage {
 
   template <bool kInt8>
   static inline __attribute__((always_inline)) F number(const char* from, int v) {
-    if constexpr (kInt8) return S::to_float(S::load_u8(reinterpret_cast<const uint8_t*>(from) + v * S::kLanes));
-    return S::load(reinterpret_cast<const float*>(from) + v * S::kLanes);
+    return image_numbers<S, kInt8>(from, v);
   }
 
   template <bool kInt8, int R, int V>
@@ -196,31 +203,62 @@ class DepthwiseStage final : public Stage {
     }
   }
 
+  // Vectors of packed weights for a tap and a vector of outputs.
+  template <bool kInt8>
+  static constexpr int kSteps = kInt8 ? GroupBytes<S, kWide>::kSteps : kWide;
+
   template <bool kInt8, bool kIndexed, int R, int V>
   void tile(const Source& source, const float* w, const ConvTarget& to, int64_t position) const {
+    constexpr bool kDots = kInt8 && GroupBytes<S, kWide>::kDots;
     F t[R][V];
-    start<kInt8>(t, to);
+    [[maybe_unused]] typename S::I sum[R][V];
+    [[maybe_unused]] const GroupBytes<S, kWide> bytes;
+    if constexpr (kDots) {
+#pragma GCC unroll 2
+      for (int v = 0; v < V; ++v)
+#pragma GCC unroll 6
+        for (int r = 0; r < R; ++r) sum[r][v] = S::load_int(p_.start + to.column + v * S::kLanes);
+    } else {
+      start<kInt8>(t, to);
+    }
     const char* base[R];
-#pragma GCC unroll 4
+#pragma GCC unroll 6
     for (int r = 0; r < R; ++r) base[r] = source.image + (kIndexed ? 0 : offset_[position + r]);
     const int64_t taps = p_.at.taps;
     const int32_t* index = kIndexed ? index_ + position * taps : nullptr;
     const char* const pad = pad_;
-    for (int64_t tap = 0; tap < taps; ++tap, w += V * S::kLanes) {
+    for (int64_t tap = 0; tap < taps; ++tap, w += kSteps<kInt8> * V * S::kLanes) {
       const char* from[R];
-#pragma GCC unroll 4
+#pragma GCC unroll 6
       for (int r = 0; r < R; ++r) {
         const int64_t d = kIndexed ? index[r * taps + tap] : source.delta[tap];
         from[r] = kIndexed && d < 0 ? pad : base[r] + d;
       }
 #pragma GCC unroll 4
       for (int v = 0; v < V; ++v) {
-        const F weight = S::load(w + v * S::kLanes);
+        if constexpr (kDots) {
+          bytes.template dots<V>(sum, from, w, v);
+        } else if constexpr (kWide == 1) {
+          const F weight = S::load(w + v * S::kLanes);
 #pragma GCC unroll 4
-        for (int r = 0; r < R; ++r) {
-          t[r][v] = S::mul_add(number<kInt8>(from[r], v), weight, t[r][v]);
+          for (int r = 0; r < R; ++r) t[r][v] = S::mul_add(number<kInt8>(from[r], v), weight, t[r][v]);
+        } else {
+          GroupNumbers<S, kWide, kInt8> x[R];
+#pragma GCC unroll 6
+          for (int r = 0; r < R; ++r) x[r].load(from[r], v);
+          each_of<kWide>([&](auto i) __attribute__((always_inline)) {
+            const F weight = S::load(w + (i * V + v) * S::kLanes);
+#pragma GCC unroll 6
+            for (int r = 0; r < R; ++r) t[r][v] = S::mul_add(x[r].template channel<i>(), weight, t[r][v]);
+          });
         }
       }
+    }
+    if constexpr (kDots) {
+#pragma GCC unroll 2
+      for (int v = 0; v < V; ++v)
+#pragma GCC unroll 6
+        for (int r = 0; r < R; ++r) t[r][v] = S::to_float(sum[r][v]);
     }
     epilogue<kInt8>(t, source.scale, to, position);
   }
@@ -244,43 +282,9 @@ class DepthwiseStage final : public Stage {
     conv_epilogue<S, R, V>(p_, t, at);
   }
 
-  // Where each tap of each position lies in x.
-  void index(const StageSpec& spec) {
-    const ConvGeometry& g = p_.at;
-    int32_t* row = static_cast<int32_t*>(spec.arena->take(static_cast<size_t>(g.in.y * g.in.x) * 4));
-    for (int64_t i = 0; i < g.in_count; ++i) row[g.in_steps ? g.in_steps[i] : i] = static_cast<int32_t>(i);
-    int32_t* at = static_cast<int32_t*>(spec.arena->take(static_cast<size_t>(g.out_count * g.taps) * 4));
-    index_ = at;
-    for (int64_t i = 0; i < g.out_count; ++i) {
-      const int64_t place = g.out_steps ? g.out_steps[i] : i;
-      for (int64_t t = 0; t < g.taps; ++t, ++at) {
-        const int64_t y = g.out_rows[place / g.out.x] + g.tap_rows[t / g.kernel.x] - g.padding.y;
-        const int64_t x = place % g.out.x * g.stride.x + t % g.kernel.x * g.dilation.x - g.padding.x;
-        const bool inside = y >= 0 && y < g.in.y && x >= 0 && x < g.in.x;
-        *at = inside ? static_cast<int32_t>(row[y * g.in.x + x] * p_.x_step) : -1;
-      }
-    }
-    char* pad = static_cast<char*>(spec.arena->take(256));  // up to 4 vectors: floats of 0, or bytes of the zero point
-    for (int i = 0; i < 256; ++i) pad[i] = static_cast<char>(p_.int8 ? p_.x_zero : 0);
-    pad_ = pad;
-  }
-
-  void pack(const StageSpec& spec) {
-    const int64_t taps = p_.at.taps, vectors = (p_.n + S::kLanes - 1) / S::kLanes;
-    const float* floats = p_.int8 ? nullptr : spec.attrs.floats("weight", p_.n * taps);
-    const int8_t* bytes = p_.int8 ? spec.attrs.int8s("weight", p_.n * taps) : nullptr;
-    float* to = static_cast<float*>(spec.weights(static_cast<size_t>(taps * vectors * S::kLanes) * 4));
-    weights_ = to;
-    for (int64_t first = 0; spec.packs() && first < vectors; first += 4) {
-      const int64_t now = (vectors - first < 4 ? vectors - first : 4) * S::kLanes;
-      for (int64_t tap = 0; tap < taps; ++tap)
-        for (int64_t i = 0; i < now; ++i, ++to) {
-          const int64_t channel = first * S::kLanes + i;
-          if (channel < p_.n)
-            *to = bytes ? static_cast<float>(bytes[channel * taps + tap]) : floats[channel * taps + tap];
-        }
-    }
-  }
+  // tables.h
+  void index(const StageSpec& spec);
+  void pack(const StageSpec& spec);
 
   ConvLayer p_;
   int64_t times_;  // kernels of a channel
@@ -296,3 +300,4 @@ class DepthwiseStage final : public Stage {
 }  // namespace rta
 
 #include "rows.h"
+#include "tables.h"

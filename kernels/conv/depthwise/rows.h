@@ -10,9 +10,9 @@ namespace rta {
 
 // One packed tile of weights over all rows of the image. Returns the next. Row by row, so that the vectors of a cache
 // line are taken from it while it is near: an image of more than 32 KB else passes by once for each.
-template <class S>
+template <class S, int kWide>
 template <bool kInt8>
-const float* DepthwiseStage<S>::image_rows(const Source& from, const float* w, const ConvTarget& at) const {
+const float* DepthwiseStage<S, kWide>::image_rows(const Source& from, const float* w, const ConvTarget& at) const {
   const int64_t left = (at.left + S::kLanes - 1) / S::kLanes;
   const int all = static_cast<int>(left < 4 ? left : 4);
   const int64_t width = p_.at.out.x, all_rows = p_.at.out_count / width;
@@ -35,10 +35,10 @@ const float* DepthwiseStage<S>::image_rows(const Source& from, const float* w, c
   return w + p_.at.taps * all * S::kLanes;
 }
 
-template <class S>
+template <class S, int kWide>
 template <bool kInt8, int V>
-void DepthwiseStage<S>::image_row(const Source& from, const float* w, int packed, const ConvTarget& to,
-                                  int64_t row) const {
+void DepthwiseStage<S, kWide>::image_row(const Source& from, const float* w, int packed, const ConvTarget& to,
+                                         int64_t row) const {
   const int64_t width = p_.at.out.x;
   for (int64_t x = 0; x < width; x += row_) {
     const int64_t position = row + (x + row_ > width ? width - row_ : x);  // the last overlaps the one before
@@ -52,10 +52,10 @@ void DepthwiseStage<S>::image_row(const Source& from, const float* w, int packed
 }
 
 // Rows of outputs of a kernel of three by three: all nine weights stay in registers, and no distance is looked up.
-template <class S>
+template <class S, int kWide>
 template <bool kInt8>
-void DepthwiseStage<S>::square_rows(const Source& from, const float* w, int packed, const ConvTarget& to, int64_t first,
-                                    int64_t rows) const {
+void DepthwiseStage<S, kWide>::square_rows(const Source& from, const float* w, int packed, const ConvTarget& to,
+                                           int64_t first, int64_t rows) const {
   F weight[9];
 #pragma GCC unroll 9
   for (int i = 0; i < 9; ++i) weight[i] = S::load(w + i * packed * S::kLanes);
@@ -70,10 +70,12 @@ void DepthwiseStage<S>::square_rows(const Source& from, const float* w, int pack
 }
 
 // kShort: sums end in registers, as float32 within bounds and whole vectors, or as bytes. kStride: of the columns.
-template <class S>
+template <class S, int kWide>
 template <bool kInt8, bool kShort, int kStride>
-inline __attribute__((always_inline)) void DepthwiseStage<S>::square_row(const Source& from, const F (&weight)[9],
-                                                                         const ConvTarget& to, int64_t row) const {
+inline __attribute__((always_inline)) void DepthwiseStage<S, kWide>::square_row(const Source& from,
+                                                                                const F (&weight)[9],
+                                                                                const ConvTarget& to,
+                                                                                int64_t row) const {
   Square source;
   const int32_t* index = index_ + (row + 1) * 9;  // of the second output, whose columns are inside the image
 #pragma GCC unroll 3
@@ -93,11 +95,12 @@ inline __attribute__((always_inline)) void DepthwiseStage<S>::square_row(const S
   }
 }
 
-template <class S>
+template <class S, int kWide>
 template <bool kInt8, bool kShort, int kStride, int R>
-inline __attribute__((always_inline)) void DepthwiseStage<S>::square_tile(const Square& source, const F (&weight)[9],
-                                                                          float scale, const ConvTarget& to,
-                                                                          int64_t row, int64_t x) const {
+inline __attribute__((always_inline)) void DepthwiseStage<S, kWide>::square_tile(const Square& source,
+                                                                                 const F (&weight)[9], float scale,
+                                                                                 const ConvTarget& to, int64_t row,
+                                                                                 int64_t x) const {
   F t[R][1];
   start<kInt8>(t, to);
   const bool left = x == 0 && p_.at.padding.x, right = x + R == p_.at.out.x && pads_right_;
@@ -139,10 +142,10 @@ inline __attribute__((always_inline)) void DepthwiseStage<S>::square_tile(const 
 }
 
 // R outputs side by side. The taps of an output are added in their order, as everywhere.
-template <class S>
+template <class S, int kWide>
 template <bool kInt8, int R, int V>
-void DepthwiseStage<S>::row_tile(const Source& source, const float* w, int packed, const ConvTarget& to,
-                                 int64_t position) const {
+void DepthwiseStage<S, kWide>::row_tile(const Source& source, const float* w, int packed, const ConvTarget& to,
+                                        int64_t position) const {
   F t[R][V];
   start<kInt8>(t, to);
   const int64_t taps = p_.at.taps, step = packed * S::kLanes;
