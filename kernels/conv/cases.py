@@ -251,7 +251,8 @@ def _over(stage: Stage, x: bool, y: bool, rows: bool) -> Stage:
         total = value.steps * value.width
         return replace(value, width=size[1] if rows else total, steps=total // size[1] if rows else 1)
 
-    inputs = (planes(stage.inputs[0], a["in_size"]) if x else stage.inputs[0], *stage.inputs[1:])
+    others = [planes(v, a["out_size"]) if y else v for v in stage.inputs[1:]]
+    inputs = (planes(stage.inputs[0], a["in_size"]) if x else stage.inputs[0], *others)
     outputs = (planes(stage.outputs[0], a["out_size"]) if y else stage.outputs[0],)
     return replace(stage, inputs=inputs, outputs=outputs, attrs={**a, "x_planes": int(x), "y_planes": int(y)})
 
@@ -264,7 +265,7 @@ def _plane_cases() -> Iterator[Case]:
             ("static", "relu", "int8"), ("static", "none", "float32"), ("self", "none", "int8"),
             ("dynamic", "leaky_relu", "float32"), ("self", "tanh", "float32"),
         )):  # fmt: skip
-            residual = not few and number % 2 == 1
+            residual = number % 2 == 1 if not few else number in (1, 2, 5, 6)
             stage = make_stage(shape, scheme, act, 0.1, out, residual, seed=5 * index + number)
             x = not few or number % 3 != 1
             yield _case(f"planes-{name}-{scheme}-{act}-{out}", 1 + index % 3, _over(stage, x, few, number % 2 == 0))

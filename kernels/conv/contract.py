@@ -7,7 +7,7 @@ with the channels of a position side by side. Padding is real zero. attrs groups
 `other` is an optional last input, float32: a residual, added before the activation.
 
 Planes (attrs x_planes, y_planes = 1): the elements of x are [C, H, W], those of y [N, *out_size], row by row of the value,
-however many steps it has. All positions then; planes of y have no `other` (planes.py).
+however many steps it has, and those of `other` are as those of y. All positions then (planes.py).
 
 float32: products and sums in float32, in any order, or by Winograd's convolution (winograd/) where it is faster; attr
 winograd = 0 rules that out, 2 or 4 asks for it. int8: the same integers either way, so kernels may choose.

@@ -96,7 +96,10 @@ static void check_values(const StageSpec& spec, const ConvLayer& p) {
   expect_ports(spec, 1 + ring + residual, 1 + ring);
   expect_dtype(x, RTA_FLOAT32, RTA_INT8, "x");
   expect_dtype(y, RTA_FLOAT32, RTA_INT8, "y");
-  if (p.other.exists()) expect_value(spec.input(1 + ring), RTA_FLOAT32, y.steps, y.width, "other");
+  if (p.other.exists() && p.y_planes)
+    expect(spec.input(1).dtype == RTA_FLOAT32 && elements(spec.input(1)) == elements(y), "other is no planes of y");
+  else if (p.other.exists())
+    expect_value(spec.input(1 + ring), RTA_FLOAT32, y.steps, y.width, "other");
   expect(!p.dynamic || (p.quantizes && !p.stream), "a dynamic scale of what is not quantized by whole samples");
   if (p.stream) {
     expect_shape(x, 1, p.c, "x");
@@ -119,7 +122,6 @@ static void check_values(const StageSpec& spec, const ConvLayer& p) {
   if (p.y_planes)
     expect(elements(y) == product(g.out.y * g.out.x, p.n), "y holds no %lld planes", static_cast<long long>(p.n));
   expect(!(p.x_planes || p.y_planes) || !(p.stream || g.in_steps || g.out_steps), "planes of a part of an image");
-  expect(!p.y_planes || !p.other.exists(), "planes with a residual");
   // Of the padded image, with cells of whole cache lines: what is computed from these is no overflow.
   expect(g.reach.y <= INT32_MAX && g.reach.x <= INT32_MAX, "an image that reaches beyond 2^31");
   product(product(g.reach.y, g.reach.x), product(p.c, 4) + 64);
@@ -166,6 +168,8 @@ ConvLayer read_layer(const StageSpec& spec, int64_t blocks, int lanes, int32_t x
   if (p.y_planes) {
     p.y_row = row_bytes(p.y, p.at.out.x, p.int8_out ? 1 : 4, "y");
     p.y_plane = p.at.out.y * p.y_row;
+    p.other_row = p.other.exists() ? row_bytes(p.other, p.at.out.x, 4, "other") : 0;
+    p.other_plane = p.at.out.y * p.other_row;
   }
   if (!p.int8 && (p.int8_out || spec.input(0).dtype != RTA_FLOAT32)) fail("conv: float32 weights take float32 values");
   p.activation = parse_activation(a.text("activation"));

@@ -28,9 +28,10 @@ struct ConvLayer {
   ConvGeometry at;
   GraphIO x, y, other, ring, ring_out;  // absent where there is none
   int64_t c, n, groups;
-  int64_t x_step;                         // bytes from one position of x to the next
-  int64_t x_row, x_plane;                 // bytes from one row of the image to the next, from one plane to the next
-  int64_t y_row, y_plane;                 // of y, where it is planes
+  int64_t x_step;          // bytes from one position of x to the next
+  int64_t x_row, x_plane;  // bytes from one row of the image to the next, from one plane to the next
+  int64_t y_row, y_plane;  // of y, where it is planes
+  int64_t other_row, other_plane;
   bool flat;                              // x is one row of positions side by side
   bool x_planes, y_planes;                // all positions of a channel side by side
   bool int8, stream, dynamic, quantizes;  // quantizes: x is float32, the weights are not

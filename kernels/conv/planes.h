@@ -13,7 +13,6 @@
 // one output a load for each product is the bound.
 #pragma once
 
-#include "_simd/split_pairs.h"
 #include "epilogue.h"
 #include "padded_image.h"
 
@@ -43,6 +42,7 @@ class PlaneStage final : public Stage {
     line_ = as_padded_ ? padded_image_.row / 4 : g.stride.x * phase_;
     plane_ = as_padded_ ? padded_image_.plane / 4 : g.reach.y * line_;
     if (product(p_.c, plane_, 4) >= INT32_MAX || padded_image_.bytes >= INT32_MAX) fail("conv: an image of 2 GiB");
+    short_end_ = !p_.int8_out && (Bounds::are(p_.activation) || p_.activation == Activation::kLeakyRelu);
     lines_at_ = direct_ ? 0 : padded_image_.bytes + 128;
     spec.need_scratch(static_cast<size_t>(lines_at_ + (as_padded_ ? 0 : p_.c * plane_ * 4 + 128)));
     pack(spec);
@@ -64,7 +64,8 @@ class PlaneStage final : public Stage {
         make_lines(image, made);
         lines = made;
       }
-      outputs(lines, scale, p_.y.row(run, s * p_.y.steps));
+      const char* other = p_.other.exists() ? p_.other.row(run, s * p_.other.steps) : nullptr;
+      outputs(lines, scale, {p_.y.row(run, s * p_.y.steps), other});
     }
   }
 
@@ -72,72 +73,26 @@ class PlaneStage final : public Stage {
   static constexpr int kWhole = 512, kPart = 128;  // products of which a sum is exact in float32, in 22 bits
   static constexpr int vectors_of(int n) { return n == 1 ? 8 : n == 2 || (n == 3 && S::kRegisters == 32) ? 4 : 3; }
 
+  struct Target {  // a row of y; of what is added to it, nullptr where there is none
+    char* y;
+    const char* other;
+    Target down(int64_t y_bytes, int64_t other_bytes) const {
+      return {y + y_bytes, other ? other + other_bytes : other};
+    }
+  };
+
   struct Block {
     const float* w;
     int64_t first;  // output
     float scale;
   };
 
-  void make_lines(const char* image, float* lines) const {
-    const ConvGeometry& g = p_.at;
-    if (!kInt8 && p_.x_planes && g.stride.x == 2) return split_lines(image, lines);
-    for (int64_t y = 0; y < g.reach.y; ++y)
-      for (int64_t phase = 0; phase < g.stride.x; ++phase) {
-        const int64_t count = (g.reach.x - phase + g.stride.x - 1) / g.stride.x;
-        if (count <= 0) continue;
-        float* to = lines + y * line_ + phase * phase_;
-        const char* from = image + y * padded_image_.row + phase * padded_image_.cell;
-        if constexpr (!kInt8) {
-          if (!p_.x_planes) {
-            transpose<S>(from, g.stride.x * padded_image_.cell, static_cast<int>(count), static_cast<int>(p_.c), 1.0f,
-                         to, plane_);
-            continue;
-          }
-        }
-        for (int64_t c = 0; c < p_.c; ++c)
-          one_line(from + (p_.x_planes ? c * padded_image_.plane : c * (kInt8 ? 1 : 4)), to + c * plane_, count);
-      }
-  }
+  // plane_lines.h
+  void make_lines(const char* image, float* lines) const;
+  void split_lines(const char* image, float* lines) const;
+  void one_line(const char* from, float* to, int64_t count) const;
 
-  void split_lines(const char* image, float* lines) const {
-    for (int64_t c = 0; c < p_.c; ++c)
-      for (int64_t y = 0; y < p_.at.reach.y; ++y) {
-        const float* x = reinterpret_cast<const float*>(image + c * padded_image_.plane + y * padded_image_.row);
-        float* to = lines + c * plane_ + y * line_;
-        split_pairs<S>(
-            p_.at.reach.x, to, to + phase_, [x](int64_t i) __attribute__((always_inline)) { return S::load(x + i); },
-            [x](int64_t i) __attribute__((always_inline)) { return x[i]; });
-      }
-  }
-
-  void one_line(const char* from, float* to, int64_t count) const {
-    const int64_t apart = p_.at.stride.x * padded_image_.cell;
-    if constexpr (kInt8) {
-      const F zero = S::set(static_cast<float>(p_.x_zero));
-      int64_t i = 0;
-      if (apart == 1)
-        for (; i + S::kLanes <= count; i += S::kLanes)
-          S::store(to + i, S::sub(S::to_float(S::load_u8(reinterpret_cast<const uint8_t*>(from) + i)), zero));
-      for (; i < count; ++i)
-        to[i] = static_cast<float>(static_cast<int32_t>(static_cast<uint8_t>(from[i * apart])) - p_.x_zero);
-    } else {
-      const float* x = reinterpret_cast<const float*>(from);
-      switch (apart) {
-        case 12: return spread<3>(x, to, count);
-        case 16: return spread<4>(x, to, count);
-        default:
-          for (int64_t i = 0; i < count; ++i) to[i] = x[i * (apart / 4)];
-      }
-    }
-  }
-
-  // Every kApart-th number; the loop is one that compilers turn into shuffles.
-  template <int kApart>
-  static void spread(const float* __restrict x, float* __restrict to, int64_t count) {
-    for (int64_t i = 0; i < count; ++i) to[i] = x[i * kApart];
-  }
-
-  void outputs(const float* lines, float scale, char* y) const {
+  void outputs(const float* lines, float scale, const Target& y) const {
     const int64_t per_group = p_.n / p_.groups, channels = p_.c / p_.groups;
     const float* w = weights_;
     for (int64_t group = 0; group < p_.groups; ++group)
@@ -156,12 +111,13 @@ class PlaneStage final : public Stage {
   }
 
   template <int N>
-  void rows(const Block& block, const float* lines, char* y) const {
+  void rows(const Block& block, const float* lines, const Target& y) const {
     constexpr int64_t kTile = vectors_of(N) * S::kLanes;
     const int64_t width = p_.at.out.x;
     for (int64_t row = 0; row < p_.at.out.y; ++row) {
       const float* line = lines + p_.at.out_rows[row] * line_;
-      char* to = y + block.first * p_.y_plane + row * p_.y_row;
+      const Target to =
+          y.down(block.first * p_.y_plane + row * p_.y_row, block.first * p_.other_plane + row * p_.other_row);
       int64_t i = 0;
       for (; i + kTile <= width; i += kTile) tile<N, vectors_of(N)>(block, line, to, i);
       const int64_t left = (width - i + S::kLanes - 1) / S::kLanes;  // vectors, the last perhaps in part
@@ -178,7 +134,7 @@ class PlaneStage final : public Stage {
   }
 
   template <int N>
-  void some(const Block& block, const float* line, char* to, int64_t i, int vectors) const {
+  void some(const Block& block, const float* line, const Target& to, int64_t i, int vectors) const {
     constexpr int kMost = vectors_of(N);
     switch (vectors) {
       case 1: return tile<N, 1>(block, line, to, i);
@@ -210,7 +166,7 @@ class PlaneStage final : public Stage {
   }
 
   template <int N, int V>
-  void tile(const Block& block, const float* line, char* to, int64_t i) const {
+  void tile(const Block& block, const float* line, const Target& to, int64_t i) const {
     F acc[N][V];
 #pragma GCC unroll 4
     for (int n = 0; n < N; ++n) {
@@ -232,7 +188,7 @@ class PlaneStage final : public Stage {
 #pragma GCC unroll 8
         for (int v = 0; v < V; ++v) acc[n][v] = S::add(S::mul(acc[n][v], multiplier), offset);
       }
-      write<V>(acc[n], to + n * p_.y_plane, i);
+      write<V>(acc[n], to.down(n * p_.y_plane, n * p_.other_plane), i);
     }
   }
 
@@ -254,27 +210,34 @@ class PlaneStage final : public Stage {
   }
 
   template <int V>
-  inline __attribute__((always_inline)) void write(F (&t)[V], char* to, int64_t i) const {
+  inline __attribute__((always_inline)) void write(F (&t)[V], const Target& to, int64_t i) const {
     const int64_t left = p_.at.out.x - i;
-    if (p_.plain && left >= V * S::kLanes) {
-      float* y = reinterpret_cast<float*>(to) + i;
-      const Bounds bounds = p_.bounds;
+    if (!short_end_ || left < V * S::kLanes) return finish<V, 0>(t, to, i);
+    float* y = reinterpret_cast<float*>(to.y) + i;
+    if (to.other) {
+      const float* other = reinterpret_cast<const float*>(to.other) + i;
 #pragma GCC unroll 8
-      for (int v = 0; v < V; ++v) S::store(y + v * S::kLanes, bounds.within<S>(t[v]));
+      for (int v = 0; v < V; ++v) t[v] = S::add(t[v], S::load(other + v * S::kLanes));
+    }
+    if (p_.activation == Activation::kLeakyRelu) {
+#pragma GCC unroll 8
+      for (int v = 0; v < V; ++v) S::store(y + v * S::kLanes, activate<S>(Activation::kLeakyRelu, p_.parameter, t[v]));
       return;
     }
-    finish<V, 0>(t, to, i);
+    const Bounds bounds = p_.bounds;
+#pragma GCC unroll 8
+    for (int v = 0; v < V; ++v) S::store(y + v * S::kLanes, bounds.within<S>(t[v]));
   }
 
   // By up to 4 vectors at a time.
   template <int V, int kFrom>
-  void finish(F (&t)[V], char* to, int64_t i) const {
+  void finish(F (&t)[V], const Target& to, int64_t i) const {
     constexpr int kNow = V - kFrom < 4 ? V - kFrom : 4;
     F now[1][kNow];
 #pragma GCC unroll 4
     for (int v = 0; v < kNow; ++v) now[0][v] = t[kFrom + v];
     const int64_t at = i + kFrom * S::kLanes;
-    conv_epilogue<S, 1, kNow>(p_, now, ConvTarget{to, nullptr, at, p_.at.out.x - at, false});
+    conv_epilogue<S, 1, kNow>(p_, now, ConvTarget{to.y, to.other, at, p_.at.out.x - at, false});
     if constexpr (kFrom + kNow < V) finish<V, kFrom + kNow>(t, to, i);
   }
 
@@ -304,11 +267,13 @@ class PlaneStage final : public Stage {
 
   ConvLayer p_;
   PaddedImage padded_image_{};
-  bool direct_, as_padded_;
-  int64_t phase_, line_, plane_;  // numbers from one phase, line, plane to the next
+  bool direct_, as_padded_, short_end_;  // short_end_: float32, with bounds or a slope after a residual
+  int64_t phase_, line_, plane_;         // numbers from one phase, line, plane to the next
   int64_t lines_at_, products_ = 0;
   const float* weights_ = nullptr;
   const int32_t* delta_ = nullptr;
 };
 
 }  // namespace rta
+
+#include "plane_lines.h"

@@ -41,15 +41,14 @@ def by_position(stage: Stage) -> Stage:
     attrs = {k: v for k, v in stage.attrs.items() if k not in ("x_planes", "y_planes")}
     if attrs.get("stream") or any(attrs.get(name) is not None for name in ("in_steps", "out_steps")):
         raise ShapeError("conv", "planes of a part of an image", "all positions", "Leave x_planes and y_planes out.")
-    if stage.attrs.get("y_planes") and len(stage.inputs) > 1:
-        raise ShapeError("conv", "planes with a residual", "no residual", "Leave y_planes out.")
     groups, (n, each) = int(attrs.get("groups", 1)), stage.tensors["weight"].shape[:2]
-    x, y = stage.inputs[0], stage.outputs[0]
+    (x, *others), y = stage.inputs, stage.outputs[0]
     if stage.attrs.get("x_planes"):
         x = _rows("x", x, each * groups, attrs["in_size"])
     if stage.attrs.get("y_planes"):
         y = _rows("y", y, n, attrs["out_size"])
-    return replace(stage, inputs=(x, *stage.inputs[1:]), outputs=(y,), attrs=attrs)
+        others = [_rows("other", v, n, attrs["out_size"]) for v in others]
+    return replace(stage, inputs=(x, *others), outputs=(y,), attrs=attrs)
 
 
 def _rows(name: str, value: Value, channels: int, size: tuple[int, int]) -> Value:
@@ -64,16 +63,18 @@ def _rows(name: str, value: Value, channels: int, size: tuple[int, int]) -> Valu
 def around(stage: Stage, compute: Callable[..., Outputs], x: Tensor, *given: Tensor) -> Outputs:
     """What `compute` makes of the same convolution by position, brought into planes again."""
     plain = by_position(stage)
-    (y,) = compute(plain, rows_of(stage, x), *given)
+    (y,) = compute(plain, *rows_of(stage, x, *given))
     return (planes_of(stage, y),)
 
 
-def rows_of(stage: Stage, x: Tensor) -> Tensor:
-    """x as the convolution by position has it."""
-    value = by_position(stage).inputs[0]
-    if not stage.attrs.get("x_planes"):
-        return x
-    return x.reshape(x.shape[0], value.width, value.steps).transpose(1, 2).reshape(x.shape[0], *value.shape)
+def rows_of(stage: Stage, *given: Tensor) -> list[Tensor]:
+    """The inputs as the convolution by position has them."""
+    rows = []
+    for i, (x, value) in enumerate(zip(given, by_position(stage).inputs)):
+        if stage.attrs.get("y_planes" if i else "x_planes"):
+            x = x.reshape(x.shape[0], value.width, value.steps).transpose(1, 2).reshape(x.shape[0], *value.shape)
+        rows.append(x)
+    return rows
 
 
 def planes_of(stage: Stage, y: Tensor) -> Tensor:
@@ -86,7 +87,7 @@ def planes_of(stage: Stage, y: Tensor) -> Tensor:
 
 
 def tolerance(stage: Stage, compute: Callable[..., Tolerance], x: Tensor, *given: Tensor) -> Tolerance:
-    found = compute(by_position(stage), rows_of(stage, x), *given)
+    found = compute(by_position(stage), *rows_of(stage, x, *given))
     return replace(found, atol=planes_of(stage, found.atol)) if isinstance(found.atol, Tensor) else found
 
 
@@ -110,9 +111,12 @@ class ConvPlanes(Planes):
     def written(self, stage: Stage) -> tuple[int, int, int] | None:
         filters = int(stage.tensors["weight"].shape[0])
         most = MAX_FLOATS_WRITTEN if stage.tensors["weight"].dtype == torch.float32 else MAX_WRITTEN
-        if filters > most or not _is_whole(stage, filters) or len(stage.inputs) > 1:
+        if filters > most or not _is_whole(stage, filters):
             return None
         return (filters, *stage.attrs["out_size"])
+
+    def beside(self, stage: Stage) -> tuple[int, ...]:
+        return tuple(range(1, len(stage.inputs)))  # a residual
 
     def over(self, stage: Stage, x: Value | None, y: Value | None) -> Stage:
         attrs = {**stage.attrs}

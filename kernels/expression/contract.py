@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from rtaccel.core.registry import register_operator
 from rtaccel.core.row_traits import ROW_BY_ROW, STREAMS_ROWS
+from rtaccel.core.stage_traits import EachElement
 from rtaccel.kernels._expression import cases, operator
 
 OPERATOR = register_operator(
@@ -13,5 +14,6 @@ OPERATOR = register_operator(
         cases=cases.by_row,
         rows_needed=ROW_BY_ROW,
         streaming=STREAMS_ROWS,
+        planes=EachElement(),
     )
 )

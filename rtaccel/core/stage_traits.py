@@ -83,6 +83,10 @@ class Planes:
         """(channels, height, width) of its result, where that may be planes."""
         return None
 
+    def beside(self, stage: Stage) -> tuple[int, ...]:
+        """Which further inputs are planes where its result is, as the result has them."""
+        return ()
+
     def over(self, stage: Stage, x: Value | None, y: Value | None) -> Stage:
         """The stage with planes as its first input, as its result, or both; None leaves a value as it is."""
         inputs = stage.inputs if x is None else (x, *stage.inputs[1:])
@@ -101,7 +105,7 @@ class ByElements(Planes):
 
 
 class EachElement(Planes):
-    """Of an operator that makes each element of its result from the same element of its only input: as planes, both are.
+    """Of an operator that makes each element of its result from the same elements of its inputs: as planes, all are.
 
     MAX_CHANNELS: up to which that is worth while.
     """
@@ -111,12 +115,16 @@ class EachElement(Planes):
     MAX_CHANNELS = 8
 
     def read(self, stage: Stage) -> tuple[int, int, int] | None:
-        x, y = stage.inputs[0], stage.outputs[0]
-        alike = len(stage.inputs) == len(stage.outputs) == 1 and x.width * x.steps == y.width * y.steps
+        (x, *others), y = stage.inputs, stage.outputs[0]
+        alike = len(stage.outputs) == 1 and x.width * x.steps == y.width * y.steps and not stage.tensors
+        alike &= all(v.shape == x.shape for v in others)
         return (x.width, x.steps, 1) if alike and x.width <= self.MAX_CHANNELS and x.steps > 1 else None
 
     def written(self, stage: Stage) -> tuple[int, int, int] | None:
         return self.read(stage)
+
+    def beside(self, stage: Stage) -> tuple[int, ...]:
+        return tuple(range(1, len(stage.inputs)))
 
 
 class Fusion:

@@ -7,6 +7,8 @@ either end. Where operators read or write planes (rtaccel.core.stage_traits), th
     stage -> copy -> planes       the stage writes the planes
     stage -> stage                what is between lies as planes, where every reader takes it so, or by elements
 
+What a stage adds to the planes that it writes is planes too: a copy turns it where it is rows.
+
 Values keep their names and their elements; those that another stage reads by position stay as they are.
 """
 
@@ -15,10 +17,12 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from math import prod
+from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
-from rtaccel.core.registry import operator
+from rtaccel.core.registry import operator, with_role
 from rtaccel.core.stage import Stage, Value
 from rtaccel.core.traits import Role
 from rtaccel.plan.group import Subgraph
@@ -54,6 +58,7 @@ class _Planes:
                 self._readers.setdefault(name, []).append(stage)
         self._replaced: set[str] = set()  # what copies made, and the stage before them writes now
         self._targets: dict[str, _Target] = {}
+        self._beside: dict[str, Value] = {}  # planes of what is rows for others
         for stage in reversed(group.stages):  # readers first
             target = self._target(stage)
             if target is not None:
@@ -71,14 +76,14 @@ class _Planes:
                 continue
             source = None
             if target is not None and traits.together:
-                agreed = ((s, self._agreed(stage, target, s)) for s in self._sources(stage, planes))
-                source, target = next(((s, t) for s, t in agreed if t is not None), (None, None))
+                source, target = self._both(stage, target, planes, stages)
             if target is not None:
                 planes[stage.outputs[0].name] = target.value
                 shapes[stage.outputs[0].name] = shapes[target.value.name] = target.value
                 if target.copy is not None:
                     self._replaced.add(target.value.name)
                 stage = traits.over(stage, None, target.value)
+                stage = self._with_planes_beside(stage, target.value, planes, stages)
             if not traits.together:
                 source = next(iter(self._sources(stage, planes)), None)
             if source is not None:
@@ -91,6 +96,49 @@ class _Planes:
             stages=tuple(_used(stages, self._outputs)),
             outputs=tuple(replace(p, value=shapes.get(p.value.name, p.value)) for p in self._group.outputs),
         )
+
+    def _both(
+        self, stage: Stage, target: _Target, planes: dict[str, Value], before: list[Stage]
+    ) -> tuple[Value | None, _Target | None]:
+        """The source and the target of a stage whose values are planes or rows together. Where its first input is rows and
+        another one is planes already, the first is turned."""
+        for source in self._sources(stage, planes):
+            agreed = self._agreed(stage, target, source)
+            if agreed is not None:
+                return source, agreed
+        beside = [stage.inputs[i] for i in operator(stage.op).planes.beside(stage)]
+        if not any(v.name in planes for v in beside):
+            return None, None
+        return self._as_planes(stage, stage.inputs[0], target.value, planes, before), target
+
+    def _with_planes_beside(self, stage: Stage, y: Value, planes: dict[str, Value], before: list[Stage]) -> Stage:
+        """The stage whose result y is planes, with those beside it."""
+        inputs = list(stage.inputs)
+        for i in operator(stage.op).planes.beside(stage):
+            inputs[i] = self._as_planes(stage, inputs[i], y, planes, before)
+        return replace(stage, inputs=tuple(inputs))
+
+    def _as_planes(self, stage: Stage, given: Value, y: Value, planes: dict[str, Value], before: list[Stage]) -> Value:
+        """An input as planes, as y lies where the stage needs that; copies of what is not go to the end of `before`."""
+        found = planes.get(given.name) or self._beside.get(given.name)
+        if found is None:
+            found = self._turned_from(given, y, planes)
+        if found is None:
+            index = np.arange(given.steps * given.width).reshape(given.steps, given.width).T.reshape(-1)
+            found = _copied(stage, given, f"{given.name}.planes", index, y, before)
+        if operator(stage.op).planes.alike and found.shape != y.shape:
+            index = np.arange(y.steps * y.width)
+            found = _copied(stage, found, f"{given.name}.planes.{y.steps}", index, y, before)
+        self._beside[given.name] = found
+        return found
+
+    def _turned_from(self, rows: Value, y: Value, planes: dict[str, Value]) -> Value | None:
+        """The planes that a copy made these rows of."""
+        maker, shape = self._maker.get(rows.name), (rows.width, rows.steps, 1)
+        if maker is None or not _turned(maker, shape, back=False):
+            return None
+        source = planes.get(maker.inputs[0].name, maker.inputs[0])
+        return source if self._lies_well(source, (shape[0], 1, y.width if y.steps > 1 else rows.steps)) else None
 
     def _target(self, stage: Stage) -> _Target | None:
         """Where a stage may write planes: every reader takes them, or a single copy turns them."""
@@ -124,9 +172,12 @@ class _Planes:
         """Whether a stage reads the value of this name, which would be `value`, as planes of this shape, and nowhere else."""
         if shape[0] == 1 and operator(reader.op).planes.by_elements(reader):
             return True
-        if [v.name for v in reader.inputs].count(name) != 1 or reader.inputs[0].name != name:
-            return False
         traits, target = operator(reader.op).planes, self._targets.get(reader.outputs[0].name)
+        places = [i for i, v in enumerate(reader.inputs) if v.name == name]
+        if places[0] in traits.beside(reader):
+            return len(places) == 1 and target is not None and _same(traits.written(reader), shape)
+        if places != [0]:
+            return False
         if target is not None:
             if traits.alike and self._agreed(reader, target, value) is None:
                 return False
@@ -161,6 +212,14 @@ class _Planes:
     def _lies_well(self, value: Value, shape: Shape) -> bool:
         """Whether rows of the value have no gaps, or are rows of the image."""
         return _is_dense(value) or value.width == shape[2] or value.name in self._edges
+
+
+def _copied(stage: Stage, x: Value, name: str, index: NDArray[Any], y: Value, before: list[Stage]) -> Value:
+    """Elements of x in the rows of y, by a copy."""
+    made = Value(name, y.width, x.dtype, x.quant, y.steps)
+    attrs = {"index": tuple(index.tolist())}
+    before.append(Stage(with_role(Role.GATHER).name, stage.name, (x,), (made,), attrs=attrs))
+    return made
 
 
 def _is_dense(value: Value) -> bool:

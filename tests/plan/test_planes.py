@@ -154,7 +154,7 @@ def stage(**attrs) -> Stage:
     [
         (replace(stage(), inputs=(Value("x", 29),)), r"x\[1, 29\]; expected 1 planes of 5 x 6"),
         (replace(stage(), outputs=(Value("y", 12),)), r"y\[1, 12\]; expected 2 planes of 3 x 4"),
-        (replace(stage(), inputs=(Value("x", 30), Value("other", 24))), "planes with a residual"),
+        (replace(stage(), inputs=(Value("x", 30), Value("other", 12))), r"other\[1, 12\]; expected 2 planes of 3 x 4"),
         (stage(out_steps=(0, 3)), "planes of a part of an image"),
     ],
 )

@@ -24,11 +24,13 @@ class Step(nn.Module):
         upright = (self.kernel, 1) if not flat and rng.random() < 0.3 else self.kernel
         self.kind = rng.choice(
             ("conv", "conv", "conv", "max", "avg", "adaptive_max", "adaptive_avg", "relu", "scale", "turn", "flip",
-             "pad", "sum", "difference", "join", "depthwise")
+             "pad", "sum", "difference", "join", "depthwise", "residual", "residual", "leaky", "product", "gate")
         )  # fmt: skip
         self.layer = conv(channels, wide, upright, stride=rng.choice((1, 1, 2)), padding=rng.choice((0, 1)))
         if self.kind == "depthwise":
             self.layer = conv(channels, channels * rng.choice((1, 2)), 3, padding=1, groups=channels)
+        if self.kind == "residual":
+            self.layer = conv(channels, channels, 3, padding=1)
         self.output = rng.randint(1, 3)
         self.factor = nn.Parameter(torch.randn(channels, *(1 for _ in shape[1:])))
 
@@ -42,6 +44,13 @@ class Step(nn.Module):
         if self.kind.startswith("adaptive"):
             names = {"adaptive_max": "adaptive_max_pool", "adaptive_avg": "adaptive_avg_pool"}
             return getattr(F, f"{names[self.kind]}{1 if flat else 2}d")(x, self.output)
+        if self.kind == "residual":
+            y = self.layer(x) + before if before.shape == x.shape else self.layer(x) + x
+            return y.relu() if self.output == 1 else y
+        if self.kind == "leaky":
+            return F.leaky_relu(x, 0.1)
+        if self.kind in ("product", "gate") and before.shape == x.shape:
+            return x * before if self.kind == "product" else torch.sigmoid(x) * before + x
         if self.kind == "turn":
             return x.transpose(-1, -2) * 1.5
         if self.kind == "flip":
@@ -81,7 +90,7 @@ class Network(nn.Module):
 
 
 @pytest.mark.turns(3)
-@pytest.mark.parametrize("seed", range(80))
+@pytest.mark.parametrize("seed", range(160))
 def test_equals_torch(seed: int) -> None:
     model = Network(seed).eval()
     data = [torch.randn(2, *model.shape) for _ in range(3)]
