@@ -94,7 +94,8 @@ def make_stage(shape: tuple[int, int], k: int, descending: int = 1, gives: str =
 
 
 def _case(label: str, shape: tuple[int, int], dims: tuple[int, ...], place: lines.Place, k: int, descending: int,
-          gives: str = "values,indices", dtype: str = "float32", nan_first: int = 0) -> Case:  # fmt: skip
+          gives: str = "values,indices", dtype: str = "float32", nan_first: int = 0, whole: bool = False) -> Case:  # fmt: skip
+    """whole: without a NaN."""
     stage = make_stage(shape, k, descending, gives, dtype, dims, place, nan_first)
     x = stage.inputs[0]
 
@@ -104,7 +105,8 @@ def _case(label: str, shape: tuple[int, int], dims: tuple[int, ...], place: line
             return (torch.randint(-9, 9, (3, *x.shape), generator=g) << 58,)
         values = torch.randint(-9, 9, (3, *x.shape), generator=g) / 2.0  # many are equal
         rare = torch.rand(values.shape, generator=g)
-        values = torch.where(rare < 0.02, torch.tensor(float("nan")), values)
+        if not whole:
+            values = torch.where(rare < 0.02, torch.tensor(float("nan")), values)
         values = torch.where(rare > 0.98, torch.tensor(float("inf")) * values.sign(), values)
         return (torch.where((rare > 0.4) & (rare < 0.5), -0.0, values),)
 
@@ -124,6 +126,11 @@ def cases() -> Iterator[Case]:
                 yield _case(
                     f"columns-{dtype}-{descending}-{h}x{c}", (c, h), (h, c), (0, 1, h), 1, descending, "indices", dtype
                 )
+    for h, c in ((3, 16), (5, 67), (2, 130), (3, 700), (1, 64)):
+        for descending in (0, 1):
+            tag = f"whole-{'down' if descending else 'up'}-{h}x{c}"
+            yield _case(f"rows-{tag}", (h, c), (h, c), (0, c, 1), 1, descending, whole=True)
+            yield _case(f"columns-{tag}", (h, c), (c, h), (0, 1, c), 1, descending, whole=True)
     yield _case("columns", (30, 7), (7, 30), (0, 1, 7), 4, 1)
     for k in (1, 5, 50):
         yield _case(f"nan-first-{k}", (9, 60), (9, 60), (0, 60, 1), k, 0, nan_first=1)

@@ -1,12 +1,16 @@
 // Order on the CPU. The contract is in contract.py.
 //
-// The first of a line is found in one pass; the first few are kept in order while the line passes by, and most elements
+// The first of a line is found in one pass, by vectors where the elements of a line or of several lie side by side
+// (first.h); the first few are kept in order while the line passes by, and most elements
 // then cost one comparison; more are sorted by merging runs. Nothing depends on anything but the elements, so the
 // result is the same everywhere. Floor: a comparison an element.
 #pragma once
 
+#include <type_traits>
+
 #include "_common/checks.h"
 #include "_common/lines.h"
+#include "first.h"
 
 namespace rta {
 
@@ -65,19 +69,47 @@ class OrderStage final : public Stage {
     for (int64_t s = 0; s < run.samples; ++s) {
       const char* x = x_.row(run, s * x_.steps);
       for (int64_t line = 0; line < count_; ++line) {
+        if constexpr (std::is_same_v<T, float>)
+          if (k_ == 1 && n_ < By<order>::kMost)
+            if (const int64_t done = firsts<order>(run, s, x, line)) {
+              line += done - 1;
+              continue;
+            }
         const Item<T>* found = k_ == 1      ? first<T, order>(x, line, items)
                                : k_ <= kFew ? few<T, order>(x, line, items)
                                             : sorted<T, order>(x, line, items);
-        if (values_.exists()) {
-          char* y = values_.row(run, s * values_.steps);
-          for (int64_t i = 0; i < k_; ++i) *reinterpret_cast<T*>(y + values_to_.at(line, i)) = found[i].value;
-        }
-        if (indices_.exists()) {
-          char* y = indices_.row(run, s * indices_.steps);
-          for (int64_t i = 0; i < k_; ++i) *reinterpret_cast<int64_t*>(y + indices_to_.at(line, i)) = found[i].index;
-        }
+        for (int64_t i = 0; i < k_; ++i) write(run, s, line, i, found[i].value, found[i].index);
       }
     }
+  }
+
+  template <class T>
+  void write(const Run& run, int64_t s, int64_t line, int64_t i, T value, int64_t index) const {
+    if (values_.exists()) *reinterpret_cast<T*>(values_.row(run, s * values_.steps) + values_to_.at(line, i)) = value;
+    if (indices_.exists())
+      *reinterpret_cast<int64_t*>(indices_.row(run, s * indices_.steps) + indices_to_.at(line, i)) = index;
+  }
+
+  template <Order order>
+  using By = FirstByVectors<S, order == Order::kDown>;
+
+  // The first elements of some lines from `line` on, by vectors: how many lines; 0 where it takes a look at each
+  // element.
+  template <Order order>
+  int64_t firsts(const Run& run, int64_t s, const char* x, int64_t line) const {
+    if (from_.contiguous && n_ >= S::kLanes) {
+      typename By<order>::Best best;
+      if (!By<order>::along(reinterpret_cast<const float*>(x + from_.at(line, 0)), n_, best)) return 0;
+      write(run, s, line, 0, best.value, best.index);
+      return 1;
+    }
+    if (count_ - line < S::kLanes || from_.beside(line, S::kLanes, 4) < S::kLanes) return 0;
+    alignas(64) float values[S::kLanes], indices[S::kLanes];
+    const auto at = [&](int64_t i) { return from_.at(line, i); };
+    if (!By<order>::across(x, n_, at, values, indices)) return 0;
+    for (int lane = 0; lane < S::kLanes; ++lane)
+      write(run, s, line + lane, 0, values[lane], static_cast<int64_t>(indices[lane]));
+    return S::kLanes;
   }
 
   template <class T>
