@@ -87,6 +87,10 @@ class Planes:
         """Which further inputs are planes where its result is, as the result has them."""
         return ()
 
+    def flat(self, stage: Stage) -> bool:
+        """Whether planes have to be one row."""
+        return False
+
     def over(self, stage: Stage, x: Value | None, y: Value | None) -> Stage:
         """The stage with planes as its first input, as its result, or both; None leaves a value as it is."""
         inputs = stage.inputs if x is None else (x, *stage.inputs[1:])

@@ -157,7 +157,8 @@ class _Planes:
         if y.name in self._outputs and (shape[0] > 1 or copies):
             return None  # rows of channels are what is asked for
         if copies:
-            return _Target(value, copies[0]) if self._lies_well(value, shape) else None
+            fits = self._lies_well(value, shape) and not (operator(stage.op).planes.flat(stage) and value.steps > 1)
+            return _Target(value, copies[0]) if fits else None
         return _Target(flat) if readers or y.name in self._outputs else None
 
     def _agreed(self, stage: Stage, target: _Target, source: Value) -> _Target | None:
@@ -165,6 +166,8 @@ class _Planes:
         traits = operator(stage.op).planes
         if not traits.alike or source.shape == target.value.shape:
             return target
+        if traits.flat(stage):
+            return None
         value = replace(target.value, width=source.width, steps=source.steps)
         return _Target(value) if target.copy is None and _is_dense(value) else None
 
