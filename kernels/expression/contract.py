@@ -14,6 +14,6 @@ OPERATOR = register_operator(
         cases=cases.by_row,
         rows_needed=ROW_BY_ROW,
         streaming=STREAMS_ROWS,
-        planes=EachElement(),
+        planes=EachElement(broadcasts=True),
     )
 )

@@ -26,7 +26,7 @@ from rtaccel.core.errors import FormatError
 from rtaccel.core.registry import Case, Cost, Operator, Tolerance, register_operator
 from rtaccel.core.row_traits import ROW_BY_ROW, STREAMS_ROWS
 from rtaccel.core.stage import Problem, QParams, Stage, Value
-from rtaccel.core.stage_traits import Int8Flow, static_inside
+from rtaccel.core.stage_traits import EachElement, Int8Flow, static_inside
 from rtaccel.formats.int8 import dequantize, inverse_scale, to_int8
 from rtaccel.kernels._common import activations
 from rtaccel.kernels.pointwise import convert
@@ -197,6 +197,6 @@ OPERATOR = register_operator(
         merging=convert.Joining(),
         rows_needed=ROW_BY_ROW,
         streaming=STREAMS_ROWS,
-        planes=convert.PointwisePlanes(),
+        planes=EachElement(),
     )
 )

@@ -8,8 +8,6 @@ from typing import Any
 
 from torch import Tensor
 
-from rtaccel.core.stage import Stage, Value
-from rtaccel.core.stage_traits import EachElement
 from rtaccel.core.traits import Folding, Node
 
 
@@ -59,24 +57,3 @@ class Joining:
 
     def settle(self, node: Node, buffers: Mapping[str, Any]) -> None:
         return
-
-
-class PointwisePlanes(EachElement):
-    """A scale and a shift of each channel become those of each element."""
-
-    MAX_ELEMENTS = 1 << 16
-    """Of which each has a scale."""
-
-    def read(self, stage: Stage) -> tuple[int, int, int] | None:
-        shape = super().read(replace(stage, tensors={}))
-        fits = shape is not None and (not stage.tensors or shape[0] * shape[1] <= self.MAX_ELEMENTS)
-        return shape if fits else None
-
-    def flat(self, stage: Stage) -> bool:
-        return bool(stage.tensors)
-
-    def over(self, stage: Stage, x: Value | None, y: Value | None) -> Stage:
-        if y is not None:
-            tensors = {k: v.repeat_interleave(y.width // v.numel()) for k, v in stage.tensors.items()}
-            stage = replace(stage, tensors=tensors)
-        return super().over(stage, x, y)

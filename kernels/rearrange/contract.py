@@ -11,6 +11,7 @@ from collections.abc import Iterator, Mapping
 from dataclasses import replace
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -114,15 +115,29 @@ def cost(problem: Problem) -> Cost:
 
 
 class CopyPlanes(ByElements):
-    """A copy may give one channel as a plane; its rows are its elements then."""
+    """A copy of a few channels reads planes, gives planes, or both: by another table."""
+
+    MAX_CHANNELS = 8
+
+    def read(self, stage: Stage) -> tuple[int, int, int] | None:
+        x = stage.inputs[0]
+        return (x.width, x.steps, 1) if 1 < x.width <= self.MAX_CHANNELS and x.steps > 1 else None
 
     def written(self, stage: Stage) -> tuple[int, int, int] | None:
         y = stage.outputs[0]
-        return (1, y.steps, 1) if y.width == 1 and y.steps > 1 else None
+        return (y.width, y.steps, 1) if y.width <= self.MAX_CHANNELS and y.steps > 1 else None
 
     def over(self, stage: Stage, x: Value | None, y: Value | None) -> Stage:
-        attrs = {"index" if name == "rows" else name: value for name, value in stage.attrs.items()}
-        return replace(super().over(stage, x, y), attrs=attrs)
+        (rows,), (out,) = stage.inputs, stage.outputs
+        index = np.asarray(stage.attrs["index"] if "index" in stage.attrs else stage.attrs["rows"])
+        if "rows" in stage.attrs:
+            index = (index[:, None] * rows.width + np.arange(rows.width)).reshape(-1)
+        if x is not None:
+            index = index % rows.width * rows.steps + index // rows.width
+        if y is not None:
+            index = index.reshape(out.steps, out.width).T.reshape(-1)
+        attrs = {name: value for name, value in stage.attrs.items() if name not in ("rows", "index")}
+        return replace(super().over(stage, x, y), attrs={**attrs, "index": tuple(index.tolist())})
 
 
 OPERATOR = register_operator(

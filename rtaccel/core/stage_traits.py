@@ -109,19 +109,25 @@ class ByElements(Planes):
 
 
 class EachElement(Planes):
-    """Of an operator that makes each element of its result from the same elements of its inputs: as planes, all are.
+    """Of an operator that makes each element of its result from the same elements of its inputs: as planes, all are. Numbers of
+    each channel become numbers of each element; broadcasts: a single one stays.
 
-    MAX_CHANNELS: up to which that is worth while.
+    MAX_CHANNELS: up to which that is worth while. MAX_ELEMENTS: of which each has such numbers.
     """
 
     together = True
     alike = True
     MAX_CHANNELS = 8
+    MAX_ELEMENTS = 1 << 16
+
+    def __init__(self, broadcasts: bool = False) -> None:
+        self._broadcasts = broadcasts
 
     def read(self, stage: Stage) -> tuple[int, int, int] | None:
         (x, *others), y = stage.inputs, stage.outputs[0]
-        alike = len(stage.outputs) == 1 and x.width * x.steps == y.width * y.steps and not stage.tensors
+        alike = len(stage.outputs) == 1 and x.width * x.steps == y.width * y.steps
         alike &= all(v.shape == x.shape for v in others)
+        alike &= not stage.tensors or x.width * x.steps <= self.MAX_ELEMENTS
         return (x.width, x.steps, 1) if alike and x.width <= self.MAX_CHANNELS and x.steps > 1 else None
 
     def written(self, stage: Stage) -> tuple[int, int, int] | None:
@@ -129,6 +135,18 @@ class EachElement(Planes):
 
     def beside(self, stage: Stage) -> tuple[int, ...]:
         return tuple(range(1, len(stage.inputs)))
+
+    def flat(self, stage: Stage) -> bool:
+        return bool(stage.tensors)
+
+    def over(self, stage: Stage, x: Value | None, y: Value | None) -> Stage:
+        if y is not None:
+            tensors = {
+                name: t if self._broadcasts and t.numel() == 1 else t.repeat_interleave(y.width // t.numel())
+                for name, t in stage.tensors.items()
+            }
+            stage = replace(stage, tensors=tensors)
+        return super().over(stage, x, y)
 
 
 class Fusion:

@@ -58,7 +58,8 @@ class _Planes:
                 self._readers.setdefault(name, []).append(stage)
         self._replaced: set[str] = set()  # what copies made, and the stage before them writes now
         self._targets: dict[str, _Target] = {}
-        self._beside: dict[str, Value] = {}  # planes of what is rows for others
+        self._turned_round: set[str] = set()  # values of several channels that are planes now
+        self._copies: dict[str, Value] = {}  # of what is rows for others
         for stage in reversed(group.stages):  # readers first
             target = self._target(stage)
             if target is not None:
@@ -77,8 +78,11 @@ class _Planes:
             source = None
             if target is not None and traits.together:
                 source, target = self._both(stage, target, planes, stages)
-            if target is not None:
+            written = traits.written(stage)
+            if target is not None and written is not None:
                 planes[stage.outputs[0].name] = target.value
+                if written[0] > 1:
+                    self._turned_round.add(stage.outputs[0].name)
                 shapes[stage.outputs[0].name] = shapes[target.value.name] = target.value
                 if target.copy is not None:
                     self._replaced.add(target.value.name)
@@ -120,25 +124,34 @@ class _Planes:
 
     def _as_planes(self, stage: Stage, given: Value, y: Value, planes: dict[str, Value], before: list[Stage]) -> Value:
         """An input as planes, as y lies where the stage needs that; copies of what is not go to the end of `before`."""
-        found = planes.get(given.name) or self._beside.get(given.name)
-        if found is None:
-            found = self._turned_from(given, y, planes)
+        found = planes.get(given.name) or self._turned_from(stage, given, planes)
         if found is None:
             index = np.arange(given.steps * given.width).reshape(given.steps, given.width).T.reshape(-1)
-            found = _copied(stage, given, f"{given.name}.planes", index, y, before)
+            found = self._copy(stage, given, "planes", index, y, before)
         if operator(stage.op).planes.alike and found.shape != y.shape:
-            index = np.arange(y.steps * y.width)
-            found = _copied(stage, found, f"{given.name}.planes.{y.steps}", index, y, before)
-        self._beside[given.name] = found
+            found = self._copy(stage, found, "rows", np.arange(y.steps * y.width), y, before)
         return found
 
-    def _turned_from(self, rows: Value, y: Value, planes: dict[str, Value]) -> Value | None:
-        """The planes that a copy made these rows of."""
-        maker, shape = self._maker.get(rows.name), (rows.width, rows.steps, 1)
-        if maker is None or not _turned(maker, shape, back=False):
+    def _copy(self, stage: Stage, x: Value, what: str, index: NDArray[Any], y: Value, before: list[Stage]) -> Value:
+        """Elements of x in the rows of y, by a copy that others share."""
+        name = f"{x.name}.{what}.{y.steps}x{y.width}"
+        if name not in self._copies:
+            made = self._copies[name] = Value(name, y.width, x.dtype, x.quant, y.steps)
+            attrs = {"index": tuple(index.tolist())}
+            before.append(Stage(with_role(Role.GATHER).name, stage.name, (x,), (made,), attrs=attrs))
+        return self._copies[name]
+
+    def _turned_from(self, stage: Stage, rows: Value, planes: dict[str, Value]) -> Value | None:
+        """The planes that a copy made these rows of, where they lie so that the stage takes them."""
+        maker, shape = self._maker.get(rows.name), operator(stage.op).planes.written(stage)
+        if maker is None or shape is None or not _turned(maker, (rows.width, rows.steps, 1), back=False):
             return None
-        source = planes.get(maker.inputs[0].name, maker.inputs[0])
-        return source if self._lies_well(source, (shape[0], 1, y.width if y.steps > 1 else rows.steps)) else None
+        source = self._in_order(maker.inputs[0], planes)
+        return source if source is not None and self._lies_well(source, shape) else None
+
+    def _in_order(self, x: Value, planes: dict[str, Value]) -> Value | None:
+        """What a copy reads, with its elements in the order that it had for the copy."""
+        return None if x.name in self._turned_round else planes.get(x.name, x)
 
     def _target(self, stage: Stage) -> _Target | None:
         """Where a stage may write planes: every reader takes them, or a single copy turns them."""
@@ -152,6 +165,8 @@ class _Planes:
         others = [r for r in readers if r not in copies]
         flat = replace(y, width=prod(shape), steps=1)
         value = copies[0].outputs[0] if copies else flat
+        if copies and operator(stage.op).planes.alike and self._by_elements_alone(value.name):
+            value = replace(value, width=prod(shape), steps=1)  # as what comes before has its rows
         if len(copies) > 1 or any(not self._takes(r, y.name, shape, value) for r in others):
             return None
         if y.name in self._outputs and (shape[0] > 1 or copies):
@@ -187,6 +202,10 @@ class _Planes:
             reader = traits.over(reader, None, target.value)
         return (target is not None or not traits.together) and _same(operator(reader.op).planes.read(reader), shape)
 
+    def _by_elements_alone(self, name: str) -> bool:
+        """Whether it is the same to all readers of the value what rows it has."""
+        return all(operator(r.op).planes.by_elements(r) for r in self._readers.get(name, []))
+
     def _may_come(self, stage: Stage) -> bool:
         """Whether the first input can be planes, as far as the stages before say."""
         shape, x = operator(stage.op).planes.read(stage), stage.inputs[0]
@@ -205,8 +224,8 @@ class _Planes:
         found, maker = [], self._maker.get(x.name)
         turned = maker is not None and x.name not in self._replaced and _turned(maker, shape, back=False)
         if maker is not None and turned:
-            source = planes.get(maker.inputs[0].name, maker.inputs[0])
-            found += [source] if self._lies_well(source, shape) else []
+            source = self._in_order(maker.inputs[0], planes)
+            found += [source] if source is not None and self._lies_well(source, shape) else []
         if x.name in planes:
             return [*found, planes[x.name]]
         lies = x.steps == 1 or (x.width == 1 and x.name in self._edges)  # one channel, as it lies
@@ -215,14 +234,6 @@ class _Planes:
     def _lies_well(self, value: Value, shape: Shape) -> bool:
         """Whether rows of the value have no gaps, or are rows of the image."""
         return _is_dense(value) or value.width == shape[2] or value.name in self._edges
-
-
-def _copied(stage: Stage, x: Value, name: str, index: NDArray[Any], y: Value, before: list[Stage]) -> Value:
-    """Elements of x in the rows of y, by a copy."""
-    made = Value(name, y.width, x.dtype, x.quant, y.steps)
-    attrs = {"index": tuple(index.tolist())}
-    before.append(Stage(with_role(Role.GATHER).name, stage.name, (x,), (made,), attrs=attrs))
-    return made
 
 
 def _is_dense(value: Value) -> bool:

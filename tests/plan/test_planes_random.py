@@ -90,7 +90,7 @@ class Network(nn.Module):
 
 
 @pytest.mark.turns(3)
-@pytest.mark.parametrize("seed", range(160))
+@pytest.mark.parametrize("seed", range(240))
 def test_equals_torch(seed: int) -> None:
     model = Network(seed).eval()
     data = [torch.randn(2, *model.shape) for _ in range(3)]
