@@ -238,6 +238,7 @@ FIRST = {
     "first-inside": Shape(3, 21, (9, 32), (3, 3)),
     "first-dilated": Shape(2, 9, (9, 11), (3, 2), padding=(1, 2), dilation=(2, 3)),
     "first-grouped": Shape(4, 10, (5, 12), (3, 3), padding=(1, 1), groups=2),
+    "first-narrow": Shape(8, 8, (5, 12), (3, 3), padding=(1, 1), groups=2),
     "first-signal": Shape(8, 20, (1, 65), (1, 7), stride=(1, 2), padding=(0, 3)),
 }
 """Planes to rows of channels."""

@@ -243,7 +243,7 @@ bool is_depthwise(const StageSpec& spec) {
 int narrow_groups(const StageSpec& spec) {
   const int64_t c = channels(spec), groups = spec.attrs.integer("groups"), wide = c / groups;
   const int64_t taps = product(spec.attrs.integer("kernel_y"), spec.attrs.integer("kernel_x"));
-  const bool fits = spec.output(0).width == c && taps * wide <= 256;  // is_depthwise says why
+  const bool fits = spec.output(0).width == c && taps * wide <= 256 && !has_planes(spec, "x_planes");  // is_depthwise
   return groups > 1 && fits && (wide == 2 || wide == 4 || wide == 8) ? static_cast<int>(wide) : 0;
 }
 

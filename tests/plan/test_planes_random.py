@@ -24,11 +24,14 @@ class Step(nn.Module):
         upright = (self.kernel, 1) if not flat and rng.random() < 0.3 else self.kernel
         self.kind = rng.choice(
             ("conv", "conv", "conv", "max", "avg", "adaptive_max", "adaptive_avg", "relu", "scale", "turn", "flip",
-             "pad", "sum", "difference", "join", "depthwise", "residual", "residual", "leaky", "product", "gate")
+             "pad", "sum", "difference", "join", "depthwise", "residual", "residual", "leaky", "product", "gate", "grouped")
         )  # fmt: skip
         self.layer = conv(channels, wide, upright, stride=rng.choice((1, 1, 2)), padding=rng.choice((0, 1)))
         if self.kind == "depthwise":
             self.layer = conv(channels, channels * rng.choice((1, 2)), 3, padding=1, groups=channels)
+        if self.kind == "grouped":
+            wide = rng.choice([w for w in (1, 2, 4, 8) if channels % w == 0])
+            self.layer = conv(channels, channels, 3, padding=1, groups=channels // wide)
         if self.kind == "residual":
             self.layer = conv(channels, channels, 3, padding=1)
         self.output = rng.randint(1, 3)
@@ -36,7 +39,7 @@ class Step(nn.Module):
 
     def forward(self, x: Tensor, before: Tensor) -> Tensor:
         flat, ends = x.dim() == 3, min(x.shape[2:])
-        if self.kind in ("conv", "depthwise"):
+        if self.kind in ("conv", "depthwise", "grouped"):
             return self.layer(x) if ends >= self.kernel else x * 2
         if self.kind in ("max", "avg"):
             pool = {"max": (F.max_pool2d, F.max_pool1d), "avg": (F.avg_pool2d, F.avg_pool1d)}[self.kind][flat]
@@ -69,7 +72,7 @@ class Network(nn.Module):
         super().__init__()
         rng = random.Random(seed)
         torch.manual_seed(seed)
-        channels = rng.choice((1, 1, 1, 2, 3, 4, 7))
+        channels = rng.choice((1, 1, 1, 2, 3, 4, 7, 8))
         signal = rng.random() < 0.5
         self.shape = (channels, rng.randint(20, 90)) if signal else (channels, rng.randint(7, 15), rng.randint(7, 20))
         self.steps = nn.ModuleList()
