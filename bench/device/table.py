@@ -41,6 +41,9 @@ FLOAT32 = "torch CUDA graph float32"
 LINEAR = ("1x1024x1024", "1x4096x4096", "16x4096x4096", "64x4096x4096")
 """MxKxN of single layers."""
 
+MANY_ROWS = ("16x4096x4096", "64x4096x4096")
+"""Of those, where tensor cores multiply; there W8A16 is measured as well."""
+
 INT4 = ("w4a16 g128", "w4a16 g32")
 """Groups of 128 as in the literature, and our own length."""
 
@@ -144,6 +147,8 @@ def linear_others(seconds: float) -> Iterator[Row]:
     """The same in groups of 32, int8 from the host, and torch warm."""
     for name in LINEAR:
         yield _cold(name, INT4[1])
+    for name in MANY_ROWS:
+        yield _cold(name, "w8a16")
     for name in LINEAR:
         for scheme in (INT4[1], "w8a8"):
             yield _graph("linear", f"linear {name}", name, scheme, seconds)
