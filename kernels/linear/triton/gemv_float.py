@@ -202,7 +202,7 @@ def supports(problem: Problem) -> str | None:
         return f"has a program for each 8 outputs, for N <= {MAX_N}, not N = {problem.out_widths[0]}"
     shape = Shape.of(KernelConfig.of_linear(problem))
     params = 128 // shape.bits  # of 16 bytes: a multiply-add each, and a load of x for four
-    return too_many_rows(problem.rows, 4 * shape.words * problem.out_widths[0], params + params // 4)
+    return too_many_rows(problem.matrix_rows, 4 * shape.words * problem.out_widths[0], params + params // 4)
 
 
 def specialize(config: KernelConfig, rows: int) -> Specialisation:
@@ -252,13 +252,13 @@ def pack(config: KernelConfig, weight: Tensor) -> Tensor:
 
 
 def prepare(stage: Stage, problem: Problem) -> Prepared:
-    """x float32 [M, K] -> y [M, N]; any M, best for problem.rows."""
+    """x float32 [M, K] -> y [M, N]; any M, best for those of the problem."""
     return prepared("linear", KernelConfig.of_linear(problem), contract.lower(stage), problem)
 
 
 def prepared(op: str, config: KernelConfig, low: Mapping[str, Any], problem: Problem) -> Prepared:
     """x float32 [M, K] and, where the form has one, residual float32 [M, N] -> y [M, N]."""
-    spec = specialize(config, problem.rows)
+    spec = specialize(config, problem.matrix_rows)
     launch, tile, split = bind(spec), spec.tiling, spec.constants["SPLIT"]
     offset = low["bias"] if "bias" in low else low["offset"]
     multiplier = low.get("multiplier", torch.ones_like(offset))

@@ -94,7 +94,7 @@ def supports(problem: Problem) -> str | None:
     config = KernelConfig.of_linear(problem)
     if config.group % 32:
         return f"takes int4 weights in groups that 32 divides, not {config.group}"
-    return not_worth(config, problem.rows)
+    return not_worth(config, problem.matrix_rows)
 
 
 def not_worth(config: KernelConfig, rows: int) -> str | None:
@@ -182,10 +182,10 @@ def _joined(numbers: Tensor, bits: int, word: torch.dtype) -> Tensor:
 
 
 def prepared(op: str, config: KernelConfig, low: Mapping[str, Any], problem: Problem) -> Prepared:
-    """x float32 [M, K] and, where the form has one, residual float32 [M, N] -> y [M, N]; any M, best for problem.rows."""
-    shape, spec = Shape.of(config, problem.rows), specialize(config, problem.rows)
+    """x float32 [M, K] and, where the form has one, residual float32 [M, N] -> y [M, N]; any M, best for those of the problem."""
+    shape, spec = Shape.of(config, problem.matrix_rows), specialize(config, problem.matrix_rows)
     launch, tile = bind(spec), spec.tiling
-    cast = bind(specialize_rows(config, problem.rows)) if shape.cast else None
+    cast = bind(specialize_rows(config, problem.matrix_rows)) if shape.cast else None
     weight, scales = pack(config, shape, low["weight"], low.get("group_scale"))
     offset = low["bias"] if "bias" in low else low["offset"]
     multiplier = low.get("multiplier", torch.ones_like(offset))

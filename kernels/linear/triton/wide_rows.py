@@ -13,7 +13,7 @@ from rtaccel.kernels.linear.triton.wide_config import prepared, specialize, spec
 
 
 def prepare(stage: Stage, problem: Problem) -> Prepared:
-    """x float32 [M, K] -> y [M, N]; any M, best for problem.rows."""
+    """x float32 [M, K] -> y [M, N]; any M, best for those of the problem."""
     return prepared("linear", KernelConfig.of_linear(problem), contract.lower(stage), problem)
 
 
