@@ -137,8 +137,12 @@ def chain(widths: tuple[int, ...], polls: Polls) -> Work:
     acts = ("relu",) * (len(widths) - 2) + ("none",)
     if polls.warps or polls.mapped:
         form = chain_config.select_config(widths, acts, 0)
+        if isinstance(form, str):
+            form = chain_config.select_cluster(widths, acts, 0)
         assert not isinstance(form, str), form
-        return Work(form.clocks())
+        between = form.between()
+        spread = tuple(clocks - CLUSTER_CLOCKS for clocks in between)
+        return Work(form.clocks() - sum(between), blocks=form.parts, spread=spread)
     parts = chain_programs(widths)
     exchanges = 0 if parts == 1 else len(widths) - 2
     clocks = chain_config.triton_clocks(widths, 0, parts) - chain_config.POLL_CLOCKS
@@ -232,8 +236,9 @@ def page(found: dict[str, Any], launched: dict[str, Any], layered: dict[str, Any
         "registers leave room. All of these networks have them, with some weights in shared memory instead. Blocks are those",
         "of that form. LSTM_B is a cluster: its blocks exchange by their shared memory, where the driver says that it has room,",
         "and else through L2. For LSTM_C, which no cluster holds, two levels would take longer than L2 alone. MLPs with warps",
-        "that poll are the kernel in CUDA C++, without them Triton's, on up to three multiprocessors. Triton's kernels poll once",
-        "at a time. With a mapping of the card's memory for the host all blocks poll their own L2, and x is passed on to nobody.",
+        "that poll are the kernel in CUDA C++, on one multiprocessor or, where that does not hold them, a cluster. Without them",
+        "they are Triton's, on up to four. Triton's kernels poll once at a time. With a mapping of the card's memory for the",
+        "host all blocks of a stream poll their own L2, and x is passed on to nobody; of a chain the first block alone polls.",
         "One warp cannot have several polls in flight: [why](../explanation/gpu-kernels-design.md#one-poll-of-a-warp).",
         "Not simulated: how the system schedules the host's thread, traffic of others on the link, warps that part ways.",
         *launches.lines(launched), *single_layers.lines(layered), "",
