@@ -238,7 +238,7 @@ def page(found: dict[str, Any], launched: dict[str, Any], layered: dict[str, Any
         "and else through L2. For LSTM_C, which no cluster holds, two levels would take longer than L2 alone. MLPs with warps",
         "that poll are the kernel in CUDA C++, on one multiprocessor or, where that does not hold them, a cluster. Without them",
         "they are Triton's, on up to four. Triton's kernels poll once at a time. With a mapping of the card's memory for the",
-        "host all blocks of a stream poll their own L2, and x is passed on to nobody; of a chain the first block alone polls.",
+        "host all blocks of a stream poll their own L2, and x is passed on to nobody. Of a chain the first block alone polls.",
         "One warp cannot have several polls in flight: [why](../explanation/gpu-kernels-design.md#one-poll-of-a-warp).",
         "Not simulated: how the system schedules the host's thread, traffic of others on the link, warps that part ways.",
         *launches.lines(launched), *single_layers.lines(layered), "",

@@ -174,7 +174,7 @@ def _triton(stage: Stage) -> tuple[PersistentChain | None, str]:
 
 def _cuda(stage: Stage, triton: PersistentChain | None) -> tuple[CudaChain | None, str]:
     """The network by the kernel in CUDA C++, or what speaks against it."""
-    from rtaccel.kernels._gpu import cuda_launch
+    from rtaccel.kernels._gpu import cuda_launch, triton_launch
     from rtaccel.kernels._persistent.card import card
     from rtaccel.kernels.mlp.cuda.config import cluster_of, config_of, triton_clocks
     from rtaccel.kernels.mlp.cuda.kernel import kernel_of
@@ -194,6 +194,8 @@ def _cuda(stage: Stage, triton: PersistentChain | None) -> tuple[CudaChain | Non
     unavailable = cuda_launch.unavailable(kernel_of(config))
     if unavailable is not None:
         return None, f"cannot be had: {unavailable}"
-    if not cuda_launch.has_room(kernel_of(config)):
+    # Where kernels are recorded both forms are wanted, as far as there are two.
+    wanted = triton is None and triton_launch.is_recording()
+    if not cuda_launch.has_room(kernel_of(config)) and not wanted:
         return None, f"would be a cluster of {config.parts} programs, for which this device has no room"
     return CudaChain(stage, config, f"not {instead}"), ""

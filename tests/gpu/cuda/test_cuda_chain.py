@@ -297,6 +297,18 @@ def test_what_one_multiprocessor_does_not_hold_is_a_cluster(monkeypatch: pytest.
 
 
 @needs_triton
+@pytest.mark.parametrize(("widths", "forms"), [((256, 512, 512, 128), 2), ((1000, 1024, 1024, 1000), 1)])
+def test_a_cluster_is_built_ahead_beside_what_stands_in_for_it(widths: tuple[int, ...], forms: int) -> None:
+    from rtaccel.kernels._gpu.triton_launch import recording
+
+    with assuming(Card(90, 132)), recording() as found:
+        chain_network(contract.make_stage(widths, ("relu", "relu", "none"))).prepared("cpu")
+    assert len(found) == forms
+    (kernel,) = [kernel for kernel in found.values() if isinstance(kernel, cuda_nvrtc.CudaKernel)]
+    assert kernel.cluster > 1 and f"_P{kernel.cluster}_" in kernel.name
+
+
+@needs_triton
 def test_every_layout_of_a_stage_is_its_own() -> None:
     """Random networks: all weights have a place, no thread has more than its registers, and shared memory holds the rest."""
     make = torch.Generator().manual_seed(datetime.date.today().toordinal())

@@ -1,6 +1,6 @@
-"""A chain of two layers whose outputs are cut among the blocks of a cluster (mlp/cuda/chain.cu): the first block takes a message of
-the host's and passes x on, each stores its part of the first layer into the others' memory, and those that have outputs of the
-second answer. The host sends a message when it has all answers of the one before.
+"""A chain of two layers whose outputs are cut among the blocks of a cluster (mlp/cuda/chain.cu): the first block takes a message
+of the host's and passes x on, each stores its part of the first layer into the others' memory, and those that have outputs of
+the second answer. The host sends a message when it has all answers of the one before.
 
 Each word has two slots in turn, and a reader waits for its very number. So a block that is late by two messages waits for ever.
 What keeps the others from that is its part of the first layer, for which they wait: a block that has none, and does not answer,
