@@ -7,6 +7,7 @@ parts of split sums are nan_filled, kernels prepared for one batch run others, a
 from __future__ import annotations
 
 from collections.abc import Iterator
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -27,6 +28,7 @@ from rtaccel.kernels.linear import contract, contract_weights
 from rtaccel.kernels.linear.triton import gemv_float, gemv_int4, wide_config
 from rtaccel.kernels.linear.triton.mixed_config import KernelConfig, split_of
 from rtaccel.kernels.linear.triton.split import parts_of
+from tests.triton_checks.support.exchanged import exchanged
 
 require("triton")
 DEVICE = "cpu" if settings.triton_interpret() else "cuda"
@@ -191,6 +193,15 @@ def test_wide_tiles_with_a_residual_and_rows_that_are_not_finite(kind: str) -> N
         assert not y[[1, 3]].isfinite().any()
         others = [r for r in range(rows) if r not in (1, 3)]
         assert y[others].isfinite().all()
+
+
+@pytest.mark.parametrize(("kind", "k", "rows"), [("w4a16", 300, 40), ("w8a16", 256, 9)])
+def test_wide_tiles_get_other_weights(kind: str, k: int, rows: int) -> None:
+    """In the memory that they read, as `swap` of a graph does it. The cases of the contract are too small for them."""
+    impl = replace(impl_of("linear", "triton_wide"), supports=lambda problem: None)
+    stage = contract_weights.make_stage(k, 130, kind)
+    x = torch.randn(rows, k).to(DEVICE)
+    assert exchanged(impl, stage, (x,), DEVICE) == "exchanged"
 
 
 def test_which_layers_have_wide_tiles() -> None:
