@@ -174,10 +174,11 @@ def chip() -> Iterator[str]:
 CHAINS = """
 ## Chains in CUDA C++
 
-Of `kernels/mlp/cuda/chain.cu`, from `tests/cuda_checks/chain_budgets.json`: one block, with four warps that poll beside its
-threads. A network that a card does not hold has no row there. Stack, local memory and spills are none.
+Of `kernels/mlp/cuda/chain.cu`, from `tests/cuda_checks/chain_budgets.json`: one block, or those of a cluster, with four warps
+that poll beside its threads. Weights are those of one block. A network that a card does not hold has no row there. Stack, local
+memory and spills are none.
 
-| network | card | threads | in registers | in shared memory | registers | code |
+| network | card | blocks x threads | in registers | in shared memory | registers | code |
 |---|---|---|---|---|---|---|
 """
 
@@ -187,8 +188,8 @@ def chains() -> Iterator[str]:
     for name, rows in written.items():
         for capability, r in rows.items():
             cells = (
-                name, f"{int(capability) / 10:.1f}", f"{r['threads']} + {32 * r['pollers']}", f"{r['in_registers']:,} B",
-                f"{r['in_shared']:,} B", str(r["registers"]), f"{r['instructions']} i<br>{r['made_of']}",
+                name, f"{int(capability) / 10:.1f}", f"{r['parts']} x {r['threads']} + {32 * r['pollers']}",
+                f"{r['in_registers']:,} B", f"{r['in_shared']:,} B", str(r["registers"]), f"{r['instructions']} i<br>{r['made_of']}",
             )  # fmt: skip
             yield f"| {' | '.join(cells)} |"
 
