@@ -189,7 +189,8 @@ def chains() -> Iterator[str]:
         for capability, r in rows.items():
             cells = (
                 name, f"{int(capability) / 10:.1f}", f"{r['parts']} x {r['threads']} + {32 * r['pollers']}",
-                f"{r['in_registers']:,} B", f"{r['in_shared']:,} B", str(r["registers"]), f"{r['instructions']} i<br>{r['made_of']}",
+                f"{r['in_registers']:,} B", f"{r['in_shared']:,} B", str(r["registers"]),
+                f"{r['instructions']} i<br>{r['made_of']}",
             )  # fmt: skip
             yield f"| {' | '.join(cells)} |"
 
