@@ -40,8 +40,14 @@ ROWS_OF_FLOAT32 = 32
 COLUMNS = 1024
 """Of a program that makes x bfloat16."""
 
-LAUNCH_US, L2_BYTES_PER_US = 1.5, 6.9e6
-"""Of an H100: another node of a graph, and what all multiprocessors read of L2. No card has confirmed the rule."""
+LAUNCH_US, L2_BYTES_PER_US, MULTIPROCESSORS, ISSUED_PER_US = 1.5, 6.9e6, 132, 2 * 1755.0
+"""Of an H100: another node of a graph, what all multiprocessors read of L2, how many there are, and instructions of a warp that
+one issues in a microsecond. No card has confirmed the rule."""
+
+NARROW, WIDE = {"int4": 7.4, "int8": 5.8}, {"int4": 2.7, "int8": 3.3}
+"""Instructions of a thread for one weight, counted in the loops of the machine code for compute capability 9.0."""
+
+EARNED_US = 1.0
 
 
 @dataclass(frozen=True)
@@ -98,18 +104,27 @@ def supports(problem: Problem) -> str | None:
 
 
 def not_worth(config: KernelConfig, rows: int) -> str | None:
-    """None, or why narrow tiles are as good: by the time in which all programs read x, and a launch where one more is made."""
-    narrow = mixed_config.tiling(config, rows)
-    cast = Shape.of(config, rows).cast
-    theirs = _read_us(config, rows, narrow.block_n, 4)
-    ours = _read_us(config, rows, BLOCK_N, 2 if cast else 4) + (LAUNCH_US if cast else 0)
-    if theirs < ours + LAUNCH_US:
-        return f"spares programs that read x, which take {theirs:.1f} us on an H100 where tiles are narrow, {ours:.1f} here"
+    """None, or why narrow tiles are as good: by the longer of two times, in which all programs read x and issue the instructions
+    for all weights; and a launch where one more is made."""
+    narrow, shape = mixed_config.tiling(config, rows), Shape.of(config, rows)
+    narrow_parts = -(-max(rows, 1) // narrow.block_m) * mixed_config.split_of(config, rows)
+    wide_parts = -(-max(rows, 1) // _block_m(rows)) * shape.split
+    theirs = _longest_us(config, rows, narrow.block_n, 4, narrow_parts, NARROW)
+    ours = _longest_us(config, rows, BLOCK_N, 2 if shape.cast else 4, wide_parts, WIDE)
+    ours += LAUNCH_US if shape.cast else 0.0
+    if theirs < ours + EARNED_US:
+        return f"earns less than {EARNED_US:g} us: {theirs:.1f} us on an H100 where tiles are narrow, {ours:.1f} here, computed"
     return None
 
 
-def _read_us(config: KernelConfig, rows: int, block_n: int, size: int) -> float:
-    return -(-config.n // block_n) * rows * config.k * size / L2_BYTES_PER_US
+def _longest_us(
+    config: KernelConfig, rows: int, block_n: int, size: int, programs: int, instructions: Mapping[str, float]
+) -> float:
+    """programs: for each tile of outputs."""
+    tiles = -(-config.n // block_n)
+    read = tiles * rows * config.k * size / L2_BYTES_PER_US
+    busy = min(tiles * programs, MULTIPROCESSORS)
+    return max(read, config.n * config.k * instructions[config.weight] / 32 / busy / ISSUED_PER_US)
 
 
 def specialize(config: KernelConfig, rows: int) -> Specialisation:
