@@ -27,6 +27,7 @@ from typing import Any
 import numpy as np
 
 from bench.device import launches
+from bench.device import layers as single_layers
 from bench.device.goals import GOALS
 from bench.device.table import AUTOENCODER, MLPS
 from rtaccel.kernels.mlp.cuda import config as chain_config
@@ -44,6 +45,7 @@ from rtaccel.kernels.recurrent.layout import Geometry
 
 ROOT = Path(__file__).parents[2]
 LAUNCHES = ROOT / "bench" / "results" / "predictions-launches-h100.json"
+LAYERS = ROOT / "bench" / "results" / "predictions-layers-h100.json"
 RESULT, PAGE = ROOT / "bench" / "results" / "predictions-h100.json", ROOT / "docs" / "reference" / "gpu-predictions.md"
 SAMPLES, SEED = 100_000, 0
 
@@ -135,8 +137,12 @@ def chain(widths: tuple[int, ...], polls: Polls) -> Work:
     acts = ("relu",) * (len(widths) - 2) + ("none",)
     if polls.warps or polls.mapped:
         form = chain_config.select_config(widths, acts, 0)
+        if isinstance(form, str):
+            form = chain_config.select_cluster(widths, acts, 0)
         assert not isinstance(form, str), form
-        return Work(form.clocks())
+        between = form.between()
+        spread = tuple(clocks - CLUSTER_CLOCKS for clocks in between)
+        return Work(form.clocks() - sum(between), blocks=form.parts, spread=spread)
     parts = chain_programs(widths)
     exchanges = 0 if parts == 1 else len(widths) - 2
     clocks = chain_config.triton_clocks(widths, 0, parts) - chain_config.POLL_CLOCKS
@@ -206,7 +212,7 @@ def predicted() -> dict[str, Any]:
     return found
 
 
-def page(found: dict[str, Any], launched: dict[str, Any]) -> str:
+def page(found: dict[str, Any], launched: dict[str, Any], layered: dict[str, Any]) -> str:
     goals = {goal.row: goal.at_most for goal in GOALS if goal.field == "p99_us" and goal.at_most}
     link = f"link takes {LOW.link_us} to {HIGH.link_us} us one way, L2 {LOW.l2_us} to {HIGH.l2_us} us"
     link += f", a cluster {LOW.cluster_us} to {HIGH.cluster_us} us"
@@ -230,11 +236,12 @@ def page(found: dict[str, Any], launched: dict[str, Any]) -> str:
         "registers leave room. All of these networks have them, with some weights in shared memory instead. Blocks are those",
         "of that form. LSTM_B is a cluster: its blocks exchange by their shared memory, where the driver says that it has room,",
         "and else through L2. For LSTM_C, which no cluster holds, two levels would take longer than L2 alone. MLPs with warps",
-        "that poll are the kernel in CUDA C++, without them Triton's, on up to three multiprocessors. Triton's kernels poll once",
-        "at a time. With a mapping of the card's memory for the host all blocks poll their own L2, and x is passed on to nobody.",
+        "that poll are the kernel in CUDA C++, on one multiprocessor or, where that does not hold them, a cluster. Without them",
+        "they are Triton's, on up to four. Triton's kernels poll once at a time. With a mapping of the card's memory for the",
+        "host all blocks of a stream poll their own L2, and x is passed on to nobody. Of a chain the first block alone polls.",
         "One warp cannot have several polls in flight: [why](../explanation/gpu-kernels-design.md#one-poll-of-a-warp).",
         "Not simulated: how the system schedules the host's thread, traffic of others on the link, warps that part ways.",
-        *launches.lines(launched), "",
+        *launches.lines(launched), *single_layers.lines(layered), "",
     ]  # fmt: skip
     return "\n".join(lines)
 
@@ -245,12 +252,13 @@ def main() -> None:
     )
     parser.add_argument("--write", action="store_true", help=f"write {PAGE.name} and {RESULT.name}")
     args = parser.parse_args()
-    found, launched = predicted(), launches.predicted()
+    found, launched, layered = predicted(), launches.predicted(), single_layers.predicted()
     if args.write:
         RESULT.write_text(json.dumps(found, indent=1) + "\n")
         LAUNCHES.write_text(json.dumps(launched, indent=1) + "\n")
-        PAGE.write_text(page(found, launched))
-    print(page(found, launched))
+        LAYERS.write_text(json.dumps(layered, indent=1) + "\n")
+        PAGE.write_text(page(found, launched, layered))
+    print(page(found, launched, layered))
 
 
 if __name__ == "__main__":

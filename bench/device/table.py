@@ -18,6 +18,7 @@ MLPS: dict[str, tuple[int, ...]] = {
     "mlp 64-64-64-8": (64, 64, 64, 8),
     "mlp 128x6": (128,) * 7,
     "mlp 256-384-384-128": (256, 384, 384, 128),
+    "mlp 256-512-512-128": (256, 512, 512, 128),
     "mlp 640-128-8-128-640": (640, 128, 8, 128, 640),
 }
 NETWORKS = (*MLPS, AUTOENCODER)
@@ -40,6 +41,9 @@ MANY = ("10000 streams of GRU-32, one time step",)
 FLOAT32 = "torch CUDA graph float32"
 LINEAR = ("1x1024x1024", "1x4096x4096", "16x4096x4096", "64x4096x4096")
 """MxKxN of single layers."""
+
+MANY_ROWS = ("16x4096x4096", "64x4096x4096")
+"""Of those, where tensor cores multiply; there W8A16 is measured as well."""
 
 INT4 = ("w4a16 g128", "w4a16 g32")
 """Groups of 128 as in the literature, and our own length."""
@@ -144,6 +148,8 @@ def linear_others(seconds: float) -> Iterator[Row]:
     """The same in groups of 32, int8 from the host, and torch warm."""
     for name in LINEAR:
         yield _cold(name, INT4[1])
+    for name in MANY_ROWS:
+        yield _cold(name, "w8a16")
     for name in LINEAR:
         for scheme in (INT4[1], "w8a8"):
             yield _graph("linear", f"linear {name}", name, scheme, seconds)

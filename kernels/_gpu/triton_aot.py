@@ -92,13 +92,23 @@ def _tool(name: str, *arguments: str) -> str:
     return subprocess.run([path, *arguments], capture_output=True, text=True, check=True).stdout
 
 
-def read_cubin(cubin: bytes, shared_bytes: int) -> Footprint:
-    """Counts of one kernel. shared_bytes comes from the compiler, as the cubin holds only the static part."""
+def _read_by_tools(cubin: bytes) -> tuple[str, str]:
+    """What the tools say of its resources, and its code as text."""
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / "kernel.cubin"
         path.write_bytes(cubin)
-        resources = _RESOURCES.search(_tool("cuobjdump", "--dump-resource-usage", str(path)))
-        code = _tool("nvdisasm", "-c", str(path))
+        return _tool("cuobjdump", "--dump-resource-usage", str(path)), _tool("nvdisasm", "-c", str(path))
+
+
+def code_of(spec: Specialisation, capability: int) -> str:
+    """Its machine code as text, compiled for a compute capability."""
+    return _read_by_tools(compile_kernel(spec, capability).asm["cubin"])[1]
+
+
+def read_cubin(cubin: bytes, shared_bytes: int) -> Footprint:
+    """Counts of one kernel. shared_bytes comes from the compiler, as the cubin holds only the static part."""
+    used, code = _read_by_tools(cubin)
+    resources = _RESOURCES.search(used)
     instructions = Counter(_MNEMONIC.findall(code))
     instructions.pop("NOP", None)
     if resources is None or not instructions:

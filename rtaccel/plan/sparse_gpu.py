@@ -110,17 +110,19 @@ def _params(dense: Stage) -> Tensor:
 
 
 def modeled(dense: Stage, rows: int, first: Stage | None = None, backend: str = "triton") -> SparseChoice:
-    """The form that the model holds to be the fastest. first: a sparse form that is there already, and keeps its storage."""
+    """The form that the model holds to be the fastest. rows: samples; the steps of each are so many rows of a matrix. first: a
+    sparse form that is there already, and keeps its storage."""
     if not could_be_sparse(dense):
         weight = _params(dense)
         found = f"{zeros(weight):.0%} zeros in {weight.numel()} weights"
         return SparseChoice(dense, f"{dense.name} is computed dense: {found}")
-    times = {"dense": _dense_us(dense, rows)}
+    rows, matrix = rows * dense.outputs[0].steps, dense.matrices()
+    times = {"dense": _dense_us(matrix, rows)}
     choices: dict[str, tuple[str, tuple[int, int], bool]] = {}
-    for label, layout, block in _forms(dense, rows, first, backend):
-        packed = _packed(dense, rows, layout, block)
+    for label, layout, block in _forms(matrix, rows, first, backend):
+        packed = _packed(matrix, rows, layout, block)
         times[label], in_front = min(
-            _sparse_us(dense, rows, packed, how) for how in _ways(dense, rows, packed, backend)
+            _sparse_us(matrix, rows, packed, how) for how in _ways(matrix, rows, packed, backend)
         )
         choices[label] = layout, block, in_front
     best_blocks = min(

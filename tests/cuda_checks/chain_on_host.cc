@@ -6,12 +6,16 @@
 #include "mlp/cuda/chain.cu"
 
 // The kernel's parameters in order: pointers as they are, numbers by where they lie. Returns when the kernel has ended.
-extern "C" void rtaccel_on_host(const void* const* a, unsigned seed, int skipped, int) {
-  host::launch(1, kAllThreads, kSharedBytes, seed, skipped, nullptr, pointer<const Word*>(a, 2), [=] {
-    rtaccel_chain(pointer<const Word*>(a, 0), pointer<Word*>(a, 1), pointer<Word*>(a, 2), pointer<const uint4*>(a, 3),
-                  pointer<const unsigned*>(a, 4), value<float>(a, 5), value<int>(a, 6), value<int>(a, 7),
-                  value<int>(a, 8), nullptr, nullptr);
-  });
+// dropped: a word of a cluster's exchange that one message lacks in every block, -1 for none.
+extern "C" void rtaccel_on_host(const void* const* a, unsigned seed, int skipped, int dropped) {
+  host::launch(
+      kParts, kAllThreads, kSharedBytes, seed, skipped, nullptr, pointer<const Word*>(a, 2),
+      [=] {
+        rtaccel_chain(pointer<const Word*>(a, 0), pointer<Word*>(a, 1), pointer<Word*>(a, 2),
+                      pointer<const uint4*>(a, 3), pointer<const unsigned*>(a, 4), value<float>(a, 5), value<int>(a, 6),
+                      value<int>(a, 7), value<int>(a, 8), nullptr, nullptr);
+      },
+      kParts > 1, kParts > 1 && dropped >= 0 ? kAtExchange + 8 * dropped : -1);
 }
 
 #ifdef RTA_PROGRAM
@@ -19,7 +23,7 @@ extern "C" void rtaccel_on_host(const void* const* a, unsigned seed, int skipped
 // second begins with the second set of weights, and the fourth goes back to the first.
 // argv[1]: the place in the list of one that is 16 bytes too short, which must be found.
 int main(int count, char** given) {
-  const int bytes[] = {16 * (kInputs + 1), 16 * kOutputs, 64, static_cast<int>(2 * 16 * kSetWords), 2 * 4 * kParams};
+  const int bytes[] = {16 * (kInputs + 1), 16 * kOutputs, 64, static_cast<int>(2 * 16 * kSetWords), 2 * 4 * kSetParams};
   std::vector<std::unique_ptr<char[]>> buffers;
   std::vector<const void*> arguments;
   for (int i = 0; i < 5; ++i) {

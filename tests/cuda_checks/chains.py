@@ -32,9 +32,12 @@ class Case:
     lanes: tuple[int, ...]
     kept: tuple[int, ...]
     pollers: int = 4
+    parts: int = 1
 
     def config(self, widths: tuple[int, ...], activations: tuple[str, ...], group: int) -> KernelConfig:
-        found = KernelConfig(widths, activations, group, self.threads, self.lanes, pollers=self.pollers)
+        found = KernelConfig(
+            widths, activations, group, self.threads, self.lanes, pollers=self.pollers, parts=self.parts
+        )
         steps = [found.steps_of(i) for i in found.layers]
         return replace(found, kept=tuple(map(min, self.kept, steps)))
 
@@ -56,7 +59,15 @@ CASES = {
     "int4-groups": Case(
         lambda: mlp(200, 150, 40, 3), 200, rt.W4A8(group_size=64, activation="static"), 96, (1, 4, 2), (5, 2, 1), 3
     ),
+    "cluster-int8": Case(lambda: mlp(70, 90, 33, 5), 70, "w8a8", 64, (2, 1, 8), (3, 1, 0), parts=3),
+    "cluster-int8-none-behind": Case(
+        lambda: mlp(31, 65, 7, between=lambda: nn.LeakyReLU(0.2), behind=nn.GELU()), 31, "w8a8", 64, (1, 32), (1, 1), parts=4
+    ),
+    "cluster-int4": Case(
+        lambda: mlp(200, 150, 40, 3), 200, rt.W4A8(group_size=64, activation="static"), 96, (1, 4, 2), (2, 2, 1), 3, 2
+    ),
 }  # fmt: skip
+"""In the second cluster two of four blocks have no outputs of the last layer, and nobody waits for them there."""
 
 
 def in_place_of_a_gpu(monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[..., on_host.HostDevice]]:

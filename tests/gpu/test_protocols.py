@@ -6,7 +6,7 @@ import itertools
 
 import pytest
 
-from tests.gpu.protocols import chain, cluster, exchange, mailbox, persistent, pollers, weights
+from tests.gpu.protocols import chain, chain_cluster, cluster, exchange, mailbox, persistent, pollers, weights
 from tests.gpu.protocols.explore import Process, explore
 
 
@@ -46,6 +46,18 @@ def test_a_cluster_with_a_part_left_out(variant: str) -> None:
     assert any(found.wrong and found.trace for found in wrong), (
         f"{variant}: nothing wrong in {[f.states for f in wrong]}"
     )
+
+
+@pytest.mark.parametrize(("blocks", "answering"), [(2, (0,)), (2, (1,)), (2, (0, 1)), (3, (0,)), (3, (0, 1, 2))])
+def test_a_chain_in_a_cluster(blocks: int, answering: tuple[int, ...]) -> None:
+    found = explore(*chain_cluster.model(blocks, "", answering))
+    assert found.wrong == "" and found.states > 50, found
+
+
+@pytest.mark.parametrize("variant", chain_cluster.VARIANTS[1:])
+def test_a_chain_in_a_cluster_with_a_part_left_out(variant: str) -> None:
+    wrong = [explore(*chain_cluster.model(blocks, variant)) for blocks in (2, 3)]
+    assert any(found.wrong and found.trace for found in wrong), f"{variant}: {[f.states for f in wrong]} states"
 
 
 @pytest.mark.parametrize("messages", list(itertools.product(("step", "save", "load"), repeat=4))[::5], ids="-".join)

@@ -19,11 +19,12 @@ if settings.triton_interpret():
 import triton
 import triton.language as tl
 
-from rtaccel.kernels._gpu.triton_aot import compile_for, compile_kernel
+from rtaccel.kernels._gpu.triton_aot import compile_for, compile_kernel, read_cubin
 from rtaccel.kernels._gpu.triton_spec import Specialisation, Tiling
 from rtaccel.kernels.linear.triton import dot
 from tests.triton_checks import write_page
 from tests.triton_checks.support import launches, moved
+from tests.triton_checks.ttir import shared
 from tests.triton_checks.ttir.parser import parse
 from tests.triton_checks.ttir.ranges import faults
 from tests.triton_checks.ttir.traffic import Traffic
@@ -60,15 +61,38 @@ def test_the_page_says_what_code_costs() -> None:
 
 
 @pytest.mark.turns(4)
-@pytest.mark.parametrize("name", moved.gemv_names())
+@pytest.mark.parametrize("name", moved.counted_names())
 def test_lanes_read_side_by_side(name: str) -> None:
-    """Each load of a kernel for few rows takes at most a quarter more wavefronts than its bytes fill. The page says how many."""
+    """Each load of a kernel for few rows, or on wide tiles, takes at most a quarter more wavefronts than its bytes fill. The page
+    says how many."""
     excepted = any(name.startswith(start) for start in moved.SIDE_BY_SIDE)
     worst = max(c.ratio for c in moved.wavefronts_of(name).values())
     assert (worst > moved.MAX_WAVEFRONTS) == excepted, (
         f"{name}: {worst:.2f}; mend it, or say why in SIDE_BY_SIDE of moved.py"
     )
     assert "\n".join(write_page.wavefronts(name)) in "\n".join(PAGE), "run python tests/triton_checks/write_page.py"
+
+
+@pytest.mark.turns(4)
+@pytest.mark.parametrize("name", [name for name in moved.counted_names() if name.startswith("linear_wide")])
+def test_weights_go_from_shared_memory_to_registers(name: str) -> None:
+    """On compute capability 9.0: a wavefront for each 128 bytes, no other way for weights, and one product from registers
+    for each 16 numbers along K."""
+    spec = next(d.spec for d in DECLARED if d.spec.name == name)
+    kernel = moved.compiled(name)
+    found = shared.of_weights(kernel.asm["ttgir"], spec.tiling.num_warps)
+    assert found.wavefronts == 4 * found.loads
+    code = read_cubin(kernel.asm["cubin"], kernel.metadata.shared)
+    assert code.count("LDSM") == found.loads
+    assert code.count("HGMMA") == spec.tiling.block_k // spec.constants["BITS"]
+    assert code.count("I2F|PRMT") < 4  # nothing is converted, and no byte is moved
+
+
+def test_wavefronts_of_rows_that_share_banks() -> None:
+    """Without a swizzle: eight rows of 64 bytes lie in two places of banks, those of 128 in one."""
+    assert shared.wavefronts_of(shared.Swizzled(16, 2, 4), 128, 64, 8) == shared.Loads(2, 8)
+    assert shared.wavefronts_of(shared.Swizzled(16, 2, 1), 128, 64, 8) == shared.Loads(2, 32)
+    assert shared.wavefronts_of(shared.Swizzled(16, 1, 1), 128, 128, 8) == shared.Loads(4, 128)
 
 
 @triton.jit

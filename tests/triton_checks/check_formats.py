@@ -7,6 +7,7 @@ parts of split sums are nan_filled, kernels prepared for one batch run others, a
 from __future__ import annotations
 
 from collections.abc import Iterator
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -24,9 +25,10 @@ from rtaccel.kernels._gpu.triton_device import dot4, multiply_rn
 from rtaccel.kernels._gpu.triton_nan_propagation import nan_propagator
 from rtaccel.kernels.fused_linear import contract as fused
 from rtaccel.kernels.linear import contract, contract_weights
-from rtaccel.kernels.linear.triton import gemv_float, gemv_int4
+from rtaccel.kernels.linear.triton import gemv_float, gemv_int4, wide_config
 from rtaccel.kernels.linear.triton.mixed_config import KernelConfig, split_of
 from rtaccel.kernels.linear.triton.split import parts_of
+from tests.triton_checks.support.exchanged import exchanged
 
 require("triton")
 DEVICE = "cpu" if settings.triton_interpret() else "cuda"
@@ -154,6 +156,68 @@ def test_which_kernel_is_taken_for_few_rows() -> None:
         for rows, name in ((1, few), (5, few), (8, few), (9, "triton_tensor_core")):
             problem = Problem.of(stage, rows)
             assert next(i.name for i in impls("triton", "linear") if i.supports(problem) is None) == name, (kind, rows)
+
+
+@pytest.mark.parametrize("group", [32, 64, 96, 128, 160, 256])
+def test_int4_on_wide_tiles(group: int) -> None:
+    """Groups that are a step, half of one, several, and no power of two; K that ends within a step, within a byte's two
+    halves, and sums that programs share. Prepared for few rows and for many: x as float32, and made bfloat16 before."""
+    impl = impl_of("linear", "triton_wide")
+    for k, n, rows, cast in (
+        (1, 1, 1, True), (group - 1, 11, 3, True), (2 * group + 12, 11, 33, True), (1024, 130, 16, False), (1024, 130, 33, True),
+    ):  # fmt: skip
+        stage = contract_weights.make_stage(k, n, "w4a16", "relu", group_size=group)
+        shape = wide_config.Shape.of(KernelConfig.of_linear(Problem.of(stage, rows)), rows)
+        assert shape.cast == cast and (k != 1024 or shape.split > 1)
+        check("linear", impl, stage, rows, 0, 5, 70)
+
+
+@pytest.mark.parametrize(("k", "n", "rows", "cast"), [
+    (1, 1, 1, True), (127, 17, 3, True), (129, 11, 70, True), (1024, 129, 16, False), (2050, 130, 40, True),
+])  # fmt: skip
+def test_int8_on_wide_tiles(k: int, n: int, rows: int, cast: bool) -> None:
+    stage = contract_weights.make_stage(k, n, "w8a16", "gelu")
+    assert wide_config.Shape.of(KernelConfig.of_linear(Problem.of(stage, rows)), rows).cast == cast
+    check("linear", impl_of("linear", "triton_wide"), stage, rows, 0, 19)
+
+
+@pytest.mark.parametrize("kind", ["w4a16", "w8a16"])
+def test_wide_tiles_with_a_residual_and_rows_that_are_not_finite(kind: str) -> None:
+    for k, rows in ((300, 20), (512, 9)):
+        stage = fused.make_stage(k, 140, kind, "relu", residual=True)
+        check("fused_linear", impl_of("fused_linear", "triton_wide"), stage, rows, 1, 30)
+        stage = contract_weights.make_stage(k, 9, kind)
+        x = torch.randn(rows, k)
+        x[1, k - 1], x[3, 0], x[5] = float("nan"), float("-inf"), 1e30
+        (y,) = impl_of("linear", "triton_wide").prepare(stage, Problem.of(stage, rows, DEVICE))(x.to(DEVICE))
+        assert not y[[1, 3]].isfinite().any()
+        others = [r for r in range(rows) if r not in (1, 3)]
+        assert y[others].isfinite().all()
+
+
+@pytest.mark.parametrize(("kind", "k", "rows"), [("w4a16", 300, 40), ("w8a16", 256, 9)])
+def test_wide_tiles_get_other_weights(kind: str, k: int, rows: int) -> None:
+    """In the memory that they read, as `swap` of a graph does it. The cases of the contract are too small for them."""
+    impl = replace(impl_of("linear", "triton_wide"), supports=lambda problem: None)
+    stage = contract_weights.make_stage(k, 130, kind)
+    x = torch.randn(rows, k).to(DEVICE)
+    assert exchanged(impl, stage, (x,), DEVICE) == "exchanged"
+
+
+def test_which_layers_have_wide_tiles() -> None:
+    """Where narrow tiles are computed to take longer: by x that all programs read, or by instructions where layers are large."""
+    impl = impl_of("linear", "triton_wide")
+    for kind, group, n, rows, word in (
+        ("w4a16", 128, 4096, 4, None), ("w4a16", 128, 4096, 16, None), ("w4a16", 128, 256, 16, "narrow"),
+        ("w4a16", 32, 4096, 64, None), ("w8a16", 32, 4096, 64, None), ("w8a16", 32, 2048, 64, None),
+        ("w4a16", 32, 256, 64, "narrow"), ("w4a16", 48, 4096, 64, "32 divides"), ("bfloat16", 32, 4096, 64, "bfloat16"),
+        ("w4a8-static", 32, 4096, 64, "float32"),
+    ):  # fmt: skip
+        problem = Problem.of(contract_weights.make_stage(4096, n, kind, group_size=group), rows)
+        refused = impl.supports(problem)
+        assert (refused is None) if word is None else word in str(refused), (kind, group, n, rows, refused)
+        first = next(i.name for i in impls("triton", "linear") if i.supports(problem) is None)
+        assert (first == "triton_wide") == (word is None), (kind, group, n, rows, first)
 
 
 def test_the_sums_of_a_group_are_whole_numbers() -> None:

@@ -24,7 +24,7 @@ from tests.triton_checks.support.moved import (
     SIDE_BY_SIDE,
     WITHOUT_LAUNCH,
     Record,
-    gemv_names,
+    counted_names,
     record_of,
     wavefronts_of,
 )
@@ -67,9 +67,10 @@ a kernel asks for by name or that a division or an exponential is made of.
 WAVEFRONTS = """
 ## Wavefronts of loads
 
-Of kernels that read each weight for few rows, in two programs of a launch on compute capability 9.0. A wavefront is a line of 128
-bytes that a warp asks for; the least is what holds the same bytes. They are counted from where TTGIR puts each element, and from
-its address. A load whose lanes lie 128 bytes apart takes 32 for 4. The limit is {most}; what is above says why.
+Of kernels that read each weight for few rows, or for many on wide tiles, in two programs of a launch on compute capability
+9.0. A wavefront is a line of 128 bytes that a warp asks for; the least is what holds the same bytes. They are counted from
+where TTGIR puts each element, and from its address. A load whose lanes lie 128 bytes apart takes 32 for 4. The limit is
+{most}; what is above says why.
 
 The last line of a form is a prediction, of the least that an H100 could take: wavefronts of the busiest multiprocessor, one a
 cycle, and all bytes that the launch touches at 3.35 TB/s. The larger one is the floor of cold weights.
@@ -131,7 +132,7 @@ def render() -> str:
     lines += [traffic(record_of(name)) for name in sorted(d.spec.name for d in launches.declared())]
     lines += [
         WAVEFRONTS.format(most=MAX_WAVEFRONTS).rstrip(),
-        *(line for name in gemv_names() for line in wavefronts(name)),
+        *(line for name in counted_names() for line in wavefronts(name)),
     ]
     return "\n".join([*lines, *costs()]) + "\n"
 
@@ -173,10 +174,11 @@ def chip() -> Iterator[str]:
 CHAINS = """
 ## Chains in CUDA C++
 
-Of `kernels/mlp/cuda/chain.cu`, from `tests/cuda_checks/chain_budgets.json`: one block, with four warps that poll beside its
-threads. A network that a card does not hold has no row there. Stack, local memory and spills are none.
+Of `kernels/mlp/cuda/chain.cu`, from `tests/cuda_checks/chain_budgets.json`: one block, or those of a cluster, with four warps
+that poll beside its threads. Weights are those of one block. A network that a card does not hold has no row there. Stack, local
+memory and spills are none.
 
-| network | card | threads | in registers | in shared memory | registers | code |
+| network | card | blocks x threads | in registers | in shared memory | registers | code |
 |---|---|---|---|---|---|---|
 """
 
@@ -186,8 +188,9 @@ def chains() -> Iterator[str]:
     for name, rows in written.items():
         for capability, r in rows.items():
             cells = (
-                name, f"{int(capability) / 10:.1f}", f"{r['threads']} + {32 * r['pollers']}", f"{r['in_registers']:,} B",
-                f"{r['in_shared']:,} B", str(r["registers"]), f"{r['instructions']} i<br>{r['made_of']}",
+                name, f"{int(capability) / 10:.1f}", f"{r['parts']} x {r['threads']} + {32 * r['pollers']}",
+                f"{r['in_registers']:,} B", f"{r['in_shared']:,} B", str(r["registers"]),
+                f"{r['instructions']} i<br>{r['made_of']}",
             )  # fmt: skip
             yield f"| {' | '.join(cells)} |"
 

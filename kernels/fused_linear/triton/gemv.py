@@ -208,7 +208,7 @@ def supports(problem: Problem) -> str | None:
     if not 0 < k <= MAX_K or (not quantized and k % 4):
         return f"reads x in words of 4 bytes: K must be a positive multiple of 4, at most {MAX_K}, not {k}"
     weight_bytes = n * k // (2 if problem.weight_format is WeightFormat.INT4 else 1)
-    return too_many_rows(problem.rows, weight_bytes, instructions(problem))
+    return too_many_rows(problem.matrix_rows, weight_bytes, instructions(problem))
 
 
 def share_of(problem: Problem) -> int:
@@ -238,7 +238,7 @@ def specialize(problem: Problem) -> Specialisation:
     group = int(problem.attrs["group_size"]) if problem.weight_format is WeightFormat.INT4 else 0
     quantize, residual = problem.attrs.get("input_format") == "int8", bool(problem.attrs.get("residual"))
     int8_out, activation = problem.out_dtypes[0] == "int8", str(problem.attrs.get("activation", "none"))
-    tile = Tiling(power_of_two(problem.rows, 1, ROWS_OF_A_PROGRAM), outputs, 4 * block_w, num_warps=outputs)
+    tile = Tiling(power_of_two(problem.matrix_rows, 1, ROWS_OF_A_PROGRAM), outputs, 4 * block_w, num_warps=outputs)
     signature, absent = leave_out(
         {
             "x_ptr": "*fp32" if quantize else "*i32", "weight_ptr": "*i32", "scale_ptr": "*i32",
@@ -273,7 +273,7 @@ def in_lines(q: Tensor, share: int) -> Tensor:
 
 
 def prepare(stage: Stage, problem: Problem) -> Prepared:
-    """x [M, K] and, where the stage has one, residual float32 [M, N] -> y [M, N]; any M, best for problem.rows."""
+    """x [M, K] and, where the stage has one, residual float32 [M, N] -> y [M, N]; any M, best for those of the problem."""
     low, spec = contract.lower(stage), specialize(problem)
     launch, tile, given = bind(spec), spec.tiling, spec.constants
     n, k, quantize, share = given["N"], given["K"], given["QUANTIZE"], given["SHARE"]

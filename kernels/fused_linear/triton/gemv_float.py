@@ -19,7 +19,7 @@ def supports(problem: Problem) -> str | None:
 
 
 def prepare(stage: Stage, problem: Problem) -> Prepared:
-    """x [M, K] and, where the stage has one, residual float32 [M, N] -> y [M, N]; any M, best for problem.rows."""
+    """x [M, K] and, where the stage has one, residual float32 [M, N] -> y [M, N]; any M, best for those of the problem."""
     return gemv_float.prepared("fused_linear", select_config(problem), contract.lower(stage), problem)
 
 

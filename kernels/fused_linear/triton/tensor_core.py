@@ -39,8 +39,8 @@ def supports(problem: Problem) -> str | None:
 
 
 def prepare(stage: Stage, problem: Problem) -> Prepared:
-    """x [M, K] and, where the stage has one, residual float32 [M, N] -> y [M, N]; any M, best for problem.rows."""
-    return Operands.of(select_config(problem), contract.lower(stage), problem.rows, problem.device).launcher(
+    """x [M, K] and, where the stage has one, residual float32 [M, N] -> y [M, N]; any M, best for those of the problem."""
+    return Operands.of(select_config(problem), contract.lower(stage), problem.matrix_rows, problem.device).launcher(
         "fused_linear"
     )
 

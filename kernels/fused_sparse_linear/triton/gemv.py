@@ -34,7 +34,7 @@ def supports_with(kernel: ModuleType) -> Callable[[Problem], str | None]:
 
 
 def prepare_with(kernel: ModuleType) -> Callable[[Stage, Problem], Prepared]:
-    """x float32 [M, K] -> y [M, N]; any M, best for problem.rows."""
+    """x float32 [M, K] -> y [M, N]; any M, best for those of the problem."""
 
     def prepare(stage: Stage, problem: Problem) -> Prepared:
         made: Prepared = kernel.prepare(contract.inner(stage), contract.inner_problem(problem), quantize=True)

@@ -51,8 +51,8 @@ def epilogue_kernel(
 
 
 def supports(problem: Problem) -> str | None:
-    if problem.rows < FEWEST_ROWS:
-        return f"hands the product to cuBLAS from M = {FEWEST_ROWS}, here M = {problem.rows}"
+    if problem.matrix_rows < FEWEST_ROWS:
+        return f"hands the product to cuBLAS from M = {FEWEST_ROWS}, here M = {problem.matrix_rows}"
     if problem.out_widths[0] > MAX_N:
         return f"has at most 65535 programs along N, for N <= {MAX_N}, not N = {problem.out_widths[0]}"
     if problem.weight_format not in (WeightFormat.INT8, WeightFormat.INT4, WeightFormat.BFLOAT16):
@@ -106,7 +106,7 @@ def _product(x: Tensor, weight: Tensor) -> Tensor:
 def prepare(stage: Stage, problem: Problem) -> Prepared:
     """x [M, K] and, with dynamic rows, row_scale float32 [M, 1] -> y [M, N]; any M."""
     config, low = KernelConfig.of_linear(problem), contract.lower(stage)
-    ops = Operands.of(config, low, problem.rows, problem.device)
+    ops = Operands.of(config, low, problem.matrix_rows, problem.device)
     dense = low["weight"] if config.x == "int8" else contract_weights.dense_weight(stage, low).bfloat16()
     padded = dense.new_zeros(_up(config.n, 16), _up(config.k, 16))
     padded[: config.n, : config.k] = dense

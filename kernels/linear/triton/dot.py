@@ -58,7 +58,7 @@ def dot_kernel(
 
 def tiling(problem: Problem) -> Tiling:
     """Narrow tiles of N, so that a small layer still spreads over many multiprocessors. Not measured on a card."""
-    k, n, m = problem.in_widths[0], problem.out_widths[0], problem.rows
+    k, n, m = problem.in_widths[0], problem.out_widths[0], problem.matrix_rows
     return Tiling(
         block_m=power_of_two(m, 16, 64),
         block_n=16 if n <= 512 else 32 if n <= 2048 else 64,
@@ -82,7 +82,7 @@ def specialize(problem: Problem) -> Specialisation:
 
 
 def prepare(stage: Stage, problem: Problem) -> Prepared:
-    """x int8 [M, K] and, with dynamic rows, row_scale float32 [M, 1] -> y [M, N]; any M, not only problem.rows."""
+    """x int8 [M, K] and, with dynamic rows, row_scale float32 [M, 1] -> y [M, N]; any M, not only the problem's."""
     ops = Operands.of(stage, problem)
     return launcher(ops, specialize(problem), ops.weight)
 

@@ -69,7 +69,7 @@ def supports(problem: Problem) -> str | None:
     reason = unsupported(problem)
     if reason is not None:
         return reason
-    reason = too_many_rows(problem.rows, problem.in_widths[0] * problem.out_widths[0], INSTRUCTIONS_PER_ROW)
+    reason = too_many_rows(problem.matrix_rows, problem.in_widths[0] * problem.out_widths[0], INSTRUCTIONS_PER_ROW)
     if reason is not None:
         return reason
     if problem.in_widths[0] % WORD or not problem.in_widths[0]:
@@ -81,7 +81,7 @@ def tiling(problem: Problem) -> Tiling:
     """One warp per output, up to eight in a program, four words per lane and step. Not measured on a card."""
     outputs = power_of_two(problem.out_widths[0], 1, 8)
     words = power_of_two(problem.in_widths[0] // WORD, 32, 128)
-    rows = power_of_two(problem.rows, 1, MAX_ROWS)
+    rows = power_of_two(problem.matrix_rows, 1, MAX_ROWS)
     return Tiling(block_m=rows, block_n=outputs, block_k=WORD * words, num_warps=outputs)
 
 
@@ -99,7 +99,7 @@ def specialize(problem: Problem) -> Specialisation:
 
 
 def prepare(stage: Stage, problem: Problem) -> Prepared:
-    """x int8 [M, K] and, with dynamic rows, row_scale float32 [M, 1] -> y [M, N]; any M, best for problem.rows."""
+    """x int8 [M, K] and, with dynamic rows, row_scale float32 [M, 1] -> y [M, N]; any M, best for those of the problem."""
     ops = Operands.of(stage, problem)
     return launcher(ops, specialize(problem), ops.weight.view(torch.int32))
 

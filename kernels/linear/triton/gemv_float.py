@@ -10,7 +10,12 @@ lanes would be 128 bytes apart for int4, and each load of x take 32 wavefronts f
 may have several. Where a line of S = 32 would be padded by more than a twentieth, S is smaller.
 
 An integer becomes a float32 without a conversion: the bits of q + offset below those of 2^23 are the number 2^23 + offset + q,
-from which one exact subtraction leaves q.
+from which one exact subtraction leaves q. Bits that lie higher by AT are that below those of 2^(23 - AT), so they need no shift.
+
+A lane has one scale in a step of int4, and neighbors often the same. Triton 3.6 then lays them out down the rows, and moves
+every sum there through shared memory, with two barriers. It is told that two neighbors read two numbers that follow each
+other, which has no other effect where a lane has one. The weights of a step are loaded while those of the step before are
+multiplied.
 
 Where tiles are few, programs share the sum over K (triton/split.py). The end is that of every other form (triton_epilogue.py).
 """
@@ -47,8 +52,6 @@ from rtaccel.kernels.linear import contract, contract_weights
 from rtaccel.kernels.linear.triton.mixed_config import WEIGHTS, KernelConfig
 from rtaccel.kernels.linear.triton.split import Workspace, parts_of, split_epilogue
 
-TWO_23_BITS = tl.constexpr(0x4B000000)
-
 
 @triton.jit
 def _weight(word, j: tl.constexpr, BITS: tl.constexpr):
@@ -58,8 +61,12 @@ def _weight(word, j: tl.constexpr, BITS: tl.constexpr):
         w = bits.to(tl.float32, bitcast=True)
     else:
         OFFSET: tl.constexpr = 128 if BITS == 8 else 8
-        MASK: tl.constexpr = 255 if BITS == 8 else 15
-        w = (((word >> (BITS * j)) & MASK) | TWO_23_BITS).to(tl.float32, bitcast=True) - (8388608.0 + OFFSET)
+        # Bits of a number must be within the 23 of a fraction; those that are not come down by one shift of the word.
+        DOWN: tl.constexpr = 12 if BITS == 4 and j > 4 else 16 if BITS == 8 and j > 1 else 0
+        AT: tl.constexpr = BITS * j - DOWN
+        ONE: tl.constexpr = (150 - AT) << 23  # the bits of 2^(23 - AT), of which bit AT is worth 1
+        there = (word >> DOWN if DOWN else word) & (((1 << BITS) - 1) << AT)
+        w = (there | ONE).to(tl.float32, bitcast=True) - (2.0 ** (23 - AT) + OFFSET)
     return w
 
 
@@ -90,10 +97,19 @@ def gemv_float_kernel(
     accs = ()
     for _ in tl.static_range(ROWS):
         accs = accs + (tl.zeros((BLOCK_N, BLOCK_W // QUAD), tl.float32),)  # noqa: RUF005
+    last = tl.minimum((part + 1) * EACH * BLOCK_W, WORDS)
+    at = part * EACH * BLOCK_W + word
+    # Without padding nothing that a program reads is outside, and loads need no mask.
+    ALL: tl.constexpr = ROWS == 1 and K == WORDS * PER_WORD and WORDS == STEPS * BLOCK_W and EACH * SPLIT == STEPS
+    WHOLE: tl.constexpr = ALL and N % BLOCK_N == 0
+    words = (
+        tl.load(w_row + at) if WHOLE else tl.load(w_row + at, mask=in_n & (at < last), other=0)
+    )  # [BLOCK_N, BLOCK_W]
     for step in range(EACH):
         first = (part * EACH + step) * BLOCK_W
         at = first + word
-        words = tl.load(w_row + at, mask=in_n & (at < WORDS), other=0)  # [BLOCK_N, BLOCK_W]
+        ahead = at + BLOCK_W
+        coming = tl.load(w_row + ahead, mask=in_n & (ahead < last), other=0)  # on their way while these are multiplied
         k0 = at // SHARE * LINE + at % SHARE + zero
         for run in tl.static_range(RUNS):
             sums = ()
@@ -102,14 +118,17 @@ def gemv_float_kernel(
                 total = tl.zeros((BLOCK_N, BLOCK_W), tl.float32) if GROUP else accs[r]
                 for j in tl.static_range(RUN):
                     k = k0 + (run * RUN + j) * SHARE
-                    x = tl.load(x_row + r * K + k, mask=(k < K) & within, other=0.0)  # [BLOCK_N, BLOCK_W]
+                    inside = None if ALL else (k < K) & within
+                    x = tl.load(x_row + r * K + k, mask=inside, other=None if ALL else 0.0)  # [BLOCK_N, BLOCK_W]
                     total = tl.fma(x, _weight(words, run * RUN + j, BITS), total)
                 sums = sums + (total,)  # noqa: RUF005
             if GROUP:
                 quad = first // QUAD + tl.arange(0, BLOCK_W // QUAD)[None, :]
                 group = (quad // (SHARE // QUAD) * LINE + run * RUN * SHARE) // GROUP
+                group = tl.max_contiguous(group, (1, 2))  # not so, see above; a lane has one
                 s_row = scale_ptr + n[:, None].to(tl.int64) * GROUPS
-                bits = tl.load(s_row + group, mask=in_n & (group < GROUPS), other=0)  # [BLOCK_N, BLOCK_W // QUAD]
+                known = None if WHOLE else in_n & (group < GROUPS)
+                bits = tl.load(s_row + group, mask=known, other=None if WHOLE else 0)  # [BLOCK_N, BLOCK_W // QUAD]
                 scale = (bits.to(tl.int32) << 16).to(tl.float32, bitcast=True)
                 scaled = ()
                 for r in tl.static_range(ROWS):
@@ -118,6 +137,7 @@ def gemv_float_kernel(
                 accs = scaled
             else:
                 accs = sums
+        words = coming
 
     row = tl.arange(0, ROWS)
     acc = tl.zeros((ROWS, BLOCK_N), tl.float32)
@@ -134,6 +154,10 @@ def gemv_float_kernel(
 ROWS_OF_A_PROGRAM = 4
 """With eight the assembler of triton 3.9 runs out of registers for compute capability 10.0. Two programs then share the weights
 by way of L2."""
+
+REGISTERS = 64
+"""Of a thread where a program has one row: four programs fit a multiprocessor. Left to itself the assembler takes 32 and loads
+weights of the next step at the end of this one."""
 
 BITS = {"bf16": 16, "int8": 8, "int4": 4}
 
@@ -178,7 +202,7 @@ def supports(problem: Problem) -> str | None:
         return f"has a program for each 8 outputs, for N <= {MAX_N}, not N = {problem.out_widths[0]}"
     shape = Shape.of(KernelConfig.of_linear(problem))
     params = 128 // shape.bits  # of 16 bytes: a multiply-add each, and a load of x for four
-    return too_many_rows(problem.rows, 4 * shape.words * problem.out_widths[0], params + params // 4)
+    return too_many_rows(problem.matrix_rows, 4 * shape.words * problem.out_widths[0], params + params // 4)
 
 
 def specialize(config: KernelConfig, rows: int) -> Specialisation:
@@ -203,6 +227,7 @@ def specialize(config: KernelConfig, rows: int) -> Specialisation:
             "ROWS": tile.block_m, "SPLIT": split, "BLOCK_N": outputs, "BLOCK_W": block_w, **absent,
         },
         tiling=tile,
+        registers=REGISTERS if tile.block_m == 1 else 0,
     )  # fmt: skip
 
 
@@ -227,13 +252,13 @@ def pack(config: KernelConfig, weight: Tensor) -> Tensor:
 
 
 def prepare(stage: Stage, problem: Problem) -> Prepared:
-    """x float32 [M, K] -> y [M, N]; any M, best for problem.rows."""
+    """x float32 [M, K] -> y [M, N]; any M, best for those of the problem."""
     return prepared("linear", KernelConfig.of_linear(problem), contract.lower(stage), problem)
 
 
 def prepared(op: str, config: KernelConfig, low: Mapping[str, Any], problem: Problem) -> Prepared:
     """x float32 [M, K] and, where the form has one, residual float32 [M, N] -> y [M, N]."""
-    spec = specialize(config, problem.rows)
+    spec = specialize(config, problem.matrix_rows)
     launch, tile, split = bind(spec), spec.tiling, spec.constants["SPLIT"]
     offset = low["bias"] if "bias" in low else low["offset"]
     multiplier = low.get("multiplier", torch.ones_like(offset))

@@ -106,7 +106,7 @@ def int4_gemv_kernel(
 def supports(problem: Problem) -> str | None:
     if problem.weight_format is not WeightFormat.INT4 or problem.in_dtypes[0] != "int8":
         return f"multiplies int8 by int4, not {problem.in_dtypes[0]} by {problem.weight_format}"
-    reason = too_many_rows(problem.rows, problem.in_widths[0] * problem.out_widths[0] // 2, INSTRUCTIONS_PER_ROW)
+    reason = too_many_rows(problem.matrix_rows, problem.in_widths[0] * problem.out_widths[0] // 2, INSTRUCTIONS_PER_ROW)
     if reason is not None:
         return reason
     if problem.out_widths[0] > MAX_N:
@@ -121,7 +121,7 @@ def tiling(problem: Problem) -> Tiling:
     """One warp per output, up to eight in a program, four words per lane and step. Not measured on a card."""
     outputs = power_of_two(problem.out_widths[0], 1, 8)
     words = power_of_two(problem.in_widths[0] // 8, 32, 128)
-    return Tiling(power_of_two(problem.rows, 1, MAX_ROWS), outputs, 8 * words, num_warps=outputs)
+    return Tiling(power_of_two(problem.matrix_rows, 1, MAX_ROWS), outputs, 8 * words, num_warps=outputs)
 
 
 def specialize(problem: Problem) -> Specialisation:
@@ -173,7 +173,7 @@ class Operands:
 
 
 def prepare(stage: Stage, problem: Problem) -> Prepared:
-    """x int8 [M, K] and, with dynamic rows, row_scale float32 [M, 1] -> y [M, N]; any M, best for problem.rows."""
+    """x int8 [M, K] and, with dynamic rows, row_scale float32 [M, 1] -> y [M, N]; any M, best for those of the problem."""
     low, spec = contract.lower(stage), specialize(problem)
     n, k, tile, launch = problem.out_widths[0], problem.in_widths[0], spec.tiling, bind(spec)
     words, scales = pack(low["weight"], low["group_scale"], k, low["group_size"], run_of(k, low["group_size"]))

@@ -23,15 +23,15 @@ def supports(problem: Problem) -> str | None:
         return f"sums in int32, which holds K <= {contract.MAX_K}, not K = {problem.in_widths[0]}"
     if problem.weight_format is WeightFormat.INT8 and problem.in_dtypes[0] == "int8":
         config = KernelConfig.of_linear(problem)
-        if split_of(config, problem.rows) == 1:
+        if split_of(config, problem.matrix_rows) == 1:
             return "takes W8A8 where K is cut among programs, and here there are tiles enough, or too few steps"
     return None
 
 
 def prepare(stage: Stage, problem: Problem) -> Prepared:
-    """x [M, K] and, with dynamic rows, row_scale float32 [M, 1] -> y [M, N]; any M, best for problem.rows."""
+    """x [M, K] and, with dynamic rows, row_scale float32 [M, 1] -> y [M, N]; any M, best for those of the problem."""
     config = KernelConfig.of_linear(problem)
-    return Operands.of(config, contract.lower(stage), problem.rows, problem.device).launcher("linear")
+    return Operands.of(config, contract.lower(stage), problem.matrix_rows, problem.device).launcher("linear")
 
 
 def specializations() -> Iterator[Specialisation]:

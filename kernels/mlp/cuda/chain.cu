@@ -10,6 +10,10 @@
 // input serves all passes, and sums never leave a warp. Each layer's int8 outputs have a place of their own in shared
 // memory, so a layer is a product, a sum over lanes, and one barrier.
 //
+// What one block does not hold is cut among the blocks of a cluster, each with its part of every layer's outputs. After
+// a layer they store their parts into each other's shared memory, as words that say themselves that they are there
+// (docs/decisions/0070). The first block alone polls the mailbox, and the warp that takes a message passes x on.
+//
 // A message's last word is a command. kRenew: from here on the weights are those of the set that kSecond names; the
 // host has written it before the message.
 #ifdef __CUDACC__
@@ -28,13 +32,16 @@ struct Chain {
 
   __device__ __forceinline__ explicit Chain(char* memory) : shared(memory), thread(threadIdx.x) {}
 
+  static __device__ __forceinline__ int program() { return kParts > 1 ? static_cast<int>(blockIdx.x) : 0; }
+
   __device__ __forceinline__ uint4* held() const { return reinterpret_cast<uint4*>(shared) + thread; }
   __device__ __forceinline__ signed char* x_at(int place) const {
     return reinterpret_cast<signed char*>(shared + kAtX + place * input_bytes(0));
   }
   __device__ __forceinline__ unsigned* params() const { return reinterpret_cast<unsigned*>(shared + kAtParams); }
   __device__ __forceinline__ unsigned* poll_words() const { return reinterpret_cast<unsigned*>(shared + kAtPoll); }
-  __device__ __forceinline__ volatile unsigned* headers() const {  // of two messages in turn
+  // Of two messages in turn; behind them the number of the newest message that lacks a word of another block.
+  __device__ __forceinline__ volatile unsigned* headers() const {
     return reinterpret_cast<volatile unsigned*>(shared + kAtHeaders);
   }
 
@@ -54,8 +61,8 @@ struct Chain {
 
   // From here on the weights are those of a set.
   __device__ __forceinline__ void renew(const uint4* words, const unsigned* numbers, int set) {
-    for (int i = thread; i < kParams; i += kThreads) params()[i] = numbers[set * kParams + i];
-    load(words + set * kSetWords + thread);
+    for (int i = thread; i < kParams; i += kThreads) params()[i] = numbers[set * kSetParams + program() * kParams + i];
+    load(words + set * kSetWords + program() * kBlockWords + thread);
     meet<1, kThreads>();
   }
 
@@ -69,7 +76,7 @@ struct Chain {
   // An output before its activation, from its sum.
   template <int layer>
   __device__ __forceinline__ float output(int n, float sum) const {
-    constexpr int outputs = kWidths[layer + 1];
+    constexpr int outputs = own_of(layer);
     const float* of = reinterpret_cast<const float*>(params() + params_before(layer));
     return add_rn(mul_rn(sum, of[n]), of[outputs + n]);
   }
@@ -78,7 +85,7 @@ struct Chain {
   template <int layer>
   __device__ __forceinline__ void sums(const signed char* from, float (&total)[passes_of(layer)]) const {
     constexpr int lanes = kLanes[layer], passes = passes_of(layer), each = each_of(layer), wide = kLineParams / 16;
-    constexpr int outputs = kWidths[layer + 1];
+    constexpr int outputs = own_of(layer);
     const int lane = thread % lanes, row = thread / lanes;
     const uint4* in = reinterpret_cast<const uint4*>(from) + lane * wide;
     const unsigned* of = params() + params_before(layer);
@@ -113,10 +120,64 @@ struct Chain {
     }
   }
 
+  // -- of a cluster ----------------------------------------------------------------------------------------------
+  __device__ __forceinline__ bool complete(unsigned sequence) const { return kParts == 1 || headers()[2] != sequence; }
+  template <int layer>
+  __device__ __forceinline__ Word* slot(unsigned sequence) const {
+    constexpr int words = words_of(layer) + (layer == 0);
+    return reinterpret_cast<Word*>(shared + kAtExchange) + slots_before(layer) + (sequence & 1) * words;
+  }
+  // The input of a layer: this block's part to all others, and theirs. Who lacks a word gives none, so that all do.
+  template <int layer>
+  __device__ __forceinline__ void share(signed char* bytes, unsigned sequence) const {
+    constexpr int all = words_of(layer), own = own_of(layer - 1) / 4;
+    unsigned* words = reinterpret_cast<unsigned*>(bytes);
+    Word* at = slot<layer>(sequence);
+    for (int i = thread; i < own * kParts; i += kThreads) {
+      const int block = i / own, word = program() * own + i % own;
+      if (block != program() && word < all && complete(sequence))
+        store_cluster(at + word, block, word_of(words[word], sequence));
+    }
+    for (int word = thread; word < all; word += kThreads) {
+      if (word / own == program()) continue;
+      int looks = 0;
+      Word found = load_cluster(at + word);
+      while (number_of(found) != sequence && ++looks < RTA_LOOKS) found = load_cluster(at + word);
+      if (number_of(found) != sequence) headers()[2] = sequence;
+      words[word] = static_cast<unsigned>(found);
+    }
+  }
+  // x of a message and its header, from the warp of the first block that took it; `lane` of that has the header.
+  __device__ __forceinline__ void pass_on(int lane, unsigned header, unsigned sequence) const {
+    const unsigned* words = reinterpret_cast<const unsigned*>(x_at(sequence & 1));
+    Word* at = slot<0>(sequence);
+    __syncwarp();
+    for (int word = lane; word < words_of(0); word += 32)
+      for (int block = 1; block < kParts; ++block) store_cluster(at + word, block, word_of(words[word], sequence));
+    if (lane == kInputs % 32)
+      for (int block = 1; block < kParts; ++block) store_cluster(at + words_of(0), block, word_of(header, sequence));
+  }
+  // The same in another block, however long it takes: the header says when to end.
+  __device__ __forceinline__ void receive(unsigned sequence) const {
+    unsigned* words = reinterpret_cast<unsigned*>(x_at(sequence & 1));
+    const Word* from = slot<0>(sequence);
+    for (int word = thread; word <= words_of(0); word += kThreads) {
+      Word found = load_cluster(from + word);
+      while (number_of(found) != sequence) found = load_cluster(from + word);
+      if (word < words_of(0)) {
+        words[word] = static_cast<unsigned>(found);
+      } else {
+        if (found & kRenew) fence_system();
+        headers()[sequence & 1] = static_cast<unsigned>(found);
+      }
+    }
+    meet<1, kThreads>();
+  }
+
   template <int layer>
   __device__ __forceinline__ void layers(const signed char* from, Word* reply, unsigned sequence, bool fine) const {
     constexpr bool last = layer == kLayers - 1;
-    constexpr int lanes = kLanes[layer], passes = passes_of(layer), outputs = kWidths[layer + 1];
+    constexpr int lanes = kLanes[layer], passes = passes_of(layer), outputs = own_of(layer);
     constexpr rta::Activation activation = static_cast<rta::Activation>(kActivations[layer]);
     float total[passes];
     sums<layer>(from, total);
@@ -126,29 +187,41 @@ struct Chain {
 #pragma unroll
     for (int p = 0; p < passes; ++p) {
       const int n = p * rows_of(layer) + thread / lanes;
-      if (n >= outputs || thread % lanes != p % lanes) continue;
+      const int at = program() * outputs + n;  // among those of all blocks
+      if (n >= outputs || thread % lanes != p % lanes || (kParts > 1 && at >= kWidths[layer + 1])) continue;
       const float y = rta::activate<Lane>(activation, parameter, output<layer>(n, total[p]));
       if constexpr (last)
-        store_system(reply + n, word_of(fine ? bits_of(y) : 0x7fc00000u, sequence));
+        store_system(reply + at, word_of(fine && complete(sequence) ? bits_of(y) : 0x7fc00000u, sequence));
       else
-        to[n] = static_cast<signed char>(to_int8(y, static_cast<int>(behind[1])));
+        to[at] = static_cast<signed char>(to_int8(y, static_cast<int>(behind[1])));
     }
     if constexpr (!last) {
       meet<1, kThreads>();
+      if constexpr (kParts > 1) {
+        share<layer + 1>(to, sequence);
+        meet<1, kThreads>();
+      }
       layers<layer + 1>(to, reply, sequence, fine);
     }
   }
 };
 
 // The last two parameters are scratch memory, which every stored kernel is passed and this one has no use for.
-extern "C" __global__ void __launch_bounds__(kAllThreads, 1)
+#if RTA_PARTS > 1 && defined(__CUDACC__)
+#define RTA_CLUSTER_DIMS __cluster_dims__(RTA_PARTS, 1, 1)
+#else
+#define RTA_CLUSTER_DIMS
+#endif
+extern "C" __global__ void RTA_CLUSTER_DIMS __launch_bounds__(kAllThreads, 1)
     rtaccel_chain(const Word* request, Word* reply, Word* control, const uint4* words, const unsigned* numbers,
                   float inverse, int zero_point, int idle_looks, int second, void*, void*) {
   uint4* const memory = shared_memory();
   for (int at = kAtX / 16 + threadIdx.x; at < kSharedBytes / 16; at += kAllThreads) memory[at] = uint4{0, 0, 0, 0};
   __syncthreads();
+  if constexpr (kParts > 1) meet_cluster();
   Chain chain(reinterpret_cast<char*>(memory));
   if (chain.thread >= kThreads) {
+    if (chain.program() > 0) return;
     const int lane = chain.thread % 32;
     poll<kInputs + 1, kPollers>((chain.thread - kThreads) / 32, lane, request, control, chain.poll_words(), idle_looks,
                                 [&](unsigned sequence, const auto& payload, unsigned why) {
@@ -158,6 +231,7 @@ extern "C" __global__ void __launch_bounds__(kAllThreads, 1)
                                     if (header & kRenew) fence_system();
                                     chain.headers()[sequence & 1] = header;
                                   }
+                                  if constexpr (kParts > 1) chain.pass_on(lane, header, sequence);
                                   fence_block();
                                   arrive<2, kThreads + 32>();
                                 });
@@ -168,13 +242,19 @@ extern "C" __global__ void __launch_bounds__(kAllThreads, 1)
     if (header & kRenew) chain.renew(words, numbers, header & kSecond ? 1 : 0);
     if (started)
       chain.layers<0>(chain.x_at(sequence & 1), reply + (sequence & 1) * kOutputs, sequence, !(header & kNonfinite));
-    else if (chain.thread == 0)
+    else if (chain.thread == 0 && chain.program() == 0)
       store_system(control + 1, kRunning);
     ++sequence;
-    if (chain.thread == 0) static_cast<volatile unsigned*>(chain.poll_words())[kWanted] = sequence;
-    meet<2, kThreads + 32>();
+    if (chain.program() == 0) {
+      if (chain.thread == 0) static_cast<volatile unsigned*>(chain.poll_words())[kWanted] = sequence;
+      meet<2, kThreads + 32>();
+    } else {
+      chain.receive(sequence);
+    }
     header = chain.headers()[sequence & 1];
     if (header & kEnd) break;
   }
-  if (chain.thread == 0) store_system(control + 1, static_cast<volatile unsigned*>(chain.poll_words())[kWhyEnded]);
+  if constexpr (kParts > 1) meet_cluster();
+  if (chain.thread == 0 && chain.program() == 0)
+    store_system(control + 1, static_cast<volatile unsigned*>(chain.poll_words())[kWhyEnded]);
 }

@@ -1,5 +1,5 @@
-"""How a chain of linear layers is laid out for chain.cu, on one multiprocessor: threads, lanes of each layer, and which weights
-are in registers.
+"""How a chain of linear layers is laid out for chain.cu, on one multiprocessor or on those of a cluster: threads, lanes of each
+layer, and which weights are in registers.
 
 Everything is computed in cycles of an H100, with the figures of recurrent/cuda/config.py, and no card has confirmed it.
 """
@@ -16,6 +16,8 @@ from rtaccel.kernels._common.activations import ACTIVATIONS
 from rtaccel.kernels._persistent.card import Card
 from rtaccel.kernels.linear.contract import MAX_K
 from rtaccel.kernels.recurrent.cuda.config import (
+    CLUSTER_BYTES,
+    CLUSTER_CLOCKS,
     EXCHANGE_CLOCKS,
     FOLD_CLOCKS,
     LINE4_CLOCKS,
@@ -47,7 +49,8 @@ def _up16(size: int) -> int:
 @dataclass(frozen=True)
 class KernelConfig:
     """One layout. lanes: threads that share an output, of each layer. kept: steps of each layer whose weights are in registers;
-    the others are in shared memory. A step is 16 bytes of every thread. group: of int4 weights, 0 for int8 ones."""
+    the others are in shared memory. A step is 16 bytes of every thread. group: of int4 weights, 0 for int8 ones. parts: blocks of
+    a cluster, each with its part of every layer's outputs; all else is of one of them."""
 
     widths: tuple[int, ...]
     activations: tuple[str, ...]
@@ -56,6 +59,7 @@ class KernelConfig:
     lanes: tuple[int, ...]
     kept: tuple[int, ...] = ()
     pollers: int = POLLERS
+    parts: int = 1
 
     @property
     def line(self) -> int:
@@ -74,8 +78,13 @@ class KernelConfig:
         """Outputs of a pass."""
         return self.threads // self.lanes[layer]
 
+    def own(self, layer: int) -> int:
+        """Outputs of a block, whole words of four where blocks exchange them."""
+        outputs = self.widths[layer + 1]
+        return outputs if self.parts == 1 else -(-outputs // (4 * self.parts)) * 4
+
     def passes(self, layer: int) -> int:
-        return -(-self.widths[layer + 1] // self.rows(layer))
+        return -(-self.own(layer) // self.rows(layer))
 
     def lines(self, layer: int) -> int:
         """Of an output."""
@@ -107,7 +116,7 @@ class KernelConfig:
     @property
     def params(self) -> int:
         """Numbers of 32 bits beside the weights."""
-        return sum(self.widths[i + 1] * (3 + self.groups(i)) + 2 for i in self.layers)
+        return sum(self.own(i) * (3 + self.groups(i)) + 2 for i in self.layers)
 
     def _input_bytes(self, layer: int) -> int:
         return self.each(layer) * self.lanes[layer] * self.line
@@ -119,6 +128,8 @@ class KernelConfig:
         if self.group:
             folds = (self.passes(i) * self.rows(i) * (self.each(i) * self.lanes[i] + 1) for i in self.layers)
             total += _up16(4 * max(folds))
+        if self.parts > 1:
+            total += _up16(8 * 2 * (1 + sum(-(-width // 4) for width in self.widths[:-1])))
         return total + 32
 
     @property
@@ -155,7 +166,14 @@ class KernelConfig:
 
     def clocks(self) -> float:
         """Between a message and its answer."""
-        return sum(map(self.layer_clocks, self.layers))
+        return sum(map(self.layer_clocks, self.layers)) + sum(self.between())
+
+    def between(self) -> tuple[float, ...]:
+        """Cycles of each exchange of a cluster: of x with its header, and behind each layer but the last."""
+        if self.parts == 1:
+            return ()
+        words = (-(-self.widths[0] // 4) + 1, *(self.own(i) // 4 for i in self.layers[:-1]))
+        return tuple(CLUSTER_CLOCKS + 8 * w * (self.parts - 1) / CLUSTER_BYTES for w in words)
 
     def definitions(self) -> dict[str, int | str]:
         """What config.h is compiled with."""
@@ -165,29 +183,33 @@ class KernelConfig:
         }  # fmt: skip
         return {
             **{name: ", ".join(map(str, values)) for name, values in joined.items()}, "RTA_THREADS": self.threads,
-            "RTA_POLLERS": self.pollers, "RTA_GROUP": self.group, "RTA_SHARED_BYTES": self.shared_bytes, "RTA_SPINS": 1024,
+            "RTA_POLLERS": self.pollers, "RTA_GROUP": self.group, "RTA_PARTS": self.parts,
+            "RTA_SHARED_BYTES": self.shared_bytes, "RTA_SPINS": 1024, "RTA_LOOKS": 1 << 22,
         }  # fmt: skip
 
     def where(self) -> str:
         """For `explain`."""
         kept = sum(self.kept) * self.step_bytes
+        of = "one program" if self.parts == 1 else f"each of {self.parts} programs, a cluster that shares its memory"
         return (
-            f"{self.threads} threads of one program: {kept:,} B of weights in registers, {self.held * self.step_bytes:,} B in "
+            f"{self.threads} threads of {of}: {kept:,} B of weights in registers, {self.held * self.step_bytes:,} B in "
             f"shared memory; {self.pollers} warps poll the mailbox in turn"
         )
 
 
-def _configs(widths: tuple[int, ...], activations: tuple[str, ...], group: int, shared: int) -> Iterator[KernelConfig]:
+def _configs(
+    widths: tuple[int, ...], activations: tuple[str, ...], group: int, shared: int, parts: int = 1
+) -> Iterator[KernelConfig]:
     for threads in THREADS:
         lanes = []
         for layer in range(len(widths) - 1):
             # Layers alone: of equal steps the fewest lanes, which have the fewest sums.
             found = (
-                KernelConfig(widths[layer : layer + 2], activations[:1], group, threads, (lane,)).placed()
+                KernelConfig(widths[layer : layer + 2], activations[:1], group, threads, (lane,), parts=parts).placed()
                 for lane in (1, 2, 4, 8, 16, 32)
             )
             lanes.append(min(found, key=lambda c: (c.steps, c.lanes)).lanes[0])
-        config = KernelConfig(widths, activations, group, threads, tuple(lanes)).placed()
+        config = KernelConfig(widths, activations, group, threads, tuple(lanes), parts=parts).placed()
         if config.shared_bytes <= shared:
             yield config
 
@@ -196,13 +218,10 @@ def _configs(widths: tuple[int, ...], activations: tuple[str, ...], group: int, 
 def select_config(
     widths: tuple[int, ...], activations: tuple[str, ...], group: int, of: Card | None = None
 ) -> KernelConfig | str:
-    """The layout with the soonest answer for a card, or why there is none."""
-    if max(widths) > MAX_K:
-        return f"sums in int32, which holds widths up to {MAX_K}, not {max(widths)}"
-    if widths[0] > MAX_INPUTS:
-        return f"has all of a message in a look of one warp, up to {MAX_INPUTS} inputs, not {widths[0]}"
-    if group % 32:
-        return f"takes int4 weights in groups that 32 divides, not {group}"
+    """The layout on one multiprocessor with the soonest answer for a card, or why there is none."""
+    reason = _refused(widths, group)
+    if reason is not None:
+        return reason
     of = of or Card()
     found = list(_configs(widths, activations, group, of.shared))
     if not found:
@@ -210,6 +229,42 @@ def select_config(
             f"keeps all weights in registers and shared memory of one multiprocessor, which has {of.shared >> 10} KiB"
         )
     return min(found, key=lambda c: c.clocks())
+
+
+def _refused(widths: tuple[int, ...], group: int) -> str | None:
+    if max(widths) > MAX_K:
+        return f"sums in int32, which holds widths up to {MAX_K}, not {max(widths)}"
+    if widths[0] > MAX_INPUTS:
+        return f"has all of a message in a look of one warp, up to {MAX_INPUTS} inputs, not {widths[0]}"
+    if group % 32:
+        return f"takes int4 weights in groups that 32 divides, not {group}"
+    return None
+
+
+@cache
+def select_cluster(
+    widths: tuple[int, ...], activations: tuple[str, ...], group: int, of: Card | None = None
+) -> KernelConfig | str:
+    """The same among clusters of at least two blocks: for networks that one does not hold."""
+    of = of or Card()
+    reason = _refused(widths, group)
+    if reason is not None or of.cluster < 2 or len(widths) < 3:
+        return reason or "has no cluster on this device, and more than one layer in one"
+    found = [
+        config
+        for parts in range(2, of.cluster + 1)
+        for config in _configs(widths, activations, group, of.shared, parts)
+        if (parts - 1) * config.own(0)
+        < widths[1]  # every block has outputs of the first layer, which the others wait for
+    ]
+    if not found:
+        return f"keeps all weights on the chip, in at most {of.cluster} multiprocessors of {of.shared >> 10} KiB"
+    return min(found, key=lambda c: c.clocks())
+
+
+def cluster_of(attrs: Mapping[str, Any], of: Card | None = None) -> KernelConfig | str:
+    """The layout in a cluster of an `mlp` stage with these attributes."""
+    return select_cluster(tuple(attrs["widths"]), tuple(attrs["activations"]), int(attrs.get("group_size", 0)), of)
 
 
 def config_of(attrs: Mapping[str, Any], of: Card | None = None) -> KernelConfig | str:

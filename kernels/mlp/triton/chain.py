@@ -127,8 +127,8 @@ def specializations() -> Iterator[Specialisation]:
 
 
 def supports(problem: Problem) -> str | None:
-    if problem.rows > MAX_ROWS:
-        return f"computes a row in one program, for M <= {MAX_ROWS}, not M = {problem.rows}"
+    if problem.matrix_rows > MAX_ROWS:
+        return f"computes a row in one program, for M <= {MAX_ROWS}, not M = {problem.matrix_rows}"
     return why_not(KernelConfig.of(problem.attrs))
 
 

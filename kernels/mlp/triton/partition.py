@@ -244,8 +244,8 @@ def prepared(stage: Stage, problem: Problem, partition: Partition) -> Prepared:
 def supports(problem: Problem) -> str | None:
     if settings.triton_interpret():
         return "has programs that wait for each other, which the interpreter runs one after another"
-    if problem.rows > 1:
-        return f"computes rows one after another, for M = 1, not M = {problem.rows}"
+    if problem.matrix_rows > 1:
+        return f"computes rows one after another, for M = 1, not M = {problem.matrix_rows}"
     found = partition_of(problem.attrs)
     return found if isinstance(found, str) else None
 

@@ -17,7 +17,6 @@ from torch import Tensor
 
 from rtaccel.core.registry import Prepared
 from rtaccel.core.stage import Problem, Stage
-from rtaccel.kernels._gpu.triton_device import to_int8
 from rtaccel.kernels._gpu.triton_launch import Launch, bind
 from rtaccel.kernels._gpu.triton_spec import Specialisation, Tiling, leave_out
 from rtaccel.kernels._persistent.triton_exchange import finish
@@ -25,7 +24,7 @@ from rtaccel.kernels.recurrent.layout import Geometry, takes_lengths
 from rtaccel.kernels.recurrent.triton.config import KernelConfig, Operands, multiprocessors, select_config, unsupported
 from rtaccel.kernels.recurrent.triton.float32_kernels import length
 from rtaccel.kernels.recurrent.triton.kernel import Weights, input_words, persistent_tiles, state_words, time_step
-from rtaccel.kernels.recurrent.triton.window import all_finite
+from rtaccel.kernels.recurrent.triton.window import all_finite, output_of, zeros_behind
 
 POINTERS = {"float32": "*fp32", "int8": "*i8"}
 
@@ -96,10 +95,7 @@ def bidirectional_kernel(
             Weights(words_ptr, scales_ptr, params_ptr, compensation_ptr), exchange_ptr, first + t, h_inverse, program, CUT,
         )  # fmt: skip
         h = outputs[0]
-        if y_ptr.dtype.element_ty == tl.int8:
-            y = to_int8(tl.where(alive, h, 0.0) * y_inverse, y_zero_point)
-        else:
-            y = tl.where(alive, h, float("nan"))
+        y = output_of(h, alive, y_ptr, y_inverse, y_zero_point)
         if LAST:
             # a tile of conditions, because the interpreter of triton 3.9 widens a scalar one
             tl.store(y_ptr + n, y, mask=(n < H) & (at + tl.zeros_like(n) == T - 1))
@@ -111,14 +107,7 @@ def bidirectional_kernel(
             if CUT.GATES == 4:
                 tl.store(cn_ptr + own + n, tl.where(alive, states[0], float("nan")), mask=end)
     if counts_ptr is not None:
-        zero = tl.zeros((BU,), tl.float32)
-        if y_ptr.dtype.element_ty == tl.int8:
-            zero = to_int8(zero, y_zero_point)
-        if LAST:
-            tl.store(y_ptr + n, zero, mask=(n < H) & (steps + tl.zeros_like(n) < T))
-        else:
-            for t in range(steps, T):
-                tl.store(y_ptr + t * Y_STEP + n, zero, mask=n < H)
+        zeros_behind(y_ptr, n, steps, y_zero_point, Y_STEP, H, T, LAST)
     if CUT.PARTS > 1:
         finish(sync_ptr, CUT.PARTS, first + steps - 1)
 

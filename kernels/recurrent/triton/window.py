@@ -46,6 +46,30 @@ def all_finite(
     return fine
 
 
+@triton.jit
+def output_of(h, alive, y_ptr, inverse, zero_point):
+    """h as y is stored: int8, or float32, where a stream that is not alive is NaN."""
+    if y_ptr.dtype.element_ty == tl.int8:
+        y = to_int8(tl.where(alive, h, 0.0) * inverse, zero_point)
+    else:
+        y = tl.where(alive, h, float("nan"))
+    return y
+
+
+@triton.jit
+def zeros_behind(y_ptr, n, steps, zero_point, STEP: tl.constexpr, H: tl.constexpr, T: tl.constexpr, LAST: tl.constexpr):
+    """Outputs n of a stream behind its last time step are 0; of the newest alone, where LAST says so."""
+    zero = tl.zeros((n.shape[0],), tl.float32)
+    if y_ptr.dtype.element_ty == tl.int8:
+        zero = to_int8(zero, zero_point)
+    if LAST:
+        # a tile of conditions, because the interpreter of triton 3.9 widens a scalar one
+        tl.store(y_ptr + n, zero, mask=(n < H) & (steps + tl.zeros_like(n) < T))
+    else:
+        for t in range(steps, T):
+            tl.store(y_ptr + t * STEP + n, zero, mask=n < H)
+
+
 @triton.jit(do_not_specialize=["x_zero_point", "y_zero_point", "first_stream"])
 def stack_kernel(
     x_ptr, y_ptr, counts_ptr, h0_ptr, c0_ptr, hn_ptr, cn_ptr, words_ptr, scales_ptr, params_ptr, compensation_ptr,
@@ -115,11 +139,7 @@ def stack_kernel(
         last = t == T - 1
         if counts_ptr is not None:  # a tile, because the interpreter of triton 3.9 widens a scalar
             last = t + tl.zeros_like(n) == steps - 1
-        h = outputs[LAYERS - 1]
-        if y_ptr.dtype.element_ty == tl.int8:
-            y = to_int8(tl.where(alive, h, 0.0) * y_inverse, y_zero_point)
-        else:
-            y = tl.where(alive, h, float("nan"))
+        y = output_of(outputs[LAYERS - 1], alive, y_ptr, y_inverse, y_zero_point)
         if LAST:
             tl.store(y_ptr + n, y, mask=(n < H) & last)
         else:
@@ -131,13 +151,6 @@ def stack_kernel(
                 if CUT.GATES == 4:
                     tl.store(cn_ptr + at, tl.where(alive, states[layer], float("nan")), mask=(n < H) & last)
     if counts_ptr is not None:
-        zero = tl.zeros((BU,), tl.float32)
-        if y_ptr.dtype.element_ty == tl.int8:
-            zero = to_int8(zero, y_zero_point)
-        if LAST:
-            tl.store(y_ptr + n, zero, mask=(n < H) & (steps + tl.zeros_like(n) < T))
-        else:
-            for t in range(steps, T):
-                tl.store(y_ptr + t * Y_STEP + n, zero, mask=n < H)
+        zeros_behind(y_ptr, n, steps, y_zero_point, Y_STEP, H, T, LAST)
     if CUT.PARTS > 1:
         finish(sync_ptr, CUT.PARTS, first + steps - 1)

@@ -97,13 +97,13 @@ def specialize(config: KernelConfig, rows: int) -> Specialisation:
 
 
 def prepare(stage: Stage, problem: Problem) -> Prepared:
-    """x [M, K] and, with dynamic rows, row_scale float32 [M, 1] -> y [M, N]; any M, best for problem.rows."""
+    """x [M, K] and, with dynamic rows, row_scale float32 [M, 1] -> y [M, N]; any M, best for those of the problem."""
     config = KernelConfig.of_blocks(stage, problem, SIDE, SIDE)
     there, scalars = operands_of(stage, config, problem.device, lambda weight: pack(weight, config))
     word, propagate_nan = (
         (torch.int8, None) if config.x == "int8" else (torch.float32, nan_propagator(config.k, config.n))
     )
-    return launcher(config, specialize(config, problem.rows), there, scalars, word, propagate_nan)
+    return launcher(config, specialize(config, problem.matrix_rows), there, scalars, word, propagate_nan)
 
 
 def specializations() -> Iterator[Specialisation]:

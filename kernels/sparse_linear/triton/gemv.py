@@ -102,12 +102,12 @@ def specialize(config: KernelConfig, rows: int) -> Specialisation:
 
 
 def prepare(stage: Stage, problem: Problem, quantize: bool = False) -> Prepared:
-    """x int8 [M, K] and, with dynamic rows, row_scale float32 [M, 1] -> y [M, N]; any M, best for problem.rows. quantize: x is
-    float32 instead, and quantized here."""
+    """x int8 [M, K] and, with dynamic rows, row_scale float32 [M, 1] -> y [M, N]; any M, best for those of the
+    problem. quantize: x is float32 instead, and quantized here."""
     config = KernelConfig.of_blocks(stage, problem, 1, WORD).fused(quantize)
     there, scalars = operands_of(stage, config, problem.device, lambda weight: pack(weight, config))
     there["weight_ptr"] = there["weight_ptr"].view(torch.int32)
-    return launcher(config, specialize(config, problem.rows), there, scalars, config.word)
+    return launcher(config, specialize(config, problem.matrix_rows), there, scalars, config.word)
 
 
 def specializations() -> Iterator[Specialisation]:

@@ -109,10 +109,10 @@ def specialize(config: KernelConfig, rows: int) -> Specialisation:
 
 
 def prepare(stage: Stage, problem: Problem) -> Prepared:
-    """x float32 [M, K] -> y [M, N]; any M, best for problem.rows."""
+    """x float32 [M, K] -> y [M, N]; any M, best for those of the problem."""
     config = KernelConfig.of_blocks(stage, problem, 1, 1)
     there, scalars = operands_of(stage, config, problem.device, lambda weight: pack(weight, config))
-    return launcher(config, specialize(config, problem.rows), there, scalars, torch.float32)
+    return launcher(config, specialize(config, problem.matrix_rows), there, scalars, torch.float32)
 
 
 def specializations() -> Iterator[Specialisation]:

@@ -255,6 +255,6 @@ def unsupported(problem: Problem, layouts: tuple[str, ...]) -> str | None:
 
 def more_than_few(problem: Problem) -> str | None:
     """None, or why no kernel that keeps one sum per row takes it."""
-    if problem.rows > MAX_ROWS:
-        return f"keeps one sum per row in registers, for M <= {MAX_ROWS}, not M = {problem.rows}"
+    if problem.matrix_rows > MAX_ROWS:
+        return f"keeps one sum per row in registers, for M <= {MAX_ROWS}, not M = {problem.matrix_rows}"
     return None

@@ -222,13 +222,15 @@ def pack_pairs(weight: Tensor, groups: int = GROUPS) -> dict[str, Tensor]:
 
 
 def prepare(stage: Stage, problem: Problem, quantize: bool = False) -> Prepared:
-    """x [M, K] and, with dynamic rows, row_scale float32 [M, 1] -> y [M, N]; any M, best for problem.rows. quantize: x is float32
-    instead of int8, and quantized here."""
+    """x [M, K] and, with dynamic rows, row_scale float32 [M, 1] -> y [M, N]; any M, best for those of the problem.
+    quantize: x is float32 instead of int8, and quantized here."""
     config = KernelConfig.of(problem, 1, 4)
     int8 = config.x == "int8"
     there, scalars = operands_of(stage, config, problem.device, pack_lines if int8 else pack_pairs)
     config = config.fused(quantize)
-    return launcher(config, specialize(config, problem.rows), there, scalars, config.word if int8 else torch.float32)
+    return launcher(
+        config, specialize(config, problem.matrix_rows), there, scalars, config.word if int8 else torch.float32
+    )
 
 
 def specializations() -> Iterator[Specialisation]:

@@ -100,9 +100,9 @@ def specialize(config: KernelConfig, rows: int) -> Specialisation:
 
 
 def prepare(stage: Stage, problem: Problem) -> Prepared:
-    """x [M, K] and, with dynamic rows, row_scale float32 [M, 1] -> y [M, N]; any M, best for problem.rows."""
+    """x [M, K] and, with dynamic rows, row_scale float32 [M, 1] -> y [M, N]; any M, best for those of the problem."""
     config = KernelConfig.of(problem, 1, 4)
-    spec = specialize(config, problem.rows)
+    spec = specialize(config, problem.matrix_rows)
     groups = spec.constants["BLOCK_G"]
     there, scalars = operands_of(stage, config, problem.device, lambda weight: pack_pairs(weight, groups))
     if config.x == "int8":

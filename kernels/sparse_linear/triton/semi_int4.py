@@ -177,12 +177,12 @@ def pack(packed: Tensor, group_scale: Tensor, k: int, group: int) -> dict[str, T
 
 
 def prepare(stage: Stage, problem: Problem, quantize: bool = False) -> Prepared:
-    """x int8 [M, K] and, with dynamic rows, row_scale float32 [M, 1] -> y [M, N]; any M, best for problem.rows. quantize: x is
-    float32 instead, and quantized here."""
+    """x int8 [M, K] and, with dynamic rows, row_scale float32 [M, 1] -> y [M, N]; any M, best for those of the
+    problem. quantize: x is float32 instead, and quantized here."""
     config, group = select_config(problem).fused(quantize), int(stage.attrs["group_size"])
     scale = stage.tensors["group_scale"]
     there, scalars = operands_of(stage, config, problem.device, lambda weight: pack(weight, scale, config.k, group))
-    return launcher(config, specialize(config, group, problem.rows), there, scalars, config.word)
+    return launcher(config, specialize(config, group, problem.matrix_rows), there, scalars, config.word)
 
 
 def specializations() -> Iterator[Specialisation]:

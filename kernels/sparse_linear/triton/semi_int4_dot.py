@@ -127,11 +127,11 @@ def pack(packed: Tensor, group_scale: Tensor, k: int, group: int) -> dict[str, T
 
 
 def prepare(stage: Stage, problem: Problem) -> Prepared:
-    """x int8 [M, K] and, with dynamic rows, row_scale float32 [M, 1] -> y [M, N]; any M, best for problem.rows."""
+    """x int8 [M, K] and, with dynamic rows, row_scale float32 [M, 1] -> y [M, N]; any M, best for those of the problem."""
     config, group = select_config(problem), int(stage.attrs["group_size"])
     scale = stage.tensors["group_scale"]
     there, scalars = operands_of(stage, config, problem.device, lambda weight: pack(weight, scale, config.k, group))
-    return launcher(config, specialize(config, group, problem.rows), there, scalars, torch.int8)
+    return launcher(config, specialize(config, group, problem.matrix_rows), there, scalars, torch.int8)
 
 
 def specializations() -> Iterator[Specialisation]:

@@ -95,8 +95,8 @@ def supports(problem: Problem) -> str | None:
     """For more rows than one sum each takes. Of blocks only the float32 ones, which have no tensor cores."""
     floats = problem.weight_format is WeightFormat.FLOAT32
     reason = unsupported(problem, ("window", "blocks") if floats else ("window",))
-    if reason is None and problem.rows <= FEW_ROWS:
-        return f"meets more than {FEW_ROWS} rows with each weight, not M = {problem.rows}"
+    if reason is None and problem.matrix_rows <= FEW_ROWS:
+        return f"meets more than {FEW_ROWS} rows with each weight, not M = {problem.matrix_rows}"
     if reason is None and problem.out_widths[0] > MAX_OUTPUTS:
         return f"has a program for each output, for N <= {MAX_OUTPUTS}, not N = {problem.out_widths[0]}"
     return reason
@@ -129,10 +129,10 @@ def specialize_turn(config: KernelConfig, block_m: int) -> Specialisation:
 
 
 def prepare(stage: Stage, problem: Problem) -> Prepared:
-    """x [M, K] and, with dynamic rows, row_scale float32 [M, 1] -> y [M, N]; any M, best for problem.rows."""
+    """x [M, K] and, with dynamic rows, row_scale float32 [M, 1] -> y [M, N]; any M, best for those of the problem."""
     config = KernelConfig.of(problem, 1, 1)
     there, scalars = operands_of(stage, config, problem.device, lambda weight: pack(weight, config))
-    spec = specialize(config, problem.rows)
+    spec = specialize(config, problem.matrix_rows)
     turn = specialize_turn(config, spec.tiling.block_m)
     launch, launch_turn, n, k, block_m = bind(spec), bind(turn), config.n, config.k, spec.tiling.block_m
     x_dtype, dtype = (torch.int8 if it == "int8" else torch.float32 for it in (config.x, problem.out_dtypes[0]))

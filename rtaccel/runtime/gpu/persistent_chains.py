@@ -1,5 +1,5 @@
 """A chain of linear layers that stays on a GPU: by Triton's kernel on one multiprocessor, by the same on several, or by the one
-in CUDA C++, whose weights are in registers and shared memory of one. Which it is and why `explain` says.
+in CUDA C++, whose weights are in registers and shared memory of one, or of a cluster. Which it is and why `explain` says.
 """
 
 from __future__ import annotations
@@ -117,13 +117,13 @@ class PersistentPartition(PersistentChain):
 
 
 class CudaChain(PersistentChain):
-    """The same by the kernel in CUDA C++, on one multiprocessor. config: a kernels.mlp.cuda.config.KernelConfig."""
+    """The same by the kernel in CUDA C++, on one multiprocessor or a cluster. config: a kernels.mlp.cuda.config.KernelConfig."""
 
     kernel = CUDA
 
     def __init__(self, stage: Stage, config: Any, why: str) -> None:
         super().__init__(stage)
-        self.config, self.why = config, (why,)
+        self.config, self.why, self.programs = config, (why,), config.parts
 
     def operands(self, stage: Stage) -> Any:
         from rtaccel.kernels.mlp.cuda.kernel import Operands
@@ -174,14 +174,17 @@ def _triton(stage: Stage) -> tuple[PersistentChain | None, str]:
 
 def _cuda(stage: Stage, triton: PersistentChain | None) -> tuple[CudaChain | None, str]:
     """The network by the kernel in CUDA C++, or what speaks against it."""
-    from rtaccel.kernels._gpu import cuda_launch
+    from rtaccel.kernels._gpu import cuda_launch, triton_launch
     from rtaccel.kernels._persistent.card import card
-    from rtaccel.kernels.mlp.cuda.config import config_of, triton_clocks
+    from rtaccel.kernels.mlp.cuda.config import cluster_of, config_of, triton_clocks
     from rtaccel.kernels.mlp.cuda.kernel import kernel_of
 
     config = config_of(stage.attrs, card())
     if isinstance(config, str):
-        return None, config
+        cluster = cluster_of(stage.attrs, card())
+        if isinstance(cluster, str):
+            return None, f"{config}; as a cluster it {cluster}"
+        config = cluster
     own, instead = config.clocks(), f"{TRITON}, which does not hold it"
     if triton is not None:
         other = triton_clocks(config.widths, config.group, triton.programs)
@@ -191,4 +194,8 @@ def _cuda(stage: Stage, triton: PersistentChain | None) -> tuple[CudaChain | Non
     unavailable = cuda_launch.unavailable(kernel_of(config))
     if unavailable is not None:
         return None, f"cannot be had: {unavailable}"
+    # Where kernels are recorded both forms are wanted, as far as there are two.
+    wanted = triton is None and triton_launch.is_recording()
+    if not cuda_launch.has_room(kernel_of(config)) and not wanted:
+        return None, f"would be a cluster of {config.parts} programs, for which this device has no room"
     return CudaChain(stage, config, f"not {instead}"), ""

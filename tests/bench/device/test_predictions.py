@@ -8,7 +8,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from bench.device import launches, predictions
+from bench.device import launches, layers, predictions
 from bench.device.launches import Card, Launched, us_of
 from bench.device.predictions import LOOK_CLOCKS, LOW, Machine, Work, message_us
 from bench.device.table import MANY
@@ -77,7 +77,8 @@ def test_the_page_is_what_the_command_writes() -> None:
             for end in ("low", "high"):
                 assert row[way][end] == pytest.approx(kept[name][way][end], rel=0.02)
     launched = json.loads(predictions.LAUNCHES.read_text())
-    assert predictions.PAGE.read_text() == predictions.page(kept, launched)
+    layered = json.loads(predictions.LAYERS.read_text())
+    assert predictions.PAGE.read_text() == predictions.page(kept, launched, layered)
 
 
 @pytest.mark.parametrize("row", launches.rows(), ids=lambda row: row[0])
@@ -110,3 +111,52 @@ def test_a_launch_takes_the_longest_of_three() -> None:
     full = replace(one, programs=132 * 64, warps=1)
     assert us_of(full, card, 0) == pytest.approx(64 * 500 / 1755)
     assert us_of(one, card, 1e8) == pytest.approx(100)
+
+
+@pytest.mark.parametrize("row", list(layers.rows()), ids=lambda row: row[0])
+def test_a_layer_is_predicted_by_what_would_be_launched(row: tuple[str, str, str, str]) -> None:
+    pytest.importorskip("triton")
+    title, *what = row
+    kept = json.loads(predictions.LAYERS.read_text())[title]
+    facts = [layers.Launch(**fact) for fact in kept["launches"]]
+    now = layers.launches_of(*what, code=lambda spec: "")
+    assert [replace(fact, loop=0, rest=0) for fact in facts] == now
+    assert all(fact.loop + fact.rest > 20 for fact in facts)
+    assert [round(layers.total_us(facts, card), 1) for card in (layers.LOW, layers.HIGH)] == [kept["low"], kept["high"]]
+
+
+def test_wide_tiles_are_predicted_to_be_twice_as_fast_as_narrow_ones() -> None:
+    kept = json.loads(predictions.LAYERS.read_text())
+    narrow = ", narrow tiles (not taken)"
+    pairs = [(kept[title.removesuffix(narrow)], row) for title, row in kept.items() if title.endswith(narrow)]
+    assert len(pairs) == 4
+    for wide, row in pairs:
+        assert wide["launches"][-1]["form"].startswith("linear_wide") and wide["low"] < row["low"]
+        assert wide["high"] < row["high"] / 1.7
+
+
+def test_the_ways_of_a_layer() -> None:
+    card = layers.Card(1.0, 0.5, 1e6, 2e6, 0.25, 2.0, 16)
+    one = layers.Launch("any", 132, 8, 3_000_000, 4_000_000, 100, 55, 10)
+    ways = layers.us_of(one, card)
+    assert ways["start"] == 2 and ways["memory"] == 3 and ways["x"] == 2 and ways["parts"] == 0
+    assert ways["issue"] == pytest.approx(1055 * 8 / 2.0 / 1755)
+    assert layers.total_us([one, one], card) == pytest.approx(2 * (2 + max(3, ways["issue"])))
+    shared = replace(one, programs=264, products=2048 * 100, rows=4, parts_bytes=64 * 1755)
+    ways = layers.us_of(shared, card)
+    assert ways["issue"] == pytest.approx(1055 * 16 / 2.0 / 1755)  # no more than a multiprocessor issues
+    assert ways["tensor"] == pytest.approx(2 * 100 * 16 / 1755) and ways["parts"] == pytest.approx(1.5 + 1)
+
+
+def test_the_loop_of_a_code() -> None:
+    text = """
+        /*0000*/                   MOV R1, c[0x0][0x28] ;
+.L_x_0:
+        /*0010*/                   FFMA R2, R2, R3, R4 ;
+        /*0020*/                   NOP ;
+        /*0030*/               @P0 BRA `(.L_x_0) ;
+        /*0040*/                   EXIT ;
+.L_x_1:
+        /*0050*/                   BRA `(.L_x_1);
+"""
+    assert layers.loop_of(text) == (2, 3)

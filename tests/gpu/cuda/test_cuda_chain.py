@@ -21,7 +21,14 @@ from rtaccel.kernels._gpu import cuda_launch, cuda_nvrtc
 from rtaccel.kernels._persistent.card import SHARED_BYTES, Card, assuming
 from rtaccel.kernels.mlp import contract
 from rtaccel.kernels.mlp.cuda import kernel as cuda_kernel
-from rtaccel.kernels.mlp.cuda.config import MAX_INPUTS, KernelConfig, config_of, select_config, triton_clocks
+from rtaccel.kernels.mlp.cuda.config import (
+    MAX_INPUTS,
+    KernelConfig,
+    cluster_of,
+    config_of,
+    select_config,
+    triton_clocks,
+)
 from rtaccel.runtime.compiled import CompiledModel
 from rtaccel.runtime.gpu import persistent
 from rtaccel.runtime.gpu.persistent_chains import CUDA, CudaChain, PersistentChain, PersistentPartition, chain_network
@@ -98,7 +105,7 @@ def test_other_scales_are_refused(devices: Devices) -> None:
 
 def barriers() -> list[int]:
     """Lines of the kernel at which threads wait for each other."""
-    words = ("meet<", "arrive<", "__syncthreads();", "__syncwarp();", "fence_system();")
+    words = ("meet<", "arrive<", "__syncthreads();", "__syncwarp();", "fence_system();", "meet_cluster();")
     lines = (cuda_nvrtc.FOLDER / "mlp/cuda/chain.cu").read_text().splitlines()
     return [n for n, line in enumerate(lines, 1) if line.endswith(";") and any(word in line for word in words)]
 
@@ -106,10 +113,10 @@ def barriers() -> list[int]:
 @needs_compiler
 def test_every_barrier_is_needed(devices: Devices, monkeypatch: pytest.MonkeyPatch) -> None:
     """Where nobody waits at one of them, or without the fence, some order of the threads gives wrong answers."""
-    plain = {name: chains_on_cpu(CASES[name]) for name in ("int8", "int4-groups")}
+    plain = {name: chains_on_cpu(CASES[name]) for name in ("int8", "int4-groups", "cluster-int8", "cluster-int4")}
     needless = []
     for line in (0, *barriers()):
-        for seed, name in itertools.product(range(1, 6), plain):
+        for seed, name in itertools.product(range(1, 7), plain):
             devices(CASES[name], seed=seed, skipped=line)
             monkeypatch.setattr(persistent, "TIMEOUT_NS", 1_000_000_000)
             wrong = goes_wrong(staying(plain[name]), plain[name], CASES[name].inputs)
@@ -117,7 +124,33 @@ def test_every_barrier_is_needed(devices: Devices, monkeypatch: pytest.MonkeyPat
                 break
         if not wrong:
             needless.append(line)
-    assert needless == [0]
+    # A cluster's barrier before its end is for blocks that gave up a word (tests/gpu/protocols/cluster.py).
+    assert needless == [0, [n for n in barriers() if "meet_cluster" in source_line(n)][-1]]
+
+
+def source_line(number: int) -> str:
+    return (cuda_nvrtc.FOLDER / "mlp/cuda/chain.cu").read_text().splitlines()[number - 1]
+
+
+@needs_compiler
+def test_a_word_of_a_cluster_that_does_not_come(devices: Devices, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The third message lacks a word in every block: its answer is NaN, and those before and behind it are the CPU's. Who lacks
+    a word gives none of the next layer, so no block answers with what it made of nothing."""
+    of = CASES["cluster-int8"]
+    plain = chains_on_cpu(of)
+    of_x, first = 2 * (-(-of.inputs // 4) + 1), -(-90 // 4)
+    for dropped in (of_x + first + 3, of_x + 2 * first + -(-33 // 4) + 1):  # of layer 0's outputs, and of layer 1's
+        devices(of, dropped=dropped, looks=300)
+        live = staying(plain)
+        for number in range(1, 6):
+            x = torch.randn(1, of.inputs)
+            got = live(x)
+            if number == 3:
+                assert got.isnan().any() and (same(got[~got.isnan()], plain(x)[~got.isnan()]) or got.isnan().all())
+                assert dropped > of_x + 2 * first or got.isnan().all()
+            else:
+                assert same(got, plain(x)), (dropped, number)
+        live.close()
 
 
 def goes_wrong(live: CompiledModel, plain: CompiledModel, inputs: int) -> bool:
@@ -138,10 +171,10 @@ def goes_wrong(live: CompiledModel, plain: CompiledModel, inputs: int) -> bool:
 
 
 @needs_compiler
-@pytest.mark.parametrize("group", [0, 32])
-def test_it_touches_nothing_outside_its_buffers(group: int) -> None:
+@pytest.mark.parametrize(("group", "parts"), [(0, 1), (32, 1), (0, 3), (32, 2)])
+def test_it_touches_nothing_outside_its_buffers(group: int, parts: int) -> None:
     """Every buffer of its own size, shared memory too, under a sanitizer; a buffer that is 16 bytes too short is found."""
-    config = KernelConfig((37, 50, 9), ("relu", "gelu"), group, 64, (2, 4), (1, 0))
+    config = KernelConfig((37, 50, 9), ("relu", "gelu"), group, 64, (2, 4), (1, 0), parts=parts)
     kernel = cuda_kernel.kernel_of(config)
     program = on_host.build(kernel, "sanitized", "-DRTA_PROGRAM", "-fsanitize=address", "-fno-omit-frame-pointer")
 
@@ -191,6 +224,7 @@ def test_the_budget_file_says_what_the_layouts_are() -> None:
             row = rows[str(capability)]
             assert row["shared"] == kernel.shared_bytes <= SHARED_BYTES[capability] << 10
             assert row["in_registers"] + row["in_shared"] == config.steps * config.step_bytes
+            assert row["parts"] == config.parts <= max(Card(capability).cluster, 1)
             assert row["registers"] <= min(65536 // config.all_threads, 255)
 
 
@@ -230,9 +264,48 @@ def test_which_kernel_a_chain_takes(monkeypatch: pytest.MonkeyPatch) -> None:
         small = chain_network(groups_of_16)
         assert type(small) is PersistentChain and any("groups that 32 divides" in r for r in small.line().reasons)
         with pytest.raises(UnsupportedProblem, match=f"{CUDA} keeps all weights"):
-            chain_network(contract.make_stage((1000, 1024, 1024, 1000), ("relu", "relu", "none")))
+            chain_network(contract.make_stage((1000, 2048, 2048, 1000), ("relu", "relu", "none")))
     with assuming(Card(80, 108)):
         assert isinstance(chain_network(stage), PersistentPartition)  # 163 KiB do not hold it
+
+
+@needs_triton
+def test_what_one_multiprocessor_does_not_hold_is_a_cluster(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Where the device has clusters and room for one; else Triton's kernel, through L2, with the reason."""
+    room = [True]
+    monkeypatch.setattr(cuda_launch, "unavailable", lambda kernel: None)
+    monkeypatch.setattr(cuda_launch, "has_room", lambda kernel: room[0] or not kernel.cluster)
+    stage = contract.make_stage((256, 512, 512, 128), ("relu", "relu", "none"))
+    with assuming(Card(90, 132)):
+        taken = chain_network(stage)
+        assert isinstance(taken, CudaChain) and 2 <= taken.programs == taken.config.parts <= 8
+        assert "a cluster that shares its memory" in taken.line().reasons[0]
+        other = triton_clocks(taken.config.widths, 0, 4)
+        assert taken.config.clocks() < 0.9 * other and any(f"{other:,.0f}" in reason for reason in taken.line().reasons)
+        alone = chain_network(contract.make_stage((256, 384, 384, 128), ("relu", "relu", "none")))
+        assert isinstance(alone, CudaChain) and alone.programs == 1
+        large = chain_network(contract.make_stage((1000, 1024, 1024, 1000), ("relu", "relu", "none")))
+        assert isinstance(large, CudaChain) and large.programs > 8  # which no other kernel holds
+        room[0] = False
+        instead = chain_network(stage)
+        assert isinstance(instead, PersistentPartition)
+        assert any("for which this device has no room" in reason for reason in instead.line().reasons)
+        with pytest.raises(UnsupportedProblem, match="no room"):
+            chain_network(contract.make_stage((1000, 1024, 1024, 1000), ("relu", "relu", "none")))
+    with assuming(Card(90, 132, has_clusters=False)):
+        assert isinstance(chain_network(stage), PersistentPartition)
+
+
+@needs_triton
+@pytest.mark.parametrize(("widths", "forms"), [((256, 512, 512, 128), 2), ((1000, 1024, 1024, 1000), 1)])
+def test_a_cluster_is_built_ahead_beside_what_stands_in_for_it(widths: tuple[int, ...], forms: int) -> None:
+    from rtaccel.kernels._gpu.triton_launch import recording
+
+    with assuming(Card(90, 132)), recording() as found:
+        chain_network(contract.make_stage(widths, ("relu", "relu", "none"))).prepared("cpu")
+    assert len(found) == forms
+    (kernel,) = [kernel for kernel in found.values() if isinstance(kernel, cuda_nvrtc.CudaKernel)]
+    assert kernel.cluster > 1 and f"_P{kernel.cluster}_" in kernel.name
 
 
 @needs_triton
@@ -244,24 +317,32 @@ def test_every_layout_of_a_stage_is_its_own() -> None:
         widths = tuple(int(torch.randint(1, 400, (1,), generator=make)) for _ in range(count + 1))
         for group in (0, 32, 128):
             stage = contract.make_stage(widths, ("relu",) * (count - 1) + ("none",), group_size=group)
-            found = config_of(stage.attrs, Card(90))
-            if isinstance(found, str):
-                continue
-            operands = cuda_kernel.Operands.of(stage, found)
-            assert operands.words.numel() == 4 * found.steps * found.threads
-            assert operands.numbers.numel() == found.params
-            assert 4 * max(found.kept) <= 255 and sum(found.kept) <= found.most_kept
-            assert found.shared_bytes <= 227 << 10
+            for found in (config_of(stage.attrs, Card(90)), cluster_of(stage.attrs, Card(90))):
+                if isinstance(found, str):
+                    continue
+                operands = cuda_kernel.Operands.of(stage, found)
+                assert operands.words.numel() == 4 * found.parts * found.steps * found.threads
+                assert operands.numbers.numel() == found.parts * found.params
+                assert 4 * max(found.kept) <= 255 and sum(found.kept) <= found.most_kept
+                assert found.shared_bytes <= 227 << 10
+                if not group:
+                    weights = sum(k * n for k, n in itertools.pairwise(widths))
+                    assert int((operands.words.view(torch.int8) != 0).sum()) <= weights <= 4 * operands.words.numel()
 
 
 @pytest.mark.parametrize("case", CASES)
 def test_small_chains_on_a_gpu(case: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """In the layout that is chosen; those that are clusters here are networks of one multiprocessor there."""
     monkeypatch.setattr(persistent, "TIMEOUT_NS", 20_000_000_000)  # bench/device/sanitizer.py runs it, and is slow
     on_a_gpu(CASES[case], 40, 2)
 
 
 @pytest.mark.parametrize("scheme", ["w8a8", "w4a8"])
-@pytest.mark.parametrize("widths", [(256, 384, 384, 128), cuda_kernel.AUTOENCODER], ids=["mlp", "autoencoder"])
+@pytest.mark.parametrize(
+    "widths",
+    [(256, 384, 384, 128), cuda_kernel.AUTOENCODER, (256, 768, 768, 128)],
+    ids=["mlp", "autoencoder", "cluster"],
+)
 def test_networks_on_a_gpu(widths: tuple[int, ...], scheme: str) -> None:
     on_a_gpu(Case(lambda: mlp(*widths), widths[0], scheme, 0, (), ()), 300, 3)
 

@@ -11,7 +11,7 @@ from rtaccel.backends import cuda_driver, cuda_errors, cuda_persistent
 from rtaccel.core import settings
 from rtaccel.runtime.compiled import CompiledModel
 from rtaccel.runtime.options import Options
-from tests.gpu.persistent.models import LARGE, SMALL, Make, lowered_chain, lowered_stream
+from tests.gpu.persistent.models import LARGE, SMALL, Make, lowered_chain, lowered_large_chain, lowered_stream
 from tests.support.fake_cuda import FakeCard
 
 
@@ -20,6 +20,7 @@ def card(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[FakeCard]:
     monkeypatch.setenv(settings.KERNELS, str(tmp_path))
     for width in (32, 48):  # torch.export would ask the card
         lowered_chain(width)
+    lowered_large_chain()
     for size in (SMALL, LARGE):
         lowered_stream(*size)
     made = FakeCard()

@@ -26,6 +26,18 @@ def lowered_chain(width: int) -> CompiledModel:
 
 
 @cache
+def lowered_large_chain() -> CompiledModel:
+    """More than one multiprocessor holds."""
+    torch.manual_seed(0)
+    model = nn.Sequential(nn.Linear(256, 512), nn.ReLU(), nn.Linear(512, 512), nn.ReLU(), nn.Linear(512, 128)).eval()
+    plain = rt.compile(
+        model, (torch.randn(1, 256),), backend="portable", scheme="w8a8", calibration=[torch.randn(64, 256)]
+    )
+    assert isinstance(plain, CompiledModel)
+    return plain
+
+
+@cache
 def lowered_stream(features: int, hidden: int, layers: int) -> StreamModel:
     torch.manual_seed(features)
     return rt.stream(

@@ -6,6 +6,7 @@ from __future__ import annotations
 import gc
 import importlib.util
 import weakref
+from collections.abc import Callable
 from types import SimpleNamespace
 
 import pytest
@@ -14,6 +15,7 @@ import torch
 from rtaccel.backends import cuda_errors, cuda_persistent
 from rtaccel.core.errors import BackendUnavailable, UnsupportedProblem
 from rtaccel.kernels._gpu import triton_launch
+from rtaccel.runtime.compiled import CompiledModel
 from rtaccel.runtime.gpu import persistent_run
 from tests.gpu.persistent.models import Make, call, stream
 from tests.support.fake_cuda import FakeCard, Hang
@@ -59,13 +61,24 @@ def test_a_fault_in_the_kernel_marks_the_backend_dead(
         chain(48)
 
 
+@pytest.fixture
+def stubborn(card: FakeCard, chain: Make, monkeypatch: pytest.MonkeyPatch) -> Callable[[], CompiledModel]:
+    """Makes a model whose kernel runs, and does not look at the word that ends it. Nothing but the test holds the model."""
+
+    def make() -> CompiledModel:
+        monkeypatch.setattr(persistent_run, "END_S", 0.05)
+        model = chain()
+        card.stubborn = True
+        call(model)
+        return model
+
+    return make
+
+
 def test_memory_of_a_kernel_that_does_not_end_is_left_alone(
-    card: FakeCard, chain: Make, monkeypatch: pytest.MonkeyPatch
+    card: FakeCard, stubborn: Callable[[], CompiledModel]
 ) -> None:
-    monkeypatch.setattr(persistent_run, "END_S", 0.05)
-    model = chain()
-    card.stubborn = True
-    call(model)
+    model = stubborn()
     requests = weakref.ref(card.kernels[0]._requests)
     card.kernels[0]._requests = card.kernels[0]._requests.clone()  # the thread that plays it holds it no more
     model.close()
@@ -77,14 +90,9 @@ def test_memory_of_a_kernel_that_does_not_end_is_left_alone(
     assert cuda_persistent.running(), "and nothing is loaded beside it"
 
 
-def test_one_that_did_not_end_is_not_started_again(
-    card: FakeCard, chain: Make, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_one_that_did_not_end_is_not_started_again(card: FakeCard, stubborn: Callable[[], CompiledModel]) -> None:
     """Two kernels would read one mailbox."""
-    monkeypatch.setattr(persistent_run, "END_S", 0.05)
-    model = chain()
-    card.stubborn = True
-    call(model)
+    model = stubborn()
     model.suspend()
     with pytest.raises(BackendUnavailable, match="did not end when it was told to"):
         call(model)

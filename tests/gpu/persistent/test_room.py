@@ -12,9 +12,11 @@ from rtaccel.backends import cuda_driver, cuda_persistent
 from rtaccel.core.errors import BackendUnavailable
 from rtaccel.kernels._persistent.card import Card
 from rtaccel.kernels.recurrent.cuda import kernel as cuda_kernel
+from rtaccel.runtime.compiled import CompiledModel
 from rtaccel.runtime.gpu import device
+from rtaccel.runtime.options import Options
 from rtaccel.runtime.stream import StreamModel
-from tests.gpu.persistent.models import LARGE, Make, call, reloaded, stream
+from tests.gpu.persistent.models import LARGE, Make, call, lowered_large_chain, reloaded, stream
 from tests.support.fake_cuda import FakeCard, Hang
 
 pytestmark = pytest.mark.skipif(importlib.util.find_spec("triton") is None, reason="triton is not installed")
@@ -108,6 +110,26 @@ def test_a_cluster_where_the_device_has_room_for_it(card: FakeCard) -> None:
     assert "not a cluster of 7 programs" in why(stream(*LARGE))
     card.clusters = 8
     assert "they are a cluster" in why(stream(*LARGE))
+
+
+def test_a_chain_in_a_cluster_where_the_device_has_room_for_it(card: FakeCard) -> None:
+    """All of its blocks start, and each has a multiprocessor. Without room it is Triton's kernel, through L2."""
+
+    def started() -> tuple[int, str]:
+        program = lowered_large_chain()._program
+        model = CompiledModel(program, Options(1, "cpu", None, 1, "Net", mode="persistent"), ())
+        (line,) = model.explain_lines(measure=False)
+        assert model(torch.randn(1, 256)).shape == (1, 128)
+        blocks = card.kernels[-1].blocks
+        model.close()
+        return blocks, f"{line.kernel}: {'; '.join(line.reasons)}"
+
+    blocks, why = started()
+    assert 2 <= blocks <= 8 and f"clusters of {blocks}" in card.log
+    assert "cuda_chain" in why and f"each of {blocks} programs, a cluster" in why
+    card.clusters = 0
+    blocks, why = started()
+    assert blocks == 4 and "for which this device has no room" in why and "triton_persistent" in why
 
 
 def test_a_driver_that_does_not_count_clusters(card: FakeCard) -> None:

@@ -99,12 +99,13 @@ def guarded(t: Tensor, at_end: bool) -> Tensor:
     return copy
 
 
-def run(op: str, stage: Stage, inputs: tuple[Tensor, ...], at_end: bool) -> int:
-    """Every kernel that takes the problem, with inputs, weights and outputs guarded. How many ran."""
+def run(op: str, stage: Stage, inputs: tuple[Tensor, ...], at_end: bool, forced: str = "") -> int:
+    """Every kernel that takes the problem, with inputs, weights and outputs guarded. How many ran. forced: that one instead,
+    which leaves such sizes to others."""
     allocate, to, ran = torch.empty, Tensor.to, 0
     problem = Problem.of(stage, inputs[0].shape[0])
     for impl in impls("triton", op):
-        if impl.supports(problem) is not None:
+        if impl.name != forced and (forced or impl.supports(problem) is not None):
             continue
         Tensor.to = lambda t, *a, **k: guarded(to(t, *a, **k), at_end)  # type: ignore[method-assign,assignment]
         call = impl.prepare(stage, problem)
@@ -149,6 +150,14 @@ def main() -> None:
             for kind in ("w8a8-rows", "w8a8-static", "w4a8-rows", "w4a16", "float8"):
                 fused = fused_contract.make_stage(k, n, kind, residual=True, out="int8")
                 ran += run("fused_linear", fused, fused_contract.make_inputs(fused, m, seed=k), at_end)
+        for m, n, k in (
+            (3, 17, 131),
+            (40, 33, 516),
+            (5, 130, 256),
+        ):  # x made bfloat16 before or not, whole steps or not
+            for kind in ("w4a16", "w8a16"):
+                made = contract_weights.make_stage(k, n, kind)
+                ran += run("linear", made, inputs(made, m), at_end, "triton_wide")
         for m, n, k in ((1, 7, 20), (3, 17, 68), (5, 33, 131)):
             for layout in sparse_contract.LAYOUTS:
                 for kind in ("static", "dynamic", "w8a16"):

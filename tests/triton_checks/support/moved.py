@@ -8,7 +8,7 @@ is compared is scratch between programs (the parts of a split sum): written and 
 from __future__ import annotations
 
 import functools
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from rtaccel.core.registry import operator
@@ -122,12 +122,14 @@ def index_faults(found: Declared, function: Function) -> list[str]:
     return faults(function, (WITHOUT_LAUNCH, 1, 1), {})
 
 
-GEMV = "gemv"
-"""In the name of a kernel that reads each weight for few rows: its loads of weights, of x and of scales are counted."""
+COUNTED = ("gemv", "linear_wide", "linear_rows")
+"""In the name of a kernel that reads each weight for few rows, or for many on wide tiles: its loads of weights, of x and of
+scales are counted."""
 
 MAX_WAVEFRONTS = 1.25
 SIDE_BY_SIDE = {
     "fused_gemv_M1_int4_g32_rows8": "the four numbers of a word lie in one group of 32, so two lanes read 32 bytes of float32 x",
+    "linear_wide_M64_int4_g32_a16": "a load has the 32 numbers of a group, 64 bytes of a row of bfloat16 x",
     "sparse_semi_gemv_M1_int8_1x4_N256": "a word selects from two halves of 32 bytes of x",
     "sparse_semi_gemv_M4_int8_1x4_N1024": "a word selects from two halves of 32 bytes of x",
 }
@@ -136,19 +138,22 @@ SIDE_BY_SIDE = {
 
 @functools.cache
 def wavefronts_of(name: str) -> dict[str, Counted]:
-    """Loads by argument, in the first program and in one in the middle of the grid."""
+    """Loads by argument, in the first program and in one in the middle of the grid. Copies to shared memory are counted as the
+    loads that they are without a pipeline, which have the same lanes."""
     found = next(d for d in launches.declared() if d.spec.name == name)
     launch = launches.launch_of(found)
     assert launch is not None, name
-    counting = Wavefronts(compiled(name).asm["ttgir"], launch.grid, launch.scalars)
+    plain = replace(found.spec, tiling=replace(found.spec.tiling, num_stages=1))
+    kernel = compiled(name) if plain == found.spec else compile_kernel(plain, NEWEST)
+    counting = Wavefronts(kernel.asm["ttgir"], launch.grid, launch.scalars)
     x, y, z = launch.grid
     for program in sorted({(0, 0, 0), (x // 2, y // 2, z // 2)}):
         counting.of_program(program)
     return counting.loads
 
 
-def gemv_names() -> list[str]:
-    return sorted(d.spec.name for d in launches.declared() if GEMV in d.spec.name)
+def counted_names() -> list[str]:
+    return sorted(d.spec.name for d in launches.declared() if any(part in d.spec.name for part in COUNTED))
 
 
 def _uses_program_ids(found: Declared) -> bool:
