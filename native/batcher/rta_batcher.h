@@ -74,11 +74,11 @@ typedef struct {
   int64_t put, full; /* taken; and refused, as there was no place */
   int64_t ok, late, replaced, dropped, failed;
   int64_t batches;
-  int64_t waiting;                  /* streams that the worker has seen with a sample */
-  int64_t overran, overran_ns;      /* batches that took longer than a + b n + the margin used; by how much, in all */
-  int64_t held_up, held_up_ns;      /* batches whose latest start passed while their worker ran another model's batch */
-  double cost_a_ns, cost_b_ns;      /* of a batch of n: a + b n */
-  double cost_margin_ns;            /* few batches take longer than the line and this; at most a quarter of the deadline is used */
+  int64_t waiting;             /* streams that the worker has seen with a sample */
+  int64_t overran, overran_ns; /* batches that took longer than a + b n + the margin used; by how much, in all */
+  int64_t held_up, held_up_ns; /* batches whose latest start passed while their worker ran another model's batch */
+  double cost_a_ns, cost_b_ns; /* of a batch of n: a + b n */
+  double cost_margin_ns; /* few batches take longer than the line and this; at most a quarter of the deadline is used */
   rta_loop_histogram batch;         /* samples of a batch */
   rta_loop_histogram queue_ns;      /* from put until its batch leaves */
   rta_loop_histogram lateness_ns;   /* after the deadline; 0 in time */
