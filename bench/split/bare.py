@@ -24,9 +24,11 @@ def echo(kind: str, ready: Any, stop: Any) -> None:
             end.sendto(*found)
         return
     if kind == "bare zenoh":
-        session = _session()
+        from rtaccel.serve.remote.zenoh import at_once, open_session  # as the transport opens one
+
+        session = open_session()
         publisher = session.declare_publisher(f"{KEY}/answer")
-        held = session.declare_subscriber(f"{KEY}/request", _at_once(lambda s: publisher.put(s.payload.to_bytes())))
+        held = session.declare_subscriber(f"{KEY}/request", at_once(lambda s: publisher.put(s.payload.to_bytes())))
         ready.put((KEY, b""))
         stop.wait()
         held.undeclare()
@@ -51,9 +53,11 @@ def asking(kind: str, address: Any) -> tuple[Callable[[], Any], Callable[[], Non
         plain.connect(tuple(address))
         return lambda: (plain.send(PAYLOAD), plain.recv(65536)), lambda: (plain.send(b""), plain.close())[1]
     if kind == "bare zenoh":
-        session, came = _session(), queue.SimpleQueue[bytes]()
+        from rtaccel.serve.remote.zenoh import at_once, open_session
+
+        session, came = open_session(), queue.SimpleQueue[bytes]()
         publisher = session.declare_publisher(f"{KEY}/request")
-        held = session.declare_subscriber(f"{KEY}/answer", _at_once(lambda s: came.put(s.payload.to_bytes())))
+        held = session.declare_subscriber(f"{KEY}/answer", at_once(lambda s: came.put(s.payload.to_bytes())))
 
         def there_and_back() -> Any:
             publisher.put(PAYLOAD)
@@ -71,24 +75,6 @@ def asking(kind: str, address: Any) -> tuple[Callable[[], Any], Callable[[], Non
     channel, out = grpc.insecure_channel(address), queue.SimpleQueue[bytes | None]()
     answers = channel.stream_stream("/bare.Frames/Stream", _same, _same)(iter(out.get, None))
     return lambda: (out.put(PAYLOAD), next(answers)), lambda: (out.put(None), channel.close())[1]
-
-
-def _session() -> Any:
-    import zenoh
-
-    from rtaccel.serve.remote.zenoh import few_threads
-
-    config = zenoh.Config()
-    config.insert_json5("transport/unicast/qos/enabled", "false")
-    config.insert_json5("transport/unicast/lowlatency", "true")
-    with few_threads():  # as the transport: a process reads it once
-        return zenoh.open(config)
-
-
-def _at_once(call: Any) -> Any:
-    from zenoh.handlers import Callback
-
-    return Callback(call, indirect=False)
 
 
 def _same(payload: Any) -> Any:

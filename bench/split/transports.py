@@ -94,7 +94,7 @@ def on_ray(wanted: bool) -> Iterator[dict[str, Any]]:
 
 
 def transports(calls: int, ray: bool, alone: bool = False) -> dict[str, Any]:
-    """What a call takes beyond the same call here; 256 bytes of numbers there and back. All in turn in one process."""
+    """What a call takes beyond the same call here; 256 bytes of numbers there and back. alone: in rows, else in turn."""
     with on_ray(ray) as more:
         return _transports(calls, more, alone)
 
@@ -134,7 +134,7 @@ def _transports(calls: int, more: dict[str, Any], alone: bool) -> dict[str, Any]
         for _ in range(50):
             ask()
     taken: dict[str, list[float]] = {kind: [] for kind in asks}
-    turns, rows = list(asks.items()), calls // ROUNDS if alone else 1
+    turns, rows = list(asks.items()), max(1, calls // ROUNDS) if alone else 1
     for _ in range(calls // rows):
         random.shuffle(turns)  # else each finds the caches and the sleep of another
         for kind, ask in turns:

@@ -36,7 +36,6 @@ from rtaccel.core.registry import Impl, Prepared, register_impl
 from rtaccel.core.stage import Problem, Stage
 from rtaccel.formats import int4
 from rtaccel.kernels._gpu.triton_epilogue import Epilogue, epilogue_types
-from rtaccel.kernels._gpu.triton_launch import bind
 from rtaccel.kernels._gpu.triton_rows import too_many_rows
 from rtaccel.kernels._gpu.triton_spec import (
     MAX_N,
@@ -45,12 +44,11 @@ from rtaccel.kernels._gpu.triton_spec import (
     Tiling,
     leave_out,
     power_of_two,
-    require_matrix,
-    require_residual,
 )
 from rtaccel.kernels.linear import contract, contract_weights
+from rtaccel.kernels.linear.triton.float_call import prepared_call
 from rtaccel.kernels.linear.triton.mixed_config import WEIGHTS, KernelConfig
-from rtaccel.kernels.linear.triton.split import Workspace, parts_of, split_epilogue
+from rtaccel.kernels.linear.triton.split import parts_of, split_epilogue
 
 
 @triton.jit
@@ -258,35 +256,10 @@ def prepare(stage: Stage, problem: Problem) -> Prepared:
 
 def prepared(op: str, config: KernelConfig, low: Mapping[str, Any], problem: Problem) -> Prepared:
     """x float32 [M, K] and, where the form has one, residual float32 [M, N] -> y [M, N]."""
-    spec = specialize(config, problem.matrix_rows)
-    launch, tile, split = bind(spec), spec.tiling, spec.constants["SPLIT"]
-    offset = low["bias"] if "bias" in low else low["offset"]
-    multiplier = low.get("multiplier", torch.ones_like(offset))
-    pointers = {
-        "weight_ptr": pack(config, low["weight"]), "multiplier_ptr": multiplier.contiguous(), "offset_ptr": offset.contiguous(),
-    }  # fmt: skip
+    weights = {"weight_ptr": pack(config, low["weight"])}
     if config.group:
-        pointers["scale_ptr"] = low["group_scale"].bfloat16().view(torch.int16).contiguous()
-    pointers = {name: tensor.to(problem.device) for name, tensor in pointers.items()}
-    workspace = Workspace(tile.block_m * tile.block_n, split, torch.float32)
-    columns, dtype = triton.cdiv(config.n, tile.block_n), torch.int8 if config.int8_out else torch.float32
-    scalars: dict[str, Any] = {
-        "parameter": low["activation_parameter"], "y_inv_scale": low.get("y_inv_scale", 1.0),
-        "y_zero_point": low.get("y_zero_point", 0),
-    }  # fmt: skip
-
-    def call(x: Tensor, *residual: Tensor) -> tuple[Tensor]:
-        require_matrix(op, x, config.k, torch.float32)
-        require_residual(op, x, residual, config.residual, config.n)
-        y = torch.empty((x.shape[0], config.n), dtype=dtype, device=x.device)
-        if y.numel():
-            lines = triton.cdiv(x.shape[0], tile.block_m)
-            more = dict(zip(("work_ptr", "count_ptr"), workspace.take(columns * lines, x.device))) if split > 1 else {}
-            more |= {"residual_ptr": residual[0]} if residual else {}
-            launch((lines, columns, split), x_ptr=x, y_ptr=y, rows=x.shape[0], **scalars, **pointers, **more)
-        return (y,)
-
-    return call
+        weights["scale_ptr"] = low["group_scale"].bfloat16().view(torch.int16).contiguous()
+    return prepared_call(op, config, low, problem, specialize(config, problem.matrix_rows), weights)
 
 
 def specializations() -> Iterator[Specialisation]:

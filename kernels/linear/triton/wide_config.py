@@ -23,12 +23,11 @@ from rtaccel.kernels._gpu.triton_spec import (
     Tiling,
     leave_out,
     power_of_two,
-    require_matrix,
-    require_residual,
 )
 from rtaccel.kernels.linear.triton import mixed_config
+from rtaccel.kernels.linear.triton.float_call import prepared_call
 from rtaccel.kernels.linear.triton.mixed_config import SHARED_BYTES, WEIGHTS, KernelConfig
-from rtaccel.kernels.linear.triton.split import Workspace, parts_of
+from rtaccel.kernels.linear.triton.split import parts_of
 from rtaccel.kernels.linear.triton.wide import rows_kernel, wide_kernel
 
 BLOCK_N = 128
@@ -199,40 +198,15 @@ def _joined(numbers: Tensor, bits: int, word: torch.dtype) -> Tensor:
 def prepared(op: str, config: KernelConfig, low: Mapping[str, Any], problem: Problem) -> Prepared:
     """x float32 [M, K] and, where the form has one, residual float32 [M, N] -> y [M, N]; any M, best for those of the problem."""
     shape, spec = Shape.of(config, problem.matrix_rows), specialize(config, problem.matrix_rows)
-    launch, tile = bind(spec), spec.tiling
-    cast = bind(specialize_rows(config, problem.matrix_rows)) if shape.cast else None
     weight, scales = pack(config, shape, low["weight"], low.get("group_scale"))
-    offset = low["bias"] if "bias" in low else low["offset"]
-    multiplier = low.get("multiplier", torch.ones_like(offset))
-    pointers = {"weight_ptr": weight, "multiplier_ptr": multiplier.contiguous(), "offset_ptr": offset.contiguous()}
-    if scales is not None:
-        pointers["scale_ptr"] = scales
-    pointers = {name: tensor.to(problem.device) for name, tensor in pointers.items()}
-    workspace = Workspace(tile.block_m * BLOCK_N, shape.split, torch.float32)
-    columns, dtype = triton.cdiv(config.n, BLOCK_N), torch.int8 if config.int8_out else torch.float32
-    scalars: dict[str, Any] = {
-        "parameter": low["activation_parameter"], "y_inv_scale": low.get("y_inv_scale", 1.0),
-        "y_zero_point": low.get("y_zero_point", 0),
-    }  # fmt: skip
+    weights = {"weight_ptr": weight} if scales is None else {"weight_ptr": weight, "scale_ptr": scales}
+    cast = bind(specialize_rows(config, problem.matrix_rows)) if shape.cast else None
+    if cast is None:
+        return prepared_call(op, config, low, problem, spec, weights)
 
-    def call(x: Tensor, *residual: Tensor) -> tuple[Tensor]:
-        require_matrix(op, x, config.k, torch.float32)
-        require_residual(op, x, residual, config.residual, config.n)
-        rows = x.shape[0]
-        y = torch.empty((rows, config.n), dtype=dtype, device=x.device)
-        if y.numel():
-            lines = triton.cdiv(rows, tile.block_m)
-            more = (
-                dict(zip(("work_ptr", "count_ptr"), workspace.take(columns * lines, x.device)))
-                if shape.split > 1
-                else {}
-            )
-            more |= {"residual_ptr": residual[0]} if residual else {}
-            if cast is not None:
-                half = torch.empty((lines * tile.block_m, shape.columns), dtype=torch.bfloat16, device=x.device)
-                cast((half.shape[0], triton.cdiv(shape.columns, COLUMNS)), x_ptr=x, y_ptr=half, rows=rows)
-                x = half
-            launch((lines, columns, shape.split), x_ptr=x, y_ptr=y, rows=rows, **scalars, **pointers, **more)
-        return (y,)
+    def half(x: Tensor, rows: int) -> Tensor:
+        y = torch.empty((rows, shape.columns), dtype=torch.bfloat16, device=x.device)
+        cast((rows, triton.cdiv(shape.columns, COLUMNS)), x_ptr=x, y_ptr=y, rows=x.shape[0])
+        return y
 
-    return call
+    return prepared_call(op, config, low, problem, spec, weights, half)

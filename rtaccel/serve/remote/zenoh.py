@@ -17,19 +17,17 @@ from rtaccel.serve.remote.endpoint import Endpoint
 MAX_PUBLISHERS = 256
 """Clients whose keys an endpoint has declared."""
 HINT = "pip install 'rtaccel[edge]'"
+THREADS = "(rx:(worker_threads:1),tx:(handover:rx),app:(worker_threads:1),net:(handover:rx),acc:(handover:rx))"
+"""Of zenoh's runtime: what is received is answered by the thread that received it. A message changes threads less often then,
+which takes a third less over loopback."""
 
 
 def _zenoh() -> Any:
     return library("zenoh", "eclipse-zenoh", HINT)
 
 
-THREADS = "(rx:(worker_threads:1),tx:(handover:rx),app:(worker_threads:1),net:(handover:rx),acc:(handover:rx))"
-"""Of zenoh's runtime: what is received is answered by the thread that received it. A message changes threads less often then,
-which takes a third less over loopback."""
-
-
 @contextlib.contextmanager
-def few_threads() -> Iterator[None]:
+def _few_threads() -> Iterator[None]:
     """While a session is opened: zenoh reads its variable once, with the first session of a process. What the user has set
     stays."""
     if "ZENOH_RUNTIME" in os.environ:
@@ -42,18 +40,18 @@ def few_threads() -> Iterator[None]:
         del os.environ["ZENOH_RUNTIME"]
 
 
-def _session(config: Any) -> Any:
+def open_session(config: Any = None) -> Any:
     """With the low-latency transport, which has no priorities, where the other end has it too: a fifth less over loopback."""
     zenoh = _zenoh()
     if config is None:
         config = zenoh.Config()
         config.insert_json5("transport/unicast/qos/enabled", "false")
         config.insert_json5("transport/unicast/lowlatency", "true")
-    with few_threads():
+    with _few_threads():
         return zenoh.open(config)
 
 
-def _at_once(call: Any) -> Any:
+def at_once(call: Any) -> Any:
     """A callback on the thread that receives. By default zenoh has a thread of Python for each, which costs a change of threads,
     and which the interpreter waits for at its end where nobody closed the client."""
     from zenoh.handlers import Callback
@@ -74,10 +72,10 @@ class ZenohClient:
 
     def __init__(self, key: str, session: Any = None, config: Any = None) -> None:
         self._own = session is None
-        self._session = _session(config) if session is None else session
+        self._session = open_session(config) if session is None else session
         self.peer = uuid4().hex
         self._answers: queue.SimpleQueue[bytes] = queue.SimpleQueue()
-        self._subscriber = self._session.declare_subscriber(f"{key}/answer/{self.peer}", _at_once(self._came))
+        self._subscriber = self._session.declare_subscriber(f"{key}/answer/{self.peer}", at_once(self._came))
         self._publisher = self._session.declare_publisher(f"{key}/request/{self.peer}")
 
     def _came(self, sample: Any) -> None:
@@ -105,13 +103,13 @@ class ZenohServer:
 
     def __init__(self, endpoint: Endpoint, key: str, session: Any = None, config: Any = None) -> None:
         self.endpoint, self._key, self._own = endpoint, key, session is None
-        self._session = _session(config) if session is None else session
+        self._session = open_session(config) if session is None else session
         self._subscriber: Any = None
         self._publishers: OrderedDict[str, Any] = OrderedDict()
 
     def start(self) -> ZenohServer:
         """Starts to answer."""
-        self._subscriber = self._session.declare_subscriber(f"{self._key}/request/*", _at_once(self._asked))
+        self._subscriber = self._session.declare_subscriber(f"{self._key}/request/*", at_once(self._asked))
         return self
 
     def _asked(self, sample: Any) -> None:
