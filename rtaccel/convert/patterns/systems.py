@@ -141,7 +141,11 @@ def _inverse(call: Call) -> OpNode:
     return _solved(_first_of(call), "inverse", {"a": (a, [0, 1])}, n, n, False)
 
 
-@general(aten.linalg_cholesky.default, aten.linalg_cholesky_ex.default, aten.cholesky.default)
+OLDER = (aten.cholesky.default,) if hasattr(aten, "cholesky") else ()
+"""What newer releases of torch no longer have."""
+
+
+@general(aten.linalg_cholesky.default, aten.linalg_cholesky_ex.default, *OLDER)
 def _cholesky(call: Call) -> OpNode:
     n = _square(call, call["self"])
     upper = bool(call["upper"])
