@@ -1,5 +1,7 @@
-"""The call of kernels that read float32 x as it is given, and whose programs may share the sum over K (triton/split.py); of `linear`
-and of `fused_linear`."""
+"""The call of kernels that read float32 x as it is given, of `linear` and of `fused_linear`.
+
+Their programs may share the sum over K (triton/split.py).
+"""
 
 from __future__ import annotations
 
