@@ -19,6 +19,7 @@
 #include "_common/pack_tile.h"
 #include "linear/float32_tile.h"
 #include "linear/int8_tile.h"
+#include "linear/narrow.h"
 
 namespace rta {
 
@@ -284,7 +285,10 @@ static const char* linear_reject(const Attrs& attrs) {
 template <class S>
 RTA_ONCE Stage* create_linear(const StageSpec& spec) {
   if constexpr (RTA_WANTS("linear", "float32"))
-    if (spec.attrs.text_is("weight_dtype", "float32")) return new LinearStage<S, Float32>(spec);
+    if (spec.attrs.text_is("weight_dtype", "float32")) {
+      if (NarrowLinear<S>::takes(spec)) return new NarrowLinear<S>(spec);
+      return new LinearStage<S, Float32>(spec);
+    }
   if constexpr (RTA_WANTS("linear", "int8"))
     if (spec.attrs.text_is("weight_dtype", "int8")) {
       if constexpr (Int8Wide<S>::kExists && RTA_MOST_ROWS >= Int8Wide<S>::kLeastRows) return new WideLinear<S>(spec);

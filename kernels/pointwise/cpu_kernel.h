@@ -1,6 +1,7 @@
 // Pointwise on the CPU: y = act(join(x * scale + shift, other)). The contract is in contract.py.
 #pragma once
 
+#include <numeric>
 #include <type_traits>
 
 #include "_common/checks.h"
@@ -42,6 +43,7 @@ class PointwiseStage final : public Stage {
       y_zero_ = zero_byte(spec.attrs, "y_zero_point");
     }
     if (!spec.attrs.has("scale")) return;
+    period_ = period();
     scale_ = copy(*spec.arena, spec.attrs.floats("scale", width_));
     const float* shift = spec.attrs.floats("shift", width_);
     bool shifts = !int8_out_;  // x + 0 is x but for the sign of a zero, which int8 does not have
@@ -55,13 +57,15 @@ class PointwiseStage final : public Stage {
 
   void run(const Run& run) const override {
     if (int8_out_ && !x_.int8 && !other_.port.exists() && activation_ == Activation::kNone) return quantize(run);
-    if (!scale_ && dense(x_.port) && dense(y_) && (!other_.port.exists() || dense(other_.port)) && !int8_out_) {
-      rows(run, 0, 1, x_.port.rows(run) * width_, false);  // one long row
+    if (all_dense()) {
+      const int64_t all = x_.port.rows(run) * width_, period = scale_ ? period_ : all;
+      if (all > 0) rows(run, 0, all / period, period, 4 * period, false);
+      if (const int64_t rest = all % period) rows(run, (all - rest) / width_, 1, rest, 0, false);
       return;
     }
     const bool marks = marks_samples();
     for (int64_t s = 0; s < run.samples; ++s)
-      if (!rows(run, s * y_.steps, y_.steps, width_, marks)) run.nan_marks[s] = __builtin_nanf("");
+      if (!rows(run, s * y_.steps, y_.steps, width_, 0, marks)) run.nan_marks[s] = __builtin_nanf("");
   }
 
  private:
@@ -69,13 +73,24 @@ class PointwiseStage final : public Stage {
   using I = typename S::I;
   enum class Join { kAdd, kMul, kHypot };  // in the order of their words
 
-  // float32 rows without padding between them, one after another.
-  bool dense(const GraphIO& port) const { return port.pitch == width_ * 4; }
+  // float32 rows without padding between them, one after another: numbers in a row, whatever their width.
+  bool dense(const PointwiseSide& from) const { return !from.int8 && from.port.pitch == width_ * 4; }
+  bool all_dense() const {
+    return !int8_out_ && y_.pitch == width_ * 4 && dense(x_) && (!other_.port.exists() || dense(other_));
+  }
 
-  // False where some x or other is not finite, of those that `marks` looks at.
-  bool rows(const Run& run, int64_t first, int64_t count, int64_t width, bool marks) const {
+  // Numbers after which `scale` and `shift` begin again: of narrow rows that are dense several, so that vectors are
+  // whole.
+  int64_t period() const {
+    if (!all_dense() || width_ >= 8 * S::kLanes) return width_;
+    return std::lcm<int64_t>(width_, 4 * S::kLanes);
+  }
+
+  // False where some x or other is not finite, of those that `marks` looks at. pitch: bytes from row to row where it is
+  // not that of the ports.
+  bool rows(const Run& run, int64_t first, int64_t count, int64_t width, int64_t pitch, bool marks) const {
     const char* other = other_.port.exists() ? other_.port.row(run, first) : nullptr;
-    const Rows at{x_.port.row(run, first), other, y_.row(run, first), count, width};
+    const Rows at{x_.port.row(run, first), other, y_.row(run, first), count, width, pitch};
     F nonfinite;
     switch (activation_) {
       case Activation::kNone: nonfinite = rows_of<Activation::kNone>(at, marks); break;
@@ -88,7 +103,7 @@ class PointwiseStage final : public Stage {
   struct Rows {
     const char *x, *other;
     char* y;
-    int64_t count, width;
+    int64_t count, width, pitch;
   };
 
   static constexpr int64_t kBlock = 32;  // vectors
@@ -105,11 +120,13 @@ class PointwiseStage final : public Stage {
     const bool blocks = kActivation == kAnyActivation && !int8_out && !marks && !from.int8 && !from_other.int8;
     const F inverse = S::set(y_inv_scale_), zero = S::set(0.0f);
     const I y_zero = S::set_int(y_zero_);
-    const int64_t width = at.width, further = y_.pitch;
+    const int64_t width = at.width, further = at.pitch ? at.pitch : y_.pitch;
+    const int64_t apart = at.pitch ? at.pitch : from.port.pitch,
+                  other_apart = at.pitch ? at.pitch : from_other.port.pitch;
     const char *x = at.x, *other = at.other;
     char* y = at.y;
     F sum = zero;
-    for (int64_t r = at.count; r > 0; --r, x += from.port.pitch, y += further) {
+    for (int64_t r = at.count; r > 0; --r, x += apart, y += further) {
       int64_t i = 0;
       if (blocks) {
         // Blocks that stay at hand: the activation is chosen once for each, where y is.
@@ -147,7 +164,7 @@ class PointwiseStage final : public Stage {
       };
       for (; i + S::kLanes <= width; i += S::kLanes) vector(std::true_type{}, S::kLanes);
       if (i < width) vector(std::false_type{}, static_cast<int>(width - i));
-      if (other) other += from_other.port.pitch;
+      if (other) other += other_apart;
     }
     return sum;
   }
@@ -231,14 +248,15 @@ class PointwiseStage final : public Stage {
   }
 
   const float* copy(Arena& arena, const float* from) const {
-    float* to = static_cast<float*>(arena.take(static_cast<size_t>(width_) * sizeof(float)));
-    for (int i = 0; i < width_; ++i) to[i] = from[i];
+    float* to = static_cast<float*>(arena.take(static_cast<size_t>(period_) * sizeof(float)));
+    for (int64_t i = 0; i < period_; ++i) to[i] = from[i % width_];
     return to;
   }
 
   PointwiseSide x_, other_;
   GraphIO y_;
   int width_;
+  int64_t period_ = 0;
   Join join_;
   Activation activation_;
   float parameter_;

@@ -1,0 +1,128 @@
+// Float32 layers of few outputs, at most half a vector of them: gates, scores, a head that is asked at each step.
+//
+// A lane for each output would leave most of a vector empty. Here lanes are numbers along K: every output of every row
+// of a block has a vector of sums, so many that they fill a square, which is turned in registers and added up. A row of
+// K numbers takes K / lanes multiply-adds an output, and not K.
+#pragma once
+
+#include "_simd/transpose.h"
+#include "linear/epilogue.h"
+
+namespace rta {
+
+template <class S>
+class NarrowLinear final : public Stage {
+ public:
+  // From so many K on, the square costs less than the lanes that it fills.
+  static bool takes(const StageSpec& spec) {
+    const int64_t n = spec.output(0).width;
+    return 2 * n <= S::kLanes && spec.input(0).width >= 16 * n;
+  }
+
+  explicit NarrowLinear(const StageSpec& spec) : layer_(read_layer(spec)) {
+    if (spec.input(0).dtype != RTA_FLOAT32) fail("linear: input and weight have different dtypes");
+    LinearLayer& p = layer_;
+    check_rows(p);
+    while (outputs_ < p.n) outputs_ *= 2;
+    stride_ = (p.k + S::kLanes - 1) / S::kLanes * S::kLanes;
+    const float* weight = spec.attrs.floats("weight", p.n * p.k);
+    float* packed = static_cast<float*>(spec.weights(static_cast<size_t>(outputs_ * stride_) * sizeof(float)));
+    for (int64_t j = 0; spec.packs() && j < p.n; ++j)
+      for (int64_t k = 0; k < p.k; ++k) packed[j * stride_ + k] = weight[j * p.k + k];
+    p.weights = packed;
+    const float* bias = spec.attrs.floats("bias", p.n);
+    float* around = static_cast<float*>(spec.weights(sizeof(float) * S::kLanes));
+    for (int i = 0; spec.packs() && i < S::kLanes; ++i) around[i] = i % outputs_ < p.n ? bias[i % outputs_] : 0.0f;
+    p.offset = around;
+    together_ =
+        p.bounds_alone && !p.int8_out && p.n == outputs_ && p.y.pitch == p.n * static_cast<int64_t>(sizeof(float));
+  }
+
+  int parts(int64_t samples) const override {
+    const int64_t blocks = samples * layer_.x.steps * outputs_ / S::kLanes;
+    return static_cast<int>(blocks < 1 ? 1 : blocks < kMostParts ? blocks : kMostParts);
+  }
+
+  int64_t cost_ns(int64_t samples) const override {
+    constexpr int64_t kPerCycle = 2 * S::kLanes, kCyclesPerNs = 4;
+    return samples * layer_.x.steps * outputs_ * layer_.k / (kPerCycle * kCyclesPerNs);
+  }
+
+  void run(const Run& run) const override {
+    switch (outputs_) {
+      case 1: return blocks<1>(run);
+      case 2: return blocks<2>(run);
+      case 4:
+        if constexpr (S::kLanes >= 8) return blocks<4>(run);
+        break;
+      default:
+        if constexpr (S::kLanes >= 16) return blocks<8>(run);
+    }
+  }
+
+ private:
+  using F = typename S::F;
+  static constexpr int64_t kMostParts = 1 << 20;
+
+  template <int N>
+  void blocks(const Run& run) const {
+    constexpr int64_t R = S::kLanes / N;
+    const int64_t rows = layer_.x.rows(run), whole = rows / R;
+    int64_t row = run.part * whole / run.parts * R;
+    const int64_t end = run.part + 1 == run.parts ? rows : (run.part + 1) * whole / run.parts * R;
+    for (; row + R <= end; row += R) block<N, R>(layer_.x.row(run, row), layer_.y.row(run, row));
+    for (; row < end; ++row) block<N, 1>(layer_.x.row(run, row), layer_.y.row(run, row));
+  }
+
+  // R rows. Their outputs are lanes of one vector at the end.
+  template <int N, int R>
+  void block(const char* x, char* y) const {
+    const float* w = static_cast<const float*>(layer_.weights);
+    const int64_t pitch = layer_.x.pitch, stride = stride_, k_end = layer_.k;
+    F sum[S::kLanes];
+#pragma GCC unroll 16
+    for (int i = 0; i < S::kLanes; ++i) sum[i] = S::set(0.0f);
+    const auto step = [&](int64_t k, auto load) __attribute__((always_inline)) {
+      F weight[N];
+#pragma GCC unroll 8
+      for (int j = 0; j < N; ++j) weight[j] = S::load(w + j * stride + k);
+#pragma GCC unroll 16
+      for (int r = 0; r < R; ++r) {
+        const F in = load(reinterpret_cast<const float*>(x + r * pitch) + k);
+#pragma GCC unroll 8
+        for (int j = 0; j < N; ++j) sum[r * N + j] = S::mul_add(weight[j], in, sum[r * N + j]);
+      }
+    };
+    int64_t k = 0;
+    for (; k + S::kLanes <= k_end; k += S::kLanes) step(k, [](const float* at) { return S::load(at); });
+    if (k < k_end) step(k, [&](const float* at) { return S::load_n(at, static_cast<int>(k_end - k)); });
+    F all;
+    if constexpr (R == 1) {
+      alignas(64) float each[S::kLanes] = {};
+#pragma GCC unroll 8
+      for (int j = 0; j < N; ++j) each[j] = S::sum_of(sum[j]);
+      all = S::load(each);
+    } else {
+      exchange_all<S, 1>(sum);
+#pragma GCC unroll 4
+      for (int half = S::kLanes / 2; half > 0; half /= 2)
+#pragma GCC unroll 8
+        for (int i = 0; i < half; ++i) sum[i] = S::add(sum[i], sum[i + half]);
+      all = sum[0];
+    }
+    all = S::add(all, S::load(layer_.offset));
+    if (R > 1 && together_) return S::store(reinterpret_cast<float*>(y), layer_.bounds.template within<S>(all));
+    alignas(64) float values[2 * S::kLanes];
+    S::store(values, all);
+    for (int r = 0; r < R; ++r) {
+      F row[1][1] = {{S::load(values + r * N)}};
+      epilogue<S, 1, 1>(layer_, row, y + r * layer_.y.pitch, 0);
+    }
+  }
+
+  LinearLayer layer_;
+  int64_t outputs_ = 1, stride_ = 0;  // outputs up to a power of two; numbers from the weights of one to the next
+  bool together_ = false;             // the outputs of a block are one vector in memory
+};
+
+}  // namespace rta
