@@ -35,7 +35,7 @@ static inline typename S::F fmod(typename S::F a, typename S::F b) {
   const F zero = S::set(0.0f), one = S::set(1.0f), size = S::abs(b), quotient = S::div(a, b);
   const F wild = S::select(S::less(S::abs(quotient), S::set(4194304.0f)),
                            S::select(S::less(size, S::set(__builtin_inff())), zero, one), one);
-  if (S::sum_of(wild) != 0.0f) return by_lanes<S, std::fmod>(a, b);
+  if (!S::all(S::equal(wild, zero))) return by_lanes<S, std::fmod>(a, b);
   const F r = S::fma(S::sub(zero, S::round(quotient)), b, a);
   const F below = S::where_less(zero, r, S::sub(r, size), r), above = S::where_less(r, zero, S::add(r, size), r);
   return S::copy_sign(S::abs(S::where_less(a, zero, below, above)), a);
@@ -162,8 +162,7 @@ static inline typename S::F wave(typename S::F x) {
   using F = typename S::F;
   using I = typename S::I;
   const F size = S::abs(x);
-  if (!(S::max_of(S::select(S::less(size, S::set(8192.0f)), S::set(0.0f), S::set(1.0f))) == 0.0f))
-    return kCos ? by_lane<S, std::cos>(x) : by_lane<S, std::sin>(x);
+  if (!S::all(S::less(size, S::set(8192.0f)))) return kCos ? by_lane<S, std::cos>(x) : by_lane<S, std::sin>(x);
   const F bias = S::set(12582912.0f), shifted = S::fma(x, S::set(0.636619772f), bias), n = S::sub(shifted, bias);
   F r = S::fma(n, S::set(-1.5703125f), x);
   r = S::fma(n, S::set(-4.83751297e-4f), r);

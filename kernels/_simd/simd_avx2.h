@@ -53,6 +53,7 @@ struct Avx2 : Common<Avx2, Avx2Types> {
   static F round(F a) { return _mm256_round_ps(a, _MM_FROUND_TO_NEAREST_INT | _MM_FROUND_NO_EXC); }
   static M less(F a, F b) { return _mm256_cmp_ps(a, b, _CMP_LT_OQ); }
   static M equal(F a, F b) { return _mm256_cmp_ps(a, b, _CMP_EQ_OQ); }
+  static bool all(M m) { return _mm256_movemask_ps(m) == 0xff; }
   static F select(M m, F yes, F no) { return _mm256_blendv_ps(no, yes, m); }
   static float max_of(F v) {
     __m128 m = _mm_max_ps(_mm256_castps256_ps128(v), _mm256_extractf128_ps(v, 1));

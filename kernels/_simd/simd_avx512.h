@@ -45,6 +45,7 @@ struct Avx512 : Common<Avx512, Avx512Types> {
   static F round(F a) { return _mm512_roundscale_ps(a, _MM_FROUND_TO_NEAREST_INT | _MM_FROUND_NO_EXC); }
   static M less(F a, F b) { return _mm512_cmp_ps_mask(a, b, _CMP_LT_OQ); }
   static M equal(F a, F b) { return _mm512_cmp_ps_mask(a, b, _CMP_EQ_OQ); }
+  static bool all(M m) { return m == 0xffff; }
   static F select(M m, F yes, F no) { return _mm512_mask_blend_ps(m, no, yes); }
   static float max_of(F v) { return _mm512_reduce_max_ps(v); }
   static float sum_of(F v) { return _mm512_reduce_add_ps(v); }

@@ -4,6 +4,7 @@
 // F: kLanes float32.  I: kLanes int32.  M: a mask of kLanes.  _n: the first n lanes only, nothing else is touched.
 //   load store load_n store_n set            add sub mul div sqrt abs copy_sign    fma: one rounding on every set
 //   mul_add: fused or not, the fastest       max min: b where either is NaN        where_less less equal select
+//   all: of a mask
 //   round: to nearest even, any size         to_int: the same, |v| < 2^22          to_float  max_of  sum_of
 //   load_int store_int set_int               add_int sub_int mul_int max_int min_int and_int
 //   shift_left<n>  shift_right<n> (copies the sign)  max_of_int  sum_of_int  as_int as_float (the same bits)

@@ -55,6 +55,7 @@ struct Neon : Common<Neon, NeonTypes> {
   static F round(F a) { return vrndnq_f32(a); }
   static M less(F a, F b) { return vcltq_f32(a, b); }
   static M equal(F a, F b) { return vceqq_f32(a, b); }
+  static bool all(M m) { return vminvq_u32(m) != 0; }
   static F select(M m, F yes, F no) { return vbslq_f32(m, yes, no); }
   static float max_of(F v) { return vmaxvq_f32(v); }
   static float sum_of(F v) {

@@ -60,6 +60,7 @@ struct Portable : Common<Portable, PortableTypes> {
   }
   static M less(F a, F b) { return a < b; }
   static M equal(F a, F b) { return a == b; }
+  static bool all(M m) { return (m[0] & m[1] & m[2] & m[3]) != 0; }
   static F select(M m, F yes, F no) { return m ? yes : no; }
   static float max_of(F v) {
     float m = v[0];

@@ -10,6 +10,7 @@ from torch import fx
 from rtaccel.convert.frontend import layout
 from rtaccel.convert.frontend.layout import View
 from rtaccel.convert.frontend.nodes import OpNode, depended_on, zeros_like_rows
+from rtaccel.convert.patterns.blocks import by_blocks
 from rtaccel.convert.patterns.rules import Call, Rule, rule
 from rtaccel.core.stage import QParams
 from rtaccel.nn.ops import OPERATORS
@@ -51,6 +52,8 @@ def _matmul(call: Call) -> OpNode | str:
         from rtaccel.convert.patterns.written_attention import by_hand
 
         return by_hand(call)
+    if weight is not None and _of_parameter(right) and (blocks := by_blocks(call, weight)) is not None:
+        return blocks
     if weight is None or weight.is_complex() or any(size != 1 for size in weight.shape[:-2]):
         return "its right side is no matrix parameter"
     if weight.dim() > 2 and not _of_parameter(right):

@@ -39,6 +39,10 @@ def _group_norm(
     """As torch computes it: y = x * scale + shift, by channel; the variance is a mean of squares of what is off the mean."""
     samples, channels = x.shape[:2]
     each, by_channel = channels // groups, [1, -1, *[1] * (x.dim() - 2)]
+    if x.dim() == 2 and each > 1:  # rows alone: a LayerNorm of each group
+        y = torch.nn.functional.layer_norm(x.reshape(samples, groups, each), (each,), eps=eps).reshape(x.shape)
+        y = y if weight is None else y * weight
+        return y if bias is None else y + bias
 
     def mean(t: Tensor) -> Tensor:  # of each group, one number a channel
         found = torch.ops.aten.mean.dim(t.reshape(samples, groups, -1), [-1], True)
