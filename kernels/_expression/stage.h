@@ -164,29 +164,42 @@ class ExpressionStage final : public Stage {
         }
     }
 
-    // The chain over `count` elements. The last of them, which fill no tile, go through copies that have room.
+    // The chain over `count` elements. The last of them, which fill no tile, go through copies that have room; what is
+    // beyond them there is the last one again, so that no function meets a number that nobody gave it.
     void evaluate(int64_t count) {
       const ExpressionStage& s = stage_;
       int64_t k = 0;
       for (; k + kTile8 <= count; k += kTile8) go8(k, at_);
-      const int64_t left = count - k;
+      if (count - k <= 3 * kTile2)
+        for (; k + kTile2 <= count; k += kTile2) go2(k, at_);
+      const int64_t left = count - k, tile = left <= kTile2 ? kTile2 : kTile8;
       if (left == 0) return;
       const int places = s.count_ + 1 + s.numbers_ + s.stored_;
       Place at[kMaxPlaces];
       for (int i = 0; i < places; ++i) at[i] = at_[i];
       for (int i = 0; i < s.count_; ++i) {
-        if (at[i].p == own_ + i * kPadded) continue;
+        if (at[i].p == own_ + i * kPadded) {
+          if (at[i].mask && kept_[i] == 0) repeat_last(at[i].p + k, left, tile);
+          continue;
+        }
         float* to = tail_ + i * kPadded;
         copy_run<S>(to, reinterpret_cast<const char*>(at[i].p + k), 4, left, false);
+        repeat_last(to, left, tile);
         at[i].p = to - k;
       }
       float* made = tail_ + s.count_ * kPadded;
       at[s.count_].p = made - k;
-      if (left <= kTile2)
+      if (tile == kTile2)
         go2(k, at);
       else
         go8(k, at);
       copy_run<S>(at_[s.count_].p + k, reinterpret_cast<const char*>(made), 4, left, false);
+    }
+
+    static void repeat_last(float* p, int64_t count, int64_t end) {
+      const float last = p[count - 1];
+      for (; count % S::kLanes; ++count) p[count] = last;
+      for (; count < end; count += S::kLanes) S::store(p + count, S::set(last));
     }
 
     void go8(int64_t k, const Place* at) const {
