@@ -200,6 +200,18 @@ def cases() -> Iterator[Case]:
         yield _case(3, make_stage(37, 45, "static", act, parameter, out="int8"), "static")
         yield _case(19, make_stage(37, 45, "dynamic", act, parameter), "dynamic")
         yield _case(19, make_stage(37, 45, "static", act, parameter, out="int8"), "static")
+    for rows, n, k in (
+        (1, 1, 16),
+        (5, 2, 41),
+        (17, 3, 64),
+        (33, 4, 70),
+        (9, 7, 130),
+        (2, 8, 128),
+        (19, 1, 257),
+        (4, 4, 63),
+    ):
+        for act in ("none", "relu", "sigmoid"):  # outputs that fill half a vector at most
+            yield _case(rows, make_stage(k, n, "float32", act), "f32")
     for rows, stage, label in contract_weights.stages():
         yield _case(rows, stage, label)
 

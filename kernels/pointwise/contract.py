@@ -105,7 +105,7 @@ def make_stage(c: int, activation: str, parameter: float = 0.0, affine: bool = F
 
 def cases() -> Iterator[Case]:
     for index, act in enumerate(activations.ACTIVATIONS):
-        for rows, c in ((1, 1), (3, 17), (2, 64), (5, 131)):
+        for rows, c in ((1, 1), (3, 17), (2, 64), (5, 131), (70, 4), (19, 6)):
             affine, residual = bool((index + c) % 2), bool((index + rows) % 2)
             stage = make_stage(c, act, activations.ROWS[act].example, affine, residual)
 

@@ -130,6 +130,9 @@ def cases() -> Iterator[Case]:
             yield _case(f"{kind}-rows-{h}x{c}", (h, c), (h, 1), kind, (h, c), 1, (0, c, 1))
             yield _case(f"{kind}-flat-{h}x{c}", (1, h * c), (1, h), kind, (h, c), 1, (0, c, 1))
             yield _case(f"{kind}-all-{h}x{c}", (h, c), (1, 1), kind, (h, c), 0, (0, c, 1))
+        for h, c in ((33, 9), (64, 16), (21, 32), (40, 67)):  # squares of results, and what is left of them
+            yield _case(f"{kind}-rows-{h}x{c}", (h, c), (h, 1), kind, (h, c), 1, (0, c, 1))
+            yield _case(f"{kind}-part-{h}x{c}", (h, c + 3), (1, h), kind, (h, c), 1, (2, c + 3, 1))
         for rows in ((6, 20), (15, 8), (8, 15), (1, 120)):
             for out in ((1, 20), (5, 4), (20, 1)):
                 yield _case(f"{kind}-inner-{rows[0]}-{out[0]}", rows, out, kind, (5, 4, 6), 2, (0, 24, 1, 4))

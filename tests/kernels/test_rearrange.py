@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import itertools
+import math
+import random
 
 import pytest
 import torch
@@ -109,3 +111,29 @@ def test_compiled() -> None:
 def test_tables_that_do_not_fit(stage: Stage, words: str) -> None:
     with pytest.raises(rt.ShapeError, match=f"rearrange: .*{words}"):
         operator("rearrange").lower(stage)
+
+
+def _parts(seed: int) -> tuple[Tensor, tuple[int, int], tuple[int, int]]:
+    """Elements of an image that is cut, turned, reversed and repeated anyhow, and the rows of before and after."""
+    rng = random.Random(seed)
+    sizes = [rng.choice((1, 2, 3, 4, 5, 8, 16, 17)) for _ in range(rng.randint(2, 4))]
+    table = torch.arange(math.prod(sizes)).reshape(sizes)
+    steps, width = math.prod(sizes[:-1]), sizes[-1]
+    for d in range(table.dim()):
+        start = rng.choice((0, 0, 0, rng.randrange(table.shape[d])))
+        table = table.narrow(d, start, rng.randint(1, table.shape[d] - start) if start else table.shape[d])
+        if rng.random() < 0.15:
+            table = table.flip(d)
+    table = table.permute(*rng.sample(range(table.dim()), table.dim()))
+    if rng.random() < 0.3:
+        table = table.unsqueeze(-1).expand(*table.shape, rng.choice((2, 7, 16)))
+    own = table.shape[-1] if rng.random() < 0.7 else rng.choice([n for n in range(1, 40) if table.numel() % n == 0])
+    return table.reshape(-1), (steps, width), (table.numel() // own, own)
+
+
+@pytest.mark.parametrize("seed", range(80))
+def test_random_parts(seed: int) -> None:
+    table, x, y = _parts(seed)
+    data = torch.randn(3, x[0] * x[1])
+    stage = stage_of(x, y, index=table_of(table))
+    check_same(stage, (data.reshape(3, *stage.inputs[0].shape),), (data[:, table].reshape(3, *stage.outputs[0].shape),))
