@@ -207,6 +207,7 @@ OPERATOR = register_operator(
         lower=lower,
         packed_bytes=packed_bytes,
         by_row=False,
+        whole_input=lambda stage: 1,
         role=Role.WHOLE,
         streaming=STREAMING,
     )

@@ -139,6 +139,15 @@ def _matrix(g: torch.Generator, samples: int, count: int, n: int, width: int, ki
     return x.reshape(samples, count * n, width)
 
 
+def _feed(stage: Stage, inputs: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
+    """Random matrices with a large diagonal: positive definite where their lower triangle is all that is read."""
+    if "a" in stage.tensors:
+        return inputs
+    _, n, _, count = _sizes(stage)
+    a = inputs[0].reshape(-1, count, n, n) + 2 * n * torch.eye(n, device=inputs[0].device)
+    return (a.reshape(inputs[0].shape), *inputs[1:])
+
+
 def cases() -> Iterator[Case]:
     for kind in KINDS:
         for n, columns, count in ((1, 1, 1), (2, 1, 3), (3, 3, 2), (4, 2, 1), (7, 5, 2), (17, 1, 1), (33, 19, 1)):
@@ -178,5 +187,6 @@ OPERATOR = register_operator(
         lower=lower,
         packed_bytes=lambda stage: sum(8 * prod(t.shape) for t in stage.tensors.values()),
         by_row=False,
+        feed=_feed,
     )
 )

@@ -74,7 +74,8 @@ class Operator:
         each tensor, is enough.
     check: (what asks, stage, tensors), raises FormatError for tensors of the stage that no kernel may be given.
     make_stage: a stage with random weights from plain numbers and words, for the command line.
-    whole_input: (stage) -> a number that whole numbers among its inputs may be; 0 where there is none.
+    whole_input: (stage) -> a number that all whole numbers among its inputs may be; 0 where there is none.
+    feed: (stage, random inputs) -> inputs like them that it does not refuse; None where it refuses no number.
     exact: attrs with which no kernel takes an algorithm that rounds more than sums of products do.
     make_int8: of the operator with Role.QUANTIZE: (name, x, its int8 form, factor of each column or None) -> the stage.
 
@@ -95,6 +96,7 @@ class Operator:
     make_stage: Callable[..., Stage] | None = None
     make_int8: Callable[[str, Value, tuple[Value, ...], Tensor | None], Stage] | None = None
     whole_input: Callable[[Stage], int] | None = None
+    feed: Callable[[Stage, tuple[Tensor, ...]], tuple[Tensor, ...]] | None = None
     exact: Mapping[str, Any] = field(default_factory=dict)
     role: Role | None = None
     weights: Weights | None = None

@@ -22,7 +22,9 @@ WHOLE = frozenset({"int64", "int32", "uint8", "bool"})
 
 def random_inputs(stage: Stage, rows: int, device: str) -> tuple[Tensor, ...]:
     """What a stage may be fed: [rows, *value.shape] of each dtype."""
-    return tuple(_random_input(value, rows, device, whole_input(stage)) for value in stage.inputs)
+    given = tuple(_random_input(value, rows, device, whole_input(stage)) for value in stage.inputs)
+    feed = operator(stage.op).feed
+    return given if feed is None else feed(stage, given)
 
 
 def _random_input(value: Value, rows: int, device: str, whole: int) -> Tensor:
