@@ -11,6 +11,9 @@ from typing import Any
 
 EXTENSION = "torchaudio._extension"
 
+BY_ITSELF = frozenset({"nbeats-pytorch"})
+"""Packages that go in without what they ask for (docs/reference/zoo.md): an old protobuf, for a part that nobody imports."""
+
 
 def offline() -> None:
     """Keeps packages from asking a hub for weights, which the zoo draws, and from logging elsewhere."""
