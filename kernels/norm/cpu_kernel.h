@@ -58,7 +58,8 @@ class NormStage final : public Stage {
       float* made = y && !activated ? y : scratch + stride_;
       uint8_t* q = q_.exists() ? reinterpret_cast<uint8_t*>(q_.row(run, r)) : nullptr;
       if (activated || !q || scale_.exists()) {
-        int32_t peak = normalize<false>(t, mean, made, nullptr, nullptr);
+        int32_t peak = scale_.exists() && !activated ? normalize<Gives::kPeak>(t, mean, made, nullptr, nullptr)
+                                                     : normalize<Gives::kFloats>(t, mean, made, nullptr, nullptr);
         if (activated) {
           activate_in_place<S>(activation_, parameter_, made, stride_ / S::kLanes);
           peak = epilogue(made, y);
@@ -69,7 +70,7 @@ class NormStage final : public Stage {
           propagate_nan(run, r, q);
       } else {
         bool finite = true;
-        normalize<true>(t, mean, made, q, &finite);
+        normalize<Gives::kBytes>(t, mean, made, q, &finite);
         if (!finite) propagate_nan(run, r, q);
       }
     }
@@ -134,8 +135,9 @@ class NormStage final : public Stage {
     return layer_ ? sums.total() / static_cast<float>(width_) : 0.0f;
   }
 
-  // Writes the result without its activation to `y`. The largest |y| as bits, or (Bytes) also y as int8 to `q`.
-  template <bool Bytes>
+  enum class Gives { kFloats, kPeak, kBytes };
+  // Writes the result without its activation to `y`; also gives the largest |y| as bits, or writes y as int8 to `q`.
+  template <Gives gives>
   int32_t normalize(const float* t, float mean, float* y, uint8_t* q, bool* finite) const {
     const float count = static_cast<float>(width_);
     PartialSums<S> squares;
@@ -153,7 +155,8 @@ class NormStage final : public Stage {
       const F d = S::mul(S::sub(load_part<S>(t + i, n), shift), scale);
       const F z = S::add(S::mul(d, S::load(weight_ + i)), S::load(bias_ + i));
       store_part<S>(y + i, z, n);
-      if (Bytes) {
+      if (gives == Gives::kFloats) return;
+      if (gives == Gives::kBytes) {
         nonfinite[v % 4] = S::mul_add(z, S::set(0.0f), nonfinite[v % 4]);
         store_quantized<S>(q + i, z, inverse, zero);
       } else if (n == S::kLanes) {
@@ -162,7 +165,8 @@ class NormStage final : public Stage {
         peak[v % 4] = S::max_int(peak[v % 4], S::bits_of_abs(S::load_n(y + i, n)));
       }
     });
-    if (Bytes) {
+    if (gives == Gives::kFloats) return 0;
+    if (gives == Gives::kBytes) {
       // Lanes beyond the row hold (0 - mean) * scale: finite where the row is.
       *finite = S::sum_of(S::add(S::add(nonfinite[0], nonfinite[1]), S::add(nonfinite[2], nonfinite[3]))) == 0.0f;
       return 0;
