@@ -9,6 +9,7 @@ import torch
 from torch import Tensor, nn
 
 import rtaccel as rt
+from tests.support.both_backends import check_equals_torch
 
 
 def shuffled(x: Tensor, groups: int) -> Tensor:
@@ -84,18 +85,7 @@ class Sorted(nn.Module):
 @pytest.mark.parametrize("seed", range(24))
 def test_equals_torch(kind: type[nn.Module], seed: int) -> None:
     model = kind(seed).eval()
-    data = [torch.randn(2, *model.shape) for _ in range(4)]
-    fast = rt.compile(model, data[0], strict=True)
-    int8 = rt.compile(model, data[0], "w8a8", calibration=data, verify=False)
-    plain = rt.compile(model, data[0], "w8a8", calibration=data, backend="portable", verify=False)
-    for rows in (1, 2, 5):
-        x = torch.randn(rows, *model.shape)
-        with torch.no_grad():
-            want = model.double()(x.double()).float()
-            model.float()
-        scale = max(want.abs().max().item(), 1e-3)
-        torch.testing.assert_close(fast(x), want, rtol=2e-5, atol=1e-5 * scale)
-        torch.testing.assert_close(int8(x), plain(x), rtol=1e-4, atol=0.04 * scale)
+    check_equals_torch(model, [torch.randn(2, *model.shape) for _ in range(4)])
 
 
 class Mixed(nn.Module):
