@@ -170,6 +170,13 @@ WINOGRAD = {
     "wide": Shape(33, 130, (13, 11), (3, 3), padding=(2, 0)),
     "flat": Shape(6, 20, (9, 6), (3, 3), padding=(1, 1), flat=True),
     "row": Shape(16, 48, (1, 30), (3, 3), padding=(1, 1)),
+    "signal": Shape(19, 37, (1, 41), (1, 3), padding=(0, 1)),
+    "signal-apart": Shape(33, 18, (1, 50), (1, 3), padding=(0, 8), dilation=(1, 4)),
+    "signal-causal": Shape(16, 67, (1, 23), (1, 3), dilation=(1, 2), causal=True),
+    "signal-short": Shape(6, 20, (1, 3), (1, 3)),
+    "lines": Shape(17, 33, (5, 9), (1, 3), padding=(0, 1)),
+    "lines-down": Shape(20, 16, (11, 7), (3, 1), padding=(1, 0)),
+    "lines-down-apart": Shape(5, 130, (13, 3), (3, 1), padding=(2, 0), dilation=(3, 1)),
 }
 WINOGRAD_INT8 = {
     "even": Shape(16, 16, (6, 6), (3, 3), padding=(1, 1)),

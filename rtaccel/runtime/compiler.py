@@ -82,9 +82,9 @@ def compile(
         those of the example, and so are the shapes. Without it, a model that reads whole numbers or truth values gives a
         GuardedModel on the CPU: the model itself answers where they differ. One that reads real numbers is not captured.
     strict: raise UnsupportedProblem where a call falls back to PyTorch or the model is not captured, instead of warning.
-    exact: float32 convolutions are sums of products. By default those of 3 x 3 with stride 1 are computed by Winograd's
-        algorithm where that is faster: up to 3 times as fast, and off by 1e-6 to 3e-6 of the results' size (rms) where
-        sums are by 2e-7 to 1e-6.
+    exact: float32 convolutions are sums of products. By default those of three taps an axis with stride 1 are computed by
+        Winograd's algorithm where that is faster: up to 3 times as fast, and off by 3e-7 to 3e-6 of the results' size (rms)
+        where sums are by 2e-7 to 1e-6.
 
     dynamic: dimensions beside the batch whose size changes from call to call, with the bounds of each, both included:
         `{"x": {1: (1, 512)}}`, an argument by name or place. Gives a DynamicModel, with a plan for each size; the bounds are

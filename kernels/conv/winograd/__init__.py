@@ -1,6 +1,7 @@
 """Winograd's convolution F(m x m, 3 x 3): where the native kernels take it, and how far its float32 results may be off.
 
-A tile of m x m outputs comes from (m + 2)^2 inputs: y = A' [ sum over channels of (G w G') * (B' d B) ] A.
+A tile of m x m outputs comes from (m + 2)^2 inputs: y = A' [ sum over channels of (G w G') * (B' d B) ] A. Kernels of 3 x 1 and
+1 x 3 are F(m, 3) along their axis, whatever their dilation: y = A' sum over channels of (G w) * (B' d).
 docs/decisions/0025-winograd.md says why, with figures. transform.h has the two transforms of values, float32.h and int8.h the
 stages around them; int8 is exact (docs/decisions/0050-winograd-in-whole-numbers.md).
 """
@@ -57,21 +58,37 @@ def possible(attrs: Mapping[str, Any]) -> bool:
     )
 
 
+def line(attrs: Mapping[str, Any]) -> int | None:
+    """The axis along which a float32 convolution has three taps, and one along the other; None where it is another, or positions
+    are missing."""
+    kernel, padding = tuple(attrs["kernel"]), tuple(attrs.get("padding", (0, 0)))
+    axis = {(1, 3): 1, (3, 1): 0}.get(kernel)
+    if axis is None or padding[1 - axis] or attrs["in_size"][1 - axis] != attrs["out_size"][1 - axis]:
+        return None
+    square = {**attrs, "kernel": (3, 3), "dilation": (1, 1)}
+    return axis if possible(square) else None
+
+
 def tile(stage: Stage) -> int:
     """m, or 0 for sums of products. The attr `winograd` says it where it is given.
 
     Raises ShapeError for an m that there is not, or for another convolution.
     """
     weight, given = stage.tensors["weight"], stage.attrs.get("winograd")
-    fits = weight.dtype == torch.float32 and possible(stage.attrs)
+    axis = None if stage.attrs.get("stream") else line(stage.attrs)
+    fits = weight.dtype == torch.float32 and (axis is not None or possible(stage.attrs))
     if given is not None:
         if given not in (0, 2, 4) or (given and not fits):
             raise ShapeError(
-                "conv", f"winograd = {given!r}", "0, or 2 or 4 for float32 3 x 3 with stride 1", "Leave it out."
+                "conv", f"winograd = {given!r}", "0, or 2 or 4 for float32, three taps and stride 1", "Leave it out."
             )
         return int(given)
     n, c = weight.shape[:2]
-    return best(c, n, stage.attrs["out_size"]) if fits else 0
+    if not fits:
+        return 0
+    if axis is None:
+        return best(c, n, stage.attrs["out_size"])
+    return best_line(c, n, stage.attrs["out_size"], axis, stage.attrs.get("dilation", (1, 1))[axis])
 
 
 MIN_POSITIONS = {4: 49, 2: 16}
@@ -95,8 +112,24 @@ def best(c: int, n: int, out_size: tuple[int, int]) -> int:
     return 0
 
 
+LINE_PRODUCTS, LINE_POSITIONS, LINE_BYTES_A_POSITION = 24 * 24, 8, 128 << 10
+"""The least inputs times outputs, the least positions, and how many bytes of transformed weights each of them may ask for."""
+
+
+def best_line(c: int, n: int, out_size: tuple[int, int], axis: int, apart: int) -> int:
+    """4 where F(4, 3) is faster than sums of products, else 0. It has twice their weights."""
+    along, lines = out_size[axis], out_size[1 - axis]
+    computed = -(-along // (4 * apart)) * 4 * apart * lines
+    positions, weights = along * lines, 4 * 6 * c * n
+    few = positions < max(LINE_POSITIONS, 0.7 * computed) or min(c, n) < 16 or c * n < LINE_PRODUCTS
+    return 0 if few or weights > LINE_BYTES_A_POSITION * positions else 4
+
+
 def magnitude(stage: Stage, m: int, rows: Tensor, weight: Tensor) -> Tensor:
     """float64 [M, out steps, N]: what rounding is relative to, |A'| [ sum of (|G| |w| |G'|) * (|B'| |d| |B|) ] |A|."""
+    axis = line(stage.attrs)
+    if axis is not None:
+        return _along(stage, m, rows, weight, axis)
     (height, width), (top, left) = stage.attrs["in_size"], stage.attrs.get("padding", (0, 0))
     tall, wide = stage.attrs["out_size"]
     down, across = -(-tall // m), -(-wide // m)
@@ -111,6 +144,24 @@ def magnitude(stage: Stage, m: int, rows: Tensor, weight: Tensor) -> Tensor:
     sums = torch.einsum("syxcil,ncil->syxnil", v, u)
     y = torch.einsum("ij,syxnjk,lk->syixln", a, sums, a)
     return y.reshape(rows.shape[0], down * m, across * m, -1)[:, :tall, :wide].flatten(1, 2)
+
+
+def _along(stage: Stage, m: int, rows: Tensor, weight: Tensor, axis: int) -> Tensor:
+    """The same along one axis: |A'| sum of (|G| |w|) * (|B'| |d|)."""
+    before, out = stage.attrs.get("padding", (0, 0))[axis], stage.attrs["out_size"][axis]
+    apart = stage.attrs.get("dilation", (1, 1))[axis]
+    lines = rows.unflatten(1, stage.attrs["in_size"]).double().abs()
+    lines = lines if axis else lines.transpose(1, 2)  # [M, lines, along, C]
+    blocks = -(-out // (m * apart))
+    padded = lines.new_zeros(*lines.shape[:2], before + lines.shape[2] + (blocks + 2) * m * apart, lines.shape[3])
+    padded[:, :, before : before + lines.shape[2]] = lines
+    first = (torch.arange(blocks) * m * apart)[:, None, None] + torch.arange(apart)[None, :, None]
+    tiles = padded[:, :, first + torch.arange(m + 2) * apart]  # [M, lines, blocks, apart, m + 2, C]
+    b, g, a = (torch.tensor(t[m], dtype=torch.float64).abs() for t in (INPUT, WEIGHT, OUTPUT))
+    v = torch.einsum("ij,slbrjc->slbric", b, tiles)
+    u = torch.einsum("ij,ncj->nci", g, weight.double().abs().flatten(2))
+    y = torch.einsum("ki,slbric,nci->slbkrn", a, v, u).flatten(2, 4)[:, :, :out]
+    return (y if axis else y.transpose(1, 2)).flatten(1, 2)
 
 
 def terms(c: int) -> int:

@@ -1,8 +1,10 @@
-// Float32 convolutions of 3 x 3 with stride 1 by Winograd's F(m x m, 3 x 3), m = 2 or 4.
+// Float32 convolutions of 3 x 3 with stride 1 by Winograd's F(m x m, 3 x 3), and of 3 x 1 and 1 x 3 by F(m, 3), m = 2
+// or 4.
 //
-// A block of tiles (m x m outputs each) goes through three steps. What lies between them stays in a second-level cache:
+// A block of tiles (m x m or m outputs each) goes through three steps. What lies between them stays in a second-level
+// cache:
 //     V[point][tile][channel]   inputs transformed, a vector of channels at a time, straight from x
-//     P[point][tile][column]    = V[point] * U[point], a matrix product for each of the (m + 2)^2 points
+//     P[point][tile][column]    = V[point] * U[point], a matrix product for each point
 //     y                         P transformed back, with bias, residual and activation
 // for 64 columns of outputs at a time. The weights U are transformed in float64 when they are packed:
 //     [64 columns][point][panel of vectors][channel][lane]
@@ -18,14 +20,17 @@
 #include "conv/share.h"
 #include "conv/winograd/tiles.h"
 #include "conv/winograd/transform.h"
+#include "conv/winograd/weights.h"
 
 namespace rta {
 
-template <class S, int m>
+template <class S, class Tiles>
 class WinogradStage final : public Stage {
   using F = typename S::F;
+  static constexpr int m = Tiles::kRight, kDown = Tiles::kDown, kLanes = S::kLanes;
+  static constexpr bool kSquare = kDown > 1;
+  static constexpr int kIn = m + 2, kInDown = kSquare ? kIn : 1, kPoints = kInDown * kIn, kTaps = kSquare ? 9 : 3;
   using Transform = WinogradTransform<m>;
-  static constexpr int kIn = m + 2, kPoints = kIn * kIn, kLanes = S::kLanes;
   static constexpr int kPanel = S::kRegisters >= 32 ? 4 : 2;  // vectors of a panel; times 6 rows, accumulators
   static constexpr int kRows = kWinogradRows;
   static constexpr int64_t kColumns = 64;            // outputs that go through P together
@@ -35,10 +40,12 @@ class WinogradStage final : public Stage {
  public:
   explicit WinogradStage(const StageSpec& spec) : p_(read_layer(spec, 1, kLanes, 0)) {
     const ConvGeometry& g = p_.at;
-    expect(!p_.int8 && !p_.stream && p_.groups == 1 && g.kernel.y == 3 && g.kernel.x == 3 && g.stride.y == 1 &&
-               g.stride.x == 1 && g.dilation.y == 1 && g.dilation.x == 1 && !g.in_steps && !g.out_steps &&
-               !flag(spec.attrs, "by_rows"),
-           "Winograd's convolution is float32, 3 x 3, of all positions");
+    const bool right = g.kernel.y == 1 && g.kernel.x == 3 && g.padding.y == 0 && g.out.y == g.in.y;
+    const bool down = g.kernel.y == 3 && g.kernel.x == 1 && g.padding.x == 0 && g.out.x == g.in.x;
+    const bool square = g.kernel.y == 3 && g.kernel.x == 3 && g.dilation.y == 1 && g.dilation.x == 1;
+    expect(!p_.int8 && !p_.stream && p_.groups == 1 && (kSquare ? square : right || down) && g.stride.y == 1 &&
+               g.stride.x == 1 && !g.in_steps && !g.out_steps && !flag(spec.attrs, "by_rows"),
+           "Winograd's convolution is float32, of three taps, of all positions");
     vectors_ = (p_.n + kLanes - 1) / kLanes;
     const int64_t columns = vectors_ * kLanes < kColumns ? vectors_ * kLanes : kColumns;
     v_pitch_ = (p_.c + 15) / 16 * 16 + 16;  // no power of two: neighbors would share sets of the cache
@@ -50,7 +57,7 @@ class WinogradStage final : public Stage {
     block_ = (each + kRows - 1) / kRows * kRows;
     v_stride_ = odd_lines(block_ * v_pitch_);
     p_stride_ = odd_lines(block_ * p_pitch_);
-    pack(spec, spec.attrs.floats("weight", p_.n * p_.c * 9));
+    pack(spec, spec.attrs.floats("weight", p_.n * p_.c * kTaps));
     spec.need_scratch(static_cast<size_t>(kPoints * (v_stride_ + p_stride_)) * 4);
   }
 
@@ -103,22 +110,31 @@ class WinogradStage final : public Stage {
   template <bool whole>
   inline __attribute__((always_inline)) void transform(const float* const (&at)[kPoints], int64_t c, int n,
                                                        float* v) const {
-    F half[kIn][kIn];
-#pragma GCC unroll 6
-    for (int j = 0; j < kIn; ++j) {
+    if constexpr (!kSquare) {
       F d[kIn], t[kIn];
 #pragma GCC unroll 6
-      for (int i = 0; i < kIn; ++i) d[i] = whole ? S::load(at[i * kIn + j] + c) : S::load_n(at[i * kIn + j] + c, n);
+      for (int i = 0; i < kIn; ++i) d[i] = whole ? S::load(at[i] + c) : S::load_n(at[i] + c, n);
       Transform::template input<S>(d, t);
 #pragma GCC unroll 6
-      for (int i = 0; i < kIn; ++i) half[i][j] = t[i];
-    }
+      for (int i = 0; i < kIn; ++i) S::store(v + i * v_stride_, t[i]);
+    } else {
+      F half[kIn][kIn];
 #pragma GCC unroll 6
-    for (int i = 0; i < kIn; ++i) {
-      F t[kIn];
-      Transform::template input<S>(half[i], t);
+      for (int j = 0; j < kIn; ++j) {
+        F d[kIn], t[kIn];
 #pragma GCC unroll 6
-      for (int j = 0; j < kIn; ++j) S::store(v + (i * kIn + j) * v_stride_, t[j]);
+        for (int i = 0; i < kIn; ++i) d[i] = whole ? S::load(at[i * kIn + j] + c) : S::load_n(at[i * kIn + j] + c, n);
+        Transform::template input<S>(d, t);
+#pragma GCC unroll 6
+        for (int i = 0; i < kIn; ++i) half[i][j] = t[i];
+      }
+#pragma GCC unroll 6
+      for (int i = 0; i < kIn; ++i) {
+        F t[kIn];
+        Transform::template input<S>(half[i], t);
+#pragma GCC unroll 6
+        for (int j = 0; j < kIn; ++j) S::store(v + (i * kIn + j) * v_stride_, t[j]);
+      }
     }
   }
 
@@ -178,9 +194,9 @@ class WinogradStage final : public Stage {
   // A vector of columns of a tile: back to outputs, and out.
   inline __attribute__((always_inline)) void finish(const char* x, const float* products, int64_t tile, int64_t column,
                                                     char* y, const char* other) const {
-    F half[kIn][m], out[m][m];
+    F half[kInDown][m], out[kDown][m];
 #pragma GCC unroll 6
-    for (int i = 0; i < kIn; ++i) {
+    for (int i = 0; i < kInDown; ++i) {
       F p[kIn];
 #pragma GCC unroll 6
       for (int j = 0; j < kIn; ++j) p[j] = S::load(products + (i * kIn + j) * p_stride_);
@@ -189,106 +205,86 @@ class WinogradStage final : public Stage {
     F unlike = S::set(0.0f);  // 0 as long as every output is finite
 #pragma GCC unroll 4
     for (int j = 0; j < m; ++j) {
-      F p[kIn], t[m];
+      if constexpr (kSquare) {
+        F p[kIn], t[m];
 #pragma GCC unroll 6
-      for (int i = 0; i < kIn; ++i) p[i] = half[i][j];
-      Transform::template output<S>(p, t);
+        for (int i = 0; i < kIn; ++i) p[i] = half[i][j];
+        Transform::template output<S>(p, t);
 #pragma GCC unroll 4
-      for (int i = 0; i < m; ++i) {
-        out[i][j] = t[i];
-        unlike = S::mul_add(t[i], S::set(0.0f), unlike);
+        for (int i = 0; i < m; ++i) out[i][j] = t[i];
+      } else {
+        out[0][j] = half[0][j];
       }
+#pragma GCC unroll 4
+      for (int i = 0; i < kDown; ++i) unlike = S::mul_add(out[i][j], S::set(0.0f), unlike);
     }
     if (!(S::sum_of(unlike) == 0.0f)) again(x, tile, column, out);
 
     const F bias = S::load(p_.offset + column);
-    const Extent first = tiles_.first(tile), size = tiles_.size(first);
-    const int64_t columns = p_.n - column;
-    for (int64_t i = 0; i < size.y; ++i) {
-      const int64_t position = (first.y + i) * p_.at.out.x + first.x;
+    const WinogradOutputs made = tiles_.outputs(tile);
+    const int64_t columns = p_.n - column, step = made.right * p_.y.pitch, other_step = made.right * p_.other.pitch;
+    for (int64_t i = 0; i < made.rows; ++i) {
+      const int64_t position = made.position + i * made.down;
       char* to = y + position * p_.y.pitch;
       const char* from = other ? other + position * p_.other.pitch : nullptr;
-      if (simple_ && size.x == m && columns >= kLanes) {
+      if (simple_ && made.columns == m && columns >= kLanes) {
 #pragma GCC unroll 4
         for (int j = 0; j < m; ++j) {
           F t = S::add(out[i][j], bias);
-          if (from) t = S::add(t, S::load(reinterpret_cast<const float*>(from + j * p_.other.pitch) + column));
-          S::store(reinterpret_cast<float*>(to + j * p_.y.pitch) + column, p_.bounds.within<S>(t));
+          if (from) t = S::add(t, S::load(reinterpret_cast<const float*>(from + j * other_step) + column));
+          S::store(reinterpret_cast<float*>(to + j * step) + column, p_.bounds.within<S>(t));
         }
         continue;
       }
-      for (int64_t j = 0; j < size.x; ++j) {
+      for (int64_t j = 0; j < made.columns; ++j) {
         F t[1][1] = {{S::add(out[i][j], bias)}};
-        const ConvTarget at{to + j * p_.y.pitch, from ? from + j * p_.other.pitch : nullptr, column, columns, true};
+        const ConvTarget at{to + j * step, from ? from + j * other_step : nullptr, column, columns, true};
         conv_epilogue<S, 1, 1>(p_, t, at);
       }
     }
   }
 
   // The outputs of a tile as sums of products, two rows at a time, for independent sums.
-  __attribute__((noinline)) void again(const char* x, int64_t tile, int64_t column, F (&out)[m][m]) const {
+  __attribute__((noinline)) void again(const char* x, int64_t tile, int64_t column, F (&out)[kDown][m]) const {
+    constexpr int kTogether = kSquare ? 2 : 1;
     const float* at[kPoints];
     tiles_.window(x, tile, at);
-    for (int top = 0; top < m; top += 2) {
-      F sum[2][m];
+    for (int top = 0; top < kDown; top += kTogether) {
+      F sum[kTogether][m];
 #pragma GCC unroll 8
-      for (int i = 0; i < 2 * m; ++i) sum[i / m][i % m] = S::set(0.0f);
-      const float* w = plain_ + column * 9 * p_.c;
-      for (int tap = 0; tap < 9; ++tap) {
-        const float* from[2][m];
+      for (int i = 0; i < kTogether * m; ++i) sum[i / m][i % m] = S::set(0.0f);
+      const float* w = plain_ + column * kTaps * p_.c;
+      for (int tap = 0; tap < kTaps; ++tap) {
+        const float* from[kTogether][m];
 #pragma GCC unroll 8
-        for (int i = 0; i < 2 * m; ++i) from[i / m][i % m] = at[(top + i / m + tap / 3) * kIn + i % m + tap % 3];
+        for (int i = 0; i < kTogether * m; ++i)
+          from[i / m][i % m] = at[(top + i / m + tap / 3) * kIn + i % m + tap % 3];
         for (int64_t c = 0; c < p_.c; ++c, w += kLanes) {
           const F weight = S::load(w);
 #pragma GCC unroll 8
-          for (int i = 0; i < 2 * m; ++i)
+          for (int i = 0; i < kTogether * m; ++i)
             sum[i / m][i % m] = S::mul_add(weight, S::set(from[i / m][i % m][c]), sum[i / m][i % m]);
         }
       }
 #pragma GCC unroll 8
-      for (int i = 0; i < 2 * m; ++i) out[top + i / m][i % m] = sum[i / m][i % m];
+      for (int i = 0; i < kTogether * m; ++i) out[top + i / m][i % m] = sum[i / m][i % m];
     }
   }
 
   void pack(const StageSpec& spec, const float* given) {
-    const int64_t channels = p_.c, columns = vectors_ * kLanes;
-    float* to = static_cast<float*>(spec.weights(static_cast<size_t>(columns * channels * kPoints) * 4));
-    float* plain = static_cast<float*>(spec.weights(static_cast<size_t>(columns * channels * 9) * 4));
+    const int64_t columns = vectors_ * kLanes;
+    float* to = static_cast<float*>(spec.weights(static_cast<size_t>(columns * p_.c * kPoints) * 4));
+    float* plain = static_cast<float*>(spec.weights(static_cast<size_t>(columns * p_.c * kTaps) * 4));
     weights_ = to;
     plain_ = plain;
     if (!spec.packs()) return;
-    for (int64_t start = 0; start < columns; start += kColumns) {
-      const int64_t width = columns - start < kColumns ? columns - start : kColumns;
-      for (int64_t first = 0; first < width; first += kPanel * kLanes) {
-        const int64_t now = width - first < kPanel * kLanes ? width - first : kPanel * kLanes;
-        for (int64_t c = 0; c < channels; ++c)
-          for (int64_t i = 0; i < now; ++i) {
-            const int64_t column = start + first + i;
-            if (column >= p_.n) continue;
-            const float* w = given + (column * channels + c) * 9;
-            float* u = to + (start * kPoints + first) * channels + c * now + i;
-            for (int a = 0; a < kIn; ++a)
-              for (int b = 0; b < kIn; ++b) u[(a * kIn + b) * width * channels] = transformed(w, a, b);
-          }
-      }
-    }
-    for (int64_t column = 0; column < p_.n; ++column)
-      for (int64_t tap = 0; tap < 9; ++tap)
-        for (int64_t c = 0; c < channels; ++c)
-          plain[column / kLanes * kLanes * 9 * channels + (tap * channels + c) * kLanes + column % kLanes] =
-              given[(column * channels + c) * 9 + tap];
-  }
-
-  static float transformed(const float* w, int a, int b) {
-    double sum = 0;
-    for (int i = 0; i < 3; ++i)
-      for (int j = 0; j < 3; ++j)
-        sum += winograd_weight<m>(a, i) * winograd_weight<m>(b, j) * static_cast<double>(w[i * 3 + j]);
-    return static_cast<float>(sum);
+    const WinogradWeights weights{given, p_.n, p_.c, columns};
+    weights.template transformed<m, kSquare>(to, kColumns, kPanel * kLanes);
+    weights.template plain<kTaps>(plain, kLanes);
   }
 
   ConvLayer p_;
-  WinogradTiles<m> tiles_;
+  Tiles tiles_;
   int64_t vectors_, v_pitch_, p_pitch_, block_, v_stride_, p_stride_;  // of float32, but for the first
   const float *weights_, *plain_;
   bool simple_ = Bounds::are(p_.activation);
@@ -296,9 +292,14 @@ class WinogradStage final : public Stage {
 
 template <class S>
 RTA_ONCE Stage* create_winograd(const StageSpec& spec) {
-  if (spec.attrs.integer("winograd") == 2) return new WinogradStage<S, 2>(spec);
-  expect(spec.attrs.integer("winograd") == 4, "Winograd's tiles are of 2 or 4");
-  return new WinogradStage<S, 4>(spec);
+  const int64_t m = spec.attrs.integer("winograd");
+  expect(m == 2 || m == 4, "Winograd's tiles are of 2 or 4");
+  if (spec.attrs.integer("kernel_y") == 1 || spec.attrs.integer("kernel_x") == 1) {
+    if (m == 2) return new WinogradStage<S, WinogradLine<2>>(spec);
+    return new WinogradStage<S, WinogradLine<4>>(spec);
+  }
+  if (m == 2) return new WinogradStage<S, WinogradTiles<2>>(spec);
+  return new WinogradStage<S, WinogradTiles<4>>(spec);
 }
 
 }  // namespace rta

@@ -48,6 +48,11 @@ def test_sizes_where_it_is_faster() -> None:
     assert winograd.best(512, 512, (7, 7)) == winograd.best(256, 256, (3, 3)) == 0, "few positions"
     assert winograd.best(8, 64, (56, 56)) == winograd.best(64, 8, (56, 56)) == 0, "the transforms are most of it"
     assert winograd.best(64, 64, (1, 100)) == 0, "three of four rows of a tile are none"
+    assert winograd.best_line(64, 64, (1, 64), 1, 1) == winograd.best_line(64, 64, (64, 3), 0, 4) == 4
+    assert winograd.best_line(256, 256, (1, 16), 1, 1) == 4
+    assert winograd.best_line(16, 16, (1, 500), 1, 1) == 0, "the transforms are much of it"
+    assert winograd.best_line(512, 512, (1, 16), 1, 1) == 0, "weights are large for so few positions"
+    assert winograd.best_line(64, 64, (1, 65), 1, 32) == 0, "half of the last tiles are none"
 
 
 @pytest.mark.parametrize(
@@ -55,6 +60,8 @@ def test_sizes_where_it_is_faster() -> None:
     [
         Shape(32, 32, (20, 20), (3, 3), stride=(2, 2)), Shape(32, 32, (20, 20), (3, 3), dilation=(1, 2)),
         Shape(32, 64, (20, 20), (3, 3), groups=2), Shape(32, 32, (20, 20), (3, 2)), SHAPES["live-image"],
+        Shape(32, 32, (1, 64), (1, 3), stride=(1, 2)), Shape(32, 64, (1, 64), (1, 3), groups=2), Shape(32, 32, (1, 64), (1, 5)),
+        Shape(32, 32, (6, 64), (1, 3), padding=(1, 1)), SHAPES["live"],
     ],
 )  # fmt: skip
 def test_other_convolutions_are_sums_of_products(shape: Shape) -> None:
@@ -110,6 +117,20 @@ def test_what_is_not_finite_reaches_its_own_outputs_alone(m: int) -> None:
     x[0, 40, 3], x[1, 0, 16], x[1, 98, 0] = float("nan"), float("inf"), float("-inf")
     (want,) = CONV.reference(stage, x)
     assert (~want.isfinite()).any(2).sum(1).tolist() == [9, 8, 0]
+    tolerance = CONV.tolerance(stage, x)
+    for got in run(stage, x):
+        assert torch.equal(got.isnan(), want.isnan())
+        assert tolerance.within(got, want).all()
+
+
+@FORMS
+@pytest.mark.parametrize("apart", [1, 3])
+def test_what_is_not_finite_reaches_its_own_outputs_of_a_signal(m: int, apart: int) -> None:
+    stage = form(make_stage(Shape(17, 33, (1, 40), (1, 3), padding=(0, apart), dilation=(1, apart)), "float32"), m)
+    (x,) = make_inputs(stage, 3, 2)
+    x[0, 20, 3], x[1, 0, 16], x[1, 39, 0] = float("nan"), float("inf"), float("-inf")
+    (want,) = CONV.reference(stage, x)
+    assert (~want.isfinite()).any(2).sum(1).tolist() == [3, 4, 0]
     tolerance = CONV.tolerance(stage, x)
     for got in run(stage, x):
         assert torch.equal(got.isnan(), want.isnan())
