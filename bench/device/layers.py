@@ -129,6 +129,8 @@ def _launch(note: Any, code: Code) -> Launch:
     if "gemv" in spec.name:
         return Launch(spec.name, programs, spec.tiling.num_warps, moved, x_bytes, loop, rest, trips)
     products = c["BLOCK_N"] * c["K"] // split
+    if "thirds" in spec.name:  # four columns for each row
+        rows *= 4
     parts = rows * c["BLOCK_N"] * 4 * split if split > 1 else 0
     return Launch(
         spec.name, programs, spec.tiling.num_warps, moved, x_bytes, loop, rest, trips, products, rows, parts,
@@ -138,11 +140,13 @@ def _launch(note: Any, code: Code) -> Launch:
 def _trips(form: str, c: Mapping[str, Any]) -> int:
     if "gemv" in form:
         steps = -(-c["WORDS"] // c["BLOCK_W"])
+    elif "thirds" in form:
+        steps = c["STEPS"]
     elif "wide" in form:
         steps = c["K"] // (16 // c["BITS"] * c["BLOCK_K"])
     else:
         steps = -(-c["K"] // (2 * c["GROUP"])) if c["GROUP"] else -(-c["K"] // c["BLOCK_K"])
-    return int(-(-steps // c["SPLIT"]))
+    return int(-(-steps // c.get("SPLIT", 1)))
 
 
 NARROW = "triton_tensor_core"
