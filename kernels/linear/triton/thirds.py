@@ -22,7 +22,7 @@ import triton
 import triton.language as tl
 
 from rtaccel.kernels._gpu.triton_bfloat16 import bfloat16_of, worth
-from rtaccel.kernels._gpu.triton_epilogue import Epilogue, epilogue
+from rtaccel.kernels._gpu.triton_epilogue import Epilogue, store_outputs
 from rtaccel.kernels._gpu.triton_thirds import thirds_of, total
 
 
@@ -49,11 +49,21 @@ def _behind(a, b):
 
 
 @triton.jit
-def _weights(w, BITS: tl.constexpr, ASM: tl.constexpr):
-    """The numbers of all elements, the first of each and behind them the second ones: [batch, n, 16 / BITS * k]."""
-    r = _behind(bfloat16_of(w, 0, BITS, ASM), bfloat16_of(w, 1, BITS, ASM))
+def _weights(w, LANE: tl.constexpr, BITS: tl.constexpr, ASM: tl.constexpr):
+    """The numbers of all elements, the first of each and behind them the second ones: [batch, n, 16 / BITS * k].
+
+    With 8 elements of a row and LANE 4, a lane's 2 of the first numbers and its 2 of the second ones follow each other.
+    """
+    a, b = bfloat16_of(w, 0, BITS, ASM), bfloat16_of(w, 1, BITS, ASM)
     if BITS == 4:
-        r = _behind(r, _behind(bfloat16_of(w, 2, BITS, ASM), bfloat16_of(w, 3, BITS, ASM)))
+        c, d = bfloat16_of(w, 2, BITS, ASM), bfloat16_of(w, 3, BITS, ASM)
+    if w.shape[2] == 8 and LANE == 4:
+        r = tl.reshape(tl.join(tl.join(a, c), tl.join(b, d)), (w.shape[0], w.shape[1], 4, 2, 2, 2))
+        r = tl.reshape(tl.permute(r, (0, 1, 4, 2, 5, 3)), (w.shape[0], w.shape[1], 32))
+    elif BITS == 4:
+        r = _behind(_behind(a, b), _behind(c, d))
+    else:
+        r = _behind(a, b)
     return r
 
 
@@ -97,6 +107,11 @@ def thirds_kernel(
     nothing = tl.zeros((BATCH, BLOCK_N, 4 * ROWS), tl.float32)
     acc = nothing
     coming = tl.load(w_tile)
+    n = (tl.program_id(1) * BLOCK_N + tl.arange(0, BLOCK_N))[None, :]
+    multiplier = tl.load(
+        multiplier_ptr + n, mask=n < N, other=0.0
+    )  # [1, BLOCK_N]; a way to memory that is not at the end
+    offset = tl.load(offset_ptr + n, mask=n < N, other=0.0)
     for step in range(STEPS):
         w = _tile(coming, LANE, BATCH, BLOCK_N, BLOCK_K)
         if STEPS > 1:
@@ -107,18 +122,17 @@ def thirds_kernel(
         columns = _columns(x, BATCH, ROWS, PART, ASM)
         if GROUPS:
             bits = tl.load(s_tile + step * (BATCH * BLOCK_N))  # [BATCH, BLOCK_N]
-            own = tl.dot(_weights(w, BITS, ASM), columns, nothing)
+            own = tl.dot(_weights(w, LANE, BITS, ASM), columns, nothing)
             scale = (bits.to(tl.int32) << 16).to(tl.float32, bitcast=True)
             acc = tl.fma(own, tl.broadcast_to(scale[:, :, None], own.shape), acc)
         else:
-            acc = tl.dot(_weights(w, BITS, ASM), columns, acc)
+            acc = tl.dot(_weights(w, LANE, BITS, ASM), columns, acc)
 
     sums = tl.sum(tl.reshape(acc, (BATCH // WARPS, WARPS, BLOCK_N * ROWS, 2, 2)), 4)
     sums = total(tl.sum(sums, 0))  # of a warp, [WARPS, BLOCK_N * ROWS]
     y = tl.reshape(tl.sum(sums, 0), (BLOCK_N, ROWS)) * worth(BITS)
-    m = tl.program_id(0) * ROWS + tl.arange(0, ROWS)
-    n = tl.program_id(1) * BLOCK_N + tl.arange(0, BLOCK_N)
-    epilogue(tl.trans(y), m, m < rows, n, None, Epilogue(
+    m = (m0 + tl.arange(0, ROWS))[:, None]
+    store_outputs(tl.trans(y), multiplier, offset, None, m * N, n, (m < rows) & (n < N), Epilogue(
         y_ptr, multiplier_ptr, offset_ptr, None, None, residual_ptr, parameter, y_inv_scale, y_zero_point, N, ACTIVATION,
         INT8_OUT, ASM,
     ))  # fmt: skip

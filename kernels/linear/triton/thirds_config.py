@@ -186,6 +186,10 @@ def pack(
     offset = 8 if config.group else 128
     q = torch.full((n, shape.columns), offset, dtype=torch.int32, device=weight.device)
     q[: config.n, : config.k] = (int4.unpack(weight, config.k) if config.group else weight).int() + offset
+    if (
+        block_k == 8 and LANE == 4
+    ):  # a lane's two elements hold four numbers that follow each other, and four 16 further on
+        q = q.view(-1, 2, 4, 2, 2).transpose(2, 3).contiguous()
     parts = q.view(-1, block_n, shape.steps, shape.batch, numbers, block_k).unbind(4)
     element = sum((part << shape.bits * j for j, part in enumerate(parts)), torch.zeros_like(parts[0]))
     tiles = n // block_n
