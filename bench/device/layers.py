@@ -152,6 +152,9 @@ def _trips(form: str, c: Mapping[str, Any]) -> int:
 NARROW = "triton_tensor_core"
 """What had many rows before `triton_wide`, and still has them in smaller layers."""
 
+ONE_ROW, A_WARP = "1x4096x4096", "triton_gemv_float"
+"""A layer of one row, and what had it before `triton_thirds`, and still has smaller ones."""
+
 
 def rows() -> Iterator[tuple[str, str, str, str]]:
     """(title, layer MxKxN, scheme, kernel or the one that is taken) of the rows that are predicted."""
@@ -162,6 +165,14 @@ def rows() -> Iterator[tuple[str, str, str, str]]:
     for name in MANY_ROWS:
         for scheme in (INT4[0], "w8a16"):
             yield f"linear {name} cold, rtaccel {scheme}, narrow tiles (not taken)", name, scheme, NARROW
+    for scheme, kernel, what in (
+        ("w8a16", "", ""), (INT4[0], A_WARP, ", a warp an output (not taken)"),
+        ("w8a16", A_WARP, ", a warp an output (not taken)"),
+    ):  # fmt: skip
+        yield f"linear {ONE_ROW} cold, rtaccel {scheme}{what}", ONE_ROW, scheme, kernel
+    for name in ("2x4096x4096", "4x4096x4096", "8x4096x4096"):
+        for scheme in (INT4[0], "w8a16"):
+            yield f"linear {name} cold, rtaccel {scheme}", name, scheme, ""
 
 
 def compiled(spec: Any) -> str:

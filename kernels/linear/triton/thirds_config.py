@@ -38,16 +38,12 @@ PADDED = 1.05
 """Weights with their padding, of those that are there, up to which a step is as long as it may be."""
 
 
-SUMS = 128
-"""Parts of K in a step times rows, the most: 32 registers of a thread for the sums of a group, and 32 for all."""
-
-
-def _elements(bits: int, rows: int) -> int:
-    """Of an output in a step, the most. 1024 are 32 registers of a thread, and x takes others. All of them in one step need none
-    for those of the next."""
-    if rows == 1:
-        return 1024 if bits == 4 else 2048
-    return {2: 1024, 4: 512, 8: 256}[rows]
+def _most(bits: int, rows: int) -> tuple[int, int]:
+    """In a step of a program of `rows`: elements of an output, and parts of K times rows. 1024 elements are 32 registers of a
+    thread. 64 parts are 16 for the sums of groups, and as many for all sums, which int8 has alone."""
+    if rows == 1:  # all of K in one step, if it can be: then none are needed for the weights of the next one
+        return (1024, 128) if bits == 4 else (2048, 128)
+    return 1024 if rows == 2 else 256, 64 if bits == 4 else 128
 
 
 @dataclass(frozen=True)
@@ -64,12 +60,14 @@ class Shape:
     @classmethod
     def of(cls, config: KernelConfig, rows: int) -> Shape:
         bits, found = 4 if config.group else 8, []
+        rows = rows_of(config, rows)
+        elements, parts = _most(bits, rows)
         for block_k in (64, 32, 16, 8):
             part = 16 // bits * block_k
             if block_k == (64 if config.group else 8) or config.group % part:
                 continue  # a part has one scale, and 16 numbers at least
             for batch in (8 * WARPS, 4 * WARPS, 2 * WARPS, WARPS):
-                if batch * block_k <= _elements(bits, rows_of(rows)) and batch * rows_of(rows) <= SUMS:
+                if batch * block_k <= elements and batch * rows <= parts:
                     found.append(cls(bits, block_k, batch, -(-config.k // (part * batch)), _block_n(config, block_k)))
         fitting = [shape for shape in found if shape.columns <= PADDED * config.k]
         return max(fitting, key=lambda shape: shape.step) if fitting else min(found, key=lambda shape: shape.columns)
@@ -94,9 +92,9 @@ def _block_n(config: KernelConfig, block_k: int) -> int:
     return 16 if config.n <= FEW_OUTPUTS and block_k > 8 else 32
 
 
-def rows_of(rows: int) -> int:
-    """Of a program."""
-    return power_of_two(rows, 1, MAX_ROWS)
+def rows_of(config: KernelConfig, rows: int) -> int:
+    """Of a program. With more, sums of int4 groups and those of all groups have no room in registers."""
+    return power_of_two(rows, 1, 4 if config.group else MAX_ROWS)
 
 
 def supports(problem: Problem) -> str | None:
@@ -118,8 +116,9 @@ def not_worth(config: KernelConfig, rows: int) -> str | None:
     """None, or why the kernel of one warp an output, or the one of wide tiles, is as good: by the longest of reading weights,
     reading x in all programs, and the instructions for all of it on the multiprocessor that has most."""
     rows, bits, block_n = max(rows, 1), 4 if config.group else 8, Shape.of(config, rows).block_n
-    each = block_n * (0.125 * max(rows_of(rows) / 2, 1) + DEQUANTIZE[bits]) + X * rows
-    ours = _longest_us(config, rows, block_n, each * config.k / 32 + OURS * WARPS)
+    own = rows_of(config, rows)
+    each = block_n * (0.125 * max(own / 2, 1) + DEQUANTIZE[bits]) + X * min(rows, own)
+    ours = _longest_us(config, rows, block_n, (each * config.k / 32 + OURS * WARPS) * -(-rows // own))
     gemv = 8 * (WEIGHT + PRODUCT * min(rows, 4)) * config.k / 32 + GEMV * 8
     others = {"a warp has an output": _longest_us(config, rows, 8, gemv * -(-rows // 4))}
     others["tiles are wide"] = max(wide_config.longest_us(config, rows), _read_us(config)) + PARTS_US
@@ -154,7 +153,7 @@ def _longest_us(config: KernelConfig, rows: int, block_n: int, instructions: flo
 
 def specialize(config: KernelConfig, rows: int) -> Specialisation:
     shape = Shape.of(config, rows)
-    tile = Tiling(rows_of(rows), shape.block_n, shape.step, num_warps=WARPS)
+    tile = Tiling(rows_of(config, rows), shape.block_n, shape.step, num_warps=WARPS)
     signature, absent = leave_out(
         {
             "x_ptr": "*fp32", "weight_ptr": "*i16", "scale_ptr": "*i16",
