@@ -43,7 +43,8 @@ def _most(bits: int, rows: int) -> tuple[int, int]:
     thread. 64 parts are 16 for the sums of groups, and as many for all sums, which int8 has alone."""
     if rows == 1:  # all of K in one step, if it can be: then none are needed for the weights of the next one
         return (1024, 128) if bits == 4 else (2048, 128)
-    return 1024 if rows == 2 else 256, 64 if bits == 4 else 128
+    elements = 256 if rows > 2 else 1024 if bits == 4 else 512
+    return elements, 64 if bits == 4 else 128
 
 
 @dataclass(frozen=True)

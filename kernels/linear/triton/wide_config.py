@@ -34,7 +34,8 @@ BLOCK_N = 128
 """Outputs of a program: two groups of four warps, each with the 64 rows that tensor cores of compute capability 9.0 have."""
 
 ROWS_OF_FLOAT32 = 32
-"""Up to so many rows a program makes bfloat16 of x itself: that it reads twice as much takes less than a launch."""
+"""Up to so many rows a program makes bfloat16 of x itself, and with more where it costs less than a launch that all programs read
+twice as much."""
 
 COLUMNS = 1024
 """Of a program that makes x bfloat16."""
@@ -72,7 +73,9 @@ class Shape:
         tiles = -(-config.n // BLOCK_N) * -(-max(rows, 1) // _block_m(rows))
         split = parts_of(tiles, needed)
         steps = -(-needed // split) * split
-        return cls(bits, block_k, scales, steps, split, rows > ROWS_OF_FLOAT32 or steps * step != config.k)
+        twice = -(-config.n // BLOCK_N) * rows * config.k * 2 / L2_BYTES_PER_US > LAUNCH_US
+        cast = (rows > ROWS_OF_FLOAT32 and twice) or steps * step != config.k
+        return cls(bits, block_k, scales, steps, split, cast)
 
     @property
     def step(self) -> int:
