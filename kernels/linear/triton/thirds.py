@@ -100,6 +100,8 @@ def thirds_kernel(
     w_tile = weight_ptr + first * ELEMENTS + (tl.arange(0, ELEMENTS // 256)[:, None] * 256 + tl.arange(0, 256)[None, :])
     if GROUPS:
         s_at = tl.arange(0, BATCH)[:, None] * BLOCK_N + tl.arange(0, BLOCK_N)[None, :]
+        # Not so. But a load of 8 would have x read in pieces of 8, too, where both have one shape.
+        s_at = tl.max_contiguous(s_at, (1, 4))
         s_tile = scale_ptr + first * (BATCH * BLOCK_N) + s_at
     at = tl.arange(0, BATCH * ROWS)[:, None]
     row, k0 = at % ROWS, at // ROWS * PART + tl.arange(0, PART)[None, :]
