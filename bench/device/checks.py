@@ -36,6 +36,7 @@ class File:
 FILES = (
     File("tests/triton_checks/check_kernels.py", 40, 90, side_by_side=8),
     File("tests/triton_checks/check_formats.py", 40, 90, side_by_side=8),
+    File("tests/triton_checks/check_thirds.py", 8, 60, side_by_side=8),
     File("tests/gpu/test_cuda_recurrent.py", 30, 90, words=("-k", "on_a_gpu")),
     File("tests/gpu/cuda/test_cuda_chain.py", 20, 60, words=("-k", "on_a_gpu")),
     File("tests/gpu/test_persistent.py", 30, 90, words=("-k", "on_a_gpu")),

@@ -129,6 +129,8 @@ def _launch(note: Any, code: Code) -> Launch:
     if "gemv" in spec.name:
         return Launch(spec.name, programs, spec.tiling.num_warps, moved, x_bytes, loop, rest, trips)
     products = c["BLOCK_N"] * c["K"] // split
+    if "thirds" in spec.name:  # four columns for each row
+        rows *= 4
     parts = rows * c["BLOCK_N"] * 4 * split if split > 1 else 0
     return Launch(
         spec.name, programs, spec.tiling.num_warps, moved, x_bytes, loop, rest, trips, products, rows, parts,
@@ -138,15 +140,20 @@ def _launch(note: Any, code: Code) -> Launch:
 def _trips(form: str, c: Mapping[str, Any]) -> int:
     if "gemv" in form:
         steps = -(-c["WORDS"] // c["BLOCK_W"])
+    elif "thirds" in form:
+        steps = c["STEPS"]
     elif "wide" in form:
         steps = c["K"] // (16 // c["BITS"] * c["BLOCK_K"])
     else:
         steps = -(-c["K"] // (2 * c["GROUP"])) if c["GROUP"] else -(-c["K"] // c["BLOCK_K"])
-    return int(-(-steps // c["SPLIT"]))
+    return int(-(-steps // c.get("SPLIT", 1)))
 
 
 NARROW = "triton_tensor_core"
 """What had many rows before `triton_wide`, and still has them in smaller layers."""
+
+ONE_ROW, A_WARP = "1x4096x4096", "triton_gemv_float"
+"""A layer of one row, and what had it before `triton_thirds`, and still has smaller ones."""
 
 
 def rows() -> Iterator[tuple[str, str, str, str]]:
@@ -158,6 +165,14 @@ def rows() -> Iterator[tuple[str, str, str, str]]:
     for name in MANY_ROWS:
         for scheme in (INT4[0], "w8a16"):
             yield f"linear {name} cold, rtaccel {scheme}, narrow tiles (not taken)", name, scheme, NARROW
+    for scheme, kernel, what in (
+        ("w8a16", "", ""), (INT4[0], A_WARP, ", a warp an output (not taken)"),
+        ("w8a16", A_WARP, ", a warp an output (not taken)"),
+    ):  # fmt: skip
+        yield f"linear {ONE_ROW} cold, rtaccel {scheme}{what}", ONE_ROW, scheme, kernel
+    for name in ("2x4096x4096", "4x4096x4096", "8x4096x4096"):
+        for scheme in (INT4[0], "w8a16"):
+            yield f"linear {name} cold, rtaccel {scheme}", name, scheme, ""
 
 
 def compiled(spec: Any) -> str:

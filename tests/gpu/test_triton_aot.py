@@ -36,7 +36,7 @@ from rtaccel.kernels._gpu.triton_spec import FUSED, INT8_MMA, Specialisation
 from rtaccel.kernels._persistent.card import SHARED_BYTES
 from rtaccel.kernels.conv.triton import window
 from rtaccel.kernels.linear import contract
-from rtaccel.kernels.linear.triton import dot, gemv, mixed_config
+from rtaccel.kernels.linear.triton import dot, gemv, mixed_config, thirds_config
 from rtaccel.kernels.linear.triton.w8a8 import Operands
 from rtaccel.runtime.gpu.ahead import kernels_of
 from tests import turns
@@ -255,3 +255,14 @@ def test_many_rows_of_int4_fit_every_card(x: str, group: int, capability: int) -
         found = compile_for(mixed_config.specialize(config, rows), capability)
         assert found.shared_bytes <= SHARED_BYTES[capability] << 10
         assert (found.stack_bytes, found.local_bytes, found.spills) == (0, 0, 0)
+
+
+@pytest.mark.parametrize("capability", [80, 90])
+@pytest.mark.parametrize(("group", "rows"), [(32, 1), (32, 2), (128, 4), (0, 2), (0, 8)])
+def test_few_rows_by_thirds_fit_the_registers(group: int, rows: int, capability: int) -> None:
+    """With all that an epilogue may have. A program of 16 warps has 128 registers for a thread."""
+    weight = "int4" if group else "int8"
+    config = mixed_config.KernelConfig(4096, 11008, weight, "float32", "gelu", group=group, residual=True)
+    found = compile_for(thirds_config.specialize(config, rows), capability)
+    assert found.shared_bytes <= SHARED_BYTES[capability] << 10
+    assert (found.stack_bytes, found.local_bytes, found.spills) == (0, 0, 0)

@@ -85,7 +85,26 @@ def test_weights_go_from_shared_memory_to_registers(name: str) -> None:
     code = read_cubin(kernel.asm["cubin"], kernel.metadata.shared)
     assert code.count("LDSM") == found.loads
     assert code.count("HGMMA") == spec.tiling.block_k // spec.constants["BITS"]
-    assert code.count("I2F|PRMT") < 4  # nothing is converted, and no byte is moved
+    bytes_of_words = 4 * found.loads if spec.constants["BITS"] == 8 else 0  # every second byte of int8
+    assert (
+        code.count("I2F") == 0 and code.count("PRMT") < bytes_of_words + 4
+    )  # nothing is converted, and no byte is moved
+
+
+@pytest.mark.turns(4)
+@pytest.mark.parametrize("name", [name for name in moved.counted_names() if name.startswith("linear_thirds")])
+def test_weights_go_from_memory_to_registers(name: str) -> None:
+    """By loads of 16 bytes, in the layout in which tensor cores take them. Shared memory has the columns of x, which `LDSM`
+    reads, and later sums, which are smaller."""
+    spec = next(d.spec for d in DECLARED if d.spec.name == name)
+    kernel, c = moved.compiled(name), spec.constants
+    code = read_cubin(kernel.asm["cubin"], kernel.metadata.shared)
+    loads = c["BATCH"] * c["BLOCK_N"] * c["BLOCK_K"] // 8 // 32 // c["WARPS"]
+    assert code.count(r"LDG\..*128") >= loads * (2 if c["STEPS"] > 1 else 1)
+    assert kernel.metadata.shared == 4 * c["ROWS"] * spec.tiling.block_k * 2
+    assert code.count("LDSM") <= max(c["ROWS"], 2) * spec.tiling.block_k // 512
+    products = 4 * loads * (16 // c["BITS"]) // 4 * max(c["ROWS"] // 2, 1)
+    assert code.count("HMMA") == products
 
 
 def test_wavefronts_of_rows_that_share_banks() -> None:

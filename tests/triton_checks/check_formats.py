@@ -159,9 +159,10 @@ def test_which_kernel_is_taken_for_few_rows() -> None:
 
 
 @pytest.mark.parametrize("group", [32, 64, 96, 128, 160, 256])
-def test_int4_on_wide_tiles(group: int) -> None:
+def test_int4_on_wide_tiles(group: int, monkeypatch: pytest.MonkeyPatch) -> None:
     """Groups that are a step, half of one, several, and no power of two; K that ends within a step, within a byte's two
     halves, and sums that programs share. Prepared for few rows and for many: x as float32, and made bfloat16 before."""
+    monkeypatch.setattr(wide_config, "LAUNCH_US", 0.0)  # as if that cost nothing
     impl = impl_of("linear", "triton_wide")
     for k, n, rows, cast in (
         (1, 1, 1, True), (group - 1, 11, 3, True), (2 * group + 12, 11, 33, True), (1024, 130, 16, False), (1024, 130, 33, True),
@@ -173,7 +174,8 @@ def test_int4_on_wide_tiles(group: int) -> None:
 
 
 @pytest.mark.parametrize(("k", "n", "rows", "cast"), [
-    (1, 1, 1, True), (127, 17, 3, True), (129, 11, 70, True), (1024, 129, 16, False), (2050, 130, 40, True),
+    (1, 1, 1, True), (127, 17, 3, True), (129, 11, 70, True), (1024, 129, 16, False), (1024, 129, 50, False),
+    (2050, 130, 40, True),
 ])  # fmt: skip
 def test_int8_on_wide_tiles(k: int, n: int, rows: int, cast: bool) -> None:
     stage = contract_weights.make_stage(k, n, "w8a16", "gelu")
@@ -208,7 +210,7 @@ def test_which_layers_have_wide_tiles() -> None:
     """Where narrow tiles are computed to take longer: by x that all programs read, or by instructions where layers are large."""
     impl = impl_of("linear", "triton_wide")
     for kind, group, n, rows, word in (
-        ("w4a16", 128, 4096, 4, None), ("w4a16", 128, 4096, 16, None), ("w4a16", 128, 256, 16, "narrow"),
+        ("w4a16", 128, 4096, 9, None), ("w4a16", 128, 4096, 16, None), ("w4a16", 128, 256, 16, "narrow"),
         ("w4a16", 32, 4096, 64, None), ("w8a16", 32, 4096, 64, None), ("w8a16", 32, 2048, 64, None),
         ("w4a16", 32, 256, 64, "narrow"), ("w4a16", 48, 4096, 64, "32 divides"), ("bfloat16", 32, 4096, 64, "bfloat16"),
         ("w4a8-static", 32, 4096, 64, "float32"),
@@ -218,6 +220,16 @@ def test_which_layers_have_wide_tiles() -> None:
         assert (refused is None) if word is None else word in str(refused), (kind, group, n, rows, refused)
         first = next(i.name for i in impls("triton", "linear") if i.supports(problem) is None)
         assert (first == "triton_wide") == (word is None), (kind, group, n, rows, first)
+
+
+@pytest.mark.parametrize("kind", ["w4a16", "w8a16"])
+def test_more_rows_do_not_leave_wide_tiles(kind: str) -> None:
+    """A launch more is made only where it earns its time."""
+    for n in (1024, 2048, 4096):
+        stage = contract_weights.make_stage(n, n, kind, group_size=128)
+        config = KernelConfig.of_linear(Problem.of(stage, 1))
+        taken = [wide_config.not_worth(config, rows) is None for rows in range(9, 129)]
+        assert taken == sorted(taken), (n, taken)
 
 
 def test_the_sums_of_a_group_are_whole_numbers() -> None:

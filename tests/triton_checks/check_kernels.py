@@ -23,6 +23,7 @@ from rtaccel.core.stage import Problem, QParams, Stage, Value
 from rtaccel.kernels._common.activations import ACTIVATIONS
 from rtaccel.kernels.linear import contract as linear_contract
 from rtaccel.kernels.quantize import contract as quantize_contract
+from tests.triton_checks.support.exchanged import exchanged
 
 require("triton")
 DEVICE = "cpu" if settings.triton_interpret() else "cuda"
@@ -253,3 +254,20 @@ def test_a_chain_in_int4_gives_the_bits_of_the_cpu() -> None:
     for _ in range(5):
         x = torch.randn(1, 150) * 2
         assert torch.equal(fast(x.to(DEVICE)).cpu(), native(x))
+
+
+EXCHANGED = 2
+"""Cases of each kernel: the first that it takes. The interpreter takes seconds for some."""
+
+
+@pytest.mark.parametrize("impl", impls("triton"), ids=lambda impl: f"{impl.op}-{impl.name}")
+def test_it_computes_with_other_weights_in_its_memory(impl: Impl) -> None:
+    """As `swap` of a graph does it."""
+    done = 0
+    for seed, case in enumerate(operator(impl.op).cases()):
+        inputs = tuple(t.to(DEVICE) for t in case.make(seed))
+        found = exchanged(impl, case.stage, inputs, DEVICE)
+        assert found in ("exchanged", "nothing"), f"{case.id}: {found}"
+        done += found == "exchanged"
+        if done == EXCHANGED:
+            break

@@ -33,7 +33,7 @@ def prepared_call(
 
     weights: by parameter of the kernel. before: from x, and the rows of all tiles, to what the kernel reads.
     """
-    launch, tile, split = bind(spec), spec.tiling, spec.constants["SPLIT"]
+    launch, tile, split = bind(spec), spec.tiling, spec.constants.get("SPLIT", 1)
     offset = low["bias"] if "bias" in low else low["offset"]
     multiplier = low.get("multiplier", torch.ones_like(offset))
     pointers = {**weights, "multiplier_ptr": multiplier.contiguous(), "offset_ptr": offset.contiguous()}

@@ -17,7 +17,7 @@ from __future__ import annotations
 import triton
 import triton.language as tl
 
-from rtaccel.kernels._gpu.triton_bfloat16 import bfloat16_of
+from rtaccel.kernels._gpu.triton_bfloat16 import bfloat16_of, worth
 from rtaccel.kernels._gpu.triton_epilogue import Epilogue
 from rtaccel.kernels.linear.triton.mixed import as_operand
 from rtaccel.kernels.linear.triton.split import split_epilogue
@@ -81,7 +81,7 @@ def wide_kernel(
                 x = _columns(x_rows + (step * STEP + j * BLOCK_K), k, loaded, ASM)  # [BLOCK_K, BLOCK_M]
                 acc = tl.dot(bfloat16_of(w, j, BITS, ASM), x, acc)  # [BLOCK_N, BLOCK_M]
 
-    split_epilogue(tl.trans(acc), m, in_m, tl.program_id(1) * BLOCK_N + n, None, work_ptr, count_ptr, Epilogue(
+    split_epilogue(tl.trans(acc * worth(BITS)), m, in_m, tl.program_id(1) * BLOCK_N + n, None, work_ptr, count_ptr, Epilogue(
         y_ptr, multiplier_ptr, offset_ptr, None, None, residual_ptr, parameter, y_inv_scale, y_zero_point, N, ACTIVATION,
         INT8_OUT, ASM,
     ), SPLIT)  # fmt: skip

@@ -34,7 +34,8 @@ BLOCK_N = 128
 """Outputs of a program: two groups of four warps, each with the 64 rows that tensor cores of compute capability 9.0 have."""
 
 ROWS_OF_FLOAT32 = 32
-"""Up to so many rows a program makes bfloat16 of x itself: that it reads twice as much takes less than a launch."""
+"""Up to so many rows a program makes bfloat16 of x itself, and with more where it costs less than a launch that all programs read
+twice as much."""
 
 COLUMNS = 1024
 """Of a program that makes x bfloat16."""
@@ -43,7 +44,7 @@ LAUNCH_US, L2_BYTES_PER_US, MULTIPROCESSORS, ISSUED_PER_US = 1.5, 6.9e6, 132, 2 
 """Of an H100: another node of a graph, what all multiprocessors read of L2, how many there are, and instructions of a warp that
 one issues in a microsecond. No card has confirmed the rule."""
 
-NARROW, WIDE = {"int4": 7.4, "int8": 5.8}, {"int4": 2.7, "int8": 3.3}
+NARROW, WIDE = {"int4": 7.4, "int8": 5.8}, {"int4": 2.5, "int8": 2.5}
 """Instructions of a thread for one weight, counted in the loops of the machine code for compute capability 9.0."""
 
 EARNED_US = 1.0
@@ -72,7 +73,9 @@ class Shape:
         tiles = -(-config.n // BLOCK_N) * -(-max(rows, 1) // _block_m(rows))
         split = parts_of(tiles, needed)
         steps = -(-needed // split) * split
-        return cls(bits, block_k, scales, steps, split, rows > ROWS_OF_FLOAT32 or steps * step != config.k)
+        twice = -(-config.n // BLOCK_N) * rows * config.k * 2 / L2_BYTES_PER_US > LAUNCH_US
+        cast = (rows > ROWS_OF_FLOAT32 and twice) or steps * step != config.k
+        return cls(bits, block_k, scales, steps, split, cast)
 
     @property
     def step(self) -> int:
@@ -105,15 +108,20 @@ def supports(problem: Problem) -> str | None:
 def not_worth(config: KernelConfig, rows: int) -> str | None:
     """None, or why narrow tiles are as good: by the longer of two times, in which all programs read x and issue the instructions
     for all weights; and a launch where one more is made."""
-    narrow, shape = mixed_config.tiling(config, rows), Shape.of(config, rows)
+    narrow = mixed_config.tiling(config, rows)
     narrow_parts = -(-max(rows, 1) // narrow.block_m) * mixed_config.split_of(config, rows)
-    wide_parts = -(-max(rows, 1) // _block_m(rows)) * shape.split
-    theirs = _longest_us(config, rows, narrow.block_n, 4, narrow_parts, NARROW)
-    ours = _longest_us(config, rows, BLOCK_N, 2 if shape.cast else 4, wide_parts, WIDE)
-    ours += LAUNCH_US if shape.cast else 0.0
+    theirs, ours = _longest_us(config, rows, narrow.block_n, 4, narrow_parts, NARROW), longest_us(config, rows)
     if theirs < ours + EARNED_US:
         return f"earns less than {EARNED_US:g} us: {theirs:.1f} us on an H100 where tiles are narrow, {ours:.1f} here, computed"
     return None
+
+
+def longest_us(config: KernelConfig, rows: int) -> float:
+    """Of wide tiles, with the launch before."""
+    shape = Shape.of(config, rows)
+    parts = -(-max(rows, 1) // _block_m(rows)) * shape.split
+    us = _longest_us(config, rows, BLOCK_N, 2 if shape.cast else 4, parts, WIDE)
+    return us + (LAUNCH_US if shape.cast else 0.0)
 
 
 def _longest_us(
@@ -172,8 +180,9 @@ def pack(
     """int16 [tiles of N, steps, BLOCK_N, block_k], zeros as padding, and the bits of the bfloat16 scales of int4, in a word of
     16, 32 or 64 bits [tiles of N, steps, BLOCK_N], the first of a step in the lowest."""
     n, steps, numbers = -(-config.n // BLOCK_N) * BLOCK_N, shape.steps, 16 // shape.bits
-    q = torch.full((n, shape.columns), 8 if config.group else 0, dtype=torch.int32, device=weight.device)
-    q[: config.n, : config.k] = int4.unpack(weight, config.k) + 8 if config.group else weight.int() & 255
+    offset = 8 if config.group else 128
+    q = torch.full((n, shape.columns), offset, dtype=torch.int32, device=weight.device)
+    q[: config.n, : config.k] = (int4.unpack(weight, config.k) if config.group else weight).int() + offset
     elements = _joined(q.view(-1, BLOCK_N, steps, numbers, shape.block_k).transpose(3, 4), shape.bits, torch.int16)
     elements = elements.transpose(1, 2).contiguous()
     if group_scale is None:

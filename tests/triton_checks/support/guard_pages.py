@@ -158,6 +158,7 @@ def main() -> None:
             for kind in ("w4a16", "w8a16"):
                 made = contract_weights.make_stage(k, n, kind)
                 ran += run("linear", made, inputs(made, m), at_end, "triton_wide")
+                ran += run("linear", made, inputs(made, min(m, 8)), at_end, "triton_thirds")
         for m, n, k in ((1, 7, 20), (3, 17, 68), (5, 33, 131)):
             for layout in sparse_contract.LAYOUTS:
                 for kind in ("static", "dynamic", "w8a16"):

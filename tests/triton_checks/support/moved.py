@@ -122,7 +122,7 @@ def index_faults(found: Declared, function: Function) -> list[str]:
     return faults(function, (WITHOUT_LAUNCH, 1, 1), {})
 
 
-COUNTED = ("gemv", "linear_wide", "linear_rows")
+COUNTED = ("gemv", "linear_thirds", "linear_wide", "linear_rows")
 """In the name of a kernel that reads each weight for few rows, or for many on wide tiles: its loads of weights, of x and of
 scales are counted."""
 
