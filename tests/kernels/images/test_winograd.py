@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import random
 from dataclasses import replace
 
 import pytest
@@ -217,3 +218,34 @@ def test_a_residual_block(batch: int) -> None:
     with torch.no_grad():
         want = model.double()(x.double())
     assert ((got.double() - want).abs() < 1e-4).all()
+
+
+def _line(seed: int) -> Shape:
+    """A convolution along one axis of an image or a signal."""
+    rng = random.Random(seed)
+    apart, long = rng.choice((1, 1, 2, 3, 8)), rng.randint(1, 60)
+    causal = rng.random() < 0.3
+    before = 0 if causal else rng.choice((0, 1, apart, 2 * apart))
+    long = max(long, 2 * apart + 1 - (2 * apart if causal else 2 * before))
+    across = rng.random() < 0.6
+    lines = 1 if rng.random() < 0.5 and across else rng.randint(1, 9)
+
+    def pair(along: int, other: int) -> tuple[int, int]:
+        return (other, along) if across else (along, other)
+
+    return Shape(
+        rng.randint(1, 70), rng.randint(1, 140), pair(long, lines), pair(3, 1), padding=pair(before, 0),
+        dilation=pair(apart, 1), causal=causal and across,
+    )  # fmt: skip
+
+
+@pytest.mark.parametrize("seed", range(40))
+def test_random_lines(seed: int) -> None:
+    for number, (act, residual) in enumerate((("none", False), ("relu", True), ("gelu", False))):
+        for m in (2, 4):
+            stage = form(make_stage(_line(seed), "float32", act, 0.0, "float32", residual, seed=seed), m)
+            inputs = make_inputs(stage, 1 + number, seed)
+            (want,) = CONV.reference(stage, *inputs)
+            tolerance = CONV.tolerance(stage, *inputs)
+            for got in run(stage, *inputs):
+                assert tolerance.within(got, want).all()
