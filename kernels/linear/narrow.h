@@ -50,19 +50,29 @@ class NarrowLinear final : public Stage {
 
   void run(const Run& run) const override {
     switch (outputs_) {
-      case 1: return blocks<1>(run);
-      case 2: return blocks<2>(run);
+      case 1:
+        if constexpr (kWanted1) return blocks<1>(run);
+        break;
+      case 2:
+        if constexpr (kWanted2) return blocks<2>(run);
+        break;
       case 4:
-        if constexpr (S::kLanes >= 8) return blocks<4>(run);
+        if constexpr (kWanted4) return blocks<4>(run);
         break;
       default:
-        if constexpr (S::kLanes >= 16) return blocks<8>(run);
+        if constexpr (kWanted8) return blocks<8>(run);
     }
   }
 
  private:
   using F = typename S::F;
   static constexpr int64_t kMostParts = 1 << 20;
+  static constexpr bool kWanted1 = RTA_WANTS("linear", "1 outputs"), kWanted2 = RTA_WANTS("linear", "2 outputs");
+  static constexpr bool kWanted4 =
+      S::kLanes >= 8 && (RTA_WANTS("linear", "3 outputs") || RTA_WANTS("linear", "4 outputs"));
+  static constexpr bool kWanted8 =
+      S::kLanes >= 16 && (RTA_WANTS("linear", "5 outputs") || RTA_WANTS("linear", "6 outputs") ||
+                          RTA_WANTS("linear", "7 outputs") || RTA_WANTS("linear", "8 outputs"));
 
   template <int N>
   void blocks(const Run& run) const {
@@ -70,7 +80,8 @@ class NarrowLinear final : public Stage {
     const int64_t rows = layer_.x.rows(run), whole = rows / R;
     int64_t row = run.part * whole / run.parts * R;
     const int64_t end = run.part + 1 == run.parts ? rows : (run.part + 1) * whole / run.parts * R;
-    for (; row + R <= end; row += R) block<N, R>(layer_.x.row(run, row), layer_.y.row(run, row));
+    if constexpr (RTA_MOST_ROWS >= R)
+      for (; row + R <= end; row += R) block<N, R>(layer_.x.row(run, row), layer_.y.row(run, row));
     for (; row < end; ++row) block<N, 1>(layer_.x.row(run, row), layer_.y.row(run, row));
   }
 

@@ -33,14 +33,16 @@ def header(
     (operator, stem, instruction set) that are to be; None: every set that is compiled has all of its own.
 
     Words of forms: the name of an attribute that is a whole number and not 0, with " > 1" where it is more, and "one output"
-    where a row of the result has one element.
+    where a row of the result has one element; "1 outputs" to "8 outputs" with weights of float32.
     """
     words = {(op, stem) for op, _, stem in chosen}
     for stage in plan.stages:
         words.add((stage.op, stage.weight_dtype))
         if stage.weight_dtype == "uint8":
             words.add((stage.op, f"int4_of_{stage.inputs[0].dtype}"))
-        words |= {(stage.op, "one output")} if stage.outputs[0].width == 1 else set()
+        width = stage.outputs[0].width
+        words |= {(stage.op, "one output")} if width == 1 else set()
+        words |= {(stage.op, f"{width} outputs")} if width <= 8 and stage.weight_dtype == "float32" else set()
         for name, value in stage.attrs.items():
             if isinstance(value, int) and value:
                 words |= {(stage.op, name), (stage.op, f"{name} > 1")} if value > 1 else {(stage.op, name)}
