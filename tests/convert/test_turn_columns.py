@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 
 import rtaccel as rt
-from tests.support.both_backends import check_equals_torch
+from tests.support.against_torch import check_equals_torch
 
 
 def shuffled(x: Tensor, groups: int) -> Tensor:

@@ -79,7 +79,8 @@ def test_large_layers_of_tokens_have_wide_tiles() -> None:
     model = nn.Sequential(nn.Linear(2048, 2048), nn.ReLU(), nn.Linear(2048, 2048))
     for scheme in ("w4a16", "w8a16"):
         nodes = captured(model, torch.randn(1, 64, 2048), scheme)
-        assert launches(nodes, "linear_wide_M64_") == 2 and launches(nodes, "linear_rows_bf16_") == 2
+        before = sum(count for name, count in nodes.triton.items() if name.endswith("_cast"))  # x is made bfloat16 once
+        assert launches(nodes, "linear_wide_M64_") == 2 and launches(nodes, "linear_rows_bf16_") == before
         assert (dict(nodes.torch), dict(nodes.library)) == ({}, {})
 
 

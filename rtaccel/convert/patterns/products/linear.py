@@ -10,7 +10,7 @@ from torch import fx
 from rtaccel.convert.frontend import layout
 from rtaccel.convert.frontend.layout import View
 from rtaccel.convert.frontend.nodes import OpNode, depended_on, zeros_like_rows
-from rtaccel.convert.patterns.blocks import by_blocks
+from rtaccel.convert.patterns.products.blocks import by_blocks
 from rtaccel.convert.patterns.rules import Call, Rule, rule
 from rtaccel.core.stage import QParams
 from rtaccel.nn.ops import OPERATORS
