@@ -59,7 +59,8 @@ class PointwiseStage final : public Stage {
     if (int8_out_ && !x_.int8 && !other_.port.exists() && activation_ == Activation::kNone) return quantize(run);
     if (all_dense()) {
       const int64_t all = x_.port.rows(run) * width_, period = scale_ ? period_ : all;
-      if (all > 0) rows(run, 0, all / period, period, 4 * period, false);
+      if (all == 0) return;
+      rows(run, 0, all / period, period, 4 * period, false);
       if (const int64_t rest = all % period) rows(run, (all - rest) / width_, 1, rest, 0, false);
       return;
     }
