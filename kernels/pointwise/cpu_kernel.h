@@ -83,8 +83,9 @@ class PointwiseStage final : public Stage {
   // Numbers after which `scale` and `shift` begin again: of narrow rows that are dense several, so that vectors are
   // whole.
   int64_t period() const {
-    if (!all_dense() || width_ >= 8 * S::kLanes) return width_;
-    return std::lcm<int64_t>(width_, 4 * S::kLanes);
+    constexpr int64_t kMost = 512;
+    const int64_t whole = std::lcm<int64_t>(width_, 4 * S::kLanes);
+    return all_dense() && width_ < 8 * S::kLanes && whole <= kMost ? whole : width_;
   }
 
   // False where some x or other is not finite, of those that `marks` looks at. pitch: bytes from row to row where it is
