@@ -32,10 +32,9 @@ static inline typename S::F by_lanes(typename S::F a, typename S::F b) {
 template <class S>
 static inline typename S::F fmod(typename S::F a, typename S::F b) {
   using F = typename S::F;
-  const F zero = S::set(0.0f), one = S::set(1.0f), size = S::abs(b), quotient = S::div(a, b);
-  const F wild = S::select(S::less(S::abs(quotient), S::set(4194304.0f)),
-                           S::select(S::less(size, S::set(__builtin_inff())), zero, one), one);
-  if (!S::all(S::equal(wild, zero))) return by_lanes<S, std::fmod>(a, b);
+  const F zero = S::set(0.0f), size = S::abs(b), quotient = S::div(a, b);
+  if (!(S::all(S::less(S::abs(quotient), S::set(4194304.0f))) && S::all(S::less(size, S::set(__builtin_inff())))))
+    return by_lanes<S, std::fmod>(a, b);
   const F r = S::fma(S::sub(zero, S::round(quotient)), b, a);
   const F below = S::where_less(zero, r, S::sub(r, size), r), above = S::where_less(r, zero, S::add(r, size), r);
   return S::copy_sign(S::abs(S::where_less(a, zero, below, above)), a);

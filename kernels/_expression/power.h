@@ -20,8 +20,8 @@ static inline typename S::F pow(typename S::F x, typename S::F y) {
   const F zero = S::set(0.0f), one = S::set(1.0f), infinity = S::set(__builtin_inff());
   const F nothing = S::select(S::less(S::copy_sign(one, x), zero), one, S::where_less(zero, y, zero, one));
   const F small = S::select(S::less(x, S::set(1.17549435e-38f)), S::select(S::equal(x, zero), nothing, one), zero);
-  const F wild = S::select(S::less(x, infinity), S::select(S::less(S::abs(y), infinity), small, one), one);
-  if (!S::all(S::equal(wild, zero))) return by_lanes<S, std::pow>(x, y);
+  if (!(S::all(S::less(x, infinity)) && S::all(S::less(S::abs(y), infinity)) && S::all(S::equal(small, zero))))
+    return by_lanes<S, std::pow>(x, y);
 
   const I bits = S::sub_int(S::as_int(x), S::set_int(0x3F3504F3));
   const F e = S::to_float(S::template shift_right<23>(bits));

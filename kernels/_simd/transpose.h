@@ -40,6 +40,17 @@ static inline __attribute__((always_inline)) void exchange_all(typename S::F (&r
   if constexpr (2 * W < S::kLanes) exchange_all<S, 2 * W>(row);
 }
 
+// Lane i: all lanes of row[i], joined by halves. One turn and kLanes - 1 joins.
+template <class S, class Join>
+static inline __attribute__((always_inline)) typename S::F join_rows(typename S::F (&row)[S::kLanes], Join join) {
+  exchange_all<S, 1>(row);
+#pragma GCC unroll 4
+  for (int half = S::kLanes / 2; half > 0; half /= 2)
+#pragma GCC unroll 8
+    for (int i = 0; i < half; ++i) row[i] = join(row[i], row[i + half]);
+  return row[0];
+}
+
 // to[c * to_stride + r] = from[r * from_pitch bytes][c] * scale for c < columns and r < kLanes; 0 for r >= rows.
 template <class S>
 static inline void transpose_square(const char* from, int64_t from_pitch, int rows, int columns, float scale, float* to,

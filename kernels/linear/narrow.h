@@ -114,12 +114,7 @@ class NarrowLinear final : public Stage {
       for (int j = 0; j < N; ++j) each[j] = S::sum_of(sum[j]);
       all = S::load(each);
     } else {
-      exchange_all<S, 1>(sum);
-#pragma GCC unroll 4
-      for (int half = S::kLanes / 2; half > 0; half /= 2)
-#pragma GCC unroll 8
-        for (int i = 0; i < half; ++i) sum[i] = S::add(sum[i], sum[i + half]);
-      all = sum[0];
+      all = join_rows<S>(sum, S::add);
     }
     all = S::add(all, S::load(layer_.offset));
     if (R > 1 && together_) return S::store(reinterpret_cast<float*>(y), layer_.bounds.template within<S>(all));

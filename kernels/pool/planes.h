@@ -217,14 +217,13 @@ class PlanePoolStage final : public Stage {
   template <bool kLargest, int V>
   void outputs(const float* phases, char* y, int64_t row, int64_t i, float* nan_marks) const {
     F t[V];
-    int64_t across = 0;
-    for (int64_t tap = 0; tap < taps_; ++tap, across += dilation_) {
+#pragma GCC unroll 4
+    for (int v = 0; v < V; ++v) t[v] = S::load(phases + i + v * S::kLanes);
+    int64_t across = dilation_;
+    for (int64_t tap = 1; tap < taps_; ++tap, across += dilation_) {
       const float* from = phases + i + (stride_ > 1 ? across % stride_ * phase_ + across / stride_ : across);
 #pragma GCC unroll 4
-      for (int v = 0; v < V; ++v) {
-        const F x = S::load(from + v * S::kLanes);
-        t[v] = tap == 0 ? x : join<kLargest>(t[v], x);
-      }
+      for (int v = 0; v < V; ++v) t[v] = join<kLargest>(t[v], S::load(from + v * S::kLanes));
     }
     write<V>(t, y, row, i, nan_marks);
   }

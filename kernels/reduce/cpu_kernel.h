@@ -99,12 +99,7 @@ class ReduceStage final : public Stage {
     constexpr int k = S::kLanes;
     F row[k];
     for (int r = 0; r < k; ++r) row[r] = lanes<kind>(reinterpret_cast<const float*>(x + r * x_step), over_);
-    exchange_all<S, 1>(row);
-#pragma GCC unroll 4
-    for (int w = k / 2; w > 0; w /= 2)
-#pragma GCC unroll 8
-      for (int r = 0; r < w; ++r) row[r] = join<kind>(row[r], row[r + w]);
-    put(y, y_step, row[0], k);
+    put(y, y_step, join_rows<S>(row, [](F a, F b) { return join<kind>(a, b); }), k);
   }
 
   // Sums of a few elements each: one after the other, where a vector of one sum would be mostly empty.
