@@ -21,6 +21,7 @@ from rtaccel.core.stage import Problem, Stage, Value
 from rtaccel.core.stage_traits import ByElements
 from rtaccel.core.traits import Role
 from rtaccel.kernels._common.strides import elements, limits, resolve
+from rtaccel.kernels.assemble.streaming import STREAMING
 
 Part = tuple[tuple[int, ...], tuple[int, ...], tuple[int, ...]]
 
@@ -164,6 +165,7 @@ OPERATOR = register_operator(
         packed_bytes=packed_bytes,
         by_row=False,
         role=Role.COPY,
+        streaming=STREAMING,
         planes=ByElements(),
     )
 )

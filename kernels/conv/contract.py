@@ -58,6 +58,7 @@ from rtaccel.kernels._common import activations
 from rtaccel.kernels._common.geometry import Geometry, as_rows
 from rtaccel.kernels.conv import convert, planes, winograd
 from rtaccel.kernels.conv.cases import cases
+from rtaccel.kernels.conv.streaming import STREAMING
 from rtaccel.kernels.quantize import contract as quantize
 
 MAX_K = 65_536
@@ -365,7 +366,7 @@ OPERATOR = register_operator(
         int8=Int8Flow(marks=static_inside),
         folding=convert.FOLDING,
         rows_needed=convert.ROWS,
-        streaming=convert.STREAMING,
+        streaming=STREAMING,
         sparse=convert.ConvSparse(),
         planes=planes.ConvPlanes(),
         persistent=Persistent.STREAM,

@@ -1,4 +1,4 @@
-"""What passes ask of `conv`: its weights, what folds into them, its zeros, the rows it needs, and how it streams."""
+"""What passes ask of `conv`: its weights, what folds into them, its zeros, and the rows it needs."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from rtaccel.core.row_traits import Narrowing, RowsNeeded, Streaming, StreamWalk, TimeSpan, longest, not_streamable
+from rtaccel.core.row_traits import Narrowing, RowsNeeded
 from rtaccel.core.stage import Stage
 from rtaccel.core.stage_traits import Sparse
 from rtaccel.core.traits import Folding, Node, Weights
@@ -107,26 +107,3 @@ def _narrow(node: Node, values: Narrowing) -> bool:
 
 
 ROWS = RowsNeeded(_needed, _narrow)
-
-
-def _step(node: Node, spans: Sequence[TimeSpan], walk: StreamWalk) -> TimeSpan:
-    """One time step of a convolution along time: what its taps read of the past lies in a ring, one row for each step that they
-    reach back and one for the newest."""
-    a = node.attrs
-    if a.get("out_rows") or a["in_size"][0] != 1 or a["kernel"][0] != 1 or a["stride"] != (1, 1) or not spans[0].steps:
-        raise not_streamable(f"{node.name}, a convolution over something else than time steps, or with a stride")
-    taps, dilation = a["kernel"][1], a["dilation"][1]
-    reach = (taps - 1) * dilation
-    shift, steps = spans[0].shift + reach - a["padding"][1], a["out_size"][1]
-    own = TimeSpan(shift, steps, -1 if spans[0].receptive_field < 0 else spans[0].receptive_field + reach)
-    if any((span.shift, span.steps) != (shift, steps) for span in spans[1:]):
-        raise not_streamable(f"{node.name}, whose residual is of other time steps")
-    x, y = node.reads[0], node.writes[0]
-    ring = walk.add_state(f"{y}:ring", reach + 1, walk.width(x))
-    node.reads, node.writes = [x, ring, *node.reads[1:]], [y, ring]
-    node.attrs = {k: a[k] for k in ("groups", "activation", "activation_parameter") if k in a}
-    node.attrs |= {"stream": 1, "kernel": (1, taps), "dilation": (1, dilation)}
-    return TimeSpan(shift, steps, longest([own, *spans[1:]]))
-
-
-STREAMING = Streaming(_step, keeps_input=True)

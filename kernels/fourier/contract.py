@@ -25,6 +25,7 @@ from rtaccel.core.registry import Case, Cost, Operator, Tolerance, register_oper
 from rtaccel.core.stage import Problem, Stage, Value
 from rtaccel.kernels._common import lines
 from rtaccel.kernels.fourier import plan
+from rtaccel.kernels.fourier.streaming import STREAMING
 
 KINDS = ("real", "complex", "to_real")
 
@@ -192,5 +193,6 @@ OPERATOR = register_operator(
         lower=lower,
         packed_bytes=packed_bytes,
         by_row=False,
+        streaming=STREAMING,
     )
 )

@@ -11,9 +11,12 @@ from rtaccel.core.traits import Node
 
 
 def _step(node: Node, spans: Sequence[TimeSpan], walk: StreamWalk) -> TimeSpan:
-    """Time is one of the dimensions that products are made for, in both operands; a parameter is the same for all."""
+    """Time is one of the dimensions that products are made for, in both operands; a parameter is the same for all. Or it is the
+    rows of one matrix that a parameter multiplies, or its columns."""
     refused = not_streamable(f"{node.name}, a product over time steps")
     batch, i, j, k = node.attrs["sizes"]
+    if (alone := _one_matrix(node, spans[0], walk)) is not None:
+        return alone
     inner_dims, places = {"a": (i, k), "w": (k, j)}, dict(zip("aw", node.attrs["places"]))
     computed = [name for name in "aw" if name not in node.tensors]
     dims, first = set(), set()
@@ -45,6 +48,24 @@ def _step(node: Node, spans: Sequence[TimeSpan], walk: StreamWalk) -> TimeSpan:
     left = (*batch[:dim], *batch[dim + 1 :])
     node.attrs = {**node.attrs, "sizes": (left, i, j, k), "places": (places["a"], places["w"])}
     return TimeSpan(shift, batch[dim], longest(spans), prod(batch[:dim]), inner)
+
+
+def _one_matrix(node: Node, span: TimeSpan, walk: StreamWalk) -> TimeSpan | None:
+    """Of a parameter and a matrix whose rows, or columns, are time steps; else None."""
+    batch, i, j, k = node.attrs["sizes"]
+    if len(node.reads) != 1 or not span.steps or not walk.width(node.writes[0]):
+        return None
+    rows = "w" in node.tensors  # of a: time is i, and j where w is computed
+    dims, places = (*batch, *((i, k) if rows else (k, j))), [tuple(p) for p in node.attrs["places"]]
+    time = len(batch) if rows else len(batch) + 1
+    one = one_step(dims, places[0 if rows else 1], span.steps, span.inner or walk.width(node.reads[0]))
+    if one is None or one.dim != time:
+        return None
+    own = (*one.place[: 1 + time], 0, *one.place[1 + time :])  # a dimension of one
+    node.attrs = {**node.attrs, "sizes": (batch, 1, j, k) if rows else (batch, i, 1, k)}
+    node.attrs["places"] = (own, places[1]) if rows else (places[0], own)
+    outer, inner = (prod(batch), j) if rows else (prod(batch) * i, 1)
+    return TimeSpan(span.shift + one.first, dims[time], span.receptive_field, outer, inner)
 
 
 STREAMING = Streaming(_step, any_layout=True)

@@ -37,6 +37,7 @@ from rtaccel.formats.int8 import inverse_scale, to_int8
 from rtaccel.kernels._common import activations
 from rtaccel.kernels._common.geometry import as_rows
 from rtaccel.kernels.pool.planes import MAX_INT8, PoolPlanes, by_position, planes_of, rows_of
+from rtaccel.kernels.pool.streaming import STREAMING
 from rtaccel.kernels.pool.windows import image_of, lines_of, taps_of, windows_of
 
 
@@ -254,5 +255,6 @@ OPERATOR = register_operator(
         make_stage=make_stage,
         int8=Int8Flow(writes=True, marks=static_inside),
         planes=PoolPlanes(),
+        streaming=STREAMING,
     )
 )

@@ -7,6 +7,7 @@ from collections.abc import Collection, Iterable, Sequence
 import numpy as np
 
 from rtaccel.core.row_traits import Narrowing, RowsNeeded, SameRows, Streaming, StreamWalk, TimeSpan, not_streamable
+from rtaccel.core.step_windows import step_windows
 from rtaccel.core.traits import Node
 
 
@@ -35,6 +36,10 @@ def _step(node: Node, spans: Sequence[TimeSpan], walk: StreamWalk) -> TimeSpan |
     rows, span = node.attrs.get("rows"), spans[0]
     if not span.steps:
         return span
+    if rows is None and (windows := _windows(node, span, walk)) is not None:
+        return windows
+    if span.lead:
+        raise not_streamable(f"{node.name}, of a value whose padding is no whole number of time steps")
     if not span.is_by_rows(walk.width(node.reads[0])):
         return _by_elements(node, span, walk)
     if rows is None and (columns := _columns(node, span, walk)) is not None:
@@ -77,6 +82,29 @@ def _by_elements(node: Node, span: TimeSpan, walk: StreamWalk) -> TimeSpan:
     return TimeSpan(span.shift, span.steps, span.receptive_field, len(own), made)
 
 
+def _windows(node: Node, span: TimeSpan, walk: StreamWalk) -> TimeSpan | None:
+    """Rows of the same elements, each row so many elements later, over several time steps: frames that overlap. Else None."""
+    inner, width = span.inner or walk.width(node.reads[0]), walk.width(node.writes[0])
+    index = np.asarray(node.attrs["index"])
+    if span.outer != 1 or not width or len(index) < 2 * width or len(index) % width:
+        return None
+    frames = index.reshape(-1, width)
+    stride, first = int(frames[1, 0] - frames[0, 0]), int(frames[0].min())
+    length = int(frames[0].max()) - first + 1
+    if bool((np.diff(frames, axis=0) != stride).any()):
+        return None
+    windows = step_windows(inner, stride, first - span.lead, length)
+    if windows is None or windows.count == inner or len(frames) % windows.per_step:
+        return None
+    own = frames[: windows.per_step] - first + windows.offset
+    node.reads, node.attrs = (
+        [walk.recent(node, node.reads[0], inner, windows.count)],
+        {"index": tuple(own.flatten().tolist())},
+    )
+    past = -1 if span.receptive_field < 0 else span.receptive_field + windows.reach(inner)
+    return TimeSpan(span.shift + windows.delay, len(frames) // windows.per_step, past, 1, windows.per_step * width)
+
+
 def _indices(node: Node, walk: StreamWalk) -> Sequence[int]:
     """The element of the input that each of the result is."""
     if "rows" not in node.attrs:
@@ -115,4 +143,4 @@ def _turned(node: Node, walk: StreamWalk) -> tuple[int, ...] | None:
     return tuple(steps) if index == turned and walk.width(node.writes[0]) == width else None
 
 
-STREAMING = Streaming(_step, any_layout=True)
+STREAMING = Streaming(_step, any_layout=True, leads=True)

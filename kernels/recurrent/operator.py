@@ -81,15 +81,20 @@ def _streaming(recurrence: Recurrence) -> Streaming:
         a, span = node.attrs, spans[0]
         if a["directions"] != 1 or a["batch"] != 1 or len(node.reads) != 1 or not span.steps:
             raise not_streamable(f"{node.name}, which runs backwards, or starts from a state that is given")
-        if a["time"] != span.steps or walk.newest(span) != span.steps - 1:
+        y, width = node.writes[0], walk.width(node.reads[0])
+        rows, rest = divmod(span.inner or width, width or 1)
+        if rest or a["time"] != span.steps * rows or walk.newest(span) != span.steps - 1:
             raise not_streamable(f"{node.name}, which reads time steps still to come")
-        y = node.writes[0]
+        if span.shift > 0:
+            raise not_streamable(
+                f"{node.name}, which begins {span.shift} time steps late: pad what comes before on the left"
+            )
         names = [walk.add_state(f"{y}:{part}", a["layers"], a["hidden"]) for part in recurrence.states]
         node.reads, node.writes = [node.reads[0], *names], [y, *names]
-        node.attrs = {**a, "time": 1, "batch_first": 1, "last_only": 0}
-        return TimeSpan(span.shift, span.steps, -1)
+        node.attrs = {**a, "time": rows, "batch_first": 1, "last_only": 0}
+        return TimeSpan(span.shift, span.steps, -1, 1, rows * walk.width(y))
 
-    return Streaming(step)
+    return Streaming(step, any_layout=True)
 
 
 class Traits(TypedDict):

@@ -67,7 +67,8 @@ class TimeSpan:
 
     shift: row r is of the step r + shift. steps: its rows; 0 for a value without rows over time. receptive_field:
     further steps that a row depends on backwards, -1 for all. outer, inner: the value is dense [outer, steps, inner], as the
-    heads of attention are; inner 0 where a row of the value is a time step, [steps, width].
+    heads of attention are; inner 0 where a row of the value is a time step, [steps, width]. lead: elements of zeros that the
+    value begins with, before its first step.
     """
 
     shift: int
@@ -75,6 +76,7 @@ class TimeSpan:
     receptive_field: int
     outer: int = 1
     inner: int = 0
+    lead: int = 0
 
     def is_by_rows(self, width: int) -> bool:
         """Whether a row of the value, of that width, is a time step."""
@@ -112,6 +114,10 @@ class StreamWalk(Protocol):
         """A value that is the table's row of the step, for a node that reads it. The table has a row for each step of the
         window."""
 
+    def recent(self, node: Node, name: str, inner: int, count: int) -> str:
+        """For a node: the newest `count` elements of a value that has `inner` of them a step, oldest first, in rows of its width.
+        Those before the first step are zeros."""
+
     def needs_context(self, what: str) -> None:
         """Of a node that holds as many steps as the window has: raises `not_streamable` where the user did not say how many."""
 
@@ -128,12 +134,13 @@ class Streaming:
     """step: makes the node, a copy that it may change, one of a single time step, and gives the span of its result. Raises
         `not_streamable` where it cannot.
     keeps_input: its state holds past rows of the first input, in int8 where that is int8. any_layout: whether it takes values
-        whose rows are not time steps.
+        whose rows are not time steps. leads: whether it takes values that begin with zeros.
     """
 
     step: Callable[[Node, Sequence[TimeSpan], StreamWalk], TimeSpan | SameRows]
     keeps_input: bool = False
     any_layout: bool = False
+    leads: bool = False
 
 
 def not_streamable(what: str) -> UnsupportedProblem:

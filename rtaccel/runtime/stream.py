@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from rtaccel.convert.frontend.export import check_example
 from rtaccel.convert.frontend.private_copy import private_copy
 from rtaccel.convert.passes.program import Program
-from rtaccel.convert.streaming import LENGTHS
+from rtaccel.convert.streaming.window import LENGTHS
 from rtaccel.core.errors import FormatError, RtaccelError, ShapeError, UnsupportedProblem
 from rtaccel.core.scheme import SchemeLike, SchemeMap
 from rtaccel.nn.check import describe, is_freed
@@ -25,6 +25,7 @@ from rtaccel.runtime.options import Options, check_threads
 from rtaccel.runtime.state.buffers import STRUCTURE, State
 from rtaccel.runtime.streaming.front import Front, stream_with_front
 from rtaccel.runtime.streaming.program import stream_program
+from rtaccel.runtime.streaming.samples import stream_of_samples
 from rtaccel.runtime.streaming.verify_stream import TOLERANCE, check_stream_state, verify_stream
 
 
@@ -242,26 +243,31 @@ def stream(
         raise ShapeError("stream", f"context={context!r}", "a number of time steps, at least 2", "Correct it.")
     persistent = _stays(device, mode, step)
     own = private_copy("stream", model)
-    if front is None:
-        program, states, layout = stream_program(own, step, scheme, calibration, persistent, context)
-    else:
+    if front is not None:
         found = stream_with_front(own, Front.of(front, step, persistent), scheme, calibration, context)
-        model, program, states, layout = found.model, found.program, found.states, found.layout
-    check_stream_state(model, step, layout, context or _length(calibration, layout))
+    else:
+        try:
+            found = stream_program(own, step, scheme, calibration, persistent, context)
+        except UnsupportedProblem as refused:
+            if persistent or step.dim() != 2 or not step.is_floating_point():
+                raise
+            found = stream_of_samples(own, step, scheme, calibration, context, refused)
+    layout = found.layout
+    check_stream_state(found.model, step, layout, context or _length(calibration, layout))
     title = f"{type(model).__name__}, streamed"
     options = Options(
         step.shape[0],
         title=title,
         threads=threads,
-        states=states,
+        states=found.states,
         mode="persistent" if persistent else None,
         scheme=str(SchemeMap(scheme)),
     )
-    live = StreamModel(program, options, ("x_t",))
+    live = StreamModel(found.program, options, ("x_t",))
     if SchemeMap(scheme).exact and not persistent:
         trained = any(isinstance(module, FakeQuant) for module in model.modules())
         tolerance = SWAPPED_TOLERANCE if trained else TOLERANCE
-        live.note_verified(verify_stream(private_copy("stream", model), live, step, layout, context, tolerance))
+        live.note_verified(verify_stream(private_copy("stream", found.model), live, step, layout, context, tolerance))
     return live
 
 

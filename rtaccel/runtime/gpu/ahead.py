@@ -63,7 +63,7 @@ def persistent_kernels_of(
 
     args = check_example(model, example)
     if streamed:
-        program, _, _ = stream_program(model, args[0], scheme, calibration, True)
+        program = stream_program(model, args[0], scheme, calibration, True).program
     else:
         captured, graph = choose_batch_mode(model, args)
         program = lower(captured, graph, SchemeMap(scheme), calibration, equalize=False)

@@ -12,13 +12,12 @@ from rtaccel.convert.frontend.export import check_example
 from rtaccel.convert.joined import joined, one_group
 from rtaccel.convert.passes.program import Program
 from rtaccel.convert.quantization.calibrate import as_args, batches_of
-from rtaccel.convert.streaming import LAYOUTS
+from rtaccel.convert.streaming.window import LAYOUTS
 from rtaccel.core.errors import ShapeError, UnsupportedProblem
 from rtaccel.core.scheme import SchemeLike
-from rtaccel.kernels._core.cpu import States
 from rtaccel.runtime.compiled import CompiledModel
 from rtaccel.runtime.compiler import compile
-from rtaccel.runtime.streaming.program import stream_program
+from rtaccel.runtime.streaming.program import StreamedModel, stream_program
 
 LAYOUT = ("batch", "time", "features")
 """Of windows as they come, before the front; a time step may have several dimensions there."""
@@ -75,19 +74,9 @@ class Fronted(nn.Module):
         return self.model(laid(features, self.layout))
 
 
-@dataclass(frozen=True)
-class WithFront:
-    """model: both over windows in `layout`. program, states: of a time step of both."""
-
-    model: nn.Module
-    program: Program
-    states: States | None
-    layout: tuple[str, ...] = LAYOUT
-
-
 def stream_with_front(
     model: nn.Module, front: Front, scheme: SchemeLike, calibration: Any, context: int | None
-) -> WithFront:
+) -> StreamedModel:
     """Raises as `stream_program` does, and ShapeError for calibration data that are no windows of what the front takes."""
     windows = None if calibration is None else [as_args(b)[0] for b in batches_of("stream", calibration)]
     for window in windows or ():
@@ -99,12 +88,12 @@ def stream_with_front(
     for layout in LAYOUTS if features is not None else LAYOUTS[:1]:
         data = None if features is None else [laid(f, layout).contiguous() for f in features]
         try:
-            program, states, found = stream_program(model, front.example, scheme, data, False, context)
+            found = stream_program(model, front.example, scheme, data, False, context)
         except UnsupportedProblem as error:
             refused = refused or error
             continue
-        made = Fronted(front.module, model, found)
-        return WithFront(made, joined("stream", front.program, program), states)
+        both = Fronted(front.module, model, found.layout)
+        return StreamedModel(both, joined("stream", front.program, found.program), found.states, LAYOUT)
     assert refused is not None
     raise refused
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from typing import Any
 
 from torch import Tensor, nn
@@ -13,22 +13,36 @@ from rtaccel.convert.lower import lower
 from rtaccel.convert.passes.program import Argument, Program
 from rtaccel.convert.passes.sparse import in_fastest_form
 from rtaccel.convert.quantization.calibrate import as_args, batches_of
-from rtaccel.convert.streaming import stream_graph
+from rtaccel.convert.streaming.window import LAYOUTS, stream_graph
 from rtaccel.core.batch import ANY_BATCH
 from rtaccel.core.errors import UnsupportedProblem
 from rtaccel.core.scheme import SchemeLike, SchemeMap
 from rtaccel.kernels._core.cpu import States
 
 
-def stream_program(
-    model: nn.Module, step: Tensor, scheme: SchemeLike, calibration: Any, persistent: bool, context: int | None = None
-) -> tuple[Program, States | None, tuple[str, ...]]:
-    """(a time step of all streams, what is kept from time step to time step, the form of the model's windows).
+@dataclass(frozen=True)
+class StreamedModel:
+    """model: over windows in `layout`. program: a time step of all streams. states: what is kept from one to the next."""
 
-    persistent: for a persistent kernel on a GPU."""
+    model: nn.Module
+    program: Program
+    states: States | None
+    layout: tuple[str, ...]
+
+
+def stream_program(
+    model: nn.Module,
+    step: Tensor,
+    scheme: SchemeLike,
+    calibration: Any,
+    persistent: bool = False,
+    context: int | None = None,
+    layouts: Sequence[tuple[str, ...]] = LAYOUTS,
+) -> StreamedModel:
+    """persistent: for a persistent kernel on a GPU. layouts: forms that a window may have."""
     windows = None if calibration is None else [as_args(b)[0] for b in batches_of("stream", calibration)]
     features = step.shape[1] if step.dim() == 2 else None
-    streamed = stream_graph(model, features, step.dtype, tuple(windows[0].shape) if windows else None, context)
+    streamed = stream_graph(model, features, step.dtype, tuple(windows[0].shape) if windows else None, context, layouts)
     singles = None if windows is None else _singles(windows, streamed.layout.index("batch"))
     program = lower(
         streamed.exported, streamed.graph, SchemeMap(scheme), singles, streamed.states, equalize=not persistent
@@ -43,7 +57,7 @@ def stream_program(
     if not persistent:
         program = in_fastest_form(program, step.shape[0], None)
     states = States(frozenset(streamed.states), step.shape[0], streamed.memory) if streamed.states else None
-    return program, states, streamed.layout
+    return StreamedModel(model, program, states, streamed.layout)
 
 
 def _singles(windows: Sequence[Tensor], batch_dim: int) -> list[Tensor]:

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 from torch.utils import _pytree as pytree
 
-from rtaccel.convert.streaming import LENGTHS
+from rtaccel.convert.streaming.window import LENGTHS
 from rtaccel.core.errors import UnsupportedProblem
 from rtaccel.runtime.build import check_state
 from rtaccel.runtime.verify import rms

@@ -10,25 +10,17 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from typing import Any
 
 import torch
-from torch import nn
 
-from rtaccel.convert.build_graph import build_graph
-from rtaccel.convert.frontend.export import ExportedGraph, capture
+from rtaccel.convert.frontend.export import ExportedGraph
 from rtaccel.convert.frontend.graph.op_graph import OpGraph
 from rtaccel.convert.frontend.graph.values import stored_apart
 from rtaccel.convert.frontend.nodes import Buffer, OpNode
 from rtaccel.convert.passes.fuse_epilogue import fold
-from rtaccel.core.errors import UnsupportedProblem
 from rtaccel.core.registry import with_role
 from rtaccel.core.row_traits import SameRows, TimeSpan, not_streamable
 from rtaccel.core.traits import Node, Role
-
-LAYOUTS = (("batch", "time", "features"), ("batch", "features", "time"), ("time", "batch", "features"))
-LENGTHS = (61, 67)
-"""InputStatistics of the window that a model is traced with where calibration data does not say: primes, unlike any width."""
 
 
 @dataclass(frozen=True)
@@ -43,69 +35,11 @@ class Streamed:
     layout: tuple[str, ...]
 
 
-def stream_graph(
-    model: nn.Module,
-    features: int | None,
-    dtype: torch.dtype,
-    calibrated: tuple[int, ...] | None,
-    context: int | None = None,
-) -> Streamed:
-    """Tries the forms a window can have: [batch, time, features], [batch, features, time], [time, batch, features].
-
-    features: None for windows [batch, time] of indices.
-    calibrated: shape of a calibration window, whose length is then that of the trace. context: length of the trace where
-    attention or a table of positions needs one, which calibration windows have too.
-    Raises UnsupportedProblem with what each form met where none can be streamed.
-    """
-    reasons: list[str] = []
-    for length in LENGTHS if context is None else (context,):
-        reasons = []
-        layouts: Sequence[tuple[str, ...]] = LAYOUTS if features is not None else LAYOUTS[:1]
-        if (
-            calibrated is not None
-        ):  # in a window of one time step, samples and time steps look alike: that is tried last
-            layouts = tuple(sorted(layouts, key=lambda layout: calibrated[layout.index("time")] == 1))
-        for layout in layouts:
-            time_steps = length if calibrated is None else calibrated[layout.index("time")]
-            if context not in (None, time_steps):
-                reasons.append(
-                    f"{list(layout)}: calibration windows of {time_steps} time steps, where context is {context}"
-                )
-                continue
-            sizes = {"batch": 1, "time": time_steps, "features": features or 1}
-            shape = [sizes[name] for name in layout if features is not None or name != "features"]
-            if calibrated is not None and any(
-                sizes[name] != size for name, size in zip(layout, calibrated) if name == "features"
-            ):
-                reasons.append(f"{list(layout)}: calibration data of shape {list(calibrated)}")
-                continue
-            try:
-                window = torch.zeros(shape, dtype=dtype, device="cpu")
-                return _streamed(model, window, time_steps, layout, context is not None)
-            except UnsupportedProblem as error:
-                reasons.append(f"{list(layout)}: {error.got}, {error.next_step}")
-    raise UnsupportedProblem(
-        "stream",
-        f"{type(model).__name__}: {'; '.join(reasons)}",
-        "LSTM, GRU, causal convolutions, causal attention and layers that treat time steps alike, from one input",
-        "Pad convolutions on the left only, mask attention, and read the newest time step at the end.",
-    )
+WALKED = frozenset(("place", "places", "parts", "index"))
+"""Attributes by which a node names elements, whatever rows they lie in."""
 
 
-def _streamed(
-    model: nn.Module, window: torch.Tensor, length: int, layout: tuple[str, ...], has_context: bool
-) -> Streamed:
-    exported = capture(model, (window,), fixed=True)
-    if len(exported.inputs) != 1:
-        raise not_streamable(f"{len(exported.inputs)} inputs")
-    graph = build_graph(exported, None, windowed=True)
-    left = [d for d in graph.op_nodes if d.is_fallback]
-    if left:
-        raise not_streamable(f"{left[0].name}: {left[0].reason}")
-    return _Walk(exported, graph, length, layout, has_context).run()
-
-
-class _Walk:
+class Walk:
     """Rewrites nodes in order: an rtaccel.core.row_traits.StreamWalk. One use."""
 
     def __init__(
@@ -124,10 +58,11 @@ class _Walk:
         source = self.exported.inputs[0]
         buffer = self.buffers[source]
         inner = buffer.elements // self.length
-        if buffer.elements % self.length or (buffer.width not in (0, inner) and not self._is_walked(source)):
+        parts = bool(buffer.width) and inner % buffer.width == 0  # rows that lie inside of a time step
+        if buffer.elements % self.length or not (parts or not buffer.width or self._is_walked(source)):
             raise not_streamable("an input whose rows are not time steps")
-        buffer.width = inner
-        self.times[source] = TimeSpan(0, self.length, 0)
+        buffer.width = buffer.width if parts else inner
+        self.times[source] = TimeSpan(0, self.length, 0, 1, inner)
         for op_node in self.graph.op_nodes:
             self._take(op_node)
         self._check_shapes()
@@ -147,7 +82,7 @@ class _Walk:
             buffers=self.buffers,
             views={},
             outputs=tuple(outputs),
-            trailing=self._trailing(),
+            trailing=self._trailing(outputs),
             batch=True,
         )
         memory = -1 if -1 in receptive_field else max(receptive_field)
@@ -168,10 +103,15 @@ class _Walk:
         self.op_nodes.append(OpNode(with_role(Role.WHOLE).name, node, node.name, [name], [made], attrs=attrs))
         return made
 
-    def _trailing(self) -> dict[str, tuple[int, ...]]:
-        """Shapes of a sample where they are not [features]: whole numbers without features, such as indices."""
+    def _trailing(self, outputs: Sequence[str]) -> dict[str, tuple[int, ...]]:
+        """Shapes of a sample where they are not those of its rows: whole numbers without features, such as indices, and time
+        steps of several rows."""
         made = {n.name: n.meta.get("val") for n in self.exported.graph.nodes}
         found: dict[str, tuple[int, ...]] = {}
+        for name in (*self.exported.inputs, *outputs):
+            buffer = self.buffers[name]
+            if buffer.steps > 1:
+                found[name] = (buffer.elements,)
         for name in (*self.exported.inputs, *(o for o in self.graph.outputs if isinstance(o, str))):
             seen, base = made.get(name), self.graph.views[name].base if name in self.graph.views else name
             if not isinstance(seen, torch.Tensor) or seen.dtype != torch.int64:
@@ -199,7 +139,7 @@ class _Walk:
             return None  # the state of a recurrent layer: the stream keeps it itself
         if time.steps and self.newest(time) != time.steps - 1:
             raise not_streamable("an output that needs time steps still to come")
-        if not time.is_by_rows(self.buffers[base].width):
+        if not time.is_by_rows(self.buffers[base].width) and (time.outer != 1 or self.buffers[base].width != 1):
             raise not_streamable("an output whose rows are not time steps")
         base = self.real.get(base, base)
         if base in self.exported.inputs:
@@ -209,7 +149,7 @@ class _Walk:
     def _is_walked(self, name: str) -> bool:
         """Whether all who read a value walk it by places of elements, whatever its rows are."""
         readers = [n for n in self.graph.op_nodes if name in n.reads]
-        ways = [(n.operator.streaming, "places" in n.attrs or "index" in n.attrs) for n in readers]
+        ways = [(n.operator.streaming, WALKED & n.attrs.keys()) for n in readers]
         return all(streaming is not None and streaming.any_layout and by_places for streaming, by_places in ways)
 
     def fit_rows(self, name: str, inner: int) -> bool:
@@ -246,6 +186,26 @@ class _Walk:
         self.tables[name] = table
         return name
 
+    def recent(self, node: Node, name: str, inner: int, count: int) -> str:
+        if count == inner:
+            return name
+        made, past = f"{name}:recent{count}", f"{name}:past{count}"
+        if made in self.buffers:
+            return made
+        width, dtype = self.buffers[name].width, self.buffers[name].dtype
+        if dtype not in ("float32", "int64"):
+            raise not_streamable(f"{node.name}, over several time steps of {dtype}")
+        width, kept = width if width and count % width == 0 else count, count - inner
+        self.buffers[made] = Buffer(count, width, dtype)
+        self.add_state(past, kept // width or 1, min(width, kept), dtype)
+        source = next(n.node for n in self.graph.op_nodes if n.writes[0] == node.writes[0])
+        copy = with_role(Role.COPY).name
+        whole = (((kept,), (0, 1), (0, 1)), ((inner,), (0, 1), (kept, 1)))
+        shifted = (((kept,), (inner, 1), (0, 1)),)
+        self.op_nodes.append(OpNode(copy, source, node.name, [past, name], [made], attrs={"parts": whole, "fill": 0.0}))
+        self.op_nodes.append(OpNode(copy, source, node.name, [made], [past], attrs={"parts": shifted, "fill": 0.0}))
+        return made
+
     def needs_context(self, what: str) -> None:
         if not self.has_context:
             raise not_streamable(f"{what}: give the number of time steps as context=")
@@ -259,6 +219,10 @@ class _Walk:
         streaming = op_node.operator.streaming
         if streaming is None:
             raise not_streamable(f"{op_node.name} ({op_node.op}), which looks at all time steps at once")
+        if any(span.lead for span in spans) and not streaming.leads:
+            raise not_streamable(
+                f"{op_node.name} ({op_node.op}), of a value whose padding is no whole number of time steps"
+            )
         by_rows = all(span.is_by_rows(self.width(name)) for span, name in zip(spans, reads))
         if not by_rows and not streaming.any_layout:
             raise not_streamable(f"{op_node.name} ({op_node.op}), of values whose rows are not time steps")
@@ -271,8 +235,3 @@ class _Walk:
             raise not_streamable(f"{op_node.name}, whose rows are not time steps")
         self.op_nodes.append(op_node)
         self.times[out] = found
-
-
-def time_step_of(example: Any) -> int:
-    """The features of a time step: the width of the example, 1 for indices."""
-    return int(example.shape[-1]) if example.dim() > 1 else 1

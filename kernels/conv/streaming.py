@@ -1,0 +1,67 @@
+"""How a convolution along time goes step by step: with a ring of past rows, or over the newest rows where a step has several."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from rtaccel.core.row_traits import Streaming, StreamWalk, TimeSpan, longest, not_streamable
+from rtaccel.core.step_windows import step_windows
+from rtaccel.core.traits import Node
+
+
+def _step(node: Node, spans: Sequence[TimeSpan], walk: StreamWalk) -> TimeSpan:
+    a, span, width = node.attrs, spans[0], walk.width(node.reads[0])
+    if (
+        a.get("out_rows")
+        or a["in_size"][0] != 1
+        or a["kernel"][0] != 1
+        or not span.steps
+        or span.outer != 1
+        or not width
+    ):
+        raise not_streamable(f"{node.name}, a convolution over something else than time steps")
+    rows, rest = divmod(span.inner or width, width)
+    own = _over_newest(node, span, rows, walk) if rows > 1 and not rest else _with_ring(node, span, walk)
+    if any((other.shift, other.steps) != (own.shift, own.steps) for other in spans[1:]):
+        raise not_streamable(f"{node.name}, whose residual is of other time steps")
+    past = longest([own, *spans[1:]])
+    return TimeSpan(own.shift, own.steps, past, 1, own.inner)
+
+
+def _with_ring(node: Node, span: TimeSpan, walk: StreamWalk) -> TimeSpan:
+    """A row a step. What its taps read of the past lies in a ring, one row for each step that they reach back and one for the
+    newest."""
+    a, width = node.attrs, walk.width(node.reads[0])
+    if a["stride"] != (1, 1) or span.inner not in (0, width) or span.lead:
+        raise not_streamable(f"{node.name}, a convolution whose stride does not divide the rows of a time step")
+    taps, dilation = a["kernel"][1], a["dilation"][1]
+    reach = (taps - 1) * dilation
+    x, y = node.reads[0], node.writes[0]
+    ring = walk.add_state(f"{y}:ring", reach + 1, width)
+    node.reads, node.writes = [x, ring, *node.reads[1:]], [y, ring]
+    node.attrs = {k: a[k] for k in ("groups", "activation", "activation_parameter") if k in a}
+    node.attrs |= {"stream": 1, "kernel": (1, taps), "dilation": (1, dilation)}
+    past = -1 if span.receptive_field < 0 else span.receptive_field + reach
+    return TimeSpan(span.shift + reach - a["padding"][1], a["out_size"][1], past)
+
+
+def _over_newest(node: Node, span: TimeSpan, rows: int, walk: StreamWalk) -> TimeSpan:
+    """Several rows a step: an ordinary convolution over the newest rows."""
+    a, x = node.attrs, node.reads[0]
+    width, stride, out = walk.width(x), a["stride"][1], a["out_size"][1]
+    length = (a["kernel"][1] - 1) * a["dilation"][1] + 1
+    zeros, rest = divmod(span.lead, width)
+    windows = None if rest else step_windows(rows, stride, -a["padding"][1] - zeros, length)
+    if windows is None or out % windows.per_step:
+        raise not_streamable(
+            f"{node.name}, a convolution of stride {stride} whose {out} outputs are not the same number for each time step of "
+            f"{rows} rows: pad its input on the left by {max(length - stride, 0)}"
+        )
+    node.reads = [walk.recent(node, x, rows * width, windows.count * width), *node.reads[1:]]
+    node.attrs = {**a, "in_size": (1, windows.count), "padding": (0, 0), "out_size": (1, windows.per_step)}
+    past = -1 if span.receptive_field < 0 else span.receptive_field + windows.reach(rows)
+    made = windows.per_step * walk.width(node.writes[0])
+    return TimeSpan(span.shift + windows.delay, out // windows.per_step, past, 1, made)
+
+
+STREAMING = Streaming(_step, keeps_input=True, any_layout=True, leads=True)

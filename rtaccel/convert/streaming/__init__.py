@@ -1,0 +1,1 @@
+"""Models over windows become models of one time step."""

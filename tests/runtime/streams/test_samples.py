@@ -1,0 +1,239 @@
+"""rt.stream of models over samples: transforms, strided convolutions and pooling, of which a step sees a chunk at a time."""
+
+from __future__ import annotations
+
+import random
+
+import pytest
+import torch
+from torch import Tensor, nn
+from torch.nn.functional import pad
+
+import rtaccel as rt
+
+STREAMS, STEPS = 2, 19
+
+
+class Spectrum(nn.Module):
+    """Samples [batch, samples] to log energies of bands, [batch, frames, bands]; a frame ends where its chunk ends."""
+
+    def __init__(self, size: int, hop: int, bands: int, padded: bool = True) -> None:
+        super().__init__()
+        self.size, self.hop, self.before = size, hop, size - hop if padded else 0
+        self.register_buffer("window", torch.hann_window(size))
+        self.bands = nn.Linear(size // 2 + 1, bands)
+
+    def forward(self, x: Tensor) -> Tensor:
+        z = torch.stft(
+            pad(x, (self.before, 0)), self.size, self.hop, window=self.window, center=False, return_complex=True
+        )
+        return torch.log(self.bands(z.abs().square().transpose(1, 2)).abs() + 0.1)
+
+
+class Heard(nn.Module):
+    """A spectrum, a recurrent layer, and a head that reads its newest time step."""
+
+    def __init__(self, size: int, hop: int, memory: type[nn.Module] | None = nn.GRU, padded: bool = True) -> None:
+        super().__init__()
+        self.spectrum = Spectrum(size, hop, 7, padded)
+        self.memory = memory(7, 5, batch_first=True) if memory is not None else None
+        self.head = nn.Linear(5 if memory is not None else 7, 3)
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = self.spectrum(x)
+        if self.memory is not None:
+            x, _ = self.memory(x)
+        return self.head(x[:, -1])
+
+
+class Down(nn.Module):
+    """Strided convolutions and pooling over [batch, 1, samples], drawn at random: hop samples become one time step, or a few."""
+
+    def __init__(self, rng: random.Random) -> None:
+        super().__init__()
+        self.layers, self.before = nn.ModuleList(), list[int]()
+        channels, self.hop = 1, 1
+        for _ in range(rng.randint(1, 4)):
+            stride, made = rng.choice((1, 1, 2, 3, 5)), rng.choice((3, 4, 8))
+            self.hop *= stride
+            kind = rng.choice(("conv", "conv", "grouped", "residual", "avg", "max"))
+            if kind in ("avg", "max"):
+                self.layers.append((nn.AvgPool1d if kind == "avg" else nn.MaxPool1d)(stride, stride))
+                self.before.append(0)
+                continue
+            taps, dilation = rng.randint(stride, stride + 4), rng.choice((1, 1, 2))
+            if kind == "residual":
+                self.layers.append(Residual(channels, taps, dilation))
+                self.before.append(0)
+                self.hop //= stride
+                continue
+            groups = channels if kind == "grouped" else 1
+            made = channels * 2 if kind == "grouped" else made
+            self.layers.append(nn.Conv1d(channels, made, taps, stride, dilation=dilation, groups=groups))
+            self.before.append((taps - 1) * dilation + 1 - stride)
+            self.layers.append(rng.choice((nn.ReLU, nn.Tanh, nn.ELU))())
+            self.before.append(0)
+            channels = made
+        self.hop *= rng.choice((1, 1, 2, 4))  # time steps of several rows at the end
+        self.memory = rng.choice((nn.GRU, nn.LSTM))(channels, 6, batch_first=True) if rng.random() < 0.6 else None
+        self.head = nn.Linear(6 if self.memory is not None else channels, 2)
+
+    def forward(self, x: Tensor) -> Tensor:
+        for before, layer in zip(self.before, self.layers):
+            x = layer(pad(x, (before, 0)) if before else x)
+        x = x.transpose(1, 2)
+        if self.memory is not None:
+            x, _ = self.memory(x)
+        return self.head(x[:, -1])
+
+
+class Residual(nn.Module):
+    def __init__(self, channels: int, taps: int, dilation: int) -> None:
+        super().__init__()
+        self.before, self.conv = (taps - 1) * dilation, nn.Conv1d(channels, channels, taps, dilation=dilation)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return torch.relu(x + self.conv(pad(x, (self.before, 0))))
+
+
+class Enhanced(nn.Module):
+    """Samples to as many samples."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.down, self.up = nn.Conv1d(1, 6, 5), nn.Conv1d(6, 1, 3)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return torch.tanh(self.up(pad(torch.relu(self.down(pad(x, (4, 0)))), (2, 0))))
+
+
+def rms_error(got: Tensor, want: Tensor) -> float:
+    return float((got - want).square().mean().sqrt() / want.square().mean().sqrt())
+
+
+def check(model: nn.Module, hop: int, shape: tuple[int, ...], steps: int = STEPS, late: int = 0) -> rt.StreamModel:
+    """Every step beside the window so far. late: steps that the window is still too short for."""
+    live = rt.stream(model, torch.randn(STREAMS, hop))
+    x = torch.randn(STREAMS, steps * hop)
+    for t in range(steps):
+        y = live.step(x[:, t * hop : (t + 1) * hop].contiguous())
+        if t < late:
+            continue
+        with torch.no_grad():
+            want = model(x[:, : (t + 1) * hop].reshape(STREAMS, *shape, -1))
+        if want.dim() == 3:
+            want = want.flatten(1)[:, -hop:]
+        assert y.shape == want.shape
+        assert rms_error(y, want) < 1e-5
+    return live
+
+
+@pytest.mark.parametrize(("size", "hop"), [(32, 32), (64, 32), (64, 16), (40, 16), (50, 20), (16, 8), (60, 20)])
+def test_frames_that_overlap(size: int, hop: int) -> None:
+    torch.manual_seed(size + hop)
+    live = check(Heard(size, hop).eval(), hop, ())
+    assert "fourier" in str(live.explain())
+
+
+@pytest.mark.parametrize("frames", [2, 3])
+def test_several_frames_a_step(frames: int) -> None:
+    torch.manual_seed(frames)
+    check(Heard(64, 16, nn.LSTM).eval(), 16 * frames, ())
+
+
+def test_frames_of_nothing_but_samples() -> None:
+    """Without padding, the first results come when a frame is whole; what has a memory would have begun before."""
+    torch.manual_seed(2)
+    check(Heard(64, 16, None, padded=False).eval(), 16, (), late=3)
+    with pytest.raises(rt.UnsupportedProblem, match="begins 3 time steps late: pad"):
+        rt.stream(Heard(64, 16, nn.GRU, padded=False).eval(), torch.randn(1, 16))
+
+
+@pytest.mark.parametrize("seed", range(40))
+def test_random_stacks(seed: int) -> None:
+    torch.manual_seed(seed)
+    model = Down(random.Random(seed)).eval()
+    if model.hop == 1:
+        pytest.skip("a sample a step, which the other forms have")
+    check(model, model.hop, (1,))
+
+
+@pytest.mark.parametrize("hop", [4, 7, 16])
+def test_samples_to_samples(hop: int) -> None:
+    torch.manual_seed(hop)
+    live = check(Enhanced().eval(), hop, (1,))
+    assert live.step(torch.randn(STREAMS, hop)).shape == (STREAMS, hop)
+
+
+def test_streams_apart_and_kept() -> None:
+    torch.manual_seed(7)
+    model, hop = Heard(48, 16).eval(), 16
+    live, x = rt.stream(model, torch.randn(STREAMS, hop)), torch.randn(STREAMS, 9 * hop)
+    chunks = x.reshape(STREAMS, 9, hop)
+    for t in range(4):
+        live.step(chunks[:, t].contiguous())
+    past = live.save_stream(1)
+    alone = live.step(chunks[1:, 4].contiguous(), streams=[1])
+    live.load_stream(0, past)
+    assert torch.equal(live.step(chunks[1:, 4].contiguous(), streams=[0]), alone)
+    live.reset()
+    chunks[0, 2, 3] = float("nan")
+    for t in range(9):
+        y = live.step(chunks[:, t].contiguous())
+    with torch.no_grad():
+        assert rms_error(y[1:], model(x[1:])) < 1e-5
+    assert y[0].isnan().all()  # its recurrent layer keeps it
+
+
+def test_a_chunk_that_is_not_finite_is_forgotten() -> None:
+    """Where nothing is recurrent, it is gone when its samples are."""
+    torch.manual_seed(8)
+    model, hop = Heard(64, 16, None).eval(), 16
+    live, x = rt.stream(model, torch.randn(1, hop)), torch.randn(1, 9 * hop)
+    for t in range(9):
+        chunk = x[:, t * hop : (t + 1) * hop].clone()
+        chunk[0, 5] = float("inf") if t == 2 else chunk[0, 5]
+        y = live.step(chunk)
+        assert bool(y.isfinite().all()) == (not 2 <= t < 6)
+    with torch.no_grad():
+        assert rms_error(y, model(x)) < 1e-5
+
+
+def test_whole_numbers_are_those_of_the_window() -> None:
+    """Static scales of raw windows: a stream rounds as a window does."""
+    torch.manual_seed(9)
+    model = Down(random.Random(11)).eval()
+    windows = [torch.randn(4, 1, 24 * model.hop) for _ in range(3)]
+    live = rt.stream(model, torch.randn(1, model.hop), "w8a8", calibration=windows)
+    whole = rt.compile(model, torch.randn(1, 1, 24 * model.hop), scheme="w8a8", calibration=windows)
+    x = torch.randn(1, 1, 24 * model.hop)
+    for t in range(24):
+        y = live.step(x[:, 0, t * model.hop : (t + 1) * model.hop].contiguous())
+    with torch.no_grad():
+        exact = model(x)
+    assert rms_error(y, exact) < 2 * rms_error(whole(x), exact) + 1e-3
+    with pytest.raises(rt.ShapeError, match="whole number of steps"):
+        rt.stream(model, torch.randn(1, model.hop), "w8a8", calibration=[torch.randn(4, 1, 24 * model.hop + 1)])
+
+
+def test_a_file_of_it(tmp_path) -> None:  # type: ignore[no-untyped-def]
+    torch.manual_seed(10)
+    model = Heard(40, 16).eval()
+    live = rt.stream(model, torch.randn(1, 16))
+    rt.save(live, tmp_path / "heard.rta")
+    loaded, x = rt.load(tmp_path / "heard.rta"), torch.randn(6, 1, 16)
+    for chunk in x:
+        assert torch.equal(loaded.step(chunk), live.step(chunk))
+
+
+def test_strides_that_do_not_fit_are_named() -> None:
+    class Uneven(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.conv = nn.Conv1d(1, 4, 6, 3)
+
+        def forward(self, x: Tensor) -> Tensor:
+            return self.conv(pad(x, (3, 0)))[:, :, -1]
+
+    with pytest.raises(rt.UnsupportedProblem, match=r"stride 3 .* for each time step of 16 rows"):
+        rt.stream(Uneven().eval(), torch.randn(1, 16))
