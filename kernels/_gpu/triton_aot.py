@@ -16,6 +16,7 @@ import tempfile
 from collections import Counter
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -82,8 +83,10 @@ def each_specialization() -> Iterator[Specialisation]:
                 yield from module.specializations()
 
 
-def specializations() -> list[Specialisation]:
-    return list(each_specialization())
+@cache
+def specializations() -> tuple[Specialisation, ...]:
+    """Those of `each_specialization`. They take seconds: some are of layers of 4096 x 4096."""
+    return tuple(each_specialization())
 
 
 def _tool(name: str, *arguments: str) -> str:

@@ -1,23 +1,72 @@
-"""What padding is in a stream: zeros before the first time step."""
+"""What a copy by parts is in a stream: zeros before the first time step, or the parts of a single one."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 
-from rtaccel.core.row_traits import SameRows, Streaming, StreamWalk, TimeSpan, not_streamable
+from rtaccel.core.one_step import one_step, time_apart
+from rtaccel.core.row_traits import SameRows, Streaming, StreamWalk, TimeSpan, longest, not_streamable
 from rtaccel.core.traits import Node
 
+Place = tuple[int, ...]
 
-def _step(node: Node, spans: Sequence[TimeSpan], walk: StreamWalk) -> SameRows:
+
+def _step(node: Node, spans: Sequence[TimeSpan], walk: StreamWalk) -> TimeSpan | SameRows:
+    return _padded(node, spans, walk) or _by_parts(node, spans, walk)
+
+
+def _padded(node: Node, spans: Sequence[TimeSpan], walk: StreamWalk) -> SameRows | None:
+    """All of one value behind zeros; None for anything else."""
     span, parts = spans[0], node.attrs["parts"]
     inner = span.inner or walk.width(node.reads[0])
-    whole = span.steps * inner + span.lead
-    padded = len(parts) == len(spans) == 1 and node.attrs.get("fill", 0.0) == 0.0 and span.steps and span.outer == 1
-    if not padded or parts[0][:2] != ((whole,), (0, 1)) or parts[0][2][1:] != (1,):
-        raise not_streamable(f"{node.name}, which puts a value together of more than zeros and all time steps so far")
+    whole = span.lead + span.steps * inner + span.rest
+    alone = len(parts) == len(spans) == 1 and node.attrs.get("fill", 0.0) == 0.0 and span.steps and span.outer == 1
+    if not alone or parts[0][:2] != ((whole,), (0, 1)) or parts[0][2][1:] != (1,):
+        return None
     before = parts[0][2][0]
     steps, lead = divmod(span.lead + before, inner)
-    return SameRows(TimeSpan(span.shift - steps, span.steps + steps, span.receptive_field, 1, span.inner, lead))
+    made = span.steps + steps
+    rest = walk.elements(node.writes[0]) - lead - made * inner
+    more, rest = divmod(rest, inner)  # zeros behind it
+    return SameRows(TimeSpan(span.shift - steps, made + more, span.receptive_field, 1, span.inner, lead, rest))
 
 
-STREAMING = Streaming(_step, any_layout=True, leads=True)
+def _by_parts(node: Node, spans: Sequence[TimeSpan], walk: StreamWalk) -> TimeSpan:
+    """Parts that put each time step together of the same one of every value."""
+    refused = not_streamable(f"{node.name}, which puts together what is of different time steps")
+    if node.tensors or not all(span.steps and not span.lead for span in spans):
+        raise refused
+    elements, parts = walk.elements(node.writes[0]), []
+    found: set[tuple[int, int, int, int]] = set()
+    for part, name, span in zip(node.attrs["parts"], node.reads, spans):
+        own = _part(part, span, span.inner or walk.width(name), elements)
+        if own is None:
+            raise refused
+        parts.append(own[0])
+        found.add(own[1])
+    if len(found) != 1:
+        raise refused
+    ((shift, steps, outer, inner),) = found
+    node.attrs = {**node.attrs, "parts": tuple(parts)}
+    return TimeSpan(shift, steps, longest(spans), outer, inner)
+
+
+def _part(
+    part: tuple[Place, Place, Place], span: TimeSpan, inner: int, elements: int
+) -> tuple[tuple[Place, Place, Place], tuple[int, int, int, int]] | None:
+    """The part of one time step, and (shift, steps, outer, inner) of what it is put into."""
+    dims, (source, target) = time_apart(part[0], part[1:], [(span.steps, inner)])
+    over = [d for d, (n, stride) in enumerate(zip(dims, source[1:])) if n > 1 and stride == inner]
+    if len(over) != 1 or (span.rest and span.outer != 1):
+        return None
+    steps, made = dims[over[0]], target[1 + over[0]]
+    if made < 1 or elements % (steps * made):
+        return None
+    x, y = one_step(dims, source, span.steps, inner), one_step(dims, target, steps, made)
+    if x is None or y is None or x.dim != y.dim != -1 or y.first:
+        return None
+    left = tuple(n for d, n in enumerate(dims) if d != x.dim)
+    return (left, x.place, y.place), (span.shift + x.first, steps, elements // (steps * made), made)
+
+
+STREAMING = Streaming(_step, any_layout=True, edges=True)

@@ -22,10 +22,10 @@ def _step(node: Node, spans: Sequence[TimeSpan], walk: StreamWalk) -> TimeSpan:
         raise not_streamable(f"{node.name}, a convolution over something else than time steps")
     rows, rest = divmod(span.inner or width, width)
     own = _over_newest(node, span, rows, walk) if rows > 1 and not rest else _with_ring(node, span, walk)
-    if any((other.shift, other.steps) != (own.shift, own.steps) for other in spans[1:]):
+    if any((other.shift, other.steps, other.rest) != (own.shift, own.steps, own.rest) for other in spans[1:]):
         raise not_streamable(f"{node.name}, whose residual is of other time steps")
     past = longest([own, *spans[1:]])
-    return TimeSpan(own.shift, own.steps, past, 1, own.inner)
+    return TimeSpan(own.shift, own.steps, past, 1, own.inner, 0, own.rest)
 
 
 def _with_ring(node: Node, span: TimeSpan, walk: StreamWalk) -> TimeSpan:
@@ -52,16 +52,14 @@ def _over_newest(node: Node, span: TimeSpan, rows: int, walk: StreamWalk) -> Tim
     length = (a["kernel"][1] - 1) * a["dilation"][1] + 1
     zeros, rest = divmod(span.lead, width)
     windows = None if rest else step_windows(rows, stride, -a["padding"][1] - zeros, length)
-    if windows is None or out % windows.per_step:
-        raise not_streamable(
-            f"{node.name}, a convolution of stride {stride} whose {out} outputs are not the same number for each time step of "
-            f"{rows} rows: pad its input on the left by {max(length - stride, 0)}"
-        )
+    if windows is None or out < windows.per_step:
+        raise not_streamable(f"{node.name}, a convolution of stride {stride}, for each time step of {rows} rows")
     node.reads = [walk.recent(node, x, rows * width, windows.count * width), *node.reads[1:]]
     node.attrs = {**a, "in_size": (1, windows.count), "padding": (0, 0), "out_size": (1, windows.per_step)}
     past = -1 if span.receptive_field < 0 else span.receptive_field + windows.reach(rows)
-    made = windows.per_step * walk.width(node.writes[0])
-    return TimeSpan(span.shift + windows.delay, out // windows.per_step, past, 1, made)
+    made = walk.width(node.writes[0])
+    steps, left = divmod(out, windows.per_step)
+    return TimeSpan(span.shift + windows.delay, steps, past, 1, windows.per_step * made, 0, left * made)
 
 
-STREAMING = Streaming(_step, keeps_input=True, any_layout=True, leads=True)
+STREAMING = Streaming(_step, keeps_input=True, any_layout=True, edges=True)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from math import prod
 
 from rtaccel.core.row_traits import Streaming, StreamWalk, TimeSpan, not_streamable
 from rtaccel.core.step_windows import step_windows
@@ -20,13 +19,14 @@ def _step(node: Node, spans: Sequence[TimeSpan], walk: StreamWalk) -> TimeSpan:
         raise not_streamable(f"{node.name}, a transform of something else than a sequence of lines over time")
     (lines, stride), reach = over[0], (length - 1) * along + 1
     windows = step_windows(inner, stride, offset - span.lead, reach)
-    if windows is None or lines % windows.per_step:
+    if windows is None or lines < windows.per_step:
         raise not_streamable(f"{node.name}, a transform every {stride} elements, where a time step has {inner}")
-    made = prod((walk.width(node.writes[0]), windows.per_step))
+    made = walk.width(node.writes[0])
     node.reads = [walk.recent(node, x, inner, windows.count)]
     node.attrs = {**node.attrs, "dims": (windows.per_step, length), "place": (windows.offset, stride, along)}
     past = -1 if span.receptive_field < 0 else span.receptive_field + windows.reach(inner)
-    return TimeSpan(span.shift + windows.delay, lines // windows.per_step, past, 1, made)
+    steps, left = divmod(lines, windows.per_step)
+    return TimeSpan(span.shift + windows.delay, steps, past, 1, windows.per_step * made, 0, left * made)
 
 
-STREAMING = Streaming(_step, any_layout=True, leads=True)
+STREAMING = Streaming(_step, any_layout=True, edges=True)

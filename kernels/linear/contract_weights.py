@@ -144,12 +144,11 @@ def make_stage(
 ) -> Stage:  # fmt: skip
     """A stage with random weights. kind: "bfloat16", "w8a16", "w4a16", "w4a8-static" or "w4a8-dynamic"."""
     g = torch.Generator().manual_seed(seed)
-    weight = torch.randn(n, k, generator=g) / max(k, 1) ** 0.5
     attrs: dict[str, Any] = {"activation": activation, "activation_parameter": parameter}
     tensors = {"bias": torch.randn(n, generator=g)}
     x: tuple[Value, ...] = (Value("x", k),)
     if kind == "bfloat16":
-        tensors["weight"] = weight.bfloat16()
+        tensors["weight"] = (torch.randn(n, k, generator=g) / max(k, 1) ** 0.5).bfloat16()
     elif kind == "w8a16":
         tensors["weight"] = torch.randint(-127, 128, (n, k), generator=g, dtype=torch.int8)
         tensors["weight_scale"] = torch.rand(n, generator=g) * 0.01 / max(k, 1) ** 0.5 + 1e-6

@@ -18,14 +18,15 @@ def _step(node: Node, spans: Sequence[TimeSpan], walk: StreamWalk) -> TimeSpan:
         raise not_streamable(f"{node.name}, pooling over something else than time steps, or with padding")
     window, divisor, stride, count = found
     windows = step_windows(rows, stride, window[0] - span.lead // width, window[-1] - window[0] + 1)
-    if windows is None or count % windows.per_step:
+    if windows is None or count < windows.per_step:
         raise not_streamable(f"{node.name}, pooling of stride {stride} where a time step has {rows} rows")
     first = [at - window[0] + windows.offset for at in window]
     node.reads = [walk.recent(node, x, rows * width, windows.count * width)]
     own = tuple(tuple(at + i * stride for at in first) for i in range(windows.per_step))
     node.attrs = {**a, "in_size": (windows.count,), "windows": (own,), "divisors": ((divisor,) * windows.per_step,)}
     past = -1 if span.receptive_field < 0 else span.receptive_field + windows.reach(rows)
-    return TimeSpan(span.shift + windows.delay, count // windows.per_step, past, 1, windows.per_step * width)
+    steps, left = divmod(count, windows.per_step)
+    return TimeSpan(span.shift + windows.delay, steps, past, 1, windows.per_step * width, 0, left * width)
 
 
 def _regular(
@@ -42,4 +43,4 @@ def _regular(
     return (own[0], divisors[0][0], stride, len(own)) if alike and stride > 0 and len({*divisors[0]}) == 1 else None
 
 
-STREAMING = Streaming(_step, any_layout=True, leads=True)
+STREAMING = Streaming(_step, any_layout=True, edges=True)

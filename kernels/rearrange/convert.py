@@ -38,8 +38,8 @@ def _step(node: Node, spans: Sequence[TimeSpan], walk: StreamWalk) -> TimeSpan |
         return span
     if rows is None and (windows := _windows(node, span, walk)) is not None:
         return windows
-    if span.lead:
-        raise not_streamable(f"{node.name}, of a value whose padding is no whole number of time steps")
+    if span.lead or span.rest:
+        raise not_streamable(f"{node.name}, of a value that is no whole number of time steps")
     if not span.is_by_rows(walk.width(node.reads[0])):
         return _by_elements(node, span, walk)
     if rows is None and (columns := _columns(node, span, walk)) is not None:
@@ -94,7 +94,7 @@ def _windows(node: Node, span: TimeSpan, walk: StreamWalk) -> TimeSpan | None:
     if bool((np.diff(frames, axis=0) != stride).any()):
         return None
     windows = step_windows(inner, stride, first - span.lead, length)
-    if windows is None or windows.count == inner or len(frames) % windows.per_step:
+    if windows is None or windows.count == inner or len(frames) < windows.per_step:
         return None
     own = frames[: windows.per_step] - first + windows.offset
     node.reads, node.attrs = (
@@ -102,7 +102,8 @@ def _windows(node: Node, span: TimeSpan, walk: StreamWalk) -> TimeSpan | None:
         {"index": tuple(own.flatten().tolist())},
     )
     past = -1 if span.receptive_field < 0 else span.receptive_field + windows.reach(inner)
-    return TimeSpan(span.shift + windows.delay, len(frames) // windows.per_step, past, 1, windows.per_step * width)
+    steps, left = divmod(len(frames), windows.per_step)
+    return TimeSpan(span.shift + windows.delay, steps, past, 1, windows.per_step * width, 0, left * width)
 
 
 def _indices(node: Node, walk: StreamWalk) -> Sequence[int]:
@@ -143,4 +144,4 @@ def _turned(node: Node, walk: StreamWalk) -> tuple[int, ...] | None:
     return tuple(steps) if index == turned and walk.width(node.writes[0]) == width else None
 
 
-STREAMING = Streaming(_step, any_layout=True, leads=True)
+STREAMING = Streaming(_step, any_layout=True, edges=True)

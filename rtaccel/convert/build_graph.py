@@ -10,6 +10,7 @@ from rtaccel.convert.frontend.graph.builder import Builder
 from rtaccel.convert.frontend.graph.op_graph import OpGraph
 from rtaccel.convert.frontend.nodes import OpNode
 from rtaccel.convert.passes.compose_copies import compose_copies
+from rtaccel.convert.passes.cut_assemblies import cut_assemblies
 from rtaccel.convert.passes.eliminate_dead_rows import eliminate_dead_rows
 from rtaccel.convert.passes.fuse_epilogue import fold
 from rtaccel.convert.passes.fuse_expressions import fuse_expressions
@@ -27,7 +28,9 @@ def build_graph(exported: ExportedGraph, batch: int | None, windowed: bool = Fal
     found = with_trained(_used(graph.op_nodes, kept), exported.trained, exported.retraced)
     op_nodes = _used(fold(found, kept), kept)
     op_nodes = fold(join_branches(op_nodes, kept), kept)
+    op_nodes = cut_assemblies(op_nodes, graph.buffers, kept)
     op_nodes = fold(hoist_elementwise(op_nodes, graph.buffers, kept), kept)
+    op_nodes = cut_assemblies(op_nodes, graph.buffers, kept)
     op_nodes = fuse_expressions(op_nodes, graph.buffers, kept)
     if not windowed:
         op_nodes = turn_columns(compose_copies(op_nodes, graph.buffers, kept), graph.buffers, kept)

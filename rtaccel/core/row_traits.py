@@ -68,7 +68,7 @@ class TimeSpan:
     shift: row r is of the step r + shift. steps: its rows; 0 for a value without rows over time. receptive_field:
     further steps that a row depends on backwards, -1 for all. outer, inner: the value is dense [outer, steps, inner], as the
     heads of attention are; inner 0 where a row of the value is a time step, [steps, width]. lead: elements of zeros that the
-    value begins with, before its first step.
+    value begins with, before its first step. rest: elements behind its last one, of a step that is not whole.
     """
 
     shift: int
@@ -77,6 +77,7 @@ class TimeSpan:
     outer: int = 1
     inner: int = 0
     lead: int = 0
+    rest: int = 0
 
     def is_by_rows(self, width: int) -> bool:
         """Whether a row of the value, of that width, is a time step."""
@@ -99,6 +100,9 @@ class StreamWalk(Protocol):
 
     def width(self, name: str) -> int:
         """Of the rows of a value."""
+
+    def elements(self, name: str) -> int:
+        """Of a value of the window, all time steps."""
 
     def fit_rows(self, name: str, inner: int) -> bool:
         """Whether each row of a value lies within a time step of `inner` elements. Rows that hold several steps are cut where
@@ -134,13 +138,13 @@ class Streaming:
     """step: makes the node, a copy that it may change, one of a single time step, and gives the span of its result. Raises
         `not_streamable` where it cannot.
     keeps_input: its state holds past rows of the first input, in int8 where that is int8. any_layout: whether it takes values
-        whose rows are not time steps. leads: whether it takes values that begin with zeros.
+        whose rows are not time steps. edges: whether it takes values with a lead or a rest.
     """
 
     step: Callable[[Node, Sequence[TimeSpan], StreamWalk], TimeSpan | SameRows]
     keeps_input: bool = False
     any_layout: bool = False
-    leads: bool = False
+    edges: bool = False
 
 
 def not_streamable(what: str) -> UnsupportedProblem:

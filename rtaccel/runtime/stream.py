@@ -199,7 +199,9 @@ def stream(
 ) -> StreamModel:
     """Compiles a model over windows into one that takes a time step per call.
 
-    model: takes windows [batch, time, features], [batch, features, time] (convolutions) or [time, batch, features];
+    model: takes windows [batch, time, features], [batch, features, time] (convolutions) or [time, batch, features], or samples,
+        [batch, time * features] or [batch, 1, time * features], of which a time step is a chunk: transforms of frames that
+        overlap, convolutions with a stride, pooling;
         LSTM and GRU in one direction, causal Conv1d (padded on the left, or padded on both sides and cut), attention with a
         causal mask, layers that treat time steps alike, residuals; its head reads the newest time step, or every time step.
     example_step: one time step of every stream, float32, int32 or int64 [streams, features] (or int64 [streams] of indices); the

@@ -36,6 +36,7 @@ from tests.cuda_checks.streams import (
     staying,
     streams,
 )
+from tests.turns import todays
 
 pytestmark = [
     pytest.mark.skipif(importlib.util.find_spec("triton") is None, reason="persistent streams need triton"),
@@ -132,7 +133,7 @@ def test_every_barrier_is_needed(
 ) -> None:
     """Where nobody waits at one of them, some order of the threads gives wrong answers: so the order of all others is decided."""
     plain, features, cut = two
-    needless, lines = [], barriers()
+    needless, lines = [], todays(barriers(), 3)
     for line in (0, *lines):
         for seed, (pollers, cluster) in itertools.product(SEEDS, ((0, False), (4, False), (4, True))):
             devices(cut._replace(pollers=pollers, cluster=cluster), seed=seed, skipped=line)
@@ -145,7 +146,7 @@ def test_every_barrier_is_needed(
         if not wrong:
             needless.append(line)
     # A cluster's barrier before its end is for blocks that gave up a word (tests/gpu/protocols/cluster.py).
-    assert needless == [0, lines_of("meet_cluster();")[-1]]
+    assert needless == [0, *(line for line in lines_of("meet_cluster();")[-1:] if line in lines)]
 
 
 def test_a_word_that_does_not_come(

@@ -8,11 +8,12 @@ from collections.abc import Mapping, Sequence
 from dataclasses import replace
 
 import numpy as np
-from numpy.typing import NDArray
 
 from rtaccel.convert.frontend.nodes import Buffer, OpNode
-from rtaccel.convert.passes.nested_parts import is_whole, spliced
+from rtaccel.convert.passes.nested_parts import MAX_ELEMENTS, gathered, is_whole, spliced
+from rtaccel.core.registry import with_role
 from rtaccel.core.traits import Role
+from rtaccel.kernels._common.strides import elements
 
 MAX_PARTS = 512
 """Of one result."""
@@ -34,9 +35,27 @@ def compose_copies(op_nodes: Sequence[OpNode], buffers: Mapping[str, Buffer], ke
                 readers.subtract((*source.reads, *op_node.reads))
                 readers.update(joined.reads)
                 op_node = joined
+            if _is_assembly(op_node) and _is_in_order(op_node, buffers):
+                order = {"index": tuple(range(buffers[op_node.writes[0]].elements))}
+                reads, gather = op_node.reads[:1], with_role(Role.GATHER).name
+                readers.subtract(op_node.reads[1:])
+                op_node = replace(op_node, op=gather, reads=reads, attrs=order)
             copies[op_node.writes[0]] = op_node
         found.append(op_node)
     return found
+
+
+def _is_in_order(op_node: OpNode, buffers: Mapping[str, Buffer]) -> bool:
+    """Whether all elements that are put together are the first ones of one value, in their order."""
+    count = buffers[op_node.writes[0]].elements
+    if op_node.tensors or len({*op_node.reads}) != 1 or count > MAX_ELEMENTS:
+        return False
+    covered = np.zeros(count, dtype=bool)
+    for dims, source, target in op_node.attrs["parts"]:
+        if tuple(source) != tuple(target) and not np.array_equal(elements(dims, source), elements(dims, target)):
+            return False
+        covered[elements(dims, target)] = True
+    return bool(covered.all())
 
 
 def _one_of(
@@ -72,18 +91,9 @@ def _joined(first: OpNode, second: OpNode, buffers: Mapping[str, Buffer]) -> OpN
     if "rows" in first.attrs and "rows" in second.attrs:
         attrs = {"rows": tuple(first.attrs["rows"][i] for i in second.attrs["rows"])}
     else:
-        index = _elements(first, buffers)[_elements(second, buffers)]
+        index = gathered(first, buffers)[gathered(second, buffers)]
         attrs = {"index": tuple(index.tolist())}
     return replace(second, reads=list(first.reads), attrs=attrs)
-
-
-def _elements(op_node: OpNode, buffers: Mapping[str, Buffer]) -> NDArray[np.int64]:
-    """Of each element of the result, which element of its input it is."""
-    if "index" in op_node.attrs:
-        return np.asarray(op_node.attrs["index"], dtype=np.int64)
-    width = buffers[op_node.writes[0]].width
-    rows = np.asarray(op_node.attrs["rows"], dtype=np.int64)
-    return (rows[:, None] * width + np.arange(width)).reshape(-1)
 
 
 def _laid_over(first: OpNode, second: OpNode, buffers: Mapping[str, Buffer]) -> OpNode | None:

@@ -44,7 +44,7 @@ def spliced(first: OpNode, second: OpNode, buffers: Mapping[str, Buffer]) -> OpN
     for own, x, y in first.attrs["parts"]:
         inside = elements(own, y)
         covered[inside] = True
-        place = _strided(moved[inside], own)
+        place = strided(moved[inside], own)
         if place is None:
             return None
         parts.append((own, x, place))
@@ -68,7 +68,16 @@ def _put_back(part: Any, second: OpNode, buffers: Mapping[str, Buffer]) -> bool:
     return bool(np.array_equal(placed[elements(own, x)], elements(own, y)))
 
 
-def _strided(index: NDArray[np.int64], dims: Sequence[int]) -> tuple[int, ...] | None:
+def gathered(op_node: OpNode, buffers: Mapping[str, Buffer]) -> NDArray[np.int64]:
+    """Of each element of what a node gathers, which element of its input it is."""
+    if "index" in op_node.attrs:
+        return np.asarray(op_node.attrs["index"], dtype=np.int64)
+    width = buffers[op_node.writes[0]].width
+    rows = np.asarray(op_node.attrs["rows"], dtype=np.int64)
+    return (rows[:, None] * width + np.arange(width)).reshape(-1)
+
+
+def strided(index: NDArray[np.int64], dims: Sequence[int]) -> tuple[int, ...] | None:
     """An offset and a stride for each dimension that give these elements; None where there are none."""
     grid: NDArray[np.int64] = index.reshape(dims if dims else (1,))
     offset = int(grid.flat[0])

@@ -74,8 +74,10 @@ class Walk:
             time.receptive_field for name, time in self.times.items() if self.real.get(name, name) in outputs
         ]
         for name in set(self.times) - set(self.real):
-            buffer, steps = self.buffers[name], self.times[name].steps or 1
-            self.buffers[name] = Buffer(buffer.elements // steps, buffer.width, buffer.dtype)
+            buffer, span = self.buffers[name], self.times[name]
+            count = (buffer.elements - span.lead - span.rest) // (span.steps or 1)
+            width = buffer.width if buffer.width and count % buffer.width == 0 else count  # of planes
+            self.buffers[name] = Buffer(count, width, buffer.dtype)
         graph = replace(
             self.graph,
             op_nodes=tuple(fold(self.op_nodes, {*outputs})),
@@ -96,7 +98,7 @@ class Walk:
         if node is None or dtype is None:
             return name
         buffer, span = self.buffers[name], self.times[name]
-        made, count = f"{output}:returned", buffer.elements // (span.steps or 1)
+        made, count = f"{output}:returned", (buffer.elements - span.lead - span.rest) // (span.steps or 1)
         self.buffers[made] = replace(buffer, dtype=str(dtype).removeprefix("torch."))
         self.times[made] = span
         attrs = {"program": ("truth x0" if dtype == torch.bool else "copy x0",), "dims": (count,), "places": ((0, 1),)}
@@ -137,7 +139,7 @@ class Walk:
         time = self.times.get(base)
         if time is None:
             return None  # the state of a recurrent layer: the stream keeps it itself
-        if time.steps and self.newest(time) != time.steps - 1:
+        if time.steps and (time.lead or time.rest or self.newest(time) != time.steps - 1):
             raise not_streamable("an output that needs time steps still to come")
         if not time.is_by_rows(self.buffers[base].width) and (time.outer != 1 or self.buffers[base].width != 1):
             raise not_streamable("an output whose rows are not time steps")
@@ -164,6 +166,9 @@ class Walk:
 
     def width(self, name: str) -> int:
         return self.buffers[name].width
+
+    def elements(self, name: str) -> int:
+        return self.buffers[name].elements
 
     def is_input(self, name: str) -> bool:
         return name in self.exported.inputs
@@ -219,10 +224,8 @@ class Walk:
         streaming = op_node.operator.streaming
         if streaming is None:
             raise not_streamable(f"{op_node.name} ({op_node.op}), which looks at all time steps at once")
-        if any(span.lead for span in spans) and not streaming.leads:
-            raise not_streamable(
-                f"{op_node.name} ({op_node.op}), of a value whose padding is no whole number of time steps"
-            )
+        if any(span.lead or span.rest for span in spans) and not streaming.edges:
+            raise not_streamable(f"{op_node.name} ({op_node.op}), of a value that is no whole number of time steps")
         by_rows = all(span.is_by_rows(self.width(name)) for span, name in zip(spans, reads))
         if not by_rows and not streaming.any_layout:
             raise not_streamable(f"{op_node.name} ({op_node.op}), of values whose rows are not time steps")
@@ -231,7 +234,7 @@ class Walk:
             self.real[out], self.times[out] = op_node.reads[0], found.span
             return
         buffer, inner = self.buffers[out], found.inner or self.buffers[out].width
-        if found.steps and buffer.elements != found.outer * found.steps * inner:
+        if found.steps and buffer.elements != found.lead + found.outer * found.steps * inner + found.rest:
             raise not_streamable(f"{op_node.name}, whose rows are not time steps")
         self.op_nodes.append(op_node)
         self.times[out] = found
