@@ -60,11 +60,16 @@ def _of_one_step(node: Node, found: Sequence[OneStep], dims: Place, dim: int, wa
             continue
         if dims[dim] != walk.length:
             raise not_streamable(f"{node.name}, constants of other time steps")
+        table, where = _table(constant, dims, place, dim)
+        if bool((table == table[:1]).all()):  # a number that was written out for every step
+            words[f"c{i}"] = f"c{len(tensors)}"
+            tensors[f"c{len(tensors)}"] = table[0]
+            kept.append(where)
+            continue
         if not constant.is_floating_point():
             raise not_streamable(f"{node.name}, whose whole constants differ from time step to time step")
         walk.needs_context(f"{node.name}, whose constants differ from time step to time step")
         words[f"c{i}"] = f"x{len(reads)}"
-        table, where = _table(constant, dims, place, dim)
         reads.append(walk.add_table(node, table))
         at.append(where)
     node.reads, node.tensors = reads, tensors

@@ -24,6 +24,8 @@ def _padded(node: Node, spans: Sequence[TimeSpan], walk: StreamWalk) -> SameRows
     if not alone or parts[0][:2] != ((whole,), (0, 1)) or parts[0][2][1:] != (1,):
         return None
     before = parts[0][2][0]
+    if before and span.shift > 0:
+        node.reads = [walk.since(node, node.reads[0], span.shift)]
     steps, lead = divmod(span.lead + before, inner)
     made = span.steps + steps
     rest = walk.elements(node.writes[0]) - lead - made * inner

@@ -20,6 +20,8 @@ def _step(node: Node, spans: Sequence[TimeSpan], walk: StreamWalk) -> TimeSpan:
         or not width
     ):
         raise not_streamable(f"{node.name}, a convolution over something else than time steps")
+    if span.shift > 0 and (a["padding"][1] or span.lead):
+        node.reads[0] = walk.since(node, node.reads[0], span.shift)
     rows, rest = divmod(span.inner or width, width)
     own = _over_newest(node, span, rows, walk) if rows > 1 and not rest else _with_ring(node, span, walk)
     if any((other.shift, other.steps, other.rest) != (own.shift, own.steps, own.rest) for other in spans[1:]):

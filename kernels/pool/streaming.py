@@ -15,7 +15,7 @@ def _step(node: Node, spans: Sequence[TimeSpan], walk: StreamWalk) -> TimeSpan:
     rows = (span.inner or width) // (width or 1)
     found = _regular(a.get("windows"), a.get("divisors"))
     if found is None or not span.steps or span.outer != 1 or not width or span.lead % width:
-        raise not_streamable(f"{node.name}, pooling over something else than time steps, or with padding")
+        raise not_streamable(f"{node.name}, which pools all time steps at once, or with padding")
     window, divisor, stride, count = found
     windows = step_windows(rows, stride, window[0] - span.lead // width, window[-1] - window[0] + 1)
     if windows is None or count < windows.per_step:

@@ -36,11 +36,7 @@ def _step(node: Node, spans: Sequence[TimeSpan], walk: StreamWalk) -> TimeSpan |
     rows, span = node.attrs.get("rows"), spans[0]
     if not span.steps:
         return span
-    if rows is None and (windows := _windows(node, span, walk)) is not None:
-        return windows
-    if span.lead or span.rest:
-        raise not_streamable(f"{node.name}, of a value that is no whole number of time steps")
-    if not span.is_by_rows(walk.width(node.reads[0])):
+    if span.lead or span.rest or not span.is_by_rows(walk.width(node.reads[0])):
         return _by_elements(node, span, walk)
     if rows is None and (columns := _columns(node, span, walk)) is not None:
         node.attrs = {"index": columns}
@@ -64,6 +60,10 @@ def _step(node: Node, spans: Sequence[TimeSpan], walk: StreamWalk) -> TimeSpan |
 def _by_elements(node: Node, span: TimeSpan, walk: StreamWalk) -> TimeSpan:
     """The same elements of every time step, which lie in one piece or in several; or elements of the newest alone."""
     refused = not_streamable(f"{node.name}, which picks other elements than whole time steps in order")
+    if (windows := _windows(node, span, walk)) is not None:
+        return windows
+    if span.lead or span.rest:
+        raise not_streamable(f"{node.name}, of a value that is no whole number of time steps")
     inner, width = span.inner or walk.width(node.reads[0]), walk.width(node.writes[0])
     if not inner or not width:
         raise refused
@@ -85,7 +85,7 @@ def _by_elements(node: Node, span: TimeSpan, walk: StreamWalk) -> TimeSpan:
 def _windows(node: Node, span: TimeSpan, walk: StreamWalk) -> TimeSpan | None:
     """Rows of the same elements, each row so many elements later, over several time steps: frames that overlap. Else None."""
     inner, width = span.inner or walk.width(node.reads[0]), walk.width(node.writes[0])
-    index = np.asarray(node.attrs["index"])
+    index = np.asarray(_indices(node, walk))
     if span.outer != 1 or not width or len(index) < 2 * width or len(index) % width:
         return None
     frames = index.reshape(-1, width)

@@ -85,12 +85,11 @@ def _streaming(recurrence: Recurrence) -> Streaming:
         rows, rest = divmod(span.inner or width, width or 1)
         if rest or a["time"] != span.steps * rows or walk.newest(span) != span.steps - 1:
             raise not_streamable(f"{node.name}, which reads time steps still to come")
-        if span.shift > 0:
-            raise not_streamable(
-                f"{node.name}, which begins {span.shift} time steps late: pad what comes before on the left"
-            )
         names = [walk.add_state(f"{y}:{part}", a["layers"], a["hidden"]) for part in recurrence.states]
-        node.reads, node.writes = [node.reads[0], *names], [y, *names]
+        made = names
+        if span.shift > 0:  # it begins when the first of its rows is there
+            made = [walk.zero_until(node, name, span.shift) for name in names]
+        node.reads, node.writes = [node.reads[0], *names], [y, *made]
         node.attrs = {**a, "time": rows, "batch_first": 1, "last_only": 0}
         return TimeSpan(span.shift, span.steps, -1, 1, rows * walk.width(y))
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from rtaccel.core.registry import register_operator
 from rtaccel.core.stage_traits import ByElements
+from rtaccel.core.traits import Role
 from rtaccel.kernels._expression import cases, operator
 from rtaccel.kernels._expression.streaming import STREAMING
 
@@ -14,6 +15,7 @@ OPERATOR = register_operator(
         cases=cases.by_strides,
         by_row=False,
         planes=ByElements(),
+        role=Role.FORMULA,
         streaming=STREAMING,
     )
 )

@@ -122,6 +122,12 @@ class StreamWalk(Protocol):
         """For a node: the newest `count` elements of a value that has `inner` of them a step, oldest first, in rows of its width.
         Those before the first step are zeros."""
 
+    def since(self, node: Node, name: str, shift: int) -> str:
+        """For a node: a value with zeros in its place until so many steps are over: what comes before its first row."""
+
+    def zero_until(self, node: Node, state: str, shift: int) -> str:
+        """For a node: what it writes in place of a state that is zero until so many steps are over."""
+
     def needs_context(self, what: str) -> None:
         """Of a node that holds as many steps as the window has: raises `not_streamable` where the user did not say how many."""
 

@@ -37,6 +37,7 @@ class Role(Enum):
     GATHER = "copies rows (attrs rows), or elements (attrs index), of its input"
     TABLE = "gives the row of a constant table (tensor table) that a count says, and counts on"
     COPY = "copies parts of values by strides into its output (attrs parts, fill)"
+    FORMULA = "makes float32 of float32 by strides (attrs program, dims, places)"
     WHOLE = "makes int64 or float32 of int64, float32, int32 or bool (attrs program, dims, places)"
     QUANTIZE = "makes int8 of float32: with the static scale of its output, or with a scale per row as a second output"
 

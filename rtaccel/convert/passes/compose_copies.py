@@ -48,7 +48,7 @@ def compose_copies(op_nodes: Sequence[OpNode], buffers: Mapping[str, Buffer], ke
 def _is_in_order(op_node: OpNode, buffers: Mapping[str, Buffer]) -> bool:
     """Whether all elements that are put together are the first ones of one value, in their order."""
     count = buffers[op_node.writes[0]].elements
-    if op_node.tensors or len({*op_node.reads}) != 1 or count > MAX_ELEMENTS:
+    if not buffers[op_node.writes[0]].width or op_node.tensors or len({*op_node.reads}) != 1 or count > MAX_ELEMENTS:
         return False
     covered = np.zeros(count, dtype=bool)
     for dims, source, target in op_node.attrs["parts"]:

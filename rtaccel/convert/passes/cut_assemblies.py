@@ -41,7 +41,7 @@ def cut_assemblies(op_nodes: Sequence[OpNode], buffers: Mapping[str, Buffer], ke
 def _cut(first: OpNode, second: OpNode, buffers: Mapping[str, Buffer]) -> OpNode | None:
     """None where the second copy takes everything, or an element twice, or parts of what it leaves have no strides."""
     count, index = buffers[first.writes[0]].elements, gathered(second, buffers)
-    if count > MAX_ELEMENTS or len(index) >= count:
+    if count > MAX_ELEMENTS or not 0 < len(index) < count:
         return None
     place = np.full(count, -1, dtype=np.int64)
     place[index] = np.arange(len(index))

@@ -10,8 +10,10 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from typing import Any
 
 import torch
+from torch import fx
 
 from rtaccel.convert.frontend.export import ExportedGraph
 from rtaccel.convert.frontend.graph.op_graph import OpGraph
@@ -52,6 +54,7 @@ class Walk:
         self.real: dict[str, str] = {}  # a value that is another's rows over another time: that other
         self.states: set[str] = set()
         self.op_nodes: list[OpNode] = []
+        self.after: list[OpNode] = []  # what follows the node that is taken
         self.tables: dict[str, torch.Tensor] = {}  # by the value that is its row of the step
 
     def run(self) -> Streamed:
@@ -185,8 +188,9 @@ class Walk:
         name = f"{node.writes[0]}:row{len(self.tables)}"
         self.buffers[name] = Buffer(table.shape[1], table.shape[1])
         count = self.add_state(f"{name}:count", 1, 1)
-        source = next(n.node for n in self.graph.op_nodes if n.writes[0] == node.writes[0])
-        made = OpNode(with_role(Role.TABLE).name, source, node.name, [count], [name, count], {"table": table})
+        made = OpNode(
+            with_role(Role.TABLE).name, self._source(node), node.name, [count], [name, count], {"table": table}
+        )
         self.op_nodes.append(made)
         self.tables[name] = table
         return name
@@ -203,13 +207,55 @@ class Walk:
         width, kept = width if width and count % width == 0 else count, count - inner
         self.buffers[made] = Buffer(count, width, dtype)
         self.add_state(past, kept // width or 1, min(width, kept), dtype)
-        source = next(n.node for n in self.graph.op_nodes if n.writes[0] == node.writes[0])
-        copy = with_role(Role.COPY).name
-        whole = (((kept,), (0, 1), (0, 1)), ((inner,), (0, 1), (kept, 1)))
-        shifted = (((kept,), (inner, 1), (0, 1)),)
-        self.op_nodes.append(OpNode(copy, source, node.name, [past, name], [made], attrs={"parts": whole, "fill": 0.0}))
-        self.op_nodes.append(OpNode(copy, source, node.name, [made], [past], attrs={"parts": shifted, "fill": 0.0}))
+        self._copy(node, [past, name], made, (((kept,), (0, 1), (0, 1)), ((inner,), (0, 1), (kept, 1))))
+        self._copy(node, [made], past, (((kept,), (inner, 1), (0, 1)),))
         return made
+
+    def since(self, node: Node, name: str, shift: int) -> str:
+        made = f"{name}:since{shift}"
+        if made not in self.buffers:
+            count, buffer = self._count_per_step(name), self.buffers[name]
+            self.buffers[made] = Buffer(count, buffer.width if buffer.width and count % buffer.width == 0 else count)
+            self.op_nodes.append(self._masked(node, name, made, count, shift))
+        return made
+
+    def zero_until(self, node: Node, state: str, shift: int) -> str:
+        made = f"{state}:made"
+        self.buffers[made] = replace(self.buffers[state])
+        self.after.append(self._masked(node, made, state, self.buffers[state].elements, shift))
+        return made
+
+    def _count_per_step(self, name: str) -> int:
+        span, buffer = self.times[name], self.buffers[name]
+        return (buffer.elements - span.lead - span.rest) // (span.steps or 1)
+
+    def _masked(self, node: Node, name: str, made: str, count: int, shift: int) -> OpNode:
+        """`made` is `name` once `shift` steps are over, and zeros before."""
+        attrs = {"program": ("where x1 x0 0.0",), "dims": (count,), "places": ((0, 1), (0, 0))}
+        reads = [name, self._begun(node, shift)]
+        return OpNode(with_role(Role.FORMULA).name, self._source(node), node.name, reads, [made], attrs=attrs)
+
+    def _begun(self, node: Node, shift: int) -> str:
+        """A value whose first element is 1 once so many steps are over, and 0 before: of ones, those of the past are kept."""
+        made, past = f"begun{shift}", f"begun{shift}:past"
+        if made not in self.buffers:
+            self.buffers[made] = Buffer(shift + 1, shift + 1)
+            self.add_state(past, 1, shift)
+            ones = {"c0": torch.ones(1)}
+            behind = (((shift,), (0, 1), (0, 1)), ((1,), (0, 0), (shift, 0)))
+            self._copy(node, [past], made, behind, ones)
+            self._copy(node, [made], past, (((shift,), (1, 1), (0, 1)),))
+        return made
+
+    def _copy(
+        self, node: Node, reads: list[str], made: str, parts: Any, tensors: dict[str, torch.Tensor] | None = None
+    ) -> None:
+        attrs = {"parts": parts, "fill": 0.0}
+        copy = with_role(Role.COPY).name
+        self.op_nodes.append(OpNode(copy, self._source(node), node.name, reads, [made], tensors or {}, attrs))
+
+    def _source(self, node: Node) -> fx.Node:
+        return next(n.node for n in self.graph.op_nodes if n.writes[0] == node.writes[0])
 
     def needs_context(self, what: str) -> None:
         if not self.has_context:
@@ -237,4 +283,6 @@ class Walk:
         if found.steps and buffer.elements != found.lead + found.outer * found.steps * inner + found.rest:
             raise not_streamable(f"{op_node.name}, whose rows are not time steps")
         self.op_nodes.append(op_node)
+        self.op_nodes += self.after
+        self.after.clear()
         self.times[out] = found

@@ -40,7 +40,9 @@ def stream_of_samples(
     windows = None if calibration is None else [as_args(batch)[0] for batch in batches_of("stream", calibration)]
     for channels in CHANNELS:
         what = "samples of one channel" if channels else "samples"
-        if windows is not None and any(window.dim() != 2 + channels for window in windows):
+        if windows is not None and any(
+            window.dim() != 2 + channels or (channels and window.shape[1] != 1) for window in windows
+        ):
             reasons.append(f"{what}: calibration data of shape {list(windows[0].shape)}")
             continue
         data = None if windows is None else [_chunks(window, step.shape[1]) for window in windows]

@@ -144,4 +144,4 @@ def test_what_a_loop_writes_is_put_together_once(steps: int) -> None:
     model, x = Loop().eval(), torch.randn(2, steps, 4)
     fast = rt.compile(model, (x,), strict=True)
     torch.testing.assert_close(fast(x), model(x), rtol=1e-5, atol=1e-6)
-    assert sum("assemble(" in line for line in fast.explain(measure=False).splitlines()) == 1
+    assert sum("assemble(" in line for line in fast.explain(measure=False).splitlines()) == (steps > 1)

@@ -154,11 +154,39 @@ def test_several_frames_a_step(frames: int) -> None:
 
 
 def test_frames_of_nothing_but_samples() -> None:
-    """Without padding, the first results come when a frame is whole; what has a memory would have begun before."""
+    """Without padding, the first results come when a frame is whole. What has a memory begins then, too."""
     torch.manual_seed(2)
-    check(Heard(64, 16, None, padded=False).eval(), 16, (), late=3)
-    with pytest.raises(rt.UnsupportedProblem, match="begins 3 time steps late: pad"):
-        rt.stream(Heard(64, 16, nn.GRU, padded=False).eval(), torch.randn(1, 16))
+    for memory in (None, nn.GRU, nn.LSTM):
+        check(Heard(64, 16, memory, padded=False).eval(), 16, (), late=3)
+
+
+class Valid(nn.Module):
+    """Convolutions without padding before others that have it, and a recurrent layer."""
+
+    def __init__(self, memory: bool) -> None:
+        super().__init__()
+        self.first, self.second, self.third = nn.Conv1d(3, 5, 4), nn.Conv1d(5, 6, 3, dilation=2), nn.Conv1d(6, 5, 2)
+        self.memory = nn.LSTM(5, 4, num_layers=2, batch_first=True) if memory else None
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = torch.tanh(self.second(pad(torch.relu(self.first(x)), (4, 0)))) + 1.0
+        x = self.third(x).transpose(1, 2)
+        return self.memory(x)[0][:, -1] if self.memory is not None else x[:, -1]
+
+
+@pytest.mark.parametrize("memory", [False, True])
+def test_what_begins_late(memory: bool) -> None:
+    """A convolution pads the first row that there is, and a recurrent layer starts from zeros there."""
+    torch.manual_seed(3)
+    model = Valid(memory).eval()
+    live, x = rt.stream(model, torch.randn(STREAMS, 3)), torch.randn(STREAMS, 3, 24)
+    for again in range(2):
+        live.reset()
+        for t in range(24):
+            y = live.step(x[:, :, t].contiguous())
+            if t >= 4:
+                with torch.no_grad():
+                    assert rms_error(y, model(x[:, :, : t + 1])) < 1e-5, (again, t)
 
 
 @pytest.mark.parametrize("seed", range(24))
