@@ -144,7 +144,9 @@ class Walk:
             return None  # the state of a recurrent layer: the stream keeps it itself
         if time.steps and (time.lead or time.rest or self.newest(time) != time.steps - 1):
             raise not_streamable("an output that needs time steps still to come")
-        if not time.is_by_rows(self.buffers[base].width) and (time.outer != 1 or self.buffers[base].width != 1):
+        buffer = self.buffers[base]
+        one_channel = time.outer == 1 and buffer.width in (1, buffer.elements)
+        if not time.is_by_rows(buffer.width) and not one_channel:
             raise not_streamable("an output whose rows are not time steps")
         base = self.real.get(base, base)
         if base in self.exported.inputs:

@@ -103,7 +103,7 @@ class Enhanced(nn.Module):
 
     def __init__(self, strides: tuple[int, ...], taps: int) -> None:
         super().__init__()
-        self.first, self.last = nn.Conv1d(1, 4, 5), nn.Conv1d(4, 1, 3)
+        self.first, self.last = nn.Conv1d(1, 4, 5), nn.Conv1d(4, 1, 3) if not strides or strides[0] != 5 else None
         self.down = nn.ModuleList(nn.Conv1d(4, 4, taps * s, s) for s in strides)
         self.up = nn.ModuleList(nn.ConvTranspose1d(4, 4, taps * s, s) for s in reversed(strides))
         self.strides, self.taps = strides, taps
@@ -116,7 +116,7 @@ class Enhanced(nn.Module):
             cut = (self.taps - 1) * stride
             x = torch.nn.functional.elu(layer(x))
             x = x[..., : x.shape[-1] - cut] if cut else x
-        return torch.tanh(self.last(pad(x, (2, 0))))
+        return torch.tanh(self.last(pad(x, (2, 0)))) if self.last is not None else x[:, :1]
 
 
 def rms_error(got: Tensor, want: Tensor) -> float:
