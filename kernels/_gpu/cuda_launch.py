@@ -17,7 +17,7 @@ from rtaccel.kernels._gpu.cuda_nvrtc import CudaKernel, compile_cubin
 
 def unavailable(kernel: CudaKernel) -> str | None:
     """None, or why this kernel can be had neither from the store nor from a compiler."""
-    if triton_launch.is_recording():
+    if triton_launch.is_recording() or triton_launch.is_playing():
         return None
     reason = cubin_launch.unavailable()
     if reason is not None or triton_launch.built_ahead(kernel.key) is not None:
@@ -32,6 +32,8 @@ def bind(kernel: CudaKernel) -> triton_launch.Launch:
 
     Raises BackendUnavailable where it would have to be compiled and there is no NVRTC, or RTACCEL_NO_JIT forbids it.
     """
+    if triton_launch.is_playing():
+        return triton_launch.played_launch(kernel)
     if triton_launch.record(kernel.key, kernel):
         return triton_launch.refuse
     return cubin_launch.load(triton_launch.built_ahead(kernel.key) or _compiled(kernel))

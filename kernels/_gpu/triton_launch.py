@@ -69,9 +69,9 @@ def bind(spec: Specialisation) -> Launch:
 
 @dataclass(frozen=True, eq=False)
 class NotedLaunch:
-    """A launch that was not made."""
+    """A launch that was not made. spec: a Specialisation, or a CudaKernel."""
 
-    spec: Specialisation
+    spec: Any
     grid: tuple[int, ...]
     arguments: dict[str, Any]
 
@@ -102,7 +102,7 @@ def noted() -> Iterator[list[NotedLaunch]]:
 
 
 class _Played:
-    def __init__(self, spec: Specialisation) -> None:
+    def __init__(self, spec: Any) -> None:
         self._spec = spec
 
     def __call__(self, grid: tuple[int, ...], **arguments: Any) -> None:
@@ -111,6 +111,16 @@ class _Played:
 
     def load(self, grid: tuple[int, ...], **arguments: Any) -> None:
         """Nothing is to be loaded."""
+
+
+def is_playing() -> bool:
+    """Whether what is bound here launches nothing."""
+    return bool(_players)
+
+
+def played_launch(kernel: Any) -> Launch:
+    """Of a kernel in CUDA C++ (CudaKernel), inside `played()`."""
+    return _Played(kernel)
 
 
 def is_recording() -> bool:

@@ -118,7 +118,8 @@ class Impl:
     """One way to compute one operator.
 
     name: `<backend>_<idea>`. rank: the larger one is preferred among those that support a problem.
-    supports: None, or a sentence saying why not. prepare: packs the weights and binds the function.
+    supports: None, or a sentence saying why not. prepare: packs the weights and binds the function. why: of a problem that it
+    supports, what speaks for it, where `explain` is to say so.
     """
 
     op: str
@@ -127,6 +128,7 @@ class Impl:
     rank: int
     supports: Callable[[Problem], str | None]
     prepare: Callable[[Stage, Problem], Prepared]
+    why: Callable[[Problem], str] | None = None
 
 
 _operators: dict[str, Operator] = {}

@@ -39,7 +39,8 @@ def line(choice: Choice, measure: bool = True, parts: int = 1, seen: bool = Fals
     cost = operator(choice.stage.op).cost(choice.problem)
     act = choice.stage.attrs.get("activation", "none")
     what = str(choice.problem) + ("" if act == "none" else f" + {act}")
-    reasons = tuple(f"{REJECTED}{name}: {reason}" for name, reason in choice.rejected)
+    because = () if choice.impl.why is None else (choice.impl.why(choice.problem),)
+    reasons = (*because, *(f"{REJECTED}{name}: {reason}" for name, reason in choice.rejected))
     if seen:
         return Line(choice.stage.name, what, "in place", 0, 0, reasons, 0.0 if measure else None, parts)
     us = time_stage(choice) if measure else None

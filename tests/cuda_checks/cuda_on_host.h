@@ -34,7 +34,7 @@ namespace host {
 
 constexpr int kStack = 64 << 10, kLateRounds = 2000;
 struct Index {
-  unsigned x;
+  unsigned x, y;
 };
 
 // Where threads meet: those that came, and how often it was complete.
@@ -174,10 +174,11 @@ inline void enter() {
   yield();
 }
 
-// Runs `kernel` in every thread of the grid; returns when all have ended, or wait for each other for good after
-// `abort`.
+// Runs `kernel` in every thread of a row of the grid; returns when all have ended, or wait for each other for good
+// after `abort`.
 inline void launch(int blocks, int threads, int shared_bytes, unsigned seed, int skipped, const Word* dropped,
-                   const Word* abort, std::function<void()> kernel, bool cluster = false, int dropped_at = -1) {
+                   const Word* abort, std::function<void()> kernel, bool cluster = false, int dropped_at = -1,
+                   int row = 0) {
   Grid made;
   grid = &made;
   made.kernel = std::move(kernel);
@@ -196,8 +197,8 @@ inline void launch(int blocks, int threads, int shared_bytes, unsigned seed, int
     for (int t = 0; t < threads; ++t) {
       Fiber& fiber = made.fibers[b * threads + t];
       fiber.block = &block;
-      fiber.thread = {static_cast<unsigned>(t)};
-      fiber.index = {static_cast<unsigned>(b)};
+      fiber.thread = {static_cast<unsigned>(t), 0};
+      fiber.index = {static_cast<unsigned>(b), static_cast<unsigned>(row)};
       fiber.stack.reset(new char[kStack]);
       getcontext(&fiber.context);
       fiber.context.uc_stack.ss_sp = fiber.stack.get();

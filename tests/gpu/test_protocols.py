@@ -40,9 +40,16 @@ def test_a_cluster(blocks: int, gives_up: bool) -> None:
     assert found.wrong == "" and found.states > 100, found
 
 
+@pytest.mark.parametrize("blocks", [2, 3])
+def test_a_cluster_whose_blocks_stop_where_a_word_does_not_come(blocks: int) -> None:
+    found = explore(*cluster.model(blocks, stops=True))
+    assert found.wrong == "" and found.states > 100, found
+
+
 @pytest.mark.parametrize("variant", cluster.VARIANTS[1:])
 def test_a_cluster_with_a_part_left_out(variant: str) -> None:
-    wrong = [explore(*cluster.model(2, variant, gives_up)) for gives_up in (False, True)]
+    ways = ((False, False), (True, False), (False, True))
+    wrong = [explore(*cluster.model(2, variant, gives_up, stops)) for gives_up, stops in ways]
     assert any(found.wrong and found.trace for found in wrong), (
         f"{variant}: nothing wrong in {[f.states for f in wrong]}"
     )

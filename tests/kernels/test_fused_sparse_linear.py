@@ -107,4 +107,5 @@ def test_triton_kernels_are_named_after_their_backend() -> None:
     assert {i.name for i in impls("triton", "fused_sparse_linear")} == {
         "triton_gemv", "triton_semi", "triton_semi_int4",
     }  # fmt: skip
-    assert all(i.name.startswith("triton_") for i in impls("triton"))
+    others = {i.name for i in impls("triton") if not i.name.startswith("triton_")}
+    assert others == {"cuda_window"}  # CUDA C++, in the same graphs

@@ -1,4 +1,4 @@
-"""How a recurrent stack is cut for cuda_recurrent.cu, and where its weights stay: registers, shared memory, or neither.
+"""How a recurrent stack is cut for recurrent.cu, and where its weights stay: registers, shared memory, or neither.
 
 Everything here is computed in cycles of an H100 and no card has confirmed it: a form is chosen by what it must read and
 multiply between a message and its answer (FLOORS below), and by how often its blocks exchange words on the way.
@@ -42,7 +42,7 @@ CLUSTER_CLOCKS, CLUSTER_BYTES = 220, 14
 stores there. Published for an H100: a load from there takes 180 cycles, and 132 multiprocessors move 3.3 TB/s."""
 
 
-def _up16(size: int) -> int:
+def up16(size: int) -> int:
     return -(-size // 16) * 16
 
 
@@ -143,16 +143,16 @@ class KernelConfig:
         places = 2 if self.pollers else 1
         total = places * self.steps_x * self.lanes * self.line + layers * self.steps_h * self.lanes * self.line
         if self.head is not None:
-            total += _up16(self.head_lines * (32 if self.head.group else 16))
-        total += _up16(4 * layers * self.rows * units) + _up16(4 * self.gates * units)
-        total += _up16(4 * layers * self.gates * units) + _up16(8 * layers * units) + _up16(4 * self.scales)
+            total += up16(self.head_lines * (32 if self.head.group else 16))
+        total += up16(4 * layers * self.rows * units) + up16(4 * self.gates * units)
+        total += up16(4 * layers * self.gates * units) + up16(8 * layers * units) + up16(4 * self.scales)
         if self.group:
             lines = max(self.steps_x, self.steps_h) * self.lanes
-            total += _up16(4 * self.gates * (self.threads // self.lanes) * (lines + 1))
+            total += up16(4 * self.gates * (self.threads // self.lanes) * (lines + 1))
         if self.head is not None:
             total += 16 * self.head_lines * self.head.outputs if self.head_held else 0
-            total += _up16(4 * (self.threads // 32) * self.head_lines) if self.head.group else 0
-        total += _up16(8 * self.exchange_words) if self.cluster else 0
+            total += up16(4 * (self.threads // 32) * self.head_lines) if self.head.group else 0
+        total += up16(8 * self.exchange_words) if self.cluster else 0
         return total + (48 if self.pollers else 32)
 
     @property
@@ -225,7 +225,7 @@ class KernelConfig:
         return tuple(CLUSTER_CLOCKS + 8 * w * (self.parts - 1) / CLUSTER_BYTES for w in words)
 
     def definitions(self) -> dict[str, int]:
-        """What cuda_recurrent_form.h is compiled with."""
+        """What config.h is compiled with."""
         head = self.head
         return {
             "RTA_GATES": self.gates, "RTA_LAYERS": self.geometry.layers, "RTA_INPUTS": self.inputs,

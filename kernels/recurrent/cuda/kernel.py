@@ -1,4 +1,4 @@
-"""The stack of cuda_recurrent.cu as a kernel to compile and launch: its form as definitions, its numbers in its order."""
+"""The stack of recurrent.cu as a kernel to compile and launch: its form as definitions, its numbers in its order."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ FILES = (
 )  # fmt: skip
 
 RESET, SAVE, LOAD, SPOILED, RENEW, SECOND = 1, 2, 4, 8, 16, 32
-"""Commands of a message, as the head of cuda_recurrent.cu has them."""
+"""Commands of a message, as the head of recurrent.cu has them."""
 
 DECLARED: Mapping[str, tuple[str, Geometry, int, int, Head | None]] = {
     "lstm A int8": ("lstm", Geometry(100, layers=2), 100, 0, Head(1, "none")),

@@ -3,7 +3,7 @@
 // Why this is CUDA C++. Triton decides by itself what lies in shared memory: a program has no way to put its weights
 // there, so those that its registers do not hold are read again, from the L2 cache, in every time step. Here each block
 // has the first of its weights in registers, the next in shared memory, which it fills once and by its own order, and
-// only what fits neither is read again. The form (cuda_recurrent_form.h) says how many of each. Triton also computes
+// only what fits neither is read again. The form (config.h) says how many of each. Triton also computes
 // W_h h(t - 1) of the first layer after x(t) has come; here all of those sums are made once the answer of t - 1 is out.
 //
 // Thread (unit, lane) has the unit's rows of all gates, every kLanes-th line of 16 bytes: a line of the operand serves
@@ -24,36 +24,9 @@
 #include "cuda_on_host.h"
 #endif
 #include "recurrent/cuda/message.h"
+#include "recurrent/cuda/weights.h"
 
 constexpr rta::Activation kActivation = static_cast<rta::Activation>(RTA_ACTIVATION);  // its row in table.def
-
-// In device memory, two sets of each.
-struct Weights {
-  const uint4* words;
-  const float* params;
-  const int* compensation;
-  const float* scales;
-  const uint4* head_words;
-  const float* head_params;
-  const int* head_compensation;
-};
-
-// From here on a block's weights are those of one set.
-static __device__ __forceinline__ void renew(Stack& stack, const Weights& from, int set) {
-  const auto fill = [&](int at, const void* first, int count) {
-    for (int i = stack.thread; i < count; i += kThreads)
-      reinterpret_cast<unsigned*>(stack.shared + at)[i] = static_cast<const unsigned*>(first)[i];
-  };
-  constexpr int params = kLayers * kRows * kUnits, compensation = kGates * kUnits;
-  fill(kAtParams, from.params + set * kSetParams + stack.program * params, params);
-  fill(kAtCompensation, from.compensation + set * kSetCompensation + stack.program * compensation, compensation);
-  if (kGroup)
-    fill(kAtScales, from.scales + set * kSetScales + static_cast<long long>(stack.program) * kScales, kScales);
-  if (kHead && kHeadHeld) fill(kAtHead, from.head_words + set * kSetHeadWords, 4 * kSetHeadWords);
-  if (stack.thread == 0) stack.flags()[kSet] = set;
-  stack.load(from.words + set * kSetWords);
-  meet<1, kThreads>();
-}
 
 // The linear layer behind the stack, from its int8 input: by block 0, a warp for an output.
 static __device__ __forceinline__ void head(const Stack& stack, const Weights& from, Word* reply, unsigned sequence,
@@ -188,8 +161,7 @@ extern "C" __global__ void RTA_CLUSTER_DIMS __launch_bounds__(kAllThreads, 1)
                       void*, void*) {
   uint4* const memory = shared_memory();
   char* const shared = reinterpret_cast<char*>(memory);
-  for (int at = kAtX / 16 + threadIdx.x; at < kSharedBytes / 16; at += kThreads) memory[at] = uint4{0, 0, 0, 0};
-  __syncthreads();
+  clear(memory);
   if constexpr (kCluster) meet_cluster();
   Stack stack(shared);
   Word* const exchange = stack.exchange(in_l2);

@@ -1,5 +1,5 @@
-// What a block of cuda_recurrent.cu holds, and the parts of a time step that need it alone: products, cells, and the
-// exchange of h with the other blocks.
+// What a block of recurrent.cu and window.cu holds, and the parts of a time step that need it alone: products, cells,
+// and the exchange of h with the other blocks.
 #pragma once
 
 #include "_persistent/cuda_poll.h"
@@ -10,13 +10,14 @@
 // message, others already take the next.
 constexpr int kCommand = 0, kNonfiniteAt = 1, kLost = 3, kEnded = 4, kSet = 5, kHeaderAt = 6;
 
+constexpr int kAtOnceHeld = 8;         // lines of weights on their way into shared memory
 constexpr int kMostLooks = RTA_LOOKS;  // for a word of another block, before it is given up
 
 struct Stack {
   char* const shared;
   const uint4* words = nullptr;  // of this thread
   const int program, thread, unit, lane;
-  int turn = 0;  // which place has x
+  int turn = 0;  // which place has x, and over a window h
   uint4 kept[kKept ? kKept : 1];
 
   __device__ __forceinline__ explicit Stack(char* memory)
@@ -32,7 +33,15 @@ struct Stack {
     uint4* held = reinterpret_cast<uint4*>(shared) + thread;
 #pragma unroll
     for (int step = 0; step < kKept; ++step) kept[step] = load_weights(words + step * kThreads);
-    for (int step = 0; step < kHeld; ++step) held[step * kThreads] = load_weights(words + (kKept + step) * kThreads);
+    for (int first = 0; first < kHeld; first += kAtOnceHeld) {  // as one waits for a load, others are on their way
+      uint4 lines[kAtOnceHeld];
+#pragma unroll
+      for (int i = 0; i < kAtOnceHeld; ++i)
+        if (first + i < kHeld) lines[i] = load_weights(words + (kKept + first + i) * kThreads);
+#pragma unroll
+      for (int i = 0; i < kAtOnceHeld; ++i)
+        if (first + i < kHeld) held[(first + i) * kThreads] = lines[i];
+    }
   }
 
   // -- what lies in shared memory --------------------------------------------------------------------------------
@@ -40,9 +49,10 @@ struct Stack {
     return reinterpret_cast<signed char*>(shared + kAtX + place * kBytesX);
   }
   __device__ __forceinline__ signed char* x() const { return x_at(turn); }
-  __device__ __forceinline__ signed char* h(int layer) const {
-    return reinterpret_cast<signed char*>(shared + kAtH + layer * kBytesH);
+  __device__ __forceinline__ signed char* h_at(int place, int layer) const {
+    return reinterpret_cast<signed char*>(shared + kAtH + (place * kLayers + layer) * kBytesH);
   }
+  __device__ __forceinline__ signed char* h(int layer) const { return h_at(kTurnsH > 1 ? turn : 0, layer); }
   __device__ __forceinline__ signed char* y() const { return reinterpret_cast<signed char*>(shared + kAtY); }
   __device__ __forceinline__ float* row(int layer, int index) const {
     return reinterpret_cast<float*>(shared + kAtParams) + (layer * kRows + index) * kUnits;
@@ -150,11 +160,18 @@ struct Stack {
     float t[kGates];
     sums<true, layer>(t);
     if (lane != 0 || unit >= kUnits) return 0.0f;
-    float from_h[kGates], bias[kGates];
+    float from_h[kGates];
+#pragma unroll
+    for (int g = 0; g < kGates; ++g) from_h[g] = before(layer, g);
+    return advance(layer, t, from_h);
+  }
+  // h of a unit behind a time step of a layer, by one of its threads: from the sums of x and the numbers of h. States
+  // go on.
+  __device__ __forceinline__ float advance(int layer, float (&t)[kGates], const float (&from_h)[kGates]) const {
+    float bias[kGates];
 #pragma unroll
     for (int g = 0; g < kGates; ++g) {
       t[g] = mul_rn(t[g], row(layer, g)[unit]);
-      from_h[g] = before(layer, g);
       bias[g] = row(layer, 2 * kGates + g)[unit];
     }
     float& h = state_h(layer);
@@ -174,16 +191,18 @@ struct Stack {
   __device__ __forceinline__ Word* exchange(Word* in_l2) const {
     return kCluster ? reinterpret_cast<Word*>(shared + kAtExchange) : in_l2;
   }
-  // This block's words of a vector, for all others; first_alone: for the first, where that alone reads them.
-  template <bool first_alone = false>
+  // This block's words of a vector, for all others; first_alone: for the first, where that alone reads them. layers: of
+  // a cluster alone, so many vectors behind one another, those of layers.
+  template <bool first_alone = false, int layers = 1>
   __device__ __forceinline__ void publish(Word* slot, const signed char* bytes, unsigned sequence) const {
     const unsigned* words = reinterpret_cast<const unsigned*>(bytes) + program * kWordsOwn;
     Word* own = slot + program * kWordsOwn;
     if constexpr (kCluster) {
-      constexpr int all = kWordsOwn * (first_alone ? 1 : kPrograms);
-      for (int i = thread; i < all; i += kThreads) {
-        const int block = i / kWordsOwn, at = i % kWordsOwn;
-        if (block != program) store_cluster(own + at, block, word_of(words[at], sequence));
+      constexpr int each = kWordsOwn * (first_alone ? 1 : kPrograms);
+      for (int i = thread; i < layers * each; i += kThreads) {
+        const int layer = layers > 1 ? i / each : 0, block = (i - layer * each) / kWordsOwn, at = i % kWordsOwn;
+        if (block == program) continue;
+        store_cluster(own + layer * 2 * kSlotH + at, block, word_of(words[layer * kBytesH / 4 + at], sequence));
       }
     } else {
       if (thread < kWordsOwn) store_card(own + thread, word_of(words[thread], sequence));
@@ -202,14 +221,17 @@ struct Stack {
     return load_card(at);
   }
   // Fills in the words of the others; the caller waits for the block.
+  template <int layers = 1>
   __device__ __forceinline__ void receive(const Word* slot, signed char* bytes, unsigned sequence) const {
-    for (int at = thread; at < kWordsH; at += kThreads) {
+    for (int i = thread; i < layers * kWordsH; i += kThreads) {
+      const int layer = layers > 1 ? i / kWordsH : 0, at = i - layer * kWordsH;
       if (at / kWordsOwn == program) continue;
+      const Word* from = slot + layer * 2 * kSlotH + at;
       int looks = 0;
-      Word word = look(slot + at);
-      while (number_of(word) != sequence && ++looks < kMostLooks) word = look(slot + at);
+      Word word = look(from);
+      while (number_of(word) != sequence && ++looks < kMostLooks) word = look(from);
       if (number_of(word) != sequence) flags()[kLost] = 1;
-      reinterpret_cast<unsigned*>(bytes)[at] = static_cast<unsigned>(word);
+      reinterpret_cast<unsigned*>(bytes)[layer * kBytesH / 4 + at] = static_cast<unsigned>(word);
     }
   }
   __device__ __forceinline__ Word* slot_h(Word* exchange, int layer, unsigned sequence) const {

@@ -3,6 +3,9 @@
 As in exchange.py, but each block has a copy of every slot, which is its own memory: what lay there before it began is
 anything, and once it has ended nobody may store there. A barrier of the cluster stands behind the clearing, and one before
 the end, for blocks that have given up a word: where all have come, nothing is under way.
+
+Over a window (recurrent/cuda/window.cu) a block that gives up a word stops: it stores no more, so nobody takes what it made
+without that word.
 """
 
 from __future__ import annotations
@@ -21,8 +24,9 @@ VARIANTS = (
     "it comes before its stores are there",
     "one slot",
     "ahead",
+    "goes on",
 )
-"""What is left out. "ahead": a block stores number n before it has all parts of n - 1."""
+"""What is left out. "ahead": a block stores number n before it has all of n - 1. "goes on": one that should stop does."""
 
 CLEAR, GONE = ("", 0), ("gone", -1)
 
@@ -31,15 +35,16 @@ def word(owner: int, slot: int, of: int) -> str:
     return f"block {owner} slot {slot} of {of}"
 
 
-def block(index: int, blocks: int, variant: str, gives_up: bool) -> Process:
-    """Local: (what it does, number, parts that came). gives_up: whether it may go on without parts that have not come."""
+def block(index: int, blocks: int, variant: str, gives_up: bool, stops: bool) -> Process:
+    """Local: (what it does, number, parts that came). gives_up: whether it may go on without parts that have not come.
+    stops: whether it may give them up and end."""
     others = [b for b in range(blocks) if b != index]
 
     def slot(number: int) -> int:
         return 0 if variant == "one slot" else number & 1
 
-    def published(number: int) -> Stores:
-        return tuple((word(to, slot(number), index), (f"{number}.{index}", number)) for to in others)
+    def published(number: int, made: str = "") -> Stores:
+        return tuple((word(to, slot(number), index), (f"{number}.{index}{made}", number)) for to in others)
 
     def mine() -> list[str]:
         return [word(index, s, of) for s in (0, 1) for of in others]
@@ -75,6 +80,11 @@ def block(index: int, blocks: int, variant: str, gives_up: bool) -> Process:
             found: list[tuple[Local, Stores]] = []
             if gives_up:
                 found.append((("receive", number, tuple(others)), ()))
+            if stops and variant == "goes on":
+                if number < NUMBERS:
+                    found.append((("receive", number + 1, ()), published(number + 1, " of too little")))
+            elif stops:
+                found.append((("end", number, ()), ()))
             for p in missing:
                 value, stored = read(word(index, slot(number), p))
                 if stored == number:
@@ -85,7 +95,8 @@ def block(index: int, blocks: int, variant: str, gives_up: bool) -> Process:
         if what == "end":
             if variant == "no barrier before the end":
                 return [(("ended", 0, ()), ((f"atomic gone {index}", 1),))]
-            latest = dict(published(number - 1) + published(number))  # those of before came before them
+            before = published(number - 1) if number > 1 else ()
+            latest = dict(before + published(number))  # those of before came before them
             late = any(read(name) != value for name, value in latest.items())
             if late and variant != "it comes before its stores are there":
                 return []
@@ -116,10 +127,12 @@ def watcher(blocks: int) -> Process:
     return Process("watcher", (0,), step)
 
 
-def model(blocks: int, variant: str = "", gives_up: bool = False) -> tuple[list[Process], dict[str, Any]]:
+def model(
+    blocks: int, variant: str = "", gives_up: bool = False, stops: bool = False
+) -> tuple[list[Process], dict[str, Any]]:
     """What lay in a block before it began looks like words of an earlier launch."""
     memory: dict[str, Any] = {"atomic begin": 0, "atomic end": 0}
     memory |= {f"atomic gone {b}": 0 for b in range(blocks)}
     for b in range(blocks):
         memory |= {word(b, s, of): ("of another launch", 2 - s) for s in (0, 1) for of in range(blocks) if of != b}
-    return [*(block(b, blocks, variant, gives_up) for b in range(blocks)), watcher(blocks)], memory
+    return [*(block(b, blocks, variant, gives_up, stops) for b in range(blocks)), watcher(blocks)], memory

@@ -1,0 +1,101 @@
+"""Windows of LSTM and GRU by kernels/recurrent/cuda/window.cu on a CPU (on_host.py), for the contracts to be compared with."""
+
+from __future__ import annotations
+
+import ctypes
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any
+from unittest import mock
+
+import torch
+from torch import Tensor
+
+from rtaccel.core.registry import operator
+from rtaccel.core.stage import Problem, Stage
+from rtaccel.kernels._gpu import cuda_launch
+from rtaccel.kernels._gpu.cuda_nvrtc import CudaKernel
+from rtaccel.kernels._persistent.card import Card
+from rtaccel.kernels.recurrent.cuda import window
+from rtaccel.kernels.recurrent.cuda.window_config import WindowConfig, select_window
+from rtaccel.kernels.recurrent.layout import Geometry
+from tests.cuda_checks import on_host
+
+GATES = {"lstm": 4, "gru": 3}
+
+
+@dataclass(frozen=True)
+class HostLaunch:
+    """seed: of the order of the fibers. skipped: a line at whose barrier nobody waits. dropped: a word that wave 2 lacks."""
+
+    seed: int = 1
+    skipped: int = 0
+    dropped: int = -1
+    looks: int = 1 << 22
+
+    def bind(self, kernel: CudaKernel) -> Callable[..., None]:
+        """In the place of cuda_launch.bind."""
+        path = on_host.build(kernel, "window.so", "-shared", "-fPIC", looks=self.looks)
+        run = ctypes.CDLL(str(path)).rtaccel_on_host
+
+        def launch(grid: tuple[int, ...], **given: Any) -> None:
+            numbers = [on_host.SCALARS[kind](given[n]) for n, kind in kernel.parameters if not kind.startswith("*")]
+            at = iter(numbers)
+            addresses = [
+                given[name].data_ptr() if kind.startswith("*") else ctypes.addressof(next(at))
+                for name, kind in kernel.parameters
+            ]
+            run((ctypes.c_void_p * len(addresses))(*addresses), grid[1], self.seed, self.skipped, self.dropped)
+
+        return launch
+
+
+def cut(geometry: Geometry, inputs: int, op: str, group: int, parts: int, lanes: int, kept: int) -> WindowConfig:
+    """A form of so many programs and lanes, with so many steps in registers."""
+    units = -(-geometry.hidden // (4 * parts)) * 4
+    found = WindowConfig(geometry, inputs, GATES[op], group, None, units, parts, lanes, cluster=parts > 1)
+    kept = min(kept, found.steps)
+    return WindowConfig(
+        geometry, inputs, GATES[op], group, None, units, parts, lanes, kept, found.steps - kept, cluster=parts > 1
+    )
+
+
+def chosen(stage: Stage, samples: int = 1, of: Card | None = None) -> WindowConfig:
+    """The form of a card."""
+    problem = Problem.of(stage, samples, "cuda")
+    g = Geometry.of(stage.attrs)
+    found = select_window(
+        g, problem.in_widths[0], GATES[stage.op], window.group_of(problem), samples * g.batch, of or Card()
+    )
+    assert found is not None
+    return found
+
+
+@contextmanager
+def on_this_cpu(host: HostLaunch | None = None) -> Iterator[None]:
+    with mock.patch.object(cuda_launch, "bind", (host or HostLaunch()).bind):
+        yield
+
+
+def computed(
+    stage: Stage, inputs: tuple[Tensor, ...], config: WindowConfig, host: HostLaunch | None = None
+) -> tuple[Tensor, ...]:
+    """The outputs of a stage by the kernel; what it does not write stays NaN, or 85."""
+    allocate = torch.empty
+
+    def filled(*args: Any, **kwargs: Any) -> Tensor:
+        t = allocate(*args, **kwargs)
+        return t.fill_(float("nan") if t.is_floating_point() else 85)
+
+    with on_this_cpu(host), mock.patch.object(torch, "empty", filled):
+        call = window.prepared(
+            stage, Problem.of(stage, inputs[0].shape[0], "cpu"), config, operator(stage.op).lower(stage)
+        )
+        return call(*inputs)
+
+
+def differing(got: tuple[Tensor, ...], want: tuple[Tensor, ...]) -> list[int]:
+    """How many numbers of each output are others."""
+    assert [(t.shape, t.dtype) for t in got] == [(t.shape, t.dtype) for t in want]
+    return [int((~((g == w) | (g != g) & (w != w))).sum()) for g, w in zip(got, want)]
