@@ -14,8 +14,9 @@ from rtaccel.core.stage import Problem, Stage
 from rtaccel.core.weight_format import WeightFormat
 from rtaccel.kernels._gpu import cuda_launch
 from rtaccel.kernels._gpu.cuda_nvrtc import PERSISTENT_FILES, CudaKernel
+from rtaccel.kernels._persistent.card import Card
 from rtaccel.kernels.recurrent.cuda.kernel import Operands
-from rtaccel.kernels.recurrent.cuda.window_config import WindowConfig
+from rtaccel.kernels.recurrent.cuda.window_config import WindowConfig, select_window
 from rtaccel.kernels.recurrent.layout import Geometry, takes_lengths
 from rtaccel.kernels.recurrent.triton.stack import check_inputs, check_lengths
 
@@ -31,6 +32,15 @@ PARAMETERS = (
     ("first_stream", "i32"),
 )  # fmt: skip
 """x and y by their addresses alone: int8 or float32, as the form has it."""
+
+DECLARED: Mapping[str, tuple[str, Geometry, int, int]] = {
+    "lstm A int8": ("lstm", Geometry(100, layers=2, time=50, batch_first=1, last_only=1), 100, 0),
+    "lstm A int4": ("lstm", Geometry(100, layers=2, time=50, batch_first=1, last_only=1), 100, 32),
+    "lstm B int8": ("lstm", Geometry(200, layers=3, time=100, batch_first=1), 250, 0),
+    "lstm B int4": ("lstm", Geometry(200, layers=3, time=100, batch_first=1), 250, 32),
+    "gru 64-128 int8": ("gru", Geometry(128, time=20, batch_first=1), 64, 0),
+}
+"""Op, geometry, inputs and group of int4 weights of the windows that are compiled for every architecture without a card."""
 
 MOST_STREAMS = 65535
 """Of a launch: they are along the second axis of a grid."""
@@ -86,6 +96,13 @@ class Form:
             includes=FILES, definitions=tuple(self.definitions.items()), shared_bytes=config.shared_bytes,
             cluster=config.parts if config.cluster else 0,
         )  # fmt: skip
+
+
+def declared(name: str, card: Card) -> Form | None:
+    """One of DECLARED, one stream, as it is for a card; None where that does not hold its weights."""
+    op, geometry, inputs, group = DECLARED[name]
+    config = select_window(geometry, inputs, 4 if op == "lstm" else 3, group, 1, card)
+    return None if config is None else Form(op, config)
 
 
 def unsupported(problem: Problem) -> str | None:
