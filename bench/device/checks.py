@@ -39,6 +39,7 @@ FILES = (
     File("tests/triton_checks/check_thirds.py", 8, 60, side_by_side=8),
     File("tests/gpu/test_cuda_recurrent.py", 30, 90, words=("-k", "on_a_gpu")),
     File("tests/gpu/cuda/test_cuda_chain.py", 20, 60, words=("-k", "on_a_gpu")),
+    File("tests/gpu/cuda/test_cuda_window_code.py", 8, 60, words=("-k", "on_a_gpu")),
     File("tests/gpu/test_persistent.py", 30, 90, words=("-k", "on_a_gpu")),
     File("tests/triton_checks/check_persistent.py", 30, 90),
     File("tests/triton_checks/check_persistent_streams.py", 30, 90),
@@ -53,7 +54,7 @@ FILES = (
     File("tests/triton_checks/check_sparse.py", 30, 90, side_by_side=8),
     File("tests/triton_checks/check_sparse_bytes.py", 20, 60),
     File("tests/triton_checks/check_sparse_choice.py", 20, 60),
-    File("tests/gpu/test_numba_cuda.py", 20, 60),
+    File("tests/gpu/test_numba_cuda.py", 12, 60),
     File("tests/runtime/test_interop.py", 20, 60),
     File("tests/gpu/test_gpu_timing.py", 15, 60),
 )

@@ -11,14 +11,13 @@ memory, in one launch.
 
 from __future__ import annotations
 
-import re
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import asdict, dataclass
 from math import prod
 from typing import Any
 
 from bench.device.goals import GOALS
-from bench.device.launches import GHZ, MULTIPROCESSORS
+from bench.device.launches import GHZ, L2_CLOCK_BYTES, MULTIPROCESSORS, Code, compiled, loop_of
 from bench.device.table import INT4, LINEAR, MANY_ROWS
 
 
@@ -40,9 +39,6 @@ class Card:
 LOW, HIGH = Card(0.7, 0.5, 3.2e6, 6.9e6, 1 / 3, 3.2, 16), Card(1.5, 0.9, 2.7e6, 4.5e6, 1 / 8, 1.6, 64)
 TENSOR_PRODUCTS = 2048
 """bfloat16 products a cycle of a multiprocessor's tensor cores."""
-
-L2_CLOCK_BYTES = 64
-"""That one multiprocessor reads of L2 in a cycle."""
 
 
 @dataclass(frozen=True)
@@ -89,28 +85,6 @@ def torch_us(m: int, k: int, n: int, card: Card) -> float:
     """A launch that reads fp16 weights once, at its best."""
     tensor = m * k * n / MULTIPROCESSORS / TENSOR_PRODUCTS / GHZ / 1e3
     return card.node_us + 2 * card.memory_us + max(2 * (k * n + m * (k + n)) / card.bandwidth, tensor)
-
-
-Code = Callable[[Any], str]
-"""The machine code of a form as text."""
-
-LABEL, BRANCH = re.compile(r"^(\.L_x_\d+):"), re.compile(r"\bBRA\b.*?\(?(\.L_x_\d+)")
-_INSTRUCTION = re.compile(r"^\s*/\*[0-9a-f]{4,}\*/\s+\S")
-
-
-def loop_of(code: str) -> tuple[int, int]:
-    """(instructions of the longest loop, others) of nvdisasm's text. The endless loop that ends a kernel has one."""
-    labels: dict[str, int] = {}
-    number, longest = 0, 0
-    for line in code.splitlines():
-        if found := LABEL.match(line.strip()):
-            labels[found[1]] = number
-        elif _INSTRUCTION.match(line) and "NOP" not in line:
-            number += 1
-            branch = BRANCH.search(line)
-            if branch and branch[1] in labels:
-                longest = max(longest, number - labels[branch[1]])
-    return longest, number - longest
 
 
 def _launch(note: Any, code: Code) -> Launch:
@@ -173,12 +147,6 @@ def rows() -> Iterator[tuple[str, str, str, str]]:
     for name in ("2x4096x4096", "4x4096x4096", "8x4096x4096"):
         for scheme in (INT4[0], "w8a16"):
             yield f"linear {name} cold, rtaccel {scheme}", name, scheme, ""
-
-
-def compiled(spec: Any) -> str:
-    from rtaccel.kernels._gpu.triton_aot import code_of
-
-    return code_of(spec, 90)
 
 
 def launches_of(name: str, scheme: str, kernel: str = "", code: Code = compiled) -> list[Launch]:

@@ -15,6 +15,7 @@ import torch
 from torch import nn
 
 from bench.device.rows.graphs import calibration, given, scheme_of
+from bench.device.rows.graphs import chosen as of_graph
 from bench.device.rows.models import network, sequence
 from bench.device.rows.sparse import choosing, layer_of
 from bench.device.rows.timing import Fields
@@ -72,13 +73,13 @@ def null() -> Fields:
     return build({spec_key(spec): spec})
 
 
-def graph(kind: str, name: str, scheme: str) -> Fields:
-    """Of a model as a graph."""
+def graph(kind: str, name: str, scheme: str, kernel: str = "") -> Fields:
+    """Of a model as a graph. kernel: as for its row."""
     alone()
     from rtaccel.kernels._persistent.card import assuming
 
     model, *inputs = given(kind, name)
-    with assuming(card()):
+    with assuming(card()), of_graph(kernel):
         return build(kernels_of(model, tuple(inputs), scheme_of(scheme), calibration(*inputs)))
 
 

@@ -15,8 +15,12 @@ CHECKS = (
     "tests/triton_checks/check_formats.py",
     "tests/gpu/test_cuda_recurrent.py",
     "tests/gpu/cuda/test_cuda_chain.py",
+    "tests/gpu/cuda/test_cuda_window_code.py",
 )
-SUBSET = "int4_rows_one_by_one or rows_one_by_one or parts_of_k or small_networks_on_a_gpu or small_chains_on_a_gpu"
+SUBSET = (
+    "int4_rows_one_by_one or rows_one_by_one or parts_of_k or small_networks_on_a_gpu or small_chains_on_a_gpu or "
+    "small_windows_on_a_gpu"
+)
 TOOLS = ("memcheck", "racecheck")
 LIMIT_S = 45
 FAULT = 86

@@ -28,7 +28,9 @@ STEPS = {"gru 64-128": 20, "LSTM_A 2x100": 50, "LSTM_B 3x200": 100, "LSTM_C 4x10
 """Networks of sequences, and the steps of their windows."""
 
 WINDOWS = {name: STEPS[name] for name in ("gru 64-128", "LSTM_A 2x100", "LSTM_B 3x200")}
-"""Windows that are measured in float32, too."""
+"""Windows that are measured in int4 and float32, too, and by the kernel that had them before."""
+
+WINDOWS_BEFORE = "triton_stack"
 
 STAC_ML = ("LSTM_A 2x100", "LSTM_B 3x200", "LSTM_C 4x1000")
 OPERATIONS = (
@@ -120,10 +122,11 @@ def persistent(seconds: float) -> Iterator[Row]:
         yield _step(name, "w8a8", seconds)
 
 
-def _graph(kind: str, title: str, name: str, scheme: str, seconds: float, estimate: float = 5) -> Row:
-    what = {"kind": kind, "name": name, "scheme": scheme}
+def _graph(kind: str, title: str, name: str, scheme: str, seconds: float, estimate: float = 5, kernel: str = "") -> Row:
+    what = {"kind": kind, "name": name, "scheme": scheme, **({"kernel": kernel} if kernel else {})}
+    by = f", by {kernel}" if kernel else ""
     return Row(
-        f"{title}, rtaccel {scheme} graph", "bench.device.rows.graphs:graph_row", {**what, "seconds": seconds},
+        f"{title}, rtaccel {scheme} graph{by}", "bench.device.rows.graphs:graph_row", {**what, "seconds": seconds},
         f"{kind} graphs", estimate, 45, LARGE_MIB, prepare="bench.device.prepare:graph", prepare_arguments=what,
     )  # fmt: skip
 
@@ -239,6 +242,8 @@ def others_of_ours(seconds: float) -> Iterator[Row]:
     for name, steps in STEPS.items():
         yield _graph("window", f"{name}, window of {steps}", name, "w8a8", seconds, 10)
     for name, steps in WINDOWS.items():
+        yield _graph("window", f"{name}, window of {steps}", name, "w4a8", seconds, 10)
+        yield _graph("window", f"{name}, window of {steps}", name, "w8a8", seconds, 10, WINDOWS_BEFORE)
         yield _graph("window", f"{name}, window of {steps}", name, "float32", seconds, 10)
         yield _peer("window", f"{name}, window of {steps}", name, FLOAT32, seconds, 3)
     for name in MANY:

@@ -103,9 +103,14 @@ def _read_by_tools(cubin: bytes) -> tuple[str, str]:
         return _tool("cuobjdump", "--dump-resource-usage", str(path)), _tool("nvdisasm", "-c", str(path))
 
 
+def text_of(cubin: bytes) -> str:
+    """Machine code as text."""
+    return _read_by_tools(cubin)[1]
+
+
 def code_of(spec: Specialisation, capability: int) -> str:
     """Its machine code as text, compiled for a compute capability."""
-    return _read_by_tools(compile_kernel(spec, capability).asm["cubin"])[1]
+    return text_of(compile_kernel(spec, capability).asm["cubin"])
 
 
 def read_cubin(cubin: bytes, shared_bytes: int) -> Footprint:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from typing import Any
 
 import torch
@@ -14,8 +15,10 @@ from bench.device.rows.peers import ways
 from bench.device.rows.stages import Held, many, operation
 from bench.device.rows.timing import Fields, copies_for, copies_of, device_us, synchronous, timed
 from rtaccel.core.errors import FormatError
+from rtaccel.kernels.recurrent.cuda.window_choice import without
 
 MAX_COPIES = 128
+TRITON_STACK = "triton_stack"
 
 
 def scheme_of(text: str) -> Any:
@@ -58,14 +61,22 @@ def writer(fast: Any, *inputs: Tensor) -> Callable[[], object]:
     return lambda: fast.run(*inputs, out=out)
 
 
-def graph_row(kind: str, name: str, scheme: str, seconds: float) -> Fields:
-    """The bound call of mode "graph" from the host; on the card a graph of many calls, with warm weights."""
+def chosen(kernel: str) -> AbstractContextManager[None]:
+    """Windows that are compiled inside have this kernel: triton_stack, or, where it is "", what is chosen."""
+    if kernel not in ("", TRITON_STACK):
+        raise FormatError("bench.device", f"kernel {kernel!r}", TRITON_STACK, "Name it, or none.")
+    return without() if kernel else nullcontext()
+
+
+def graph_row(kind: str, name: str, scheme: str, seconds: float, kernel: str = "") -> Fields:
+    """The bound call of mode "graph" from the host; on the card a graph of many calls, with warm weights. kernel: as `chosen`."""
     model, *inputs = given(kind, name)
-    fast, there = compiled(model, inputs, scheme, "graph"), [x.cuda() for x in inputs]
-    step = fast.bind(*there, out=torch.empty_like(fast(*there)))
-    kernels = [line.kernel for line in fast.explain_lines(measure=False)]
-    found = timed(synchronous(step), seconds, kernels=kernels)
-    return found | {"device_us": device_us([writer(compiled(model, inputs, scheme, "eager"), *there)])}
+    with chosen(kernel):
+        fast, there = compiled(model, inputs, scheme, "graph"), [x.cuda() for x in inputs]
+        step = fast.bind(*there, out=torch.empty_like(fast(*there)))
+        kernels = [line.kernel for line in fast.explain_lines(measure=False)]
+        found = timed(synchronous(step), seconds, kernels=kernels)
+        return found | {"device_us": device_us([writer(compiled(model, inputs, scheme, "eager"), *there)])}
 
 
 def cold_row(name: str, scheme: str) -> Fields:

@@ -5,7 +5,8 @@ What it is compared with is `triton_stack`, in the same cycles. No card has conf
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import replace
 from typing import Any
 
@@ -37,6 +38,18 @@ X_CLOCKS, BARRIERS = 300, 4
 CLEARLY_LESS = 0.85
 """Times what `triton_stack` takes: what a model cannot tell apart stays with the kernel that was there."""
 
+_left_out: list[bool] = []
+
+
+@contextmanager
+def without() -> Iterator[None]:
+    """Windows that are chosen inside are none of `cuda_window`: for measuring one beside the other."""
+    _left_out.append(True)
+    try:
+        yield
+    finally:
+        _left_out.pop()
+
 
 def triton_us(problem: Problem, gates: int, multiprocessors: int) -> float | None:
     """What `triton_stack` takes; None where it does not compute the problem."""
@@ -64,6 +77,8 @@ def select(problem: Problem, gates: int) -> tuple[WindowConfig | None, str]:
     reason = unsupported(problem)
     if reason is not None:
         return None, reason
+    if _left_out:
+        return None, "is left out here"
     if settings.triton_interpret():
         return None, "is compiled, and here kernels are interpreted"
     of = card()
@@ -80,7 +95,7 @@ def select(problem: Problem, gates: int) -> tuple[WindowConfig | None, str]:
         )
     ours, other = window_us(problem, found, of), triton_us(problem, gates, of.multiprocessors)
     if other is not None and ours > CLEARLY_LESS * other:
-        return None, f"would take {ours:.0f} us and triton_stack {other:.0f} us, by the model of both"
+        return None, f"would take {ours:.3g} us and triton_stack {other:.3g} us, by the model of both"
     return found, cuda_launch.unavailable(Form.of(problem, found).kernel) or ""
 
 
@@ -116,8 +131,8 @@ def why(gates: int) -> Callable[[Problem], str]:
         found, _ = select(problem, gates)
         assert found is not None
         other = triton_us(problem, gates, card().multiprocessors)
-        instead = "" if other is None else f", where triton_stack takes {other:.0f} us"
-        return f"{found.where()}: {window_us(problem, found, card()):.0f} us by the model{instead}"
+        instead = "" if other is None else f", where triton_stack takes {other:.3g} us"
+        return f"{found.where()}: {window_us(problem, found, card()):.3g} us by the model{instead}"
 
     return said
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
@@ -28,19 +28,38 @@ if TYPE_CHECKING:
     from rtaccel.kernels._gpu.triton_spec import Specialisation
 
 
+Kernels = dict[str, "Specialisation | CudaKernel"]
+
+
 def kernels_of(
     model: nn.Module, example_inputs: Sequence[Any] | Tensor, scheme: SchemeLike = "float32", calibration: Any = None
-) -> dict[str, Specialisation]:
-    """The specializations, by key, that `rt.compile(model, example_inputs, scheme, calibration, device="cuda")` binds.
+) -> Kernels:
+    """The kernels, by key, that `rt.compile(model, example_inputs, scheme, calibration, device="cuda")` binds on the card that is
+    here, or an H100.
 
     The numbers of the weights and scales do not matter, but for zeros; shapes, scheme and whether there is calibration
     data do.
     """
+    program, rows = _lowered(model, example_inputs, scheme, calibration)
+    return _recorded(in_modelled_form(program, rows), rows)
+
+
+def kernels_by_card(
+    model: nn.Module, example_inputs: Sequence[Any] | Tensor, scheme: SchemeLike, calibration: Any, cards: Sequence[int]
+) -> Iterator[tuple[int, Kernels]]:
+    """The same for cards of these compute capabilities."""
+    program, rows = _lowered(model, example_inputs, scheme, calibration)
+    for capability in cards:
+        yield capability, kernels_of_program(program, rows, capability, streamed=False)
+
+
+def _lowered(
+    model: nn.Module, example_inputs: Sequence[Any] | Tensor, scheme: SchemeLike, calibration: Any
+) -> tuple[Program, int]:
     args = check_example(model, example_inputs)
     captured, graph = choose_batch_mode(model, args)
     program = lower(captured, graph, SchemeMap(scheme), calibration, equalize=False)
-    rows = max(1, program.samples(pytree.tree_leaves(args)))
-    return _recorded(in_modelled_form(program, rows), rows)
+    return program, max(1, program.samples(pytree.tree_leaves(args)))
 
 
 def persistent_kernels_of(
@@ -80,10 +99,12 @@ def kernels_of_program(
 ) -> dict[str, Specialisation | CudaKernel]:
     """The same for a program that was lowered: of its graph for a batch of `rows`, or of its persistent stream on a card of this
     capability. Raises UnsupportedProblem where a stream has no persistent kernel."""
-    if not streamed:
-        return dict(_recorded(in_modelled_form(program, rows), rows))
     from rtaccel.kernels._gpu.triton_launch import recording
     from rtaccel.kernels._persistent.card import Card, assuming, card
+
+    if not streamed:
+        with assuming(Card(capability, card().multiprocessors)):
+            return dict(_recorded(in_modelled_form(program, rows), rows))
     from rtaccel.runtime.gpu.persistent import persistent_network
 
     (step,) = program.steps
@@ -101,7 +122,7 @@ def build(kernel: Specialisation | CudaKernel, capability: int) -> Cubin:
     return compile_cubin(kernel, capability) if isinstance(kernel, CudaKernel) else build(kernel, capability)
 
 
-def _recorded(program: Program, rows: int) -> dict[str, Specialisation]:
+def _recorded(program: Program, rows: int) -> Kernels:
     from rtaccel.kernels._gpu.triton_launch import recording
 
     with recording() as found:
