@@ -143,7 +143,7 @@ def costs() -> list[str]:
     recorded, made = budgets.read(), json.loads(budgets.INSTRUCTIONS.read_text())
     for version in sorted(recorded, key=lambda v: tuple(map(int, v.split("."))), reverse=True):
         lines += code(version, recorded[version], made[version])
-    return [*lines, CHIP.rstrip(), *chip(), CHAINS.rstrip(), *chains()]
+    return [*lines, CHIP.rstrip(), *chip(), WINDOWS.rstrip(), *windows(), CHAINS.rstrip(), *chains()]
 
 
 CHIP = """
@@ -167,6 +167,29 @@ def chip() -> Iterator[str]:
                 name, f"{int(capability) / 10:.1f}", f"{r['programs']} x {r['threads']}{polling}", f"{r['in_registers']:,} B",
                 f"{r['in_shared']:,} B", f"{r['read_again']:,} B", str(r["registers"]),
                 f"{r['instructions']} i<br>{r['made_of']}",
+            )  # fmt: skip
+            yield f"| {' | '.join(cells)} |"
+
+
+WINDOWS = """
+## Windows in CUDA C++
+
+Of `kernels/recurrent/cuda/window.cu`, from `tests/cuda_checks/window_budgets.json`: one stream of LSTM_A over 50 time steps, of
+LSTM_B over 100, and of a GRU over 20, on one block or those of a cluster. Weights are those of one block. A network that a card
+does not hold has no row there. Stack, local memory and spills are none.
+
+| network | card | blocks x threads | in registers | in shared memory | registers | code |
+|---|---|---|---|---|---|---|
+"""
+
+
+def windows() -> Iterator[str]:
+    written = json.loads((PAGE.parents[2] / "tests" / "cuda_checks" / "window_budgets.json").read_text())
+    for name, rows in written.items():
+        for capability, r in rows.items():
+            cells = (
+                name, f"{int(capability) / 10:.1f}", f"{r['programs']} x {r['threads']}", f"{r['in_registers']:,} B",
+                f"{r['in_shared']:,} B", str(r["registers"]), f"{r['instructions']} i<br>{r['made_of']}",
             )  # fmt: skip
             yield f"| {' | '.join(cells)} |"
 
