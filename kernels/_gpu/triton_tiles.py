@@ -112,3 +112,16 @@ def tiles_of(words: Tensor, rows: Sequence[int], columns: Sequence[int]) -> Tens
     """Words [sum of rows, sum of columns] tile by tile, flat. columns: in words."""
     found = [tile.reshape(-1) for part in words.split(list(rows)) for tile in part.split(list(columns), dim=1)]
     return torch.cat(found)
+
+
+@triton.jit
+def repeated(values, TIMES: tl.constexpr):
+    """[n, w] -> [n, w * TIMES]: each value so many times, in the lane that has it.
+
+    Where neighbors read the same number, or any, Triton 3.6 lays lanes down the rows. It moves what meets the tile through shared
+    memory, with two barriers. So where the values are loaded it is told that two neighbors read two numbers that follow each
+    other: `tl.max_contiguous(at, (1, 2))`. That has no other effect where a lane has one number, or where offsets come from
+    memory and may be odd: then no load takes two at once. The hint belongs to the operation that makes `at`, so no function
+    can give it."""
+    wide = tl.broadcast_to(values[:, :, None], (values.shape[0], values.shape[1], TIMES))
+    return tl.reshape(wide, (values.shape[0], values.shape[1] * TIMES))

@@ -66,6 +66,9 @@ def card(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Any:
 
     monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
     monkeypatch.setattr(torch.cuda, "get_device_capability", lambda: divmod(played.capability, 10))
+    about = SimpleNamespace(major=9, minor=0, multi_processor_count=132)
+    monkeypatch.setattr(torch.cuda, "current_device", lambda: 0)
+    monkeypatch.setattr(torch.cuda, "get_device_properties", lambda device: about)
     monkeypatch.setattr(cubin_launch, "unavailable", lambda: None)
     monkeypatch.setattr(cubin_launch, "load", load)
     monkeypatch.setattr(triton_launch, "_files", [])

@@ -29,6 +29,7 @@ from rtaccel.kernels._gpu.triton_aot import (
     Allowed,
     Footprint,
     compile_for,
+    compile_kernel,
     specializations,
     violations,
 )
@@ -266,3 +267,14 @@ def test_few_rows_by_thirds_fit_the_registers(group: int, rows: int, capability:
     found = compile_for(thirds_config.specialize(config, rows), capability)
     assert found.shared_bytes <= SHARED_BYTES[capability] << 10
     assert (found.stack_bytes, found.local_bytes, found.spills) == (0, 0, 0)
+
+
+@pytest.mark.parametrize(
+    ("name", "gathered"), [("sparse_gemv_float_M1_float32_1x1", 4), ("sparse_semi_gemv_M1_bfloat16", 8)]
+)
+def test_what_is_said_of_neighbors_joins_no_loads(name: str, gathered: int) -> None:
+    """Numbers of x whose places memory says are loaded one by one: the hint in their offsets is for the layout alone."""
+    (spec,) = (spec for spec in specializations() if spec.name.startswith(name))
+    code = compile_kernel(spec, 90).asm["ptx"]
+    loop = max(code.split("\n$L__BB"), key=lambda part: part.count("fma.rn"))
+    assert loop.count("ld.global.b32") >= gathered, loop

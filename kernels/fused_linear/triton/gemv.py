@@ -39,6 +39,7 @@ from rtaccel.kernels._gpu.triton_spec import (
     require_matrix,
     require_residual,
 )
+from rtaccel.kernels._gpu.triton_tiles import repeated
 from rtaccel.kernels.fused_linear import contract
 from rtaccel.kernels.linear.contract import MAX_K
 from rtaccel.kernels.linear.triton.gemv_int4 import pack as pack_int4
@@ -175,7 +176,9 @@ def fused_gemv_kernel(
         if GROUP:
             PAIRS: tl.constexpr = WORDS // (GROUP // 4)
             s_row = scale_ptr + n[:, None].to(tl.int64) * PAIRS
-            scales = tl.load(s_row + at // (GROUP // 4), mask=inside, other=0)  # [BLOCK_N, BLOCK_W], two each
+            quad = w0 // 4 + tl.arange(0, BLOCK_W // 4)[None, :]  # four words of a lane have the same scales
+            pair = tl.max_contiguous(quad // (GROUP // 16), (1, 2))  # triton_tiles.repeated
+            scales = repeated(tl.load(s_row + pair, mask=in_n & (pair < PAIRS), other=0), 4)  # two each
         sums = ()
         for r in tl.static_range(ROWS):
             within = m + zero + r < rows

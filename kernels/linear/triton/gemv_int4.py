@@ -4,8 +4,8 @@ As triton_gemv, with words of eight weights. A word holds four weights of a run 
 of the next run in the upper ones: a run is 128 numbers along K, of one group or of several, so that eight lanes read a line of x
 side by side; it is shorter where K would be padded by more than a twentieth. So `(w << 4) & 0xF0F0F0F0` and `w & 0xF0F0F0F0`
 are the operands of two dp4a, each byte 16 times the weight; 1/16 is in the scale, exactly. Two groups that share words share
-a word of two bfloat16 scales. All tiles have two dimensions [outputs, words], and no value changes its layout: five
-instructions for eight weights, the conversion to float32 and one scale per word.
+a word of two bfloat16 scales, and so do the four words of a lane. All tiles have two dimensions [outputs, words], and no value
+changes its layout: five instructions for eight weights, and the conversion to float32.
 """
 
 from __future__ import annotations
@@ -39,6 +39,7 @@ from rtaccel.kernels._gpu.triton_spec import (
     require_matrix,
     require_row_scale,
 )
+from rtaccel.kernels._gpu.triton_tiles import repeated
 from rtaccel.kernels.linear import contract, contract_weights
 
 INSTRUCTIONS_PER_ROW = 23
@@ -79,7 +80,10 @@ def int4_gemv_kernel(
         at = w0 + word
         inside = in_n & (at < W_WORDS)
         w = tl.load(w_row + at, mask=inside, other=0)  # [BLOCK_N, BLOCK_W]
-        scales = tl.load(s_row + at // HALF, mask=inside, other=0)  # [BLOCK_N, BLOCK_W], two scales each
+        quad = w0 // 4 + tl.arange(0, BLOCK_W // 4)[None, :]  # four words of a lane have the same scales
+        pair = tl.max_contiguous(quad // (HALF // 4), (1, 2))  # triton_tiles.repeated
+        scales = tl.load(s_row + pair, mask=in_n & (pair < PAIRS), other=0)  # two scales each
+        scales = repeated(scales, 4)  # [BLOCK_N, BLOCK_W]
         low, high = (w << 4) & -252645136, w & -252645136  # 0xF0F0F0F0
         low_scale, high_scale = (
             (scales << 16).to(tl.float32, bitcast=True),

@@ -51,7 +51,6 @@ def sparse_gemv_kernel(
     UNIT: tl.constexpr = C if C > 4 else 4
     m = tl.program_id(0).to(tl.int64) * ROWS
     n = tl.program_id(1) * BLOCK_N + tl.arange(0, BLOCK_N)
-    word = tl.arange(0, BLOCK_W)[None, :]
     zero = tl.zeros((BLOCK_N, BLOCK_W), tl.int32)
     x_row = x_ptr + m * (K if QUANTIZE else X_WORDS)
     held, scales = held_rows(x_row, m, rows, ROWS, K, HELD, QUANTIZE)
@@ -59,8 +58,7 @@ def sparse_gemv_kernel(
 
     accs = (zero,) * ROWS
     for w0 in range(0, tl.max(length), BLOCK_W):
-        at = w0 + word
-        w, x_at, inside = take(weights, columns, at, at + zero < length, X_WORDS, C)
+        w, x_at, inside = take(weights, columns, w0, length, X_WORDS, C, BLOCK_N, BLOCK_W)
         sums = ()
         for r in tl.static_range(ROWS):
             within = inside & (m + zero + r < rows)

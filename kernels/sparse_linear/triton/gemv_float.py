@@ -54,7 +54,6 @@ def sparse_gemv_float_kernel(
     """B outputs share their columns; a block has C weights of each, UNIT are a unit of the stream."""
     m = tl.program_id(0).to(tl.int64) * ROWS
     n = tl.program_id(1) * BLOCK_N + tl.arange(0, BLOCK_N)
-    number = tl.arange(0, BLOCK_W)[None, :]
     zero = tl.zeros((BLOCK_N, BLOCK_W), tl.int32)
     nothing = tl.zeros((BLOCK_N, BLOCK_W), tl.float32)
     x_row = x_ptr + m * K
@@ -62,8 +61,7 @@ def sparse_gemv_float_kernel(
 
     accs = (nothing,) * ROWS
     for w0 in range(0, tl.max(length), BLOCK_W):
-        at = w0 + number
-        w, x_at, inside = take(weights, columns, at, at + zero < length, K, C)
+        w, x_at, inside = take(weights, columns, w0, length, K, C, BLOCK_N, BLOCK_W)
         sums = ()
         for r in tl.static_range(ROWS):
             within = inside & (m + zero + r < rows)

@@ -27,6 +27,7 @@ from rtaccel.formats import semi
 from rtaccel.kernels._gpu.triton_device import dot4
 from rtaccel.kernels._gpu.triton_epilogue import Epilogue, epilogue_of_rows, sums_of_rows
 from rtaccel.kernels._gpu.triton_spec import FUSED, GPU_DP4A, WIDE_LOAD, Specialisation, Tiling, power_of_two
+from rtaccel.kernels._gpu.triton_tiles import repeated
 from rtaccel.kernels.sparse_linear.triton.gemv_float import finite_row
 from rtaccel.kernels.sparse_linear.triton.permute import pick_bytes
 from rtaccel.kernels.sparse_linear.triton.rows import (
@@ -134,8 +135,12 @@ def semi_gemv_float_kernel(
         inside = (group < PAIRS) & (n < N)[:, None]
         pairs = tl.load(weight_ptr + row_at + group, mask=inside, other=0)  # [BLOCK_N, BLOCK_W]
         first, second = pair_values(pairs, BF16)
-        metadata = nibble(metadata_ptr + row_at // 2, group, inside)
-        first_at, second_at = group * 4 + (metadata & 3), group * 4 + (metadata >> 2)
+        byte = g0 // 2 + tl.arange(0, BLOCK_W // 2)[None, :]  # of two groups, in the lane that has both
+        metadata = tl.load(metadata_ptr + row_at // 2 + byte, mask=(byte * 2 < PAIRS) & (n < N)[:, None], other=0)
+        metadata = (repeated(metadata.to(tl.int32), 2) >> (group % 2 * 4)) & 15
+        # Not so, for the layout alone (triton_tiles.repeated): they may be odd, so no load takes two at once.
+        first_at = tl.max_contiguous(group * 4 + (metadata & 3), (1, 2))
+        second_at = tl.max_contiguous(group * 4 + (metadata >> 2), (1, 2))
         x_first = tl.load(x_row + first_at, mask=inside & (first_at < K), other=0.0)  # [BLOCK_N, BLOCK_W]
         x_second = tl.load(x_row + second_at, mask=inside & (second_at < K), other=0.0)  # [BLOCK_N, BLOCK_W]
         acc = tl.fma(second.to(tl.float32), x_second, tl.fma(first.to(tl.float32), x_first, acc))

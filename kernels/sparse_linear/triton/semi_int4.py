@@ -29,6 +29,7 @@ from rtaccel.formats import int4
 from rtaccel.kernels._gpu.triton_device import dot4
 from rtaccel.kernels._gpu.triton_epilogue import Epilogue, epilogue_of_rows, sums_of_rows
 from rtaccel.kernels._gpu.triton_spec import GPU_DP4A, MAX_N, WIDE_LOAD, Specialisation, Tiling, power_of_two
+from rtaccel.kernels._gpu.triton_tiles import repeated
 from rtaccel.kernels.linear import contract as linear
 from rtaccel.kernels.sparse_linear.triton.permute import pick_bytes
 from rtaccel.kernels.sparse_linear.triton.rows import (
@@ -45,6 +46,9 @@ from rtaccel.kernels.sparse_linear.triton.walk import held_rows, x_words
 
 LINE = 32
 WHERE = {"metadata_ptr": "*i16", "scale_ptr": "*i32"}
+
+REGISTERS = 112
+"""Of a thread at most, for four rows: the assembler spills two rather than take more than 128, unless it is told."""
 
 
 @triton.jit
@@ -90,7 +94,10 @@ def semi_int4_kernel(
         inside = (at < PAIRS * EACH) & (n < N)[:, None]
         w = tl.load(weight_ptr + row_at * EACH + at, mask=inside, other=0)  # [BLOCK_N, BLOCK_W]
         metadata = tl.load(metadata_ptr + row_at * EACH + at, mask=inside, other=0).to(tl.int32)  # [BLOCK_N, BLOCK_W]
-        scales = tl.load(scale_ptr + row_at + at // EACH, mask=inside, other=0)  # [BLOCK_N, BLOCK_W], two each
+        quad = w0 // 4 + tl.arange(0, BLOCK_W // 4)[None, :]  # four words of a lane have the same scales
+        pair = tl.max_contiguous(quad // (EACH // 4), (1, 2))  # triton_tiles.repeated
+        in_scales = (n < N)[:, None] & (pair < PAIRS)
+        scales = repeated(tl.load(scale_ptr + row_at + pair, mask=in_scales, other=0), 4)  # two each
         low, high = (w << 4) & -252645136, w & -252645136  # 0xF0F0F0F0
         low_pick, high_pick = selector(metadata & 255), selector((metadata >> 8) & 255)
         low_scale, high_scale = (
@@ -154,6 +161,7 @@ def specialize(config: KernelConfig, group: int, rows: int) -> Specialisation:
             "GROUP": group, "ROWS": m, "BLOCK_N": outputs, "BLOCK_W": 128,
         },
         tiling=tile,
+        registers=REGISTERS if m == MAX_ROWS else 0,
     )  # fmt: skip
 
 

@@ -14,6 +14,7 @@ import triton
 import triton.language as tl
 
 from rtaccel.kernels._gpu.triton_device import to_int8
+from rtaccel.kernels._gpu.triton_tiles import repeated
 from rtaccel.kernels.linear.triton.mixed import INFINITY_BITS, TINY
 
 
@@ -39,11 +40,21 @@ def streams(
 
 
 @triton.jit
-def take(weights, columns, at, inside, X: tl.constexpr, C: tl.constexpr):
-    """(w, x_at, inside) of elements `at` of every stream: the weights, which elements of x they multiply, and which of them are
-    there at all: the last block of a row may reach over the edge of x."""
+def take(weights, columns, at0, length, X: tl.constexpr, C: tl.constexpr, BLOCK_N: tl.constexpr, BLOCK_W: tl.constexpr):
+    """(w, x_at, inside) of BLOCK_W elements of every stream, from at0 on, a tile [n, at]: the weights, which elements of x they
+    multiply, and which of them are there at all: the last block of a row may reach over the edge of x."""
+    at = at0 + tl.arange(0, BLOCK_W)[None, :]
+    inside = at + tl.zeros((BLOCK_N, BLOCK_W), tl.int32) < length
     w = tl.load(weights + at, mask=inside, other=0)  # [n, at]
-    x_at = tl.load(columns + at // C, mask=inside, other=0).to(tl.int32) * C + at % C  # [n, at]
+    EACH: tl.constexpr = BLOCK_W // 32  # elements of a lane
+    if C % EACH == 0:  # they have the same column
+        part = at0 // EACH + tl.arange(0, 32)[None, :]
+        column_at = tl.max_contiguous(part // (C // EACH), (1, 2))  # triton_tiles.repeated
+        column = repeated(tl.load(columns + column_at, mask=part * EACH < length, other=0).to(tl.int32), EACH)
+        x_at = tl.max_contiguous(tl.multiple_of(column * C + at % C, (1, EACH)), (1, EACH))
+    else:
+        column = tl.load(columns + at // C, mask=inside, other=0).to(tl.int32)  # [n, at]
+        x_at = tl.max_contiguous(column, (1, 2)) * C + at % C  # not so, for the layout alone (triton_tiles.repeated)
     if X % C:
         inside = inside & (x_at < X)
     return w, x_at, inside
