@@ -31,6 +31,31 @@ DTYPES = {"int8": torch.int8, "float32": torch.float32}
 
 
 @dataclass(frozen=True)
+class Laid:
+    """How weights lie that are loaded as elements of 16 bits: numbers of `bits` in each, block_k elements of an output in a part
+    of K. steps: along K."""
+
+    bits: int
+    block_k: int
+    steps: int
+
+    @property
+    def part(self) -> int:
+        """Numbers along K of a part."""
+        return 16 // self.bits * self.block_k
+
+    @property
+    def step(self) -> int:
+        """Numbers along K of a step."""
+        return self.part
+
+    @property
+    def columns(self) -> int:
+        """Of x with its padding."""
+        return self.steps * self.step
+
+
+@dataclass(frozen=True)
 class KernelConfig:
     """x: dtype of the activations as given. rows: "int8" or "float8" where float32 x is quantized in the kernel, a scale per
     row. scaled: int8 x comes with a scale per row. compensated: it has a zero point, for which an int32 is added to sums.

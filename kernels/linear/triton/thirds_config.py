@@ -20,7 +20,7 @@ from rtaccel.kernels._gpu.triton_rows import BYTES_PER_US, MAX_ROWS
 from rtaccel.kernels._gpu.triton_spec import MAX_N, Specialisation, Tiling, leave_out, power_of_two
 from rtaccel.kernels.linear.triton import wide_config
 from rtaccel.kernels.linear.triton.float_call import prepared_call
-from rtaccel.kernels.linear.triton.mixed_config import WEIGHTS, KernelConfig
+from rtaccel.kernels.linear.triton.mixed_config import WEIGHTS, KernelConfig, Laid
 from rtaccel.kernels.linear.triton.thirds import thirds_kernel
 from rtaccel.kernels.linear.triton.wide_config import ISSUED_PER_US, L2_BYTES_PER_US, MULTIPROCESSORS
 
@@ -48,14 +48,10 @@ def _most(bits: int, rows: int) -> tuple[int, int]:
 
 
 @dataclass(frozen=True)
-class Shape:
-    """How the weights of a form lie: numbers of `bits` in elements of 16 bits, block_k elements of an output in a part of K.
-    batch: parts of a step. steps: along K. block_n: outputs of a program."""
+class Shape(Laid):
+    """How the weights of a form lie. batch: parts of a step. block_n: outputs of a program."""
 
-    bits: int
-    block_k: int
     batch: int
-    steps: int
     block_n: int
 
     @classmethod
@@ -69,23 +65,13 @@ class Shape:
                 continue  # a part has one scale, and 16 numbers at least
             for batch in (8 * WARPS, 4 * WARPS, 2 * WARPS, WARPS):
                 if batch * block_k <= elements and batch * rows <= parts:
-                    found.append(cls(bits, block_k, batch, -(-config.k // (part * batch)), _block_n(config, block_k)))
+                    found.append(cls(bits, block_k, -(-config.k // (part * batch)), batch, _block_n(config, block_k)))
         fitting = [shape for shape in found if shape.columns <= PADDED * config.k]
         return max(fitting, key=lambda shape: shape.step) if fitting else min(found, key=lambda shape: shape.columns)
 
     @property
-    def part(self) -> int:
-        """Numbers along K of a part."""
-        return 16 // self.bits * self.block_k
-
-    @property
     def step(self) -> int:
         return self.part * self.batch
-
-    @property
-    def columns(self) -> int:
-        """Of x with its padding."""
-        return self.steps * self.step
 
 
 def _block_n(config: KernelConfig, block_k: int) -> int:

@@ -26,7 +26,7 @@ from rtaccel.kernels._gpu.triton_spec import (
 )
 from rtaccel.kernels.linear.triton import mixed_config
 from rtaccel.kernels.linear.triton.float_call import prepared_call
-from rtaccel.kernels.linear.triton.mixed_config import SHARED_BYTES, WEIGHTS, KernelConfig
+from rtaccel.kernels.linear.triton.mixed_config import SHARED_BYTES, WEIGHTS, KernelConfig, Laid
 from rtaccel.kernels.linear.triton.split import parts_of
 from rtaccel.kernels.linear.triton.wide import rows_kernel, wide_kernel
 
@@ -51,14 +51,11 @@ EARNED_US = 1.0
 
 
 @dataclass(frozen=True)
-class Shape:
-    """How the weights of a form lie: numbers of `bits` in elements of 16 bits, block_k elements of an output in a step, with
-    `scales` (0 for int8). steps: along K, in `split` equal parts. cast: x is made bfloat16 before."""
+class Shape(Laid):
+    """How the weights of a form lie: a step is a part, with `scales` (0 for int8). split: programs that share the steps alike.
+    cast: x is made bfloat16 before."""
 
-    bits: int
-    block_k: int
     scales: int
-    steps: int
     split: int
     cast: bool
 
@@ -75,17 +72,7 @@ class Shape:
         steps = -(-needed // split) * split
         twice = -(-config.n // BLOCK_N) * rows * config.k * 2 / L2_BYTES_PER_US > LAUNCH_US
         cast = (rows > ROWS_OF_FLOAT32 and twice) or steps * step != config.k
-        return cls(bits, block_k, scales, steps, split, cast)
-
-    @property
-    def step(self) -> int:
-        """Numbers along K."""
-        return 16 // self.bits * self.block_k
-
-    @property
-    def columns(self) -> int:
-        """Of x with its padding."""
-        return self.steps * self.step
+        return cls(bits, block_k, steps, scales, split, cast)
 
 
 def _block_m(rows: int) -> int:
