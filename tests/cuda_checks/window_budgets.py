@@ -18,7 +18,7 @@ sys.path.insert(0, str(Path(__file__).parents[2]))
 
 from rtaccel.kernels._gpu.triton_spec import GPU_DP4A, SYSTEM_FENCE, SYSTEM_LOAD, SYSTEM_STORE
 from rtaccel.kernels._persistent.card import SHARED_BYTES, Card
-from rtaccel.kernels.recurrent.cuda.window import DECLARED, Form, declared
+from rtaccel.kernels.recurrent.cuda.window import DECLARED, Window, declared
 from tests.cuda_checks.budgets import CLUSTER_BARRIER, CLUSTER_STORE, FAMILIES, beyond
 from tests.support import kept
 
@@ -26,7 +26,7 @@ FILE = Path(__file__).with_name("window_budgets.json")
 Row = dict[str, Any]
 
 
-def cost(form: Form, capability: int) -> tuple[Row, list[str]]:
+def cost(form: Window, capability: int) -> tuple[Row, list[str]]:
     """(what is written, what its code does that no form may)."""
     config, kernel = form.config, form.kernel
     code = kept.read(kept.cubin(kernel, capability).code, kernel.shared_bytes)

@@ -42,12 +42,12 @@ DECLARED: Mapping[str, tuple[str, Geometry, int, int]] = {
 }
 """Op, geometry, inputs and group of int4 weights of the windows that are compiled for every architecture without a card."""
 
-MOST_STREAMS = 65535
+MAX_STREAMS = 65535
 """Of a launch: they are along the second axis of a grid."""
 
 
 @dataclass(frozen=True)
-class Form:
+class Window:
     """What a window's kernel is made of beside its cut: of streams that begin with states and give them, and that say their
     lengths; of x and y in int8 or float32."""
 
@@ -60,7 +60,7 @@ class Form:
     y: str = "float32"
 
     @classmethod
-    def of(cls, problem: Problem, config: WindowConfig) -> Form:
+    def of(cls, problem: Problem, config: WindowConfig) -> Window:
         counted = takes_lengths(problem.in_dtypes)
         return cls(
             problem.op, config, len(problem.in_widths) > 1 + counted, counted, bool(problem.attrs.get("longest")),
@@ -98,11 +98,11 @@ class Form:
         )  # fmt: skip
 
 
-def declared(name: str, card: Card) -> Form | None:
+def declared(name: str, card: Card) -> Window | None:
     """One of DECLARED, one stream, as it is for a card; None where that does not hold its weights."""
     op, geometry, inputs, group = DECLARED[name]
     config = select_window(geometry, inputs, 4 if op == "lstm" else 3, group, 1, card)
-    return None if config is None else Form(op, config)
+    return None if config is None else Window(op, config)
 
 
 def unsupported(problem: Problem) -> str | None:
@@ -130,7 +130,7 @@ def group_of(problem: Problem) -> int:
 
 def prepared(stage: Stage, problem: Problem, config: WindowConfig, low: Mapping[str, Any]) -> Prepared:
     """low: what the contract's `lower` gives. Any number of samples."""
-    form, device = Form.of(problem, config), problem.device
+    form, device = Window.of(problem, config), problem.device
     launch, operands = cuda_launch.bind(form.kernel), Operands.of(low, None, config)
     tensors = {name: t.to(device) for name, t in operands.tensors.items() if not name.startswith("head_")}
     scalars, outputs, none = operands.scalars, stage.outputs, tensors["params_ptr"]
@@ -142,9 +142,9 @@ def prepared(stage: Stage, problem: Problem, config: WindowConfig, low: Mapping[
         made = [torch.empty((samples, *v.shape), dtype=getattr(torch, v.dtype), device=x.device) for v in outputs]
         before, after = (*states, none, none), (*made[1:], none, none)
         streams = samples * config.geometry.batch
-        for first in range(0, streams, MOST_STREAMS):
+        for first in range(0, streams, MAX_STREAMS):
             launch(
-                (config.parts, min(MOST_STREAMS, streams - first)), x_ptr=x, y_ptr=made[0],
+                (config.parts, min(MAX_STREAMS, streams - first)), x_ptr=x, y_ptr=made[0],
                 counts_ptr=inputs[1] if form.counted else none, h0_ptr=before[0], c0_ptr=before[1], hn_ptr=after[0],
                 cn_ptr=after[1], **tensors, **scalars, first_stream=first,
             )  # fmt: skip

@@ -26,7 +26,7 @@ from rtaccel.kernels.recurrent.cuda.config import (
     STRAGGLER_CLOCKS,
     SUM_CLOCKS,
 )
-from rtaccel.kernels.recurrent.cuda.window import Form, group_of, prepared, unsupported
+from rtaccel.kernels.recurrent.cuda.window import Window, group_of, prepared, unsupported
 from rtaccel.kernels.recurrent.cuda.window_config import BARRIER_CLOCKS, GHZ, START_CLOCKS, WindowConfig, select_window
 from rtaccel.kernels.recurrent.layout import Geometry
 from rtaccel.kernels.recurrent.triton import config as triton_config
@@ -96,7 +96,7 @@ def select(problem: Problem, gates: int) -> tuple[WindowConfig | None, str]:
     ours, other = window_us(problem, found, of), triton_us(problem, gates, of.multiprocessors)
     if other is not None and ours > CLEARLY_LESS * other:
         return None, f"would take {ours:.3g} us and triton_stack {other:.3g} us, by the model of both"
-    return found, cuda_launch.unavailable(Form.of(problem, found).kernel) or ""
+    return found, cuda_launch.unavailable(Window.of(problem, found).kernel) or ""
 
 
 def window_us(problem: Problem, config: WindowConfig, of: Card) -> float:
@@ -111,7 +111,7 @@ def _fitting(problem: Problem, gates: int, of: Card) -> WindowConfig | None:
 
 def _has_room(problem: Problem, config: WindowConfig) -> bool:
     """Where no card is seen it is not known, and taken for granted."""
-    kernel = Form.of(problem, config).kernel
+    kernel = Window.of(problem, config).kernel
     if cuda_launch.unavailable(kernel) is not None:
         return True  # which is said behind it
     if not (triton_launch.is_recording() or torch.cuda.is_available()):

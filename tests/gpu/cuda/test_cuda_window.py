@@ -18,7 +18,7 @@ from rtaccel.core.stage import Problem, Stage
 from rtaccel.kernels._gpu import cuda_nvrtc
 from rtaccel.kernels.recurrent.cases import behind, make_inputs, make_stage
 from rtaccel.kernels.recurrent.cuda import window
-from rtaccel.kernels.recurrent.cuda.window import Form
+from rtaccel.kernels.recurrent.cuda.window import Window
 from rtaccel.kernels.recurrent.layout import Geometry
 from tests.cuda_checks import on_host
 from tests.cuda_checks.windows import GATES, HostLaunch, chosen, computed, cut, differing
@@ -180,7 +180,7 @@ def test_it_touches_nothing_outside_its_buffers(parts: int, form: str) -> None:
     """Every buffer of its own size, shared memory too, under a sanitizer; a buffer that is 16 bytes too short is found."""
     g = Geometry(30, layers=2, time=4, batch=2)
     config = cut(g, 37, "lstm", group_of(form), parts, 2, 3)
-    kernel = Form("lstm", config, True, True, False, "int8" if form.endswith("static") else "float32").kernel
+    kernel = Window("lstm", config, True, True, False, "int8" if form.endswith("static") else "float32").kernel
     program = on_host.build(kernel, "sanitized", "-DRTA_PROGRAM", "-fsanitize=address", "-fno-omit-frame-pointer")
 
     def run(*words: str) -> subprocess.CompletedProcess[str]:
