@@ -9,9 +9,8 @@
 // Thread (unit, lane) has the unit's rows of all gates, every kLanes-th line of 16 bytes: a line of the operand serves
 // all gates, and sums never leave a warp. Blocks are kPrograms parts of every layer's units; after each layer they
 // exchange its int8 h by words that say themselves that they are there (docs/decisions/0013): through L2, or, where the
-// blocks are a cluster, by their shared memory. Block 0 alone reads the
-// mailbox and passes x on. There each thread waits for words of its own and then for the block; or, where registers are
-// left for them, further warps look at the mailbox in turn and hand a message on (_persistent/cuda_poll.h).
+// blocks are a cluster, by their shared memory. Block 0 alone reads the mailbox and passes x on. There each thread
+// waits for words of its own and then for the block; or further warps look in turn (_persistent/cuda_poll.h).
 //
 // A message's last word is a command. kReset: states are zero before the time step. kSave: no time step; the states go
 // to `past`, words of the host's memory, h of all layers and then c. kLoad: no time step; they come from there.
@@ -23,6 +22,7 @@
 #else
 #include "cuda_on_host.h"
 #endif
+#include "recurrent/cuda/config.h"
 #include "recurrent/cuda/message.h"
 #include "recurrent/cuda/weights.h"
 
