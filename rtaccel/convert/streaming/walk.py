@@ -77,8 +77,7 @@ class Walk:
             time.receptive_field for name, time in self.times.items() if self.real.get(name, name) in outputs
         ]
         for name in set(self.times) - set(self.real):
-            buffer, span = self.buffers[name], self.times[name]
-            count = (buffer.elements - span.lead - span.rest) // (span.steps or 1)
+            buffer, count = self.buffers[name], self._count_per_step(name)
             width = buffer.width if buffer.width and count % buffer.width == 0 else count  # of planes
             self.buffers[name] = Buffer(count, width, buffer.dtype)
         graph = replace(
@@ -100,10 +99,9 @@ class Walk:
         dtype = stored_apart(node) if node is not None else None
         if node is None or dtype is None:
             return name
-        buffer, span = self.buffers[name], self.times[name]
-        made, count = f"{output}:returned", (buffer.elements - span.lead - span.rest) // (span.steps or 1)
-        self.buffers[made] = replace(buffer, dtype=str(dtype).removeprefix("torch."))
-        self.times[made] = span
+        made, count = f"{output}:returned", self._count_per_step(name)
+        self.buffers[made] = replace(self.buffers[name], dtype=str(dtype).removeprefix("torch."))
+        self.times[made] = self.times[name]
         attrs = {"program": ("truth x0" if dtype == torch.bool else "copy x0",), "dims": (count,), "places": ((0, 1),)}
         self.op_nodes.append(OpNode(with_role(Role.WHOLE).name, node, node.name, [name], [made], attrs=attrs))
         return made
@@ -114,9 +112,8 @@ class Walk:
         made = {n.name: n.meta.get("val") for n in self.exported.graph.nodes}
         found: dict[str, tuple[int, ...]] = {}
         for name in (*self.exported.inputs, *outputs):
-            buffer = self.buffers[name]
-            if buffer.steps > 1:
-                found[name] = (buffer.elements,)
+            if self.buffers[name].steps > 1:
+                found[name] = (self.buffers[name].elements,)
         for name in (*self.exported.inputs, *(o for o in self.graph.outputs if isinstance(o, str))):
             seen, base = made.get(name), self.graph.views[name].base if name in self.graph.views else name
             if not isinstance(seen, torch.Tensor) or seen.dtype != torch.int64:
@@ -228,6 +225,7 @@ class Walk:
         return made
 
     def _count_per_step(self, name: str) -> int:
+        """Elements of a value that are of one step."""
         span, buffer = self.times[name], self.buffers[name]
         return (buffer.elements - span.lead - span.rest) // (span.steps or 1)
 
