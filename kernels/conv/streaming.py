@@ -58,10 +58,7 @@ def _over_newest(node: Node, span: TimeSpan, rows: int, walk: StreamWalk) -> Tim
         raise not_streamable(f"{node.name}, a convolution of stride {stride}, for each time step of {rows} rows")
     node.reads = [walk.recent(node, x, rows * width, windows.count * width), *node.reads[1:]]
     node.attrs = {**a, "in_size": (1, windows.count), "padding": (0, 0), "out_size": (1, windows.per_step)}
-    past = -1 if span.receptive_field < 0 else span.receptive_field + windows.reach(rows)
-    made = walk.width(node.writes[0])
-    steps, left = divmod(out, windows.per_step)
-    return TimeSpan(span.shift + windows.delay, steps, past, 1, windows.per_step * made, 0, left * made)
+    return windows.span(span, rows, out, walk.width(node.writes[0]))
 
 
 STREAMING = Streaming(_step, keeps_input=True, any_layout=True, edges=True)

@@ -21,12 +21,9 @@ def _step(node: Node, spans: Sequence[TimeSpan], walk: StreamWalk) -> TimeSpan:
     windows = step_windows(inner, stride, offset - span.lead, reach)
     if windows is None or lines < windows.per_step:
         raise not_streamable(f"{node.name}, a transform every {stride} elements, where a time step has {inner}")
-    made = walk.width(node.writes[0])
     node.reads = [walk.recent(node, x, inner, windows.count)]
     node.attrs = {**node.attrs, "dims": (windows.per_step, length), "place": (windows.offset, stride, along)}
-    past = -1 if span.receptive_field < 0 else span.receptive_field + windows.reach(inner)
-    steps, left = divmod(lines, windows.per_step)
-    return TimeSpan(span.shift + windows.delay, steps, past, 1, windows.per_step * made, 0, left * made)
+    return windows.span(span, inner, lines, walk.width(node.writes[0]))
 
 
 STREAMING = Streaming(_step, any_layout=True, edges=True)

@@ -24,9 +24,7 @@ def _step(node: Node, spans: Sequence[TimeSpan], walk: StreamWalk) -> TimeSpan:
     node.reads = [walk.recent(node, x, rows * width, windows.count * width)]
     own = tuple(tuple(at + i * stride for at in first) for i in range(windows.per_step))
     node.attrs = {**a, "in_size": (windows.count,), "windows": (own,), "divisors": ((divisor,) * windows.per_step,)}
-    past = -1 if span.receptive_field < 0 else span.receptive_field + windows.reach(rows)
-    steps, left = divmod(count, windows.per_step)
-    return TimeSpan(span.shift + windows.delay, steps, past, 1, windows.per_step * width, 0, left * width)
+    return windows.span(span, rows, count, width)
 
 
 def _regular(

@@ -97,13 +97,9 @@ def _windows(node: Node, span: TimeSpan, walk: StreamWalk) -> TimeSpan | None:
     if windows is None or windows.count == inner or len(frames) < windows.per_step:
         return None
     own = frames[: windows.per_step] - first + windows.offset
-    node.reads, node.attrs = (
-        [walk.recent(node, node.reads[0], inner, windows.count)],
-        {"index": tuple(own.flatten().tolist())},
-    )
-    past = -1 if span.receptive_field < 0 else span.receptive_field + windows.reach(inner)
-    steps, left = divmod(len(frames), windows.per_step)
-    return TimeSpan(span.shift + windows.delay, steps, past, 1, windows.per_step * width, 0, left * width)
+    node.reads = [walk.recent(node, node.reads[0], inner, windows.count)]
+    node.attrs = {"index": tuple(own.flatten().tolist())}
+    return windows.span(span, inner, len(frames), width)
 
 
 def _indices(node: Node, walk: StreamWalk) -> Sequence[int]:

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from rtaccel.core.row_traits import TimeSpan
+
 
 @dataclass(frozen=True)
 class StepWindows:
@@ -18,9 +20,12 @@ class StepWindows:
     count: int
     offset: int
 
-    def reach(self, inner: int) -> int:
-        """Further steps that they read backwards."""
-        return -(-self.count // inner) - 1
+    def span(self, of: TimeSpan, inner: int, total: int, width: int) -> TimeSpan:
+        """Of what `total` windows over a value of span `of` make, `width` numbers each. inner: as they were asked for."""
+        reach = -(-self.count // inner) - 1  # further steps that they read backwards
+        past = -1 if of.receptive_field < 0 else of.receptive_field + reach
+        steps, left = divmod(total, self.per_step)
+        return TimeSpan(of.shift + self.delay, steps, past, 1, self.per_step * width, 0, left * width)
 
 
 def step_windows(inner: int, stride: int, first: int, length: int) -> StepWindows | None:

@@ -9,27 +9,24 @@ writes it with the installed NVRTC, or compares what every network costs on ever
 
 from __future__ import annotations
 
-import json
 import sys
 from pathlib import Path
-from typing import Any
 
 sys.path.insert(0, str(Path(__file__).parents[2]))
 
 from rtaccel.kernels._gpu.triton_spec import SYSTEM_FENCE
-from rtaccel.kernels._persistent.card import SHARED_BYTES, Card
+from rtaccel.kernels._persistent.card import Card
 from rtaccel.kernels.mlp.cuda.kernel import DECLARED, declared
-from tests.cuda_checks.budgets import FAMILIES, REQUIRED, beyond
+from tests.cuda_checks.budget_file import BudgetFile, Row
+from tests.cuda_checks.budgets import FAMILIES, REQUIRED
 from tests.support import kept
 
-FILE = Path(__file__).with_name("chain_budgets.json")
-Row = dict[str, Any]
 
-
-def cost(name: str, capability: int) -> tuple[Row, list[str]]:
+def cost(name: str, capability: int) -> tuple[Row, list[str]] | None:
     """(what is written, what its code does that no form may)."""
     found = declared(name, Card(capability))
-    assert not isinstance(found, str), found
+    if isinstance(found, str):
+        return None
     config, kernel = found
     code = kept.read(kept.cubin(kernel, capability).code, kernel.shared_bytes)
     made = ((family, code.count(pattern)) for family, pattern in FAMILIES.items())
@@ -48,39 +45,9 @@ def cost(name: str, capability: int) -> tuple[Row, list[str]]:
     return row, wrong
 
 
-def broken(name: str, capability: int, allowed: Row | None) -> list[str]:
-    """What the code of a network does that it may not, one sentence each. allowed: what is written."""
-    if isinstance(declared(name, Card(capability)), str):
-        return [] if allowed is None else [f"{name} on sm_{capability}: written, and has no form"]
-    row, said = cost(name, capability)
-    if allowed is None:
-        return [f"{name} on sm_{capability}: not written"]
-    exact = ("parts", "threads", "pollers", "lanes", "in_registers", "in_shared", "shared", "fences")
-    said += beyond(row, allowed, exact)
-    return [f"{name} on sm_{capability}: {text}" for text in said]
-
-
-def read() -> dict[str, dict[str, Row]]:
-    found: dict[str, dict[str, Row]] = json.loads(FILE.read_text())
-    return found
-
-
-def main(check: bool) -> None:
-    places = [(name, c) for name in DECLARED for c in SHARED_BYTES]
-    if check:
-        written = read()
-        faults = [text for name, c in places for text in broken(name, c, written[name].get(str(c)))]
-        sys.exit("\n".join(faults) or None)
-    rows: dict[str, dict[str, Row]] = {name: {} for name in DECLARED}
-    faults = []
-    for name, c in places:
-        if not isinstance(declared(name, Card(c)), str):
-            rows[name][str(c)], wrong = cost(name, c)
-            faults += [f"{name} on sm_{c}: {text}" for text in wrong]
-    if faults:
-        sys.exit("\n".join(faults))
-    FILE.write_text(json.dumps(rows, indent=1) + "\n")
+EXACT = ("parts", "threads", "pollers", "lanes", "in_registers", "in_shared", "shared", "fences")
+BUDGETS = BudgetFile(Path(__file__).with_name("chain_budgets.json"), DECLARED, cost, EXACT)
 
 
 if __name__ == "__main__":
-    main("--check" in sys.argv[1:])
+    BUDGETS.main("--check" in sys.argv[1:])

@@ -8,7 +8,15 @@ from itertools import product
 
 from rtaccel.core import settings
 from rtaccel.kernels._persistent.card import Card
-from rtaccel.kernels.recurrent.cuda.config import MAX_LOOKED_AT, MAX_THREADS, POLL_CLOCKS, POLLERS, Head, KernelConfig
+from rtaccel.kernels.recurrent.cuda.config import (
+    MAX_LOOKED_AT,
+    MAX_THREADS,
+    POLL_CLOCKS,
+    POLLERS,
+    Head,
+    KernelConfig,
+    cuts,
+)
 from rtaccel.kernels.recurrent.layout import Geometry
 
 _polling: list[int] = []
@@ -58,13 +66,7 @@ def kernel_configs(
     # A look at L2 is short: nothing is gained by having several under way.
     mapped = _mapping[-1] if _mapping else settings.mailbox() == "gdr"
     pollers = [0] if mapped else _polling[-1:] or ([0, POLLERS] if inputs < MAX_LOOKED_AT else [0])
-    seen = set()
-    for parts in range(1, of.multiprocessors + 1):
-        units = -(-geometry.hidden // (4 * parts)) * 4
-        parts = -(-geometry.hidden // units)
-        if units in seen or units > MAX_THREADS:
-            continue
-        seen.add(units)
+    for units, parts in cuts(geometry.hidden, of.multiprocessors):
         for lanes in (1, 2, 4, 8, 16, 32):
             for warps, clustered in product(pollers, [False, True] if 1 < parts <= cluster else [False]):
                 kernel_config = KernelConfig(

@@ -6,6 +6,7 @@ multiply between a message and its answer (FLOORS below), and by how often its b
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import dataclass, replace
 
 from rtaccel.kernels._common.activations import ACTIVATIONS
@@ -248,3 +249,13 @@ class KernelConfig:
             f"{self.kept_bytes:,} B of weights in registers and {self.held * self.step_bytes:,} B in shared memory of each, "
             f"{self.reread_bytes:,} B read again from L2 in every time step{polls}"
         )
+
+
+def cuts(hidden: int, most: int) -> Iterator[tuple[int, int]]:
+    """(units of a layer in a program, programs) of every way to share them among up to `most` programs, four units at a time."""
+    seen = set()
+    for parts in range(1, most + 1):
+        units = -(-hidden // (4 * parts)) * 4
+        if units not in seen and units <= MAX_THREADS:
+            seen.add(units)
+            yield units, -(-hidden // units)

@@ -22,6 +22,7 @@ from rtaccel.kernels.recurrent.cuda.config import (
     SHARED_CLOCKS,
     SUM_CLOCKS,
     KernelConfig,
+    cuts,
     up16,
 )
 from rtaccel.kernels.recurrent.layout import Geometry
@@ -110,13 +111,7 @@ class WindowConfig(KernelConfig):
 
 def window_configs(geometry: Geometry, inputs: int, gates: int, group: int, of: Card) -> Iterator[WindowConfig]:
     """Every cut that holds all weights on a card's chip."""
-    seen = set()
-    for parts in range(1, max(of.cluster, 1) + 1):
-        units = -(-geometry.hidden // (4 * parts)) * 4
-        parts = -(-geometry.hidden // units)
-        if units in seen or units > MAX_THREADS:
-            continue
-        seen.add(units)
+    for units, parts in cuts(geometry.hidden, max(of.cluster, 1)):
         for lanes in (1, 2, 4, 8, 16, 32):
             found = WindowConfig(geometry, inputs, gates, group, None, units, parts, lanes, cluster=parts > 1)
             if not 32 <= found.threads <= MAX_THREADS or -(-inputs // found.threads) > MAX_FETCHED:

@@ -78,8 +78,7 @@ class Walk:
         ]
         for name in set(self.times) - set(self.real):
             buffer, count = self.buffers[name], self._count_per_step(name)
-            width = buffer.width if buffer.width and count % buffer.width == 0 else count  # of planes
-            self.buffers[name] = Buffer(count, width, buffer.dtype)
+            self.buffers[name] = Buffer(count, _row(buffer.width, count), buffer.dtype)
         graph = replace(
             self.graph,
             op_nodes=tuple(fold(self.op_nodes, {*outputs})),
@@ -203,7 +202,7 @@ class Walk:
         width, dtype = self.buffers[name].width, self.buffers[name].dtype
         if dtype not in ("float32", "int64"):
             raise not_streamable(f"{node.name}, over several time steps of {dtype}")
-        width, kept = width if width and count % width == 0 else count, count - inner
+        width, kept = _row(width, count), count - inner
         self.buffers[made] = Buffer(count, width, dtype)
         self.add_state(past, kept // width or 1, min(width, kept), dtype)
         self._copy(node, [past, name], made, (((kept,), (0, 1), (0, 1)), ((inner,), (0, 1), (kept, 1))))
@@ -213,8 +212,8 @@ class Walk:
     def since(self, node: Node, name: str, shift: int) -> str:
         made = f"{name}:since{shift}"
         if made not in self.buffers:
-            count, buffer = self._count_per_step(name), self.buffers[name]
-            self.buffers[made] = Buffer(count, buffer.width if buffer.width and count % buffer.width == 0 else count)
+            count = self._count_per_step(name)
+            self.buffers[made] = Buffer(count, _row(self.width(name), count))
             self.op_nodes.append(self._masked(node, name, made, count, shift))
         return made
 
@@ -286,3 +285,8 @@ class Walk:
         self.op_nodes += self.after
         self.after.clear()
         self.times[out] = found
+
+
+def _row(width: int, count: int) -> int:
+    """Of a part of `count` elements of a value with rows of `width`: the same, or all where they do not fit, as of planes."""
+    return width if width and count % width == 0 else count

@@ -55,13 +55,15 @@ def todays() -> Iterator[Any]:
 def test_its_code_is_within_its_budget(name: str, capability: int) -> None:
     from tests.cuda_checks import window_budgets
 
-    assert window_budgets.broken(name, capability, window_budgets.read()[name].get(str(capability))) == []
+    assert (
+        window_budgets.BUDGETS.broken(name, capability, window_budgets.BUDGETS.read()[name].get(str(capability))) == []
+    )
 
 
 def test_the_budget_file_says_what_the_forms_are() -> None:
     from tests.cuda_checks import window_budgets
 
-    written = window_budgets.read()
+    written = window_budgets.BUDGETS.read()
     assert set(written) == set(DECLARED)
     for name, rows in written.items():
         assert set(rows) == {str(c) for c in SHARED_BYTES if window.declared(name, Card(c)) is not None}
