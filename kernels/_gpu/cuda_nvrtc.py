@@ -1,7 +1,8 @@
 """CUDA C++ to a cubin without a GPU, by NVRTC through cuda-core; the result goes where the Triton kernels' go (cubin_store.py).
 
 CUDA C++ is for what neither Triton nor Numba can say: the files that end in .cu, whose heads say why. With RTACCEL_CUDA=ON
-CMake compiles the same files with nvcc. Of the package only streams of int4 weights need one of them.
+CMake compiles the same files with nvcc. Streams of int4 weights have no other kernel, nor have chains that no registers hold,
+such as 512-1024-1024-512 in int8. Other streams, chains and windows have one of Triton's as well.
 """
 
 from __future__ import annotations

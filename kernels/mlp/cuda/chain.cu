@@ -21,9 +21,11 @@
 #else
 #include "cuda_on_host.h"
 #endif
+#include "mlp/cuda/config.h"
+
+// Behind the form, which says how often a warp looks.
 #include "_persistent/cuda_lane.h"
 #include "_persistent/cuda_poll.h"
-#include "mlp/cuda/config.h"
 
 struct Chain {
   char* const shared;
@@ -49,12 +51,12 @@ struct Chain {
   template <int layer = 0>
   __device__ __forceinline__ void load(const uint4* from) {
     if constexpr (layer < kLayers) {
-      constexpr int first = steps_before(layer), others = first - kept_before(layer);
+      constexpr int first = steps_before(layer), others = first - kept_before(layer), own = kKept[layer];
 #pragma unroll
-      for (int step = 0; step < kKept[layer]; ++step)
+      for (int step = 0; step < own; ++step)
         kept[kept_before(layer) + step] = load_weights(from + (first + step) * kThreads);
-      for (int step = kKept[layer]; step < steps_of(layer); ++step)
-        held()[(others + step - kKept[layer]) * kThreads] = load_weights(from + (first + step) * kThreads);
+      for (int step = own; step < steps_of(layer); ++step)
+        held()[(others + step - own) * kThreads] = load_weights(from + (first + step) * kThreads);
       load<layer + 1>(from);
     }
   }
@@ -68,9 +70,9 @@ struct Chain {
 
   template <int layer>
   __device__ __forceinline__ uint4 line(int step) const {
-    constexpr int others = steps_before(layer) - kept_before(layer);
-    if (step < kKept[layer]) return kept[kept_before(layer) + step];
-    return held()[(others + step - kKept[layer]) * kThreads];
+    constexpr int others = steps_before(layer) - kept_before(layer), own = kKept[layer];
+    if (step < own) return kept[kept_before(layer) + step];
+    return held()[(others + step - own) * kThreads];
   }
 
   // An output before its activation, from its sum.

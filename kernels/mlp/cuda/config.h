@@ -16,6 +16,7 @@
 #define RTA_LOOKS 4194304        // looks for a word of another block before it is given up
 #endif
 
+// For constants alone: a device has no such arrays, and nvcc refuses to read one at run time.
 constexpr int kWidths[] = {RTA_WIDTHS}, kLanes[] = {RTA_LAYER_LANES}, kKept[] = {RTA_LAYER_KEPT};
 constexpr int kActivations[] = {RTA_ACTIVATIONS};
 constexpr int kLayers = sizeof kLanes / sizeof *kLanes, kThreads = RTA_THREADS, kPollers = RTA_POLLERS;
