@@ -41,8 +41,10 @@ def render(found: Mapping[str, Any]) -> str:
         lines += [f"**{REHEARSAL}**", ""]
     lines += summary(found)
     said = "rehearsed: {}" if run.get("rehearsal") else "{}"
-    verdicts = [(*goal, said.format(verdict)) for *goal, verdict in judged(rows)]
-    lines += ["## Goals", "", *table(("row", "goal", "figure", ""), verdicts)]
+    verdicts = [
+        [*goal, end if end == "-" else said.format(end), said.format(verdict)] for *goal, end, verdict in judged(rows)
+    ]
+    lines += ["## Goals", "", *table(("row", "goal", "figure", "reached", "strictest", ""), verdicts)]
     lines += ["## Figures", "", FIGURES, ""]
     lines += table(
         ("", "p50", "p99", "p99.9", "p99.9 / p50", "device", "SM MHz"),
@@ -78,9 +80,12 @@ def render(found: Mapping[str, Any]) -> str:
 def summary(found: Mapping[str, Any]) -> list[str]:
     """What the run came to, in sentences."""
     run, rows, end = found["run"], found["rows"], found["end"]
-    verdicts = [verdict for *_, verdict in judged(rows)]
+    verdicts = judged(rows)
     title = "Goals, rehearsed" if run.get("rehearsal") else "Goals"
-    said = [f"{title}: {verdicts.count(PASS)} {PASS}, {verdicts.count(FAIL)} {FAIL}, {verdicts.count(OPEN)} {OPEN}."]
+    counted = Counter(verdict.said for verdict in verdicts)
+    ends = [verdict.strictest.endswith(PASS) for verdict in verdicts if verdict.strictest != "-"]
+    said = [f"{title}: " + ", ".join(f"{counted[word]} {word}" for word in (PASS, FAIL, OPEN))]
+    said[0] += f"; the strictest step of {sum(ends)} of {len(ends)} that have several."
     counts = Counter(row["outcome"] for row in rows)
     of_each = [f"{counts[o]} {o}" for o in (MEASURED, PASSED, *BROKEN, LEFT_OUT, NOT_RUN) if counts[o]]
     said.append("Rows: " + (", ".join(of_each) or "none") + ".")

@@ -213,7 +213,7 @@ def predicted() -> dict[str, Any]:
 
 
 def page(found: dict[str, Any], launched: dict[str, Any], layered: dict[str, Any]) -> str:
-    goals = {goal.row: goal.at_most for goal in GOALS if goal.field == "p99_us" and goal.at_most}
+    goals = {goal.row: str(goal).removeprefix("p99_us ") for goal in GOALS if goal.field == "p99_us" and goal.at_most}
     link = f"link takes {LOW.link_us} to {HIGH.link_us} us one way, L2 {LOW.l2_us} to {HIGH.l2_us} us"
     link += f", a cluster {LOW.cluster_us} to {HIGH.cluster_us} us"
     lines = [
@@ -228,8 +228,7 @@ def page(found: dict[str, Any], launched: dict[str, Any], layered: dict[str, Any
         for way in WAYS:
             low, high = row[way]["low"], row[way]["high"]
             cells.append(f"{low[0]:.1f} / {low[1]:.1f} to {high[0]:.1f} / {high[1]:.1f}")
-        goal = ", then ".join(f"{g:g}" for g in goals[name]) if name in goals else "-"
-        lines.append(f"| {name} | {row[WARPS_THAT_POLL]['blocks']} | {' | '.join(cells)} | {goal} |")
+        lines.append(f"| {name} | {row[WARPS_THAT_POLL]['blocks']} | {' | '.join(cells)} | {goals.get(name, '-')} |")
     lines += [
         "",
         "Streams of LSTM and GRU in CUDA C++ have four warps that poll, each with a look at all of a message, where the",

@@ -117,17 +117,61 @@ def test_goals_are_judged_by_what_was_measured() -> None:
         {"name": "mlp 256-384-384-128, rtaccel w8a8 persistent", "p50_us": 4.0, "p99_us": 5.5, "p999_us": 6.0},
         {"name": "LSTM_B 3x200, one time step, rtaccel w8a8 persistent", "outcome": "hang", "error": "no end"},
     ]
-    found = {(row, goal): (figure, said) for row, goal, figure, said in goals.judged(rows)}
-    assert found["null model, persistent", "p99_us 3, then 2.5"] == ("2.50 us", "PASS")
-    assert found["null model, persistent", "p99.9 / p50 1.3"] == ("1.35", "FAIL")
-    assert found[fast, "2.3 x as fast as torch fp16"] == ("2.00 x (4.00 and 8.00 us)", "FAIL")
-    assert found[graph, "p99 10 us over the card"] == ("11.00 us", "FAIL")
-    assert found["mlp 256-384-384-128, rtaccel w8a8 persistent", "p99_us 5, then 4.5"] == ("5.50 us", "FAIL")
-    assert found["LSTM_A 2x100, one time step, rtaccel w8a8 persistent", "p99_us 6, then 4.6"] == ("-", "not measured")
-    assert found["LSTM_B 3x200, one time step, rtaccel w8a8 persistent", "p99_us 10, then 6.9, then 5"] == (
+    found = {(verdict.row, verdict.goal): tuple(verdict[2:]) for verdict in goals.judged(rows)}
+    assert found["null model, persistent", "p99_us 3, then 2.5"] == ("2.50 us", "3, 2.5", "2.5: PASS", "PASS")
+    assert found["null model, persistent", "p99.9 / p50 1.3"] == ("1.35", "-", "-", "FAIL")
+    assert found[fast, "2.3 x as fast as torch fp16"] == ("2.00 x (4.00 and 8.00 us)", "-", "-", "FAIL")
+    assert found[graph, "p99 10 us over the card"] == ("11.00 us", "-", "-", "FAIL")
+    assert found["mlp 256-384-384-128, rtaccel w8a8 persistent", "p99_us 5, then 4.5"] == (
+        "5.50 us",
         "-",
-        "not measured",
+        "4.5: FAIL",
+        "FAIL",
     )
+    step = "one time step, rtaccel w8a8 persistent"
+    assert found[f"LSTM_A 2x100, {step}", "p99_us 4.6"] == ("-", "-", "-", "not measured")
+    assert found[f"LSTM_B 3x200, {step}", "p99_us 6.9, then 5"] == ("-", "-", "5: not measured", "not measured")
+
+
+STEP = "one time step, rtaccel w8a8 persistent"
+
+
+@pytest.mark.parametrize(
+    ("name", "p99_us", "reached", "strictest", "said"),
+    [
+        ("LSTM_A 2x100", 6.5, "-", "-", "FAIL"), ("LSTM_A 2x100", 5.9, "6", "-", "FAIL"),
+        ("LSTM_A 2x100", 4.6, "6, 4.6", "-", "PASS"),
+        ("LSTM_B 3x200", 9.9, "10", "5: FAIL", "FAIL"), ("LSTM_B 3x200", 6.8, "10, 6.9", "5: FAIL", "PASS"),
+        ("LSTM_B 3x200", 4.9, "10, 6.9, 5", "5: PASS", "PASS"),
+        ("LSTM_C 4x1000", 20.0, "25", "-", "FAIL"), ("LSTM_C 4x1000", 14.0, "25, 15", "-", "FAIL"),
+        ("LSTM_C 4x1000", 9.0, "25, 15, 10", "-", "PASS"),
+    ],
+)  # fmt: skip
+def test_every_step_of_a_goal_is_judged(name: str, p99_us: float, reached: str, strictest: str, said: str) -> None:
+    """A looser number on the way is no goal: a row that has that alone has failed."""
+    judged = goals.judged([{"name": f"{name}, {STEP}", "p99_us": p99_us}])
+    (found,) = [verdict for verdict in judged if verdict.row == f"{name}, {STEP}"]
+    assert (found.reached, found.strictest, found.said) == (reached, strictest, said)
+
+
+@pytest.mark.parametrize(
+    ("row", "steps", "needed"),
+    [
+        ("null model, persistent", (3.0, 2.5), 3.0), (f"LSTM_A 2x100, {STEP}", (6.0, 4.6), 4.6),
+        (f"LSTM_B 3x200, {STEP}", (10.0, 6.9, 5.0), 6.9), (f"LSTM_C 4x1000, {STEP}", (25.0, 15.0, 10.0), 10.0),
+        ("mlp 256-384-384-128, rtaccel w8a8 persistent", (5.0, 4.5), 5.0),
+        (f"{table.AUTOENCODER}, rtaccel w8a8 persistent", (5.0, 4.5), 5.0),
+    ],
+)  # fmt: skip
+def test_the_goals_are_those_of_the_project(row: str, steps: tuple[float, ...], needed: float) -> None:
+    (goal,) = [goal for goal in goals.GOALS if goal.row == row]
+    assert goal.steps == steps and goal.at_most[0] == needed
+
+
+def test_layers_are_held_against_torch_as_the_project_has_it() -> None:
+    times = {goal.row: 1 / goal.part for goal in goals.GOALS if goal.over and goal.row.startswith("linear")}
+    of = "x4096x4096 cold, rtaccel w4a16 g128"
+    assert times == {f"linear 1{of}": pytest.approx(2.3), f"linear 16{of}": pytest.approx(1.7), f"linear 64{of}": 1.0}
 
 
 def test_rehearsed_rows_keep_everything_but_their_times() -> None:
