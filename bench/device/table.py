@@ -76,7 +76,8 @@ def null(seconds: float) -> Iterator[Row]:
     at, name = "bench.device.rows.null", "null model, persistent"
     card: dict[str, Any] = {"memory_mib": CONTEXT_MIB, "family": "null"}
     yield Row("the card answers", f"{at}:answers", {}, "null", 5, 60, check=True, early=True, canary="fork")
-    yield Row(name, f"{at}:triton", {"seconds": seconds}, estimate_s=8, limit_s=40, early=True, **card)
+    yield Row(name, f"{at}:chosen", {"seconds": seconds}, estimate_s=8, limit_s=40, early=True, **card)
+    yield Row(f"{name}, by Triton", f"{at}:triton", {"seconds": seconds}, estimate_s=8, limit_s=40, early=True, **card)
     yield Row(
         f"{name}, GDR mapping", f"{at}:mapped", {"seconds": seconds}, estimate_s=6, limit_s=40, early=True, **card
     )

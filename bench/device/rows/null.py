@@ -60,6 +60,22 @@ def round_trip(seconds: float, start: Start, mapped: bool = False) -> Fields:
         wait_for_end(stream.query)
 
 
+def chosen(seconds: float) -> Fields:
+    """By the kernel in CUDA C++ whose warps poll in turn, as models have it; where there is none, by Triton's. It says which."""
+    from rtaccel.kernels._gpu import cuda_launch
+    from rtaccel.kernels._persistent.null import null_kernel
+
+    kernel = null_kernel()
+    why_not = cuda_launch.unavailable(kernel)
+    if why_not is not None:
+        return {**triton(seconds), "kernel": "triton_persistent", "note": why_not}
+
+    def start(requests: Tensor, replies: Tensor, control: Tensor) -> None:
+        cuda_launch.bind(kernel)((1,), request_ptr=requests, reply_ptr=replies, control_ptr=control, idle_looks=0)
+
+    return {**round_trip(seconds, start), "kernel": kernel.name}
+
+
 def triton(seconds: float) -> Fields:
     """By Triton's kernel, compiled here or built ahead."""
     from rtaccel.kernels._gpu.triton_launch import bind

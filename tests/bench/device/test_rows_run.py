@@ -57,7 +57,7 @@ SMALL: list[tuple[str, dict[str, Any], set[str]]] = [
 ELSEWHERE = {
     "bench.device.rows.persistent:network_row", "bench.device.rows.persistent:at_once_row",
     "bench.device.rows.persistent:starts_row", "bench.device.checks:file_row", "bench.device.sanitizer:tool_row",
-    f"{NULL}:triton", f"{NULL}:cuda", f"{NULL}:mapped", f"{NULL}:built_ahead",
+    f"{NULL}:chosen", f"{NULL}:triton", f"{NULL}:cuda", f"{NULL}:mapped", f"{NULL}:built_ahead",
 }  # fmt: skip
 """Run by other tests of this folder."""
 
@@ -104,9 +104,10 @@ def test_the_round_trip_is_timed_and_its_kernel_ends() -> None:
 def test_the_null_rows_start_their_kernels(monkeypatch: pytest.MonkeyPatch) -> None:
     if importlib.util.find_spec("triton") is None:
         pytest.skip("triton is not installed")
-    from rtaccel.kernels._gpu import cubin_launch, cuda_nvrtc, triton_launch
+    from rtaccel.kernels._gpu import cubin_launch, cuda_launch, cuda_nvrtc, triton_launch
 
     started: list[str] = []
+    reasons: list[str | None] = [None, "no NVRTC"]
 
     def launch(kind: str) -> Any:
         def start(grid: tuple[int, ...], *, request_ptr: Any, reply_ptr: Any, control_ptr: Any, **_: Any) -> None:
@@ -118,6 +119,13 @@ def test_the_null_rows_start_their_kernels(monkeypatch: pytest.MonkeyPatch) -> N
     monkeypatch.setattr(triton_launch, "bind", lambda spec: launch(spec.name))
     monkeypatch.setattr(cubin_launch, "load", lambda cubin: launch("echo"))
     monkeypatch.setattr(cuda_nvrtc, "compile_cubin", lambda kernel, capability: f"{kernel.entry} for {capability}")
+    monkeypatch.setattr(cuda_launch, "unavailable", lambda kernel: reasons.pop(0))
+    monkeypatch.setattr(cuda_launch, "bind", lambda kernel: launch(kernel.name))
+    taken = null.chosen(0.01)
+    assert set(taken) >= HOST and taken["kernel"] == "null_1_polled_by_4" and "note" not in taken
+    instead = null.chosen(0.01)
+    assert set(instead) >= HOST and instead["kernel"] == "triton_persistent" and instead["note"] == "no NVRTC"
+    assert [started.pop(0), started.pop(0)] == ["null_1_polled_by_4", "null_persistent_1_1"]
     assert set(null.triton(0.01)) >= HOST
     assert set(null.cuda(0.01)) >= HOST
     asked: list[int] = []
