@@ -15,7 +15,7 @@ from dataclasses import asdict, dataclass, replace
 from math import prod
 from typing import Any
 
-from bench.device.table import MANY, OPERATIONS, WINDOWS, WINDOWS_BEFORE
+from bench.device.table import MANY, OPERATIONS, TOKENS, WINDOWS, WINDOWS_BEFORE
 
 MULTIPROCESSORS, GHZ = 132, 1.755
 
@@ -81,6 +81,10 @@ TRIPS: dict[str, Trips] = {
 
 def trips(form: str, constants: Mapping[str, Any]) -> int:
     found = next((of for part, of in TRIPS.items() if part in form), None)
+    if found is None and form.startswith("linear_"):
+        from bench.device import layers
+
+        return layers.trips(form, constants)
     return 1 if found is None else found(constants)
 
 
@@ -113,6 +117,7 @@ def rows() -> list[tuple[str, str, str, str, str]]:
         for scheme, kernel in (("w8a8", ""), ("w8a8", WINDOWS_BEFORE), ("w4a8", ""), ("float32", "")):
             by = f", by {kernel}" if kernel else ""
             found.append((f"{name}, window of {steps}, rtaccel {scheme} graph{by}", "window", name, scheme, kernel))
+    found += [(f"{name}, rtaccel w8a8 graph", "tokens", name, "w8a8", "") for name in TOKENS]
     return found + [
         (f"{name}, rtaccel {scheme} graph", "many", name, scheme, "") for name in MANY for scheme in ("w8a8", "float32")
     ]
@@ -187,7 +192,9 @@ def captured(kind: str, name: str, scheme: str, kernel: str, code: Code) -> tupl
         spec, programs = launch.spec, prod(launch.grid)
         before = found.get((spec.name, programs))
         found[spec.name, programs] = (
-            replace(before, count=before.count + 1) if before else _launched(spec, programs, kind == "window", code)
+            replace(before, count=before.count + 1)
+            if before
+            else _launched(spec, programs, kind == "window" or spec.name.startswith("linear_dot"), code)
         )
     edge = sum(t.numel() * t.element_size() for t in (*tensors, *pytree.tree_leaves(results)))
     return list(found.values()), edge

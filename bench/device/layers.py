@@ -12,13 +12,13 @@ memory, in one launch.
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from math import prod
 from typing import Any
 
 from bench.device.goals import GOALS
 from bench.device.launches import GHZ, L2_CLOCK_BYTES, MULTIPROCESSORS, Code, compiled, loop_of
-from bench.device.table import INT4, LINEAR, MANY_ROWS
+from bench.device.planned.layers import FEW_ROWS, INT4, LINEAR, MANY_ROWS, ONE_ROW
 
 
 @dataclass(frozen=True)
@@ -87,7 +87,7 @@ def torch_us(m: int, k: int, n: int, card: Card) -> float:
     return card.node_us + 2 * card.memory_us + max(2 * (k * n + m * (k + n)) / card.bandwidth, tensor)
 
 
-def _launch(note: Any, code: Code) -> Launch:
+def launched(note: Any, code: Code) -> Launch:
     """Of a launch that was noted, by the constants of its form."""
     spec, c = note.spec, note.spec.constants
     tensors = {name: t for name, t in note.arguments.items() if hasattr(t, "numel")}
@@ -96,38 +96,70 @@ def _launch(note: Any, code: Code) -> Launch:
     loop, rest = loop_of(code(spec))
     rows = spec.tiling.block_m
     moved = sum(bytes_ for name, bytes_ in size.items() if name not in ("work_ptr", "count_ptr"))
-    if spec.name.startswith("linear_rows"):  # 4 columns of a row in a thread
+    if spec.name.startswith(BY_ROWS):
         return Launch(spec.name, programs, spec.tiling.num_warps, moved, size["x_ptr"], 0, loop + rest, 1)
     x_bytes = note.grid[0] * note.grid[1] * rows * c["K"] * tensors["x_ptr"].element_size()
-    trips = _trips(spec.name, c)
+    times = trips(spec.name, c)
+    if spec.name.startswith("sparse"):
+        return _sparse(note, Launch(spec.name, programs, spec.tiling.num_warps, moved, x_bytes, loop, rest, times))
     if "gemv" in spec.name:
-        return Launch(spec.name, programs, spec.tiling.num_warps, moved, x_bytes, loop, rest, trips)
+        return Launch(spec.name, programs, spec.tiling.num_warps, moved, x_bytes, loop, rest, times)
     products = c["BLOCK_N"] * c["K"] // split
+    if "linear_dot" in spec.name or c.get("DOT") == "int8":  # which has twice the rate
+        products //= 2
     if "thirds" in spec.name:  # four columns for each row
         rows *= 4
     parts = rows * c["BLOCK_N"] * 4 * split if split > 1 else 0
     return Launch(
-        spec.name, programs, spec.tiling.num_warps, moved, x_bytes, loop, rest, trips, products, rows, parts,
+        spec.name, programs, spec.tiling.num_warps, moved, x_bytes, loop, rest, times, products, rows, parts,
     )  # fmt: skip
 
 
-def _trips(form: str, c: Mapping[str, Any]) -> int:
-    if "gemv" in form:
+BY_ROWS = ("linear_rows", "quantize_", "propagate_nan_", "sparse_turn")
+"""Launches that make something of each row and multiply nothing."""
+
+
+def _sparse(note: Any, launch: Launch) -> Launch:
+    """As often round its loop as an average row of the weights has it, and what it reads of x by the columns that are there."""
+    c, tiling, weight = note.spec.constants, note.spec.tiling, note.arguments["weight_ptr"]
+    if "starts_ptr" not in note.arguments:  # 2:4: every row has half of K
+        products = tiling.block_n * c["K"] // 2 if "dot" in launch.form else 0
+        return replace(
+            launch, trips=-(-c["K"] // tiling.block_k), products=products, rows=tiling.block_m if products else 0
+        )
+    held = weight.numel() * weight.element_size() // c["N"]  # int8 numbers of an output
+    times = -(-held // tiling.block_k)
+    if "spmm" in launch.form:  # a column of all rows for each number
+        return replace(launch, trips=times, x_bytes=weight.numel() * tiling.block_m)
+    if "dot" in launch.form:
+        x_bytes = launch.programs * tiling.block_m * held
+        products = tiling.block_n * held // 2
+        return replace(launch, trips=times, x_bytes=x_bytes, products=products, rows=tiling.block_m)
+    x_bytes = launch.x_bytes if c["HELD"] else weight.numel() * weight.element_size() * c["ROWS"]
+    return replace(launch, trips=times, x_bytes=x_bytes)
+
+
+def trips(form: str, c: Mapping[str, Any]) -> int:
+    if form.startswith(("sparse", *BY_ROWS)):  # sparse ones by what the weights have
+        return 1
+    if "gemv" in form and "WORDS" not in c:
+        steps = -(-c["K"] // (4 * c["BLOCK_W"]))
+    elif "gemv" in form:
         steps = -(-c["WORDS"] // c["BLOCK_W"])
     elif "thirds" in form:
         steps = c["STEPS"]
     elif "wide" in form:
         steps = c["K"] // (16 // c["BITS"] * c["BLOCK_K"])
     else:
-        steps = -(-c["K"] // (2 * c["GROUP"])) if c["GROUP"] else -(-c["K"] // c["BLOCK_K"])
+        steps = -(-c["K"] // (2 * c["GROUP"])) if c.get("GROUP") else -(-c["K"] // c["BLOCK_K"])
     return int(-(-steps // c.get("SPLIT", 1)))
 
 
 NARROW = "triton_tensor_core"
 """What had many rows before `triton_wide`, and still has them in smaller layers."""
 
-ONE_ROW, A_WARP = "1x4096x4096", "triton_gemv_float"
-"""A layer of one row, and what had it before `triton_thirds`, and still has smaller ones."""
+A_WARP = "triton_gemv_float"
+"""What had a layer of one row before `triton_thirds`, and still has smaller ones."""
 
 
 def rows() -> Iterator[tuple[str, str, str, str]]:
@@ -144,7 +176,7 @@ def rows() -> Iterator[tuple[str, str, str, str]]:
         ("w8a16", A_WARP, ", a warp an output (not taken)"),
     ):  # fmt: skip
         yield f"linear {ONE_ROW} cold, rtaccel {scheme}{what}", ONE_ROW, scheme, kernel
-    for name in ("2x4096x4096", "4x4096x4096", "8x4096x4096"):
+    for name in FEW_ROWS:
         for scheme in (INT4[0], "w8a16"):
             yield f"linear {name} cold, rtaccel {scheme}", name, scheme, ""
 
@@ -169,36 +201,41 @@ def launches_of(name: str, scheme: str, kernel: str = "", code: Code = compiled)
         call = impl.prepare(stage, problem)
         with noted() as found:
             call(torch.empty(m, k, device="meta"))
-    return [_launch(note, code) for note in found]
+    return [launched(note, code) for note in found]
 
 
 def predicted() -> dict[str, Any]:
     """Compiles every form for sm_90. times: of torch's half precision, what ours takes, at the low and the high end."""
     found: dict[str, Any] = {}
     for title, name, scheme, kernel in rows():
-        made = launches_of(name, scheme, kernel)
-        m, k, n = map(int, name.split("x"))
-        ours = [total_us(made, card) for card in (LOW, HIGH)]
-        theirs = [torch_us(m, k, n, card) for card in (LOW, HIGH)]
-        found[title] = {
-            "low": round(ours[0], 1), "high": round(ours[1], 1), "torch": [round(us, 1) for us in theirs],
-            "times": [round(b / a, 2) for a, b in zip(ours, theirs)],
-            "ways": [{way: round(us, 2) for way, us in us_of(made[-1], card).items()} for card in (LOW, HIGH)],
-            "launches": [asdict(launch) for launch in made],
-        }  # fmt: skip
+        found[title] = told(name, launches_of(name, scheme, kernel))
     return found
+
+
+def told(name: str, made: list[Launch], ends: tuple[Card, Card] = (LOW, HIGH)) -> dict[str, Any]:
+    """What is kept of a layer MxKxN, with its launches and the ways of the longest of them. ends: of the machine."""
+    m, k, n = map(int, name.split("x"))
+    ours, theirs = [total_us(made, card) for card in ends], [torch_us(m, k, n, card) for card in ends]
+    longest = max(made, key=lambda launch: total_us([launch], ends[1]))
+    return {
+        "low": round(ours[0], 1), "high": round(ours[1], 1), "torch": [round(us, 1) for us in theirs],
+        "times": [round(b / a, 2) for a, b in zip(ours, theirs)],
+        "ways": [{way: round(us, 2) for way, us in us_of(longest, card).items()} for card in ends],
+        "launches": [asdict(launch) for launch in made],
+    }  # fmt: skip
 
 
 def lines(found: Mapping[str, Any]) -> list[str]:
     """Of the page."""
-    goals = {goal.row: f"{1 / goal.part:.3g}" for goal in GOALS if goal.over}
+    goals = {goal.row: f"{1 / goal.part:.3g} x" if goal.over else f"{goal.at_most[0]:g} us" for goal in GOALS}
     made = [
         "", "## Single layers", "",
         "Time of the card for one call with weights from memory, in us: a range from the machine code and sizes of the launches",
-        "(`bench/device/layers.py`). The ways of the last launch are bytes of memory, x that all programs read in L2,",
-        "instructions, tensor cores, and the parts of sums that programs share. The longest of the first four counts, and the",
-        "parts behind it. torch is fp16 at the same end of the machine, at its best, which few libraries reach. The last column",
-        "but one is how many times as fast as that a layer is.", "",
+        "(`bench/device/layers.py`). Layers in W8A8, sparse and warm ones (`graph`) are whole graphs; static W8A8 has a launch",
+        "that rounds x and one that hands on its NaN. The ways of the longest launch are bytes of memory, x that all programs",
+        "read in L2, instructions, tensor cores, and the parts of sums that programs share. The longest of the first four",
+        "counts, and the parts behind it. torch is fp16 at the same end of the machine, at its best, which few libraries",
+        "reach. The last column but one is how many times as fast as that a layer is.", "",
         "| row | launches | us | memory | x | instructions | tensor cores | parts | torch fp16 | x as fast | goal |",
         "|---|---|---|---|---|---|---|---|---|---|---|",
     ]  # fmt: skip

@@ -8,6 +8,7 @@ from typing import Any
 
 from bench.device import machine
 from bench.device.goals import FAIL, OPEN, PASS, judged
+from bench.device.predict.rows import Range, of_rows
 from bench.device.row import CRASH, ERROR, FAILED, HANG, LEFT_OUT, MEASURED, MEMORY, NOT_RUN, PASSED, STICKY
 
 BROKEN = (ERROR, HANG, CRASH, STICKY, MEMORY, FAILED)
@@ -39,7 +40,8 @@ def render(found: Mapping[str, Any]) -> str:
     lines = [f"# {run.get('card', 'no card')}, {run.get('date', '?')}", ""]
     if run.get("rehearsal"):
         lines += [f"**{REHEARSAL}**", ""]
-    lines += summary(found)
+    predicted = of_rows()
+    lines += summary(found, predicted)
     said = "rehearsed: {}" if run.get("rehearsal") else "{}"
     verdicts = [
         [*goal, end if end == "-" else said.format(end), said.format(verdict)] for *goal, end, verdict in judged(rows)
@@ -47,8 +49,8 @@ def render(found: Mapping[str, Any]) -> str:
     lines += ["## Goals", "", *table(("row", "goal", "figure", "reached", "strictest", ""), verdicts)]
     lines += ["## Figures", "", FIGURES, ""]
     lines += table(
-        ("", "p50", "p99", "p99.9", "p99.9 / p50", "device", "SM MHz"),
-        [_figures(r) for r in rows if r["outcome"] == MEASURED],
+        ("", "p50", "p99", "p99.9", "p99.9 / p50", "device", "SM MHz", "predicted", "error of it"),
+        [[*_figures(r), *_beside(r, predicted, said)] for r in rows if r["outcome"] == MEASURED],
     )
     checked = [r for r in rows if r.get("check")]
     if checked:
@@ -77,7 +79,16 @@ def render(found: Mapping[str, Any]) -> str:
     return "\n".join(lines).rstrip() + "\n"
 
 
-def summary(found: Mapping[str, Any]) -> list[str]:
+def _beside(row: Mapping[str, Any], predicted: Mapping[str, Range], said: str) -> list[str]:
+    """What was predicted of a row, and how far the measurement is beyond it."""
+    of = predicted.get(row["name"])
+    if of is None:
+        return ["-", "-"]
+    error = of.error(row.get(of.field))
+    return [str(of), error if error == "-" else said.format(error)]
+
+
+def summary(found: Mapping[str, Any], predicted: Mapping[str, Range]) -> list[str]:
     """What the run came to, in sentences."""
     run, rows, end = found["run"], found["rows"], found["end"]
     verdicts = judged(rows)
@@ -89,6 +100,12 @@ def summary(found: Mapping[str, Any]) -> list[str]:
     counts = Counter(row["outcome"] for row in rows)
     of_each = [f"{counts[o]} {o}" for o in (MEASURED, PASSED, *BROKEN, LEFT_OUT, NOT_RUN) if counts[o]]
     said.append("Rows: " + (", ".join(of_each) or "none") + ".")
+    errors = [of.error(row.get(of.field)) for row in rows if (of := predicted.get(row["name"])) is not None]
+    judged_errors = [error for error in errors if error != "-"]
+    if judged_errors and not run.get("rehearsal"):
+        said.append(
+            f"Of {len(judged_errors)} rows that were predicted {judged_errors.count('inside')} are inside their range."
+        )
     if end is None:
         said.append("The run was cut short: it has no end, and rows after the last one are missing.")
     else:

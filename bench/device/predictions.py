@@ -29,7 +29,11 @@ import numpy as np
 from bench.device import launches
 from bench.device import layers as single_layers
 from bench.device.goals import GOALS
+from bench.device.predict import gaps, single
+from bench.device.predict import rows as by_row
 from bench.device.table import AUTOENCODER, MLPS
+from bench.device.table import rows as table_rows
+from rtaccel.kernels.conv.triton.persistent_config import KernelConfig, Operation
 from rtaccel.kernels.mlp.cuda import config as chain_config
 from rtaccel.kernels.mlp.cuda.kernel import AUTOENCODER as WIDTHS
 from rtaccel.kernels.recurrent.cuda.choice import clustering, mapping, polling, select_config
@@ -37,16 +41,15 @@ from rtaccel.kernels.recurrent.cuda.config import (
     CLUSTER_BYTES,
     CLUSTER_CLOCKS,
     EXCHANGE_CLOCKS,
+    L2_CLOCKS,
     POLLERS,
     STRAGGLER_CLOCKS,
     Head,
 )
 from rtaccel.kernels.recurrent.layout import Geometry
 
-ROOT = Path(__file__).parents[2]
-LAUNCHES = ROOT / "bench" / "results" / "predictions-launches-h100.json"
-LAYERS = ROOT / "bench" / "results" / "predictions-layers-h100.json"
-RESULT, PAGE = ROOT / "bench" / "results" / "predictions-h100.json", ROOT / "docs" / "reference" / "gpu-predictions.md"
+RESULT, LAUNCHES, LAYERS = by_row.POLLED, by_row.LAUNCHES, by_row.LAYERS
+PAGE = Path(__file__).parents[2] / "docs" / "reference" / "gpu-predictions.md"
 SAMPLES, SEED = 100_000, 0
 
 
@@ -82,7 +85,8 @@ class Polls:
 class Work:
     """Of one message. clocks: between the message and the answer, without words between blocks. warps: that poll the mailbox.
     exchanges: of words between all blocks. spread: of a cluster, the cycles of each exchange's stores; empty where words go
-    through L2. readers: blocks that look for a word there, all where 0."""
+    through L2. readers: blocks that look for a word there, all where 0. reads: of L2, each waited for. before: cycles after an
+    answer until the first look for the next message, which a host that sends at once waits for."""
 
     clocks: float = 0.0
     warps: int = 1
@@ -90,6 +94,8 @@ class Work:
     exchanges: int = 0
     spread: tuple[float, ...] = ()
     readers: int = 0
+    reads: int = 0
+    before: float = 0.0
 
 
 def message_us(machine: Machine, work: Work, rng: np.random.Generator, samples: int = SAMPLES) -> np.ndarray:
@@ -100,7 +106,11 @@ def message_us(machine: Machine, work: Work, rng: np.random.Generator, samples: 
         period, arrives, seen = 2 * machine.link_us / machine.in_flight, 0.0, machine.link_us
     # Every warp has a poll of its own under way; the block goes on with the last of them.
     waited = period * rng.random((samples, work.warps)).max(1)
+    if work.before:  # the answer's way and the host's are over when the next message is there
+        late = work.before / machine.ghz / 1e3 - machine.link_us - machine.host_us * (1 + rng.random(samples)) - arrives
+        waited = np.where(late > 0, late + seen, waited)
     total = arrives + waited + seen + work.clocks / machine.ghz / 1e3
+    total = total + work.reads * machine.l2_us
     readers = work.readers or work.blocks
     for _ in range(work.exchanges):
         late = machine.l2_us * rng.random((samples, min(readers, 64))).max(1)  # the last of those who look
@@ -112,10 +122,13 @@ def message_us(machine: Machine, work: Work, rng: np.random.Generator, samples: 
     return np.asarray(total + machine.link_us + machine.host_us * (1 + rng.random(samples)))
 
 
-def stack(hidden: int, layers: int, inputs: int, through_l2: bool, polls: Polls) -> Work:
-    """A network of STAC-ML, int8, with one output, in the form that is chosen for an H100. through_l2: without clusters."""
+def stack(
+    hidden: int, layers: int, inputs: int, through_l2: bool, polls: Polls, gates: int = 4, group: int = 0
+) -> Work:
+    """A network of STAC-ML with one output, in the form that is chosen for an H100. through_l2: without clusters. group: of int4
+    weights, 0 for int8 ones."""
     with polling(polls.warps), mapping(polls.mapped), clustering(not through_l2):
-        form = select_config(Geometry(hidden, layers), inputs, 4, 0, Head(1, "none"))
+        form = select_config(Geometry(hidden, layers), inputs, gates, group, Head(1, "none", group))
     assert form is not None
     between = form.between()
     warps = 1 if polls.warps else min(-(-(inputs + 1) // 32), form.threads // 32)
@@ -150,6 +163,24 @@ def chain(widths: tuple[int, ...], polls: Polls) -> Work:
     return Work(clocks, min(-(-(widths[0] + 1) // 32), 16), parts, exchanges + int(parts > 1))
 
 
+def tcn(layers: int, channels: int, taps: int, polls: Polls) -> Work:
+    """Convolutions in one program of Triton's. The newest taps are computed after a message, those from L2 where the registers do
+    not hold them; the older taps before it."""
+    each = [
+        Operation("layer" if i % 2 else "quantize", i, channels, not i % 2, taps=taps if i % 2 else 1, inputs=channels)
+        for i in range(2 * layers)
+    ]
+    form = KernelConfig(channels, tuple(each))
+    held, threads, lines = form.held[1::2], 32 * form.num_warps, channels * channels // 16
+    again = lines * 16 * L2_CLOCKS
+    products = lines / threads * 4 * chain_config.LINE_CLOCKS
+    absent = sum(count == 0 for count in held)
+    before = sum(products * (count - 1) if count else 0.0 for count in held)
+    before += again * sum(taps - max(count, 1) for count in held)
+    clocks = layers * (chain_config.TRITON_LAYER_CLOCKS + products) + absent * again
+    return Work(clocks, min(-(-(channels + 1) // 32), form.num_warps), reads=absent, before=before)
+
+
 def chain_programs(widths: tuple[int, ...]) -> int:
     """Multiprocessors that Triton's kernel cuts a chain among, as `partition_of` does for an H100."""
     held = sum(-(-k // 16) * 16 * n for k, n in pairwise(widths))
@@ -172,20 +203,30 @@ def rows() -> Iterator[tuple[str, Of]]:
         yield row, partial(stack, hidden, layers, inputs, False)
         if stack(hidden, layers, inputs, False, WAYS[WARPS_THAT_POLL][1]).spread:
             yield f"{row}, by cuda_recurrent, through L2", partial(stack, hidden, layers, inputs, True)
+        yield row.replace("w8a8", "w4a8"), partial(stack, hidden, layers, inputs, False, group=32)
     yield f"{row}, clusters of 16 beside L2 (not built)", partial(two_levels, hidden, layers, inputs)
+    yield "gru 64-128, one time step, rtaccel w8a8 persistent", partial(stack, 128, 1, 64, False, gates=3)
     for name, widths in (*MLPS.items(), (AUTOENCODER, WIDTHS)):
         yield f"{name}, rtaccel w8a8 persistent", partial(chain, widths)
+    for name, layers, taps in (("TCN 3x128 k8", 3, 8), ("TCN 9x128 k3", 9, 3)):
+        yield f"{name}, one time step, rtaccel w8a8 persistent", partial(tcn, layers, 128, taps)
 
 
 WARPS_THAT_POLL = "four warps that poll"
 HAND_ON_CLOCKS = 100
 """From a warp that has seen a message to the others: a store to shared memory, and their next look at it. An estimate."""
 
+ONE_POLL, MAPPED = "one poll", "GDR mapping"
 WAYS: dict[str, tuple[dict[str, Any], Polls]] = {
-    "one poll": ({}, Polls()), "four polls in flight": ({"in_flight": 4}, Polls()),
-    WARPS_THAT_POLL: ({"in_flight": 4}, Polls(POLLERS)), "GDR mapping": ({"mapped": True}, Polls(mapped=True)),
+    ONE_POLL: ({}, Polls()), "four polls in flight": ({"in_flight": 4}, Polls()),
+    WARPS_THAT_POLL: ({"in_flight": 4}, Polls(POLLERS)), MAPPED: ({"mapped": True}, Polls(mapped=True)),
 }  # fmt: skip
 """How the machine is changed by it, and the kernels."""
+
+
+def ways_of(name: str) -> tuple[str, ...]:
+    """Triton's kernels for convolutions poll once at a time, and know no mapping."""
+    return (ONE_POLL,) if name.startswith("TCN") else tuple(WAYS)
 
 
 def worked(of: Of, way: str) -> Work:
@@ -200,13 +241,13 @@ def predicted() -> dict[str, Any]:
     found: dict[str, Any] = {}
     for name, of in rows():
         found[name] = {}
-        for way, (change, _) in WAYS.items():
-            ends, work = [], worked(of, way)
+        for way in ways_of(name):
+            ends, work, change = [], worked(of, way), WAYS[way][0]
             for machine in (LOW, HIGH):
                 us = message_us(replace(machine, **change), work, np.random.default_rng(SEED))
                 ends.append([round(float(np.quantile(us, q)), 2) for q in (0.5, 0.99, 0.999)])
             spread = sum(work.spread) + CLUSTER_CLOCKS * len(work.spread)
-            about = {"blocks": work.blocks, "exchanges": work.exchanges, "clocks": round(work.clocks)}
+            about: dict[str, Any] = {"blocks": work.blocks, "exchanges": work.exchanges, "clocks": round(work.clocks)}
             about |= {"in_cluster": len(work.spread), "cluster_clocks": round(spread)} if work.spread else {}
             found[name][way] = {**about, "low": ends[0], "high": ends[1]}
     return found
@@ -226,9 +267,14 @@ def page(found: dict[str, Any], launched: dict[str, Any], layered: dict[str, Any
     for name, row in found.items():
         cells = []
         for way in WAYS:
+            if way not in row:
+                cells.append("-")
+                continue
             low, high = row[way]["low"], row[way]["high"]
             cells.append(f"{low[0]:.1f} / {low[1]:.1f} to {high[0]:.1f} / {high[1]:.1f}")
-        lines.append(f"| {name} | {row[WARPS_THAT_POLL]['blocks']} | {' | '.join(cells)} | {goals.get(name, '-')} |")
+        lines.append(
+            f"| {name} | {row.get(WARPS_THAT_POLL, row[ONE_POLL])['blocks']} | {' | '.join(cells)} | {goals.get(name, '-')} |"
+        )
     lines += [
         "",
         "Streams of LSTM and GRU in CUDA C++ have four warps that poll, each with a look at all of a message, where the",
@@ -238,11 +284,18 @@ def page(found: dict[str, Any], launched: dict[str, Any], layered: dict[str, Any
         "that poll are the kernel in CUDA C++, on one multiprocessor or, where that does not hold them, a cluster. Without them",
         "they are Triton's, on up to four. Triton's kernels poll once at a time. With a mapping of the card's memory for the",
         "host all blocks of a stream poll their own L2, and x is passed on to nobody. Of a chain the first block alone polls.",
+        "TCNs are Triton's, in one program. The older taps are summed before a message: who sends at once waits for them.",
         "One warp cannot have several polls in flight: [why](../explanation/gpu-kernels-design.md#one-poll-of-a-warp).",
         "Not simulated: how the system schedules the host's thread, traffic of others on the link, warps that part ways.",
-        *launches.lines(launched), *single_layers.lines(layered), "",
+        *launches.lines(launched), *single_layers.lines(layered), *gaps.lines(unpredicted()), "",
     ]  # fmt: skip
     return "\n".join(lines)
+
+
+def unpredicted() -> list[str]:
+    """Rows of the table that are timed and have no prediction."""
+    known = by_row.of_rows()
+    return [name for row in table_rows() for name in row.names if not row.check and name not in known]
 
 
 def main() -> None:
@@ -251,7 +304,7 @@ def main() -> None:
     )
     parser.add_argument("--write", action="store_true", help=f"write {PAGE.name} and {RESULT.name}")
     args = parser.parse_args()
-    found, launched, layered = predicted(), launches.predicted(), single_layers.predicted()
+    found, launched, layered = predicted(), launches.predicted(), single_layers.predicted() | single.predicted()
     if args.write:
         RESULT.write_text(json.dumps(found, indent=1) + "\n")
         LAUNCHES.write_text(json.dumps(launched, indent=1) + "\n")

@@ -87,7 +87,7 @@ def sparse(m: int, n: int, pattern: str, scheme: str, forced: str = "") -> Field
     alone()
     model, x = nn.Sequential(layer_of(n, pattern)).eval(), torch.randn(m, n)
     with choosing(forced):
-        return build(kernels_of(model, (x,), scheme, [torch.randn(256, n)]))
+        return build(kernels_of(model, (x,), scheme_of(scheme), [torch.randn(256, n)]))
 
 
 def persistent(name: str, scheme: str, kernel: str = "") -> Fields:

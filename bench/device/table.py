@@ -10,6 +10,8 @@ from collections.abc import Iterator
 from typing import Any
 
 from bench.device.checks import FILES
+from bench.device.planned.kinds import CONTEXT_MIB, LARGE_MIB, graph, peer
+from bench.device.planned.layers import LINEAR, linear, linear_few, linear_others, sparse_goals, sparse_others
 from bench.device.row import Row
 from bench.device.sanitizer import TOOLS
 
@@ -24,7 +26,10 @@ MLPS: dict[str, tuple[int, ...]] = {
 NETWORKS = (*MLPS, AUTOENCODER)
 """Some are cut among multiprocessors in their persistent form."""
 
-STEPS = {"gru 64-128": 20, "LSTM_A 2x100": 50, "LSTM_B 3x200": 100, "LSTM_C 4x1000": 100, "TCN 3x128 k8": 3 * 7 + 1}
+STEPS = {
+    "gru 64-128": 20, "LSTM_A 2x100": 50, "LSTM_B 3x200": 100, "LSTM_C 4x1000": 100, "TCN 3x128 k8": 3 * 7 + 1,
+    "TCN 9x128 k3": 3 * 2 * 7 + 1,
+}  # fmt: skip
 """Networks of sequences, and the steps of their windows."""
 
 WINDOWS = {name: STEPS[name] for name in ("gru 64-128", "LSTM_A 2x100", "LSTM_B 3x200")}
@@ -40,27 +45,14 @@ OPERATIONS = (
 MANY = ("10000 streams of GRU-32, one time step",)
 """All streams of a recurrent layer in one launch, their states in and out."""
 
+TOKENS = ("encoder of 6 layers, 32 tokens",)
+"""Samples of many steps, which are rows of its layers."""
+
+SWAPPED = "mlp 256-384-384-128"
+"""The network whose weights are changed while it is called; and of a stream LSTM_A's."""
+
 FLOAT32 = "torch CUDA graph float32"
-LINEAR = ("1x1024x1024", "1x4096x4096", "16x4096x4096", "64x4096x4096")
-"""MxKxN of single layers."""
-
-MANY_ROWS = ("16x4096x4096", "64x4096x4096")
-"""Of those, where tensor cores multiply; there W8A16 is measured as well."""
-
-INT4 = ("w4a16 g128", "w4a16 g32")
-"""Groups of 128 as in the literature, and our own length."""
-
-SPARSE_GOALS = (
-    (1, "unstructured 50%"), (1, "unstructured 90%"), (16, "64x64 blocks 90%"), (1, "2:4"), (16, "2:4"),
-)  # fmt: skip
-SPARSE_PATTERNS = (
-    "unstructured 50%", "unstructured 90%", "unstructured 95%", "16x16 blocks 80%", "64x64 blocks 90%", "2:4",
-)  # fmt: skip
 SMALL = "mlp 64-64-64-8"
-CONTEXT_MIB = 1000
-"""Of a process that uses the card at all, with room for what a small row allocates."""
-
-LARGE_MIB = 3000
 
 
 def rows(seconds: float = 1.0) -> list[Row]:
@@ -119,60 +111,14 @@ def _chain(name: str, seconds: float, kernel: str = "") -> Row:
 def persistent(seconds: float) -> Iterator[Row]:
     for name in NETWORKS:
         yield _chain(name, seconds)
-    for name in ("TCN 3x128 k8", "gru 64-128"):
+    for name in ("TCN 3x128 k8", "TCN 9x128 k3", "gru 64-128"):
         yield _step(name, "w8a8", seconds)
-
-
-def _graph(kind: str, title: str, name: str, scheme: str, seconds: float, estimate: float = 5, kernel: str = "") -> Row:
-    what = {"kind": kind, "name": name, "scheme": scheme, **({"kernel": kernel} if kernel else {})}
-    by = f", by {kernel}" if kernel else ""
-    return Row(
-        f"{title}, rtaccel {scheme} graph{by}", "bench.device.rows.graphs:graph_row", {**what, "seconds": seconds},
-        f"{kind} graphs", estimate, 45, LARGE_MIB, prepare="bench.device.prepare:graph", prepare_arguments=what,
-    )  # fmt: skip
 
 
 def graphs(seconds: float) -> Iterator[Row]:
     for name in NETWORKS:
         for scheme in ("w8a8", "w4a16"):
-            yield _graph("network", name, name, scheme, seconds)
-
-
-def linear(seconds: float) -> Iterator[Row]:
-    """What goals compare: groups of 128, int8 and torch, cold; and groups of 128 from the host."""
-    for name in LINEAR:
-        yield _cold(name, INT4[0])
-        yield _torch_linear(name, cold=True)
-        yield _cold(name, "w8a8")
-    for name in LINEAR:
-        yield _graph("linear", f"linear {name}", name, INT4[0], seconds)
-
-
-def linear_others(seconds: float) -> Iterator[Row]:
-    """The same in groups of 32, int8 from the host, and torch warm."""
-    for name in LINEAR:
-        yield _cold(name, INT4[1])
-    for name in MANY_ROWS:
-        yield _cold(name, "w8a16")
-    for name in LINEAR:
-        for scheme in (INT4[1], "w8a8"):
-            yield _graph("linear", f"linear {name}", name, scheme, seconds)
-        yield _torch_linear(name, cold=False)
-
-
-def _cold(name: str, scheme: str) -> Row:
-    what = {"kind": "linear", "name": name, "scheme": scheme}
-    return Row(
-        f"linear {name} cold, rtaccel {scheme}", "bench.device.rows.graphs:cold_row", {"name": name, "scheme": scheme},
-        "linear cold", 6, 60, LARGE_MIB, prepare="bench.device.prepare:graph", prepare_arguments=what,
-    )  # fmt: skip
-
-
-def _torch_linear(name: str, cold: bool) -> Row:
-    return Row(
-        f"linear {name} {'cold' if cold else 'warm'}, torch fp16", "bench.device.rows.graphs:torch_linear_row",
-        {"name": name, "cold": cold}, "linear cold" if cold else "linear graphs", 2, 30, LARGE_MIB,
-    )  # fmt: skip
+            yield graph("network", name, name, scheme, seconds)
 
 
 def several(seconds: float) -> Iterator[Row]:
@@ -194,27 +140,6 @@ def several(seconds: float) -> Iterator[Row]:
     )
 
 
-def _ours_sparse(m: int, n: int, pattern: str, scheme: str = "w8a8", forced: str = "") -> Row:
-    what = {"m": m, "n": n, "pattern": pattern, "scheme": scheme, "forced": forced}
-    return Row(
-        f"sparse {m}x{n}x{n} {pattern} cold, rtaccel {scheme}{forced}", "bench.device.rows.sparse:ours_row", what,
-        "sparse", 8, 60, LARGE_MIB, prepare="bench.device.prepare:sparse", prepare_arguments=what,
-    )  # fmt: skip
-
-
-def _other_sparse(m: int, n: int, pattern: str, way: str) -> Row:
-    return Row(
-        f"sparse {m}x{n}x{n} {pattern} cold, {way}", "bench.device.rows.sparse:other_row",
-        {"m": m, "n": n, "pattern": pattern, "way": way}, "sparse", 3, 30, LARGE_MIB,
-    )  # fmt: skip
-
-
-def sparse_goals() -> Iterator[Row]:
-    for m, pattern in SPARSE_GOALS:
-        yield _ours_sparse(m, 4096, pattern)
-        yield _other_sparse(m, 4096, pattern, "torch dense fp16")
-
-
 def checks() -> Iterator[Row]:
     """Tests that need a card, file by file, and the sanitizer over a few of them."""
     for file in FILES:
@@ -224,6 +149,23 @@ def checks() -> Iterator[Row]:
     for tool in TOOLS:
         at = "bench.device.sanitizer:tool_row"
         yield Row(f"compute-sanitizer {tool}", at, {"tool": tool}, "", 30, 60, check=True)
+
+
+def swaps(seconds: float) -> Iterator[Row]:
+    """Other weights and the first call with them, under a graph, under a persistent kernel and under a stream."""
+    at, lstm = "bench.device.rows.swaps", STAC_ML[0]
+    for mode, where in (("graph", "a graph"), ("persistent", "a persistent kernel")):
+        what: dict[str, Any] = {"name": SWAPPED, "scheme": "w8a8"}
+        yield Row(
+            f"{SWAPPED}, swap and a call under {where}", f"{at}:network_row", {**what, "mode": mode, "seconds": seconds}, "swaps",
+            8, 45, CONTEXT_MIB, prepare=f"bench.device.prepare:{mode}",
+            prepare_arguments={**what, "kind": "network"} if mode == "graph" else what,
+        )  # fmt: skip
+    what = {"name": lstm, "scheme": "w8a8"}
+    yield Row(
+        f"{lstm}, swap and a time step under a persistent kernel", f"{at}:stream_row", {**what, "seconds": seconds}, "swaps", 10,
+        45, CONTEXT_MIB, prepare="bench.device.prepare:stream", prepare_arguments=what,
+    )  # fmt: skip
 
 
 def others_of_ours(seconds: float) -> Iterator[Row]:
@@ -241,20 +183,26 @@ def others_of_ours(seconds: float) -> Iterator[Row]:
         for kernel in ("triton_persistent", "cuda_chain"):
             yield _chain(name, seconds, kernel)
     for name, steps in STEPS.items():
-        yield _graph("window", f"{name}, window of {steps}", name, "w8a8", seconds, 10)
+        yield graph("window", f"{name}, window of {steps}", name, "w8a8", seconds, 10)
     for name, steps in WINDOWS.items():
-        yield _graph("window", f"{name}, window of {steps}", name, "w4a8", seconds, 10)
-        yield _graph("window", f"{name}, window of {steps}", name, "w8a8", seconds, 10, WINDOWS_BEFORE)
-        yield _graph("window", f"{name}, window of {steps}", name, "float32", seconds, 10)
-        yield _peer("window", f"{name}, window of {steps}", name, FLOAT32, seconds, 3)
+        yield graph("window", f"{name}, window of {steps}", name, "w4a8", seconds, 10)
+        yield graph("window", f"{name}, window of {steps}", name, "w8a8", seconds, 10, WINDOWS_BEFORE)
+        yield graph("window", f"{name}, window of {steps}", name, "float32", seconds, 10)
+        yield peer("window", f"{name}, window of {steps}", name, FLOAT32, seconds, 3)
+    yield from swaps(seconds)
+    yield from linear_few()
+    for name in TOKENS:
+        yield graph("tokens", name, name, "w8a8", seconds, 12)
+        for way in (FLOAT32, "torch CUDA graph fp16"):
+            yield peer("tokens", name, name, way, seconds, 4)
     for name in MANY:
         for scheme in ("w8a8", "float32"):
-            yield _graph("many", name, name, scheme, seconds, 8)
+            yield graph("many", name, name, scheme, seconds, 8)
         for way in (FLOAT32, "torch CUDA graph fp16"):
-            yield _peer("many", name, name, way, seconds, 4)
+            yield peer("many", name, name, way, seconds, 4)
     for name in OPERATIONS:
-        yield _graph("operation", name, name, "float32", seconds, 5)
-        yield _peer("operation", name, name, FLOAT32, seconds, 3)
+        yield graph("operation", name, name, "float32", seconds, 5)
+        yield peer("operation", name, name, FLOAT32, seconds, 3)
 
 
 def peers(seconds: float) -> Iterator[Row]:
@@ -262,29 +210,21 @@ def peers(seconds: float) -> Iterator[Row]:
     quick = ("torch eager fp16", "torch CUDA graph fp16")
     for name in NETWORKS:
         for way in quick:
-            yield _peer("network", name, name, way, seconds, 3)
+            yield peer("network", name, name, way, seconds, 3)
     for name in STEPS:
         for way in quick:
             yield _torch_step(name, way, seconds, 3)
     for name in LINEAR:
         for way in quick:
-            yield _peer("linear", f"linear {name}", name, way, seconds, 3)
+            yield peer("linear", f"linear {name}", name, way, seconds, 3)
     for name in NETWORKS:
-        yield _peer("network", name, name, "torch.compile reduce-overhead fp16", seconds, 20)
+        yield peer("network", name, name, "torch.compile reduce-overhead fp16", seconds, 20)
     for name in STEPS:
         yield _torch_step(name, "torch.compile reduce-overhead fp16", seconds, 25)
     for name in LINEAR:
         for way in ("torchao int8 weight-only, compiled, CUDA graph", "torchao int8 dynamic, compiled, CUDA graph"):
-            yield _peer("linear", f"linear {name}", name, way, seconds, 40)
-        yield _peer("linear", f"linear {name}", name, "gemlite A8W8 int8 dynamic, CUDA graph", seconds, 30)
-
-
-def _peer(kind: str, title: str, name: str, way: str, seconds: float, estimate: float) -> Row:
-    family = "peers" if estimate < 5 else ""
-    what = {"kind": kind, "name": name, "way": way, "seconds": seconds}
-    return Row(
-        f"{title}, {way}", "bench.device.rows.graphs:peer_row", what, family, estimate, 4 * estimate + 20, LARGE_MIB
-    )
+            yield peer("linear", f"linear {name}", name, way, seconds, 40)
+        yield peer("linear", f"linear {name}", name, "gemlite A8W8 int8 dynamic, CUDA graph", seconds, 30)
 
 
 def _torch_step(name: str, way: str, seconds: float, estimate: float) -> Row:
@@ -292,22 +232,3 @@ def _torch_step(name: str, way: str, seconds: float, estimate: float) -> Row:
         f"{name}, one time step, {way}", "bench.device.rows.streams:torch_step_row",
         {"name": name, "way": way, "seconds": seconds}, "peers" if estimate < 5 else "", estimate, 4 * estimate + 20, LARGE_MIB,
     )  # fmt: skip
-
-
-def sparse_others() -> Iterator[Row]:
-    for m in (1, 16):
-        for pattern in SPARSE_PATTERNS:
-            if (m, pattern) not in SPARSE_GOALS:
-                yield _ours_sparse(m, 4096, pattern)
-                yield _other_sparse(m, 4096, pattern, "torch dense fp16")
-            for scheme, forced in (("w8a8", " sparse"), ("w8a8", " dense"), ("bfloat16", "")):
-                yield _ours_sparse(m, 4096, pattern, scheme, forced)
-            yield _other_sparse(m, 4096, pattern, "torch CSR fp16")
-            if "blocks" in pattern:
-                yield _other_sparse(m, 4096, pattern, "torch BSR fp16")
-            if pattern == "2:4":
-                yield _other_sparse(m, 4096, pattern, "torch semi-structured fp16")
-            yield _other_sparse(m, 4096, pattern, "cupy cuSPARSE CSR fp32")
-    for pattern in SPARSE_PATTERNS:
-        yield _ours_sparse(1, 1024, pattern)
-        yield _other_sparse(1, 1024, pattern, "torch dense fp16")

@@ -10,9 +10,10 @@ import torch
 from torch import Tensor, nn
 
 import rtaccel as rt
+from bench.device.planned.layers import DYNAMIC
 from bench.device.rows.models import linear, network, sequence
 from bench.device.rows.peers import ways
-from bench.device.rows.stages import Held, many, operation
+from bench.device.rows.stages import Held, many, operation, tokens
 from bench.device.rows.timing import Fields, copies_for, copies_of, device_us, synchronous, timed
 from rtaccel.core.errors import FormatError
 from rtaccel.kernels.recurrent.cuda.window_choice import without
@@ -22,14 +23,16 @@ TRITON_STACK = "triton_stack"
 
 
 def scheme_of(text: str) -> Any:
-    """ "w8a8", or with a length of groups "w4a16 g128"."""
+    """ "w8a8", with a length of groups "w4a16 g128", or with the way of its activations "w8a8 dynamic"."""
+    if text == DYNAMIC:
+        return rt.W8A8(activation="dynamic")
     name, _, group = text.partition(" g")
     kinds = {"w4a16": rt.W4A16, "w4a8": rt.W4A8}
     return kinds[name](group_size=int(group)) if group else name
 
 
 def given(kind: str, name: str) -> tuple[Any, ...]:
-    """(model, its inputs on the CPU) of a row: kind "network", "window", "operation", "many", or "linear" of a name MxKxN."""
+    """(model, its inputs on the CPU) of a row: kind "network", "window", "operation", "many", "tokens", or "linear" of MxKxN."""
     if kind == "network":
         model, inputs = network(name)
         return model, torch.randn(1, inputs)
@@ -40,10 +43,14 @@ def given(kind: str, name: str) -> tuple[Any, ...]:
         return operation(name)
     if kind == "many":
         return many(name)
+    if kind == "tokens":
+        return tokens(name)
     if kind == "linear":
         m, k, n = map(int, name.split("x"))
         return linear(k, n), torch.randn(m, k)
-    raise FormatError("bench.device", f"kind {kind!r}", "network, window, operation, many or linear", "Name one.")
+    raise FormatError(
+        "bench.device", f"kind {kind!r}", "network, window, operation, many, tokens or linear", "Name one."
+    )
 
 
 def calibration(*inputs: Tensor) -> list[tuple[Tensor, ...]]:

@@ -49,14 +49,15 @@ class Newest(nn.Module):
 class Tcn(nn.Module):
     """Causal convolutions with ReLU; x [batch, channels, steps], y [batch, channels] of the newest step."""
 
-    def __init__(self, widths: tuple[int, ...], taps: int) -> None:
+    def __init__(self, widths: tuple[int, ...], taps: int, dilations: tuple[int, ...] = ()) -> None:
         super().__init__()
-        self.convs = nn.ModuleList(nn.Conv1d(c, n, taps) for c, n in pairwise(widths))
-        self.pad = taps - 1
+        spread = dilations or (1,) * (len(widths) - 1)
+        self.convs = nn.ModuleList(nn.Conv1d(c, n, taps, dilation=d) for (c, n), d in zip(pairwise(widths), spread))
+        self.pads = tuple((taps - 1) * d for d in spread)
 
     def forward(self, x: Tensor) -> Tensor:
-        for conv in self.convs:
-            x = F.relu(conv(F.pad(x, (self.pad, 0))))
+        for conv, pad in zip(self.convs, self.pads):
+            x = F.relu(conv(F.pad(x, (pad, 0))))
         return x[:, :, -1]
 
 
@@ -80,8 +81,9 @@ MAKERS: dict[str, Callable[[], tuple[nn.Module, int]]] = {
     "LSTM_B 3x200": lambda: (Newest(nn.LSTM(250, 200, 3, batch_first=True)), 250),
     "LSTM_C 4x1000": lambda: (Newest(nn.LSTM(500, 1000, 4, batch_first=True)), 500),
     "TCN 3x128 k8": lambda: (Tcn((128,) * 4, 8), 128),
+    "TCN 9x128 k3": lambda: (Tcn((128,) * 10, 3, (1, 2, 4) * 3), 128),
 }
-"""The shapes of STAC-ML Markets (Inference), with random weights, a GRU, and a TCN whose weights no register file holds."""
+"""The shapes of STAC-ML Markets (Inference), with random weights, a GRU, and TCNs whose weights no register file holds."""
 
 
 def sequence(name: str) -> Sequence:

@@ -16,7 +16,7 @@ import torch
 from torch import Tensor, nn
 
 import rtaccel as rt
-from bench.device.rows.graphs import writer
+from bench.device.rows.graphs import scheme_of, writer
 from bench.device.rows.timing import Fields, copies_for, copies_of, device_us
 from rtaccel.core.errors import FormatError
 from rtaccel.core.sparsity import Sparsity
@@ -56,7 +56,9 @@ def ours_row(m: int, n: int, pattern: str, scheme: str, forced: str = "") -> Fie
     layer, x = layer_of(n, pattern), torch.randn(m, n)
     with choosing(forced):
         model = nn.Sequential(layer).eval()
-        fast: Any = rt.compile(model, (x,), scheme, calibration=[torch.randn(256, n)], device="cuda", mode="eager")
+        fast: Any = rt.compile(
+            model, (x,), scheme_of(scheme), calibration=[torch.randn(256, n)], device="cuda", mode="eager"
+        )
         copies, mib = copies_of(fast, MAX_COPIES)
     notes = [note for note in fast.explain(measure=False).splitlines() if "computed" in note]
     there = x.cuda()

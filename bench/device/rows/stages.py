@@ -103,3 +103,13 @@ def operation(name: str) -> tuple[nn.Module, Tensor]:
     """(model, x on the CPU)"""
     found = OPERATIONS[name]
     return found.make().eval(), torch.randn(*found.shape)
+
+
+TOKENS = {"encoder of 6 layers, 32 tokens": 32}
+
+
+def tokens(name: str) -> tuple[nn.Module, Tensor]:
+    """(the encoder of `bench.peers`, a sample of so many tokens)."""
+    from bench.peers.models import BY_NAME
+
+    return BY_NAME["encoder"].module().eval(), torch.randn(1, TOKENS[name], 384)

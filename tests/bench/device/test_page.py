@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 
 from bench.device import journal, page
+from bench.device.predict.rows import Range
 from rtaccel.core.errors import FormatError
 
 TIMED: dict[str, Any] = {
@@ -47,8 +48,9 @@ def test_the_page_has_every_figure_and_what_became_of_the_rest() -> None:
         )
     )  # fmt: skip
     for line in (
-        "# Card, today", "| net | 2.00 | 2.50 | 3.00 | 1.50 | 1.25 | 1980 |", "| one of eight (1.07 of alone) | 2.00 |",
-        "| layer cold (6 copies, 192 MiB) | - | - | - | - | 3.00 | - |", "| starts | failed |  |  |  | start 3: another answer |",
+        "# Card, today", "| net | 2.00 | 2.50 | 3.00 | 1.50 | 1.25 | 1980 | - | - |", "| one of eight (1.07 of alone) | 2.00 |",
+        "| layer cold (6 copies, 192 MiB) | - | - | - | - | 3.00 | - | - | - |",
+        "| starts | failed |  |  |  | start 3: another answer |",
         "| file | failed | 3 | 2 | 1 | 2 failed: a::b, c::d |", "| streams | passed |", "| peer | error | does not \\| compile |",
         "- slow", "| net | error | no compiler |", "Kernels are compiled by each row.", "**Checks failed: starts, file.",
         "Rows: 3 measured, 1 passed, 1 error, 2 failed, 1 left out.", "The first figure was on disk after 12.0 s.",
@@ -77,6 +79,26 @@ def test_a_rehearsal_cannot_be_taken_for_figures() -> None:
     assert page.REHEARSAL in text.splitlines()[2]
     assert "| rehearsed: PASS |" in text
     assert "| PASS |" not in text
+
+
+def test_what_was_predicted_stands_beside_what_was_measured(monkeypatch: pytest.MonkeyPatch) -> None:
+    """By the field that it is about; how far a figure is beyond the nearer end, and how many are inside."""
+    ranges = {
+        "net": Range("p99_us", 2.0, 3.0),
+        "slow": Range("p99_us", 1.0, 2.0),
+        "quick": Range("device_us", 2.0, 4.0),
+    }
+    monkeypatch.setattr(page, "of_rows", lambda: ranges)
+    rows = [{"name": name, **TIMED} for name in (*ranges, "other")]
+    rows[2] |= {"device_us": 1.0}
+    text = page.render(found(rows))
+    for line in (
+        "| net | 2.00 | 2.50 | 3.00 | 1.50 | - | - | 2 to 3 (p99) | inside |",
+        "| slow | 2.00 | 2.50 | 3.00 | 1.50 | - | - | 1 to 2 (p99) | +25 % |",
+        "| quick | 2.00 | 2.50 | 3.00 | 1.50 | 1.00 | - | 2 to 4 (device) | -50 % |",
+        "| other | 2.00 | 2.50 | 3.00 | 1.50 | - | - | - | - |", "Of 3 rows that were predicted 1 are inside their range.",
+    ):  # fmt: skip
+        assert line in text, line
 
 
 def test_a_run_without_rows_or_end_is_a_page_too() -> None:

@@ -12,6 +12,7 @@ import pytest
 import torch
 
 from bench.device import goals, journal, page, table
+from bench.device.predict.rows import of_rows
 from tests.support.processes.run import PYTHON
 
 ROOT = Path(__file__).parent.parent.parent.parent
@@ -91,6 +92,19 @@ def test_kernels_of_rows_that_begin_were_built_before(rehearsed: tuple[dict[str,
     } <= built & measured
     last_early = max(row["at_s"] for row in found["rows"] if row["name"].startswith("null model, persistent, CUDA"))
     assert all(row["at_s"] > last_early for row in found["prepared"])
+
+
+@a_rehearsal
+def test_every_predicted_row_has_its_prediction_beside_it(rehearsed: tuple[dict[str, Any], Path]) -> None:
+    """And none of what was made up is taken for the error of one."""
+    found, path = rehearsed
+    text, known = path.with_suffix(".md").read_text(), of_rows()
+    measured = [row["name"] for row in found["rows"] if row["outcome"] == "measured" and row["name"] in known]
+    assert len(measured) > 40
+    for name in measured:
+        (line,) = [line for line in text.splitlines() if line.startswith(f"| {name} |") and str(known[name]) in line]
+        assert "| rehearsed: " in line, line
+    assert "are inside their range" not in text
 
 
 @a_rehearsal

@@ -10,14 +10,18 @@ import pytest
 import torch
 
 from bench.device import table
+from bench.device.planned.layers import SPARSE_PATTERNS
 from bench.device.row import resolve
-from bench.device.rows import null, timing
+from bench.device.rows import graphs, null, swaps, timing
+from bench.device.rows.graphs import given
 from rtaccel.core.errors import BackendUnavailable, FormatError
 from rtaccel.runtime.gpu import persistent_device
 from tests.bench.device import played_card
 
 GRAPHS, SPARSE = "bench.device.rows.graphs", "bench.device.rows.sparse"
+SWAPS = "bench.device.rows.swaps"
 STREAMS, NULL = "bench.device.rows.streams", "bench.device.rows.null"
+CALL = {"call_p50_us"}
 HOST, CARD, COLD = {"p50_us", "p99_us", "p999_us"}, {"device_us"}, {"device_us", "copies", "copies_mib"}
 SMALL: list[tuple[str, dict[str, Any], set[str]]] = [
     (f"{NULL}:answers", {}, {"passed"}),
@@ -36,8 +40,14 @@ SMALL: list[tuple[str, dict[str, Any], set[str]]] = [
     (f"{GRAPHS}:two_streams", {"name": "mlp 64-64-64-8"}, {"passed"}),
     (f"{STREAMS}:step_row", {"name": "gru 64-128", "scheme": "w8a8", "seconds": 0.01}, HOST | {"kernels"}),
     *[
+        (f"{SWAPS}:network_row", {"name": "mlp 64-64-64-8", "scheme": "w8a8", "mode": mode, "seconds": 0.02}, HOST | CALL)
+        for mode in ("graph", "persistent")
+    ],
+    (f"{SWAPS}:stream_row", {"name": "gru 64-128", "scheme": "w8a8", "seconds": 0.02}, HOST | CALL),
+    (f"{GRAPHS}:graph_row", {"kind": "tokens", "name": table.TOKENS[0], "scheme": "w8a8", "seconds": 0.01}, HOST | CARD),
+    *[
         (f"{STREAMS}:torch_step_row", {"name": name, "way": way, "seconds": 0.01}, HOST | CARD)
-        for name in ("gru 64-128", "TCN 3x128 k8") for way in ("torch eager fp16", "torch CUDA graph fp16")
+        for name in ("gru 64-128", "TCN 3x128 k8", "TCN 9x128 k3") for way in ("torch eager fp16", "torch CUDA graph fp16")
     ],
     *[
         (f"{GRAPHS}:peer_row", {"kind": "network", "name": "mlp 64-64-64-8", "way": way, "seconds": 0.01}, HOST | CARD)
@@ -45,7 +55,7 @@ SMALL: list[tuple[str, dict[str, Any], set[str]]] = [
     ],
     *[
         (f"{SPARSE}:ours_row", {"m": 2, "n": 128, "pattern": pattern, "scheme": "w8a8", "forced": forced}, COLD)
-        for pattern in table.SPARSE_PATTERNS[::2] for forced in ("", " sparse", " dense")
+        for pattern in SPARSE_PATTERNS[::2] for forced in ("", " sparse", " dense")
     ],
     *[
         (f"{SPARSE}:other_row", {"m": 2, "n": 128, "pattern": "64x64 blocks 90%", "way": way}, COLD)
@@ -152,3 +162,15 @@ def test_a_package_that_is_not_there_is_no_error(monkeypatch: pytest.MonkeyPatch
     found = resolve(f"{GRAPHS}:peer_row")(kind="linear", name="2x8x8", way=way, seconds=0.01)
     assert found["outcome"] == "not run"
     assert "not installed" in found["error"]
+
+
+def test_a_swap_is_to_other_weights_and_back() -> None:
+    """Each turn changes the answer: a row that gave the weights that are there would time nothing."""
+    fast = graphs.compiled(*given("network", "mlp 64-64-64-8")[:1], [torch.zeros(1, 64)], "w8a8", "graph")
+    x, found = torch.randn(1, 64), []
+    turn = swaps.turns(fast, lambda: found.append(fast(x)))
+    before = fast(x)
+    for _ in range(4):
+        turn()
+    assert torch.equal(found[0], found[2]) and torch.equal(found[1], found[3]) and torch.equal(found[1], before)
+    assert not torch.equal(found[0], found[1])

@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 
 from bench.device import checks, goals, install, journal, page, sanitizer, table
+from bench.device.planned.layers import LINEAR, SPARSE_PATTERNS
 from bench.device.row import Row, resolve
 from bench.device.rows import peers
 from bench.device.rows.models import MAKERS, network, sequence
@@ -65,7 +66,7 @@ def test_early_rows_come_first_and_canaries_need_little() -> None:
 
 def test_int4_has_both_lengths_of_groups_and_the_literature_is_held_against_128() -> None:
     names = {row.name for row in ROWS}
-    for size in table.LINEAR:
+    for size in LINEAR:
         for group in ("g128", "g32"):
             assert f"linear {size} cold, rtaccel w4a16 {group}" in names
             assert f"linear {size}, rtaccel w4a16 {group} graph" in names
@@ -82,17 +83,17 @@ def test_ours_and_others_are_cold_alike() -> None:
 
 def test_names_of_the_table_are_those_of_the_models() -> None:
     from bench.device.rows.sparse import PATTERNS
-    from bench.device.rows.stages import OPERATIONS
+    from bench.device.rows.stages import OPERATIONS, TOKENS
 
     assert tuple(MAKERS) and set(MAKERS) == set(table.STEPS)
-    assert set(table.SPARSE_PATTERNS) == set(PATTERNS)
+    assert set(SPARSE_PATTERNS) == set(PATTERNS)
     for name in ("mlp 64-64-64-8", table.AUTOENCODER):
         model, inputs = network(name)
         assert next(model.parameters()).shape[1] == inputs
     assert sequence("TCN 3x128 k8").window(2).shape == (2, 128, 22)
     ways = {row.arguments["way"] for row in ROWS if row.measure.endswith(":peer_row")}
     assert ways == {*peers.QUICK, *peers.SLOW, peers.FLOAT32} and peers.FLOAT32 == table.FLOAT32
-    assert tuple(OPERATIONS) == table.OPERATIONS
+    assert tuple(OPERATIONS) == table.OPERATIONS and tuple(TOKENS) == table.TOKENS
 
 
 def test_the_files_that_are_checked_are_there() -> None:

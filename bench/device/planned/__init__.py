@@ -1,0 +1,1 @@
+"""What is measured on a card, kind by kind: rows of the table."""

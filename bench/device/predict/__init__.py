@@ -1,0 +1,1 @@
+"""Predictions before a card, beside `bench.device.predictions`: what they are held against, and what has none."""
