@@ -6,7 +6,17 @@ import itertools
 
 import pytest
 
-from tests.gpu.protocols import chain, chain_cluster, cluster, exchange, mailbox, persistent, pollers, weights
+from tests.gpu.protocols import (
+    chain,
+    chain_cluster,
+    cluster,
+    exchange,
+    last_arriver,
+    mailbox,
+    persistent,
+    pollers,
+    weights,
+)
 from tests.gpu.protocols.explore import Process, explore
 
 
@@ -32,6 +42,21 @@ def test_exchange(programs: int) -> None:
 def test_exchange_with_a_part_left_out(variant: str) -> None:
     found = explore(*exchange.model(2, variant))
     assert found.wrong and found.trace, f"{variant}: nothing wrong in {found.states} states"
+
+
+@pytest.mark.parametrize(("tiles", "parts", "threads"), [(1, 2, 2), (1, 3, 1), (2, 2, 1), (1, 4, 1)])
+def test_the_last_to_arrive_adds(tiles: int, parts: int, threads: int) -> None:
+    found = explore(*last_arriver.model(tiles, parts, threads))
+    assert found.wrong == "" and found.states > 100, found
+
+
+@pytest.mark.parametrize("variant", last_arriver.VARIANTS[1:])
+def test_the_last_to_arrive_with_a_part_left_out(variant: str) -> None:
+    wrong = [explore(*last_arriver.model(*size, variant)) for size in ((1, 2, 2), (2, 2, 1))]
+    assert any(found.wrong and found.trace for found in wrong), f"{variant}: {[f.states for f in wrong]} states"
+    assert not any(
+        "all wait" in found.wrong for found in wrong
+    )  # nobody waits for anybody: an answer is wrong or missing
 
 
 @pytest.mark.parametrize(("blocks", "gives_up"), [(2, False), (3, False), (2, True)])
