@@ -30,7 +30,7 @@ def options(arguments: list[str]) -> argparse.Namespace:
     parser.add_argument(
         "what",
         choices=("survey", "run", "page", "gpu", "list"),
-        help="page writes docs/reference/zoo.md; gpu counts stages without a card and writes docs/reference/zoo-gpu.md",
+        help="page writes docs/reference/zoo.md; gpu counts stages without a card, and without --out writes zoo-gpu.md",
     )
     parser.add_argument(
         "patterns", nargs="*", help="names, packages or domains; shell patterns. All where none is given"
@@ -40,6 +40,7 @@ def options(arguments: list[str]) -> argparse.Namespace:
     )
     parser.add_argument("--resume", action="store_true", help="leave out the networks that the file has already")
     parser.add_argument("--out", type=Path, help="JSON file; under bench/results where not given")
+    parser.add_argument("--page", type=Path, help="gpu: the page to write, of what --out has")
     parser.add_argument("--survey", type=Path, default=SURVEY, help="page: the survey to show")
     parser.add_argument("--latency", type=Path, help="page: the latencies to show; the newest where not given")
     parser.add_argument("--peers", nargs="+", choices=[p.name for p in PEERS], help="run: these runtimes alone")
@@ -73,7 +74,9 @@ def main(arguments: list[str]) -> None:
         if asked.resume:
             chosen = [entry for entry in chosen if entry.name not in record.get("networks", {})]
         gpu.count_all(chosen, record, lambda found: write(path, found), asked.limit)
-        GPU_PAGE.write_text(gpu.page(record))
+        page_of_gpu = asked.page or (None if asked.out else GPU_PAGE)
+        if page_of_gpu is not None:
+            page_of_gpu.write_text(gpu.page(record))
         return
     machine = environment()
     path = asked.out or (SURVEY if asked.what == "survey" else latency_file(machine["cpu"], date.today()))

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import pytest
 import torch
 from torch import Tensor, nn
 
 pytest.importorskip("triton")
 
+from bench.zoo import __main__ as command
 from bench.zoo import captured, gpu
 from bench.zoo.entry import Entry
 from rtaccel.core.errors import UnsupportedProblem
@@ -107,3 +110,18 @@ def test_the_page_adds_up() -> None:
     assert "| partly | 9 | 7 | 1 | - | 2 gather, 1 mul | 1 |" in text
     assert "| take | 1 | why |" in text and "| gone | UnsupportedProblem: compile: got Net |" in text
     assert "Stages in PyTorch" not in gpu.page({"networks": {"whole": networks["whole"]}})
+
+
+def test_another_file_leaves_the_page_alone(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """The page of the repository is of the file of the repository; of another file one is written where that is asked for."""
+    page, own, asked = tmp_path / "zoo-gpu.md", tmp_path / "own.json", tmp_path / "asked.md"
+    monkeypatch.setattr(command, "GPU_PAGE", page)
+    monkeypatch.setattr(command, "GPU", tmp_path / "zoo-gpu.json")
+    monkeypatch.setattr(gpu, "count_all", lambda chosen, record, write, limit: write(record))
+    monkeypatch.setattr(gpu, "page", lambda record: "written")
+    command.main(["gpu", "--out", str(own)])
+    assert own.exists() and not page.exists()
+    command.main(["gpu", "--out", str(own), "--page", str(asked)])
+    assert asked.read_text() == "written" and not page.exists()
+    command.main(["gpu"])
+    assert page.read_text() == "written"

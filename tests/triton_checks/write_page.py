@@ -21,9 +21,9 @@ from tests.triton_checks.support import launches
 from tests.triton_checks.support.moved import (
     MAX,
     MAX_WAVEFRONTS,
-    SIDE_BY_SIDE,
     WITHOUT_LAUNCH,
     Record,
+    apart,
     counted_names,
     record_of,
     wavefronts_of,
@@ -67,10 +67,10 @@ a kernel asks for by name or that a division or an exponential is made of.
 WAVEFRONTS = """
 ## Wavefronts of loads
 
-Of kernels that read each weight for few rows, or for many on wide tiles, in two programs of a launch on compute capability
-9.0. A wavefront is a line of 128 bytes that a warp asks for; the least is what holds the same bytes. They are counted from
-where TTGIR puts each element, and from its address. A load whose lanes lie 128 bytes apart takes 32 for 4. The limit is
-{most}; what is above says why.
+Of kernels that read each weight, or each kept number, for few rows, or for many in tiles. Counted are two programs of a launch
+on compute capability 9.0. Columns of sparse layers are those of real weights, at random places. A wavefront is a line of 128
+bytes that a warp asks for; the least is what holds the same bytes. They are counted from where TTGIR puts each element, and
+from its address. A load whose lanes lie 128 bytes apart takes 32 for 4. The limit is {most}; what is above says why.
 
 The last line of a form is a prediction, of the least that an H100 could take: wavefronts of the busiest multiprocessor, one a
 cycle, and all bytes that the launch touches at 3.35 TB/s. The larger one is the floor of cold weights.
@@ -94,11 +94,10 @@ def traffic(found: Record) -> str:
 
 
 def wavefronts(name: str) -> list[str]:
-    why = next((why for start, why in SIDE_BY_SIDE.items() if name.startswith(start)), "")
     lines = []
     for argument, c in wavefronts_of(name).items():
         cells = (name, argument.removesuffix("_ptr"), str(c.widest), f"{c.taken:,}", f"{c.ratio:.2f}")
-        lines.append(f"| {' | '.join(cells)} | {why if c.ratio > MAX_WAVEFRONTS else ''} |")
+        lines.append(f"| {' | '.join(cells)} | {apart(name, argument) if c.ratio > MAX_WAVEFRONTS else ''} |")
     grid = launches.launch_of(next(d for d in launches.declared() if d.spec.name == name)).grid  # type: ignore[union-attr]
     programs, counted = grid[0] * grid[1] * grid[2], sum(c.taken for c in wavefronts_of(name).values())
     busiest = -(-programs // MULTIPROCESSORS) * counted / programs_counted(grid)

@@ -89,10 +89,7 @@ def record(found: Declared) -> Record:
     function = parse(compiled(found.spec.name).asm["ttir"])
     launch = launches.launch_of(found)
     grid, scalars = (launch.grid, launch.scalars) if launch else ((1, 1, 1), {})
-    tables = (
-        {n: t.numpy().ravel() for n, t in launch.tensors.items() if n in INDICES and not t.is_meta} if launch else {}
-    )
-    moved = Traffic(function, grid, scalars, tables).run()
+    moved = Traffic(function, grid, scalars, tables_of(launch)).run()
     minimum, stage = None, launches.stage_of(found)
     if stage is not None and (launch is not None or not _uses_program_ids(found)):
         minimum = operator(stage.op).cost(Problem.of(stage, found.rows)).bytes
@@ -112,6 +109,12 @@ def record(found: Declared) -> Record:
     )
 
 
+def tables_of(launch: Any) -> dict[str, Any]:
+    """What the launch is given of numbers that say what is read next."""
+    tensors = launch.tensors if launch else {}
+    return {n: t.numpy().ravel() for n, t in tensors.items() if n in INDICES and not t.is_meta}
+
+
 def index_faults(found: Declared, function: Function) -> list[str]:
     """Of a launch whose largest tensor has more than 2^32 numbers, where a launch is known."""
     stage = launches.stage_of(found)
@@ -122,18 +125,57 @@ def index_faults(found: Declared, function: Function) -> list[str]:
     return faults(function, (WITHOUT_LAUNCH, 1, 1), {})
 
 
-COUNTED = ("gemv", "linear_thirds", "linear_wide", "linear_rows")
-"""In the name of a kernel that reads each weight for few rows, or for many on wide tiles: its loads of weights, of x and of
-scales are counted."""
+COUNTED = (
+    "gemv", "linear_thirds", "linear_wide", "linear_rows", "linear_float32", "linear_mixed", "linear_dot", "sparse_semi",
+    "sparse_spmm", "sparse_dot", "matmul_", "mlp_chain", "mlp_partition", "_float32_held", "_float32_read", "_float32_alone",
+    "attention_T1_", "cached_attention",
+)  # fmt: skip
+"""In the name of a kernel that reads each weight, or each kept number, for few rows, or for many in tiles: all of its loads are
+counted. Of sparse layers the columns are those of real weights, so gathers are counted, too."""
 
 MAX_WAVEFRONTS = 1.25
-SIDE_BY_SIDE = {
-    "fused_gemv_M1_int4_g32_rows8": "the four numbers of a word lie in one group of 32, so two lanes read 32 bytes of float32 x",
-    "linear_wide_M64_int4_g32_a16": "a load has the 32 numbers of a group, 64 bytes of a row of bfloat16 x",
-    "sparse_semi_gemv_M1_int8_1x4_N256": "a word selects from two halves of 32 bytes of x",
-    "sparse_semi_gemv_M4_int8_1x4_N1024": "a word selects from two halves of 32 bytes of x",
-}
-"""Start of a name -> why its loads take more wavefronts than that, of the least."""
+
+
+@dataclass(frozen=True)
+class Apart:
+    """start: of a name. arguments: whose loads take more wavefronts than that, of the least. why: they do."""
+
+    start: str
+    arguments: tuple[str, ...]
+    why: str
+
+
+GATHERED = "columns of x lie where the weights have them"
+UNALIGNED = "a row of weights begins where the one before ends, so its loads meet a line more"
+BEGIN = "rows begin at any number, and a lane has one"
+ROW, PLACES = ("weight_ptr", "columns_ptr"), ("metadata_ptr",)
+SIDE_BY_SIDE: tuple[Apart, ...] = (
+    Apart("attention_T1_", ("q_ptr", "k_ptr", "v_ptr"), BEGIN),
+    Apart("cached_attention_", ("v_ptr",), BEGIN),
+    Apart("cached_attention_", ("keys_ptr", "values_ptr"), "a step has 64 bytes of a row of one head"),
+    Apart("fused_gemv_M1_int4_g32_rows8", ("x_ptr",), "the four numbers of a word lie in one group, 16 bytes apart in x"),
+    Apart("linear_dot_M16_N33_K130", ("weight_ptr",), "rows of 130 bytes are padded to 144"),
+    Apart("linear_float32_M64_N1024_K64", ("x_ptr", "weight_ptr"), "a step has 64 bytes of a row, for many rows"),
+    Apart("linear_mixed_M16_bf16_a16_N128_K640", ("x_ptr",), "a lane has eight numbers of x, as it has of weights: 32 bytes"),
+    Apart("linear_mixed_M16_int4_g32_a8", ("x_ptr",), "a step has the 32 bytes of x of one group"),
+    Apart("linear_wide_M64_int4_g32_a16", ("x_ptr",), "a load has the 32 numbers of a group, 64 bytes of a row of bfloat16 x"),
+    Apart("mlp_chain_128-128", ("params_ptr",), "numbers of a layer begin where those of the one before end"),
+    Apart("sparse_dot", ("x_ptr",), GATHERED), Apart("sparse_dot", ROW, UNALIGNED),
+    Apart("sparse_gemv", ("x_ptr",), GATHERED), Apart("sparse_gemv", ROW, UNALIGNED),
+    Apart("sparse_spmm", ("x_ptr",), GATHERED), Apart("sparse_spmm", ROW, UNALIGNED),
+    Apart("sparse_semi_dot_M16_bfloat16", ("x_ptr",), "places name two of four, and a lane has eight of those, 4 bytes each"),
+    Apart("sparse_semi_dot", PLACES, "two places are a byte, and a lane reads a byte for the pair that it has"),
+    Apart("sparse_semi_gemv_M1_bfloat16", ("x_ptr",), "places name two of four, and a lane has four of those, 64 bytes apart"),
+    Apart("sparse_semi_gemv_M1_int8_1x4_N256", ("x_ptr",), "a word selects from two halves of 32 bytes of x"),
+    Apart("sparse_semi_gemv_M4_int8_1x4_N1024", ("x_ptr",), "a word selects from two halves of 32 bytes of x"),
+    Apart("sparse_semi_int4_dot_g32_M64", ("weight_ptr", "metadata_ptr"), "a step has one group of a row: 32 bytes"),
+    Apart("sparse_semi_int4_g128_M4", ("x_ptr",), "a word selects from two halves of 32 bytes of x"),
+)  # fmt: skip
+
+
+def apart(name: str, argument: str) -> str:
+    """Why the loads of an argument may take more, or ""."""
+    return next((a.why for a in SIDE_BY_SIDE if name.startswith(a.start) and argument in a.arguments), "")
 
 
 @functools.cache
@@ -145,7 +187,7 @@ def wavefronts_of(name: str) -> dict[str, Counted]:
     assert launch is not None, name
     plain = replace(found.spec, tiling=replace(found.spec.tiling, num_stages=1))
     kernel = compiled(name) if plain == found.spec else compile_kernel(plain, NEWEST)
-    counting = Wavefronts(kernel.asm["ttgir"], launch.grid, launch.scalars)
+    counting = Wavefronts(kernel.asm["ttgir"], launch.grid, launch.scalars, tables_of(launch))
     x, y, z = launch.grid
     for program in sorted({(0, 0, 0), (x // 2, y // 2, z // 2)}):
         counting.of_program(program)

@@ -11,7 +11,7 @@ register of every element. Addresses are computed as in traffic.py. An element t
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import product
 from typing import Any
@@ -128,9 +128,12 @@ def plain(ttgir: str, known: dict[str, Layout]) -> tuple[str, list[Layout | None
 class Wavefronts(Traffic):
     """Runs programs; `loads` and `stores` are what they did, by argument."""
 
-    def __init__(self, ttgir: str, grid: tuple[int, int, int], scalars: dict[str, Any]) -> None:
+    def __init__(
+        self, ttgir: str, grid: tuple[int, int, int], scalars: dict[str, Any], tables: Mapping[str, Array] | None = None
+    ) -> None:
+        """tables: of arguments whose numbers say what is read next."""
         text, self._layouts = plain(ttgir, layouts(ttgir))
-        super().__init__(parse(text), grid, scalars)
+        super().__init__(parse(text), grid, scalars, tables or {})
         self.loads: dict[str, Counted] = {}
         self.stores: dict[str, Counted] = {}
         self._sizes = {name: bytes_of(kind.pointee) for name, kind in self._pointers()}
