@@ -10,7 +10,6 @@ WHY: Mapping[str, str] = {
         "Other packages: what they launch, and its machine code, is not known before a card has run them.",
     r"^(mlp|autoencoder) .* rtaccel .* graph$":
         "MLPs as graphs: one program reads weights from L2 between its products, which the model of launches does not count.",
-    r"^one model of ": "Eight models at once: they share the link and the cores of the host.",
     r"^LSTM.* by triton_persistent$": "Streams by Triton's kernel: its cycles are not counted.",
     r"^(LSTM_C|TCN).*, window of .* graph$":
         "Windows of LSTM_C and of convolutions: they read weights again, from caches that the model of launches does not have.",

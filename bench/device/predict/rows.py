@@ -13,8 +13,8 @@ from pathlib import Path
 from typing import Any
 
 RESULTS = Path(__file__).parents[2] / "results"
-POLLED, LAUNCHES, LAYERS = (
-    RESULTS / f"predictions-{what}h100.json" for what in ("", "launches-", "layers-")
+POLLED, QUEUES, LAUNCHES, LAYERS = (
+    RESULTS / f"predictions-{what}h100.json" for what in ("", "queues-", "launches-", "layers-")
 )  # fmt: skip
 P99 = 1
 """Of the quantiles that a simulation keeps."""
@@ -53,6 +53,7 @@ WAYS = {
         "GDR mapping": (", GDR mapping",),
     },
     "gru": {"four warps that poll": ("",)},
+    "one model of": {"four warps that poll": ("",)},
     "TCN": {"one poll": ("",)},
     "": {"four warps that poll": ("", ", by cuda_chain"), "one poll": (", by triton_persistent",)},
 }  # fmt: skip
@@ -64,8 +65,8 @@ def _polled(found: Mapping[str, Any]) -> Iterator[tuple[str, Range]]:
         of = next(of for start, of in WAYS.items() if name.startswith(start))
         if " w4a8 " in name or ", by " in name or name.endswith(NOT_THERE):  # of these one form alone
             of = {"four warps that poll": ("",)}
-        for way, ends in of.items():
-            for end in ends:
+        for way in of.keys() & ways.keys():
+            for end in of[way]:
                 yield name + end, Range("p99_us", ways[way]["low"][P99], ways[way]["high"][P99])
 
 
@@ -77,12 +78,12 @@ def _by_torch(title: str) -> str:
     return f"{before} warm, torch fp16" if scheme.endswith(" graph") else f"{before}, torch fp16"
 
 
-def of_rows(polled: Path = POLLED, launches: Path = LAUNCHES, layers: Path = LAYERS) -> dict[str, Range]:
-    """By name; empty where the files are not there."""
-    if not all(path.exists() for path in (polled, launches, layers)):
+def of_rows() -> dict[str, Range]:
+    """By name; empty where the files are not there. What was simulated with queues counts before sums of delays."""
+    if not all(path.exists() for path in (POLLED, QUEUES, LAUNCHES, LAYERS)):
         return {}
-    made = dict(_polled(json.loads(polled.read_text())))
-    for path in (launches, layers):
+    made = dict(_polled(json.loads(POLLED.read_text()))) | dict(_polled(json.loads(QUEUES.read_text())))
+    for path in (LAUNCHES, LAYERS):
         for name, row in json.loads(path.read_text()).items():
             made[name] = Range("device_us", row["low"], row["high"])
             if "torch" in row and not name.endswith(NOT_THERE):

@@ -12,13 +12,12 @@ import numpy as np
 import pytest
 
 from bench.device import goals, launches, layers, predictions, table
-from bench.device.predict import gaps, rows, single
+from bench.device.predict import gaps, rows, single, text
 from bench.device.predict.rows import NOT_THERE, Range
 from bench.device.predictions import HIGH, LOW, ONE_POLL, Polls, Work, message_us
 from tests.turns import turn
 
 NAMES = {name: row for row in table.rows() for name in row.names}
-RATIO_OF_TWO = "one model of 8, all called at once"
 
 
 def test_what_is_predicted_is_a_row_or_says_that_it_is_none() -> None:
@@ -29,17 +28,15 @@ def test_what_is_predicted_is_a_row_or_says_that_it_is_none() -> None:
 
 
 def test_every_goal_has_a_prediction() -> None:
-    """Of the field that it is about. But for eight models at once, which the page says."""
+    """Of the field that it is about, and so has the row that it is compared with."""
     known = rows.of_rows()
     for goal in goals.GOALS:
-        if goal.row == RATIO_OF_TWO:
-            continue
         assert known[goal.row].field == goal.field, goal.row
         assert not goal.over or known[goal.over].field == goal.field, goal.over
 
 
 def test_every_other_row_has_a_reason_and_every_reason_has_rows() -> None:
-    without = predictions.unpredicted()
+    without = text.unpredicted()
     found = gaps.reasons(without)
     assert sum(map(len, found.values())) == len(without) and all(found.values())
     assert len(without) + len([n for n in rows.of_rows() if n in NAMES]) == len(
@@ -47,14 +44,15 @@ def test_every_other_row_has_a_reason_and_every_reason_has_rows() -> None:
     )
     with pytest.raises(KeyError, match="another row"):
         gaps.reasons(["another row"])
-    text = predictions.PAGE.read_text()
-    assert all(why in text for why in gaps.WHY.values())
+    page = predictions.PAGE.read_text()
+    assert all(why in page for why in gaps.WHY.values())
 
 
 def test_a_row_has_the_way_to_poll_of_its_kernel() -> None:
     """The judged null model is that with warps that poll; Triton's has one poll."""
-    kept, known = json.loads(predictions.RESULT.read_text()), rows.of_rows()
-    null = kept["null model, persistent"]
+    sums, queued = (json.loads(path.read_text()) for path in (predictions.RESULT, predictions.QUEUES))
+    name, known = "null model, persistent", rows.of_rows()
+    null = sums[name] | queued[name]
     for end, way in (("", "four warps that poll"), (", by Triton", "one poll"), (", GDR mapping", "GDR mapping")):
         assert known[f"null model, persistent{end}"] == Range("p99_us", null[way]["low"][1], null[way]["high"][1])
     assert known["null model, persistent"].high < known["null model, persistent, by Triton"].low * 1.2

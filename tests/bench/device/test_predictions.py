@@ -10,6 +10,7 @@ import pytest
 
 from bench.device import launches, layers, predictions
 from bench.device.launches import Card, Launched, us_of
+from bench.device.predict import text
 from bench.device.predictions import LOOK_CLOCKS, LOW, Machine, Work, message_us
 from bench.device.table import MANY
 
@@ -77,9 +78,8 @@ def test_the_page_is_what_the_command_writes() -> None:
         for way in row:
             for end in ("low", "high"):
                 assert row[way][end] == pytest.approx(kept[name][way][end], rel=0.02)
-    launched = json.loads(predictions.LAUNCHES.read_text())
-    layered = json.loads(predictions.LAYERS.read_text())
-    assert predictions.PAGE.read_text() == predictions.page(kept, launched, layered)
+    others = (json.loads(path.read_text()) for path in (predictions.QUEUES, predictions.LAUNCHES, predictions.LAYERS))
+    assert predictions.PAGE.read_text() == text.page(kept, *others)
 
 
 @pytest.mark.parametrize("row", launches.rows(), ids=lambda row: row[0])
