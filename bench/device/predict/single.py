@@ -27,7 +27,7 @@ SPARSE_SIZE = 4096
 
 
 @dataclass(frozen=True)
-class Layer:
+class SingleLayer:
     """size: MxKxN. pattern: of sparse weights, "" for dense ones."""
 
     size: str
@@ -50,22 +50,22 @@ class Layer:
         return WARM if self.warm else (layers.LOW, layers.HIGH)
 
 
-def rows() -> Iterator[Layer]:
+def rows() -> Iterator[SingleLayer]:
     for size in LINEAR:
-        yield Layer(size, "w8a8")
-    yield Layer(ONE_ROW, DYNAMIC)
+        yield SingleLayer(size, "w8a8")
+    yield SingleLayer(ONE_ROW, DYNAMIC)
     for size in LINEAR:
         for scheme in (*INT4, "w8a8"):
-            yield Layer(size, scheme, warm=True)
+            yield SingleLayer(size, scheme, warm=True)
     for m in (1, 16):
         for pattern in SPARSE_PATTERNS:
             size = f"{m}x{SPARSE_SIZE}x{SPARSE_SIZE}"
-            yield Layer(size, "w8a8", pattern)
+            yield SingleLayer(size, "w8a8", pattern)
             if (m, pattern) in SPARSE_GOALS:
-                yield Layer(size, DYNAMIC, pattern)
+                yield SingleLayer(size, DYNAMIC, pattern)
 
 
-def launches_of(layer: Layer, code: Code = compiled) -> list[Launch]:
+def launches_of(layer: SingleLayer, code: Code = compiled) -> list[Launch]:
     """As `rt.compile` would have them on an H100, in the form that the model of time picks."""
     import torch
     from torch import nn

@@ -1,4 +1,4 @@
-"""What other weights cost while a model is called: a swap and the first call with them, under a graph or a kernel that stays."""
+"""What other weights cost while a model is called: a swap and the first call with them, under a graph or a persistent kernel."""
 
 from __future__ import annotations
 

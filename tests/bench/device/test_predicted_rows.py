@@ -98,7 +98,7 @@ def todays_third(cases: Sequence[Any]) -> list[Any]:
 
 
 @pytest.mark.parametrize("layer", todays_third(list(single.rows())), ids=lambda layer: layer.title)
-def test_a_layer_in_a_graph_is_predicted_by_what_would_be_launched(layer: single.Layer) -> None:
+def test_a_layer_in_a_graph_is_predicted_by_what_would_be_launched(layer: single.SingleLayer) -> None:
     pytest.importorskip("triton")
     kept = json.loads(predictions.LAYERS.read_text())[layer.title]
     facts = [layers.Launch(**fact) for fact in kept["launches"]]
@@ -153,7 +153,7 @@ def needs_its_triton() -> None:
 
 
 @pytest.mark.parametrize("layer", of_today(EACH_DAY, list(single.rows())), ids=lambda layer: layer.title)
-def test_the_code_of_a_layer_in_a_graph_is_what_was_counted(layer: single.Layer) -> None:
+def test_the_code_of_a_layer_in_a_graph_is_what_was_counted(layer: single.SingleLayer) -> None:
     needs_its_triton()
     check_counts(json.loads(predictions.LAYERS.read_text())[layer.title], single.launches_of(layer))
 
