@@ -17,7 +17,7 @@ sys.path.insert(0, str(Path(__file__).parents[2]))
 
 from rtaccel.kernels._gpu.triton_aot import ARCHITECTURES
 from tests.triton_checks import budgets
-from tests.triton_checks.support import launches
+from tests.triton_checks.support import launches, machine_loads
 from tests.triton_checks.support.moved import (
     MAX,
     MAX_WAVEFRONTS,
@@ -70,13 +70,15 @@ WAVEFRONTS = """
 Of kernels that read each weight, or each kept number, for few rows, or for many in tiles. Counted are two programs of a launch
 on compute capability 9.0. Columns of sparse layers are those of real weights, at random places. A wavefront is a line of 128
 bytes that a warp asks for; the least is what holds the same bytes. They are counted from where TTGIR puts each element, and
-from its address. A load whose lanes lie 128 bytes apart takes 32 for 4. The limit is {most}; what is above says why.
+from its address, and again in the machine code, which is run as far as its addresses go. There loads of one address are one, and
+layouts of tensor cores are seen. A load whose lanes lie 128 bytes apart takes 32 for 4. The limit of both is {most}; what is
+above says why.
 
 The last line of a form is a prediction, of the least that an H100 could take: wavefronts of the busiest multiprocessor, one a
 cycle, and all bytes that the launch touches at 3.35 TB/s. The larger one is the floor of cold weights.
 
-| form | argument | bytes a lane | wavefronts | of the least | |
-|---|---|---|---|---|---|
+| form | argument | bytes a lane | wavefronts | in machine code | of the least | |
+|---|---|---|---|---|---|---|
 """
 
 MULTIPROCESSORS, CLOCKS_PER_US, BYTES_PER_US = 132, 1755.0, 3.35e6
@@ -95,14 +97,19 @@ def traffic(found: Record) -> str:
 
 def wavefronts(name: str) -> list[str]:
     lines = []
-    for argument, c in wavefronts_of(name).items():
-        cells = (name, argument.removesuffix("_ptr"), str(c.widest), f"{c.taken:,}", f"{c.ratio:.2f}")
-        lines.append(f"| {' | '.join(cells)} | {apart(name, argument) if c.ratio > MAX_WAVEFRONTS else ''} |")
+    in_ttgir, machine = wavefronts_of(name), machine_loads.found(name)
+    in_code = machine.loads if machine else {}
+    for argument in dict.fromkeys([*in_ttgir, *in_code]):
+        both = [of.get(argument) for of in (in_ttgir, in_code)]
+        widest, worst = max(c.widest for c in both if c), max(c.ratio for c in both if c)
+        counts = ["-" if c is None else f"{c.taken:,}" for c in both]
+        cells = (name, argument.removesuffix("_ptr"), str(widest), *counts, f"{worst:.2f}")
+        lines.append(f"| {' | '.join(cells)} | {apart(name, argument) if worst > MAX_WAVEFRONTS else ''} |")
     grid = launches.launch_of(next(d for d in launches.declared() if d.spec.name == name)).grid  # type: ignore[union-attr]
     programs, counted = grid[0] * grid[1] * grid[2], sum(c.taken for c in wavefronts_of(name).values())
     busiest = -(-programs // MULTIPROCESSORS) * counted / programs_counted(grid)
     floors = f"{busiest / CLOCKS_PER_US:.2f} us in L1, {record_of(name).touched / BYTES_PER_US:.2f} us in memory"
-    return [*lines, f"| {name} | all, of an H100 | | {counted:,} | | {floors} |"]
+    return [*lines, f"| {name} | all, of an H100 | | {counted:,} | | | {floors} |"]
 
 
 def programs_counted(grid: tuple[int, int, int]) -> int:

@@ -165,6 +165,8 @@ SIDE_BY_SIDE: tuple[Apart, ...] = (
     Apart("sparse_spmm", ("x_ptr",), GATHERED), Apart("sparse_spmm", ROW, UNALIGNED),
     Apart("sparse_semi_dot_M16_bfloat16", ("x_ptr",), "places name two of four, and a lane has eight of those, 4 bytes each"),
     Apart("sparse_semi_dot", PLACES, "two places are a byte, and a lane reads a byte for the pair that it has"),
+    Apart("sparse_semi_int4_dot_g128", PLACES, "two places are a byte, and a lane reads a byte for the pair that it has"),
+    Apart("sparse_semi_int4_dot_g32_M64", ("scale_ptr",), "scales of rows lie 64 bytes apart"),
     Apart("sparse_semi_gemv_M1_bfloat16", ("x_ptr",), "places name two of four, and a lane has four of those, 64 bytes apart"),
     Apart("sparse_semi_gemv_M1_int8_1x4_N256", ("x_ptr",), "a word selects from two halves of 32 bytes of x"),
     Apart("sparse_semi_gemv_M4_int8_1x4_N1024", ("x_ptr",), "a word selects from two halves of 32 bytes of x"),
@@ -178,18 +180,32 @@ def apart(name: str, argument: str) -> str:
     return next((a.why for a in SIDE_BY_SIDE if name.startswith(a.start) and argument in a.arguments), "")
 
 
+def declared_as(name: str) -> Declared:
+    return next(d for d in launches.declared() if d.spec.name == name)
+
+
+@functools.cache
+def without_pipeline(name: str) -> Any:
+    """The kernel with loads in the place of copies to shared memory."""
+    spec = declared_as(name).spec
+    plain = replace(spec, tiling=replace(spec.tiling, num_stages=1))
+    return compiled(name) if plain == spec else compile_kernel(plain, NEWEST)
+
+
+def programs_of(grid: tuple[int, int, int]) -> list[tuple[int, int, int]]:
+    """The first program of a launch, and one in its middle."""
+    x, y, z = grid
+    return sorted({(0, 0, 0), (x // 2, y // 2, z // 2)})
+
+
 @functools.cache
 def wavefronts_of(name: str) -> dict[str, Counted]:
     """Loads by argument, in the first program and in one in the middle of the grid. Copies to shared memory are counted as the
     loads that they are without a pipeline, which have the same lanes."""
-    found = next(d for d in launches.declared() if d.spec.name == name)
-    launch = launches.launch_of(found)
+    launch = launches.launch_of(declared_as(name))
     assert launch is not None, name
-    plain = replace(found.spec, tiling=replace(found.spec.tiling, num_stages=1))
-    kernel = compiled(name) if plain == found.spec else compile_kernel(plain, NEWEST)
-    counting = Wavefronts(kernel.asm["ttgir"], launch.grid, launch.scalars, tables_of(launch))
-    x, y, z = launch.grid
-    for program in sorted({(0, 0, 0), (x // 2, y // 2, z // 2)}):
+    counting = Wavefronts(without_pipeline(name).asm["ttgir"], launch.grid, launch.scalars, tables_of(launch))
+    for program in programs_of(launch.grid):
         counting.of_program(program)
     return counting.loads
 
