@@ -23,7 +23,7 @@ from rtaccel.kernels._gpu.triton_aot import compile_for, compile_kernel, read_cu
 from rtaccel.kernels._gpu.triton_spec import Specialisation, Tiling
 from rtaccel.kernels.linear.triton import dot
 from tests.triton_checks import write_page
-from tests.triton_checks.support import launches, moved
+from tests.triton_checks.support import launches, machine_loads, moved
 from tests.triton_checks.ttir import shared
 from tests.triton_checks.ttir.parser import parse
 from tests.triton_checks.ttir.ranges import faults
@@ -78,9 +78,10 @@ def test_lanes_read_side_by_side(name: str) -> None:
 def test_every_reason_is_needed(reason: moved.Apart) -> None:
     """Some form has such loads, of each argument that it names or of one of them."""
     names = [name for name in moved.counted_names() if name.startswith(reason.start)]
-    ratios = [
-        moved.wavefronts_of(name)[a].ratio for name in names for a in reason.arguments if a in moved.wavefronts_of(name)
+    both = [moved.wavefronts_of(name) for name in names] + [
+        f.loads for name in names if (f := machine_loads.found(name))
     ]
+    ratios = [of[argument].ratio for of in both for argument in reason.arguments if argument in of]
     assert max(ratios) > moved.MAX_WAVEFRONTS, names
 
 
