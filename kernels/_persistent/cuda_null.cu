@@ -22,8 +22,8 @@
 
 constexpr int kWords = RTA_WORDS, kPollers = RTA_POLLERS, kThreads = 32, kAllThreads = kThreads + 32 * kPollers;
 
-// Shared memory, in words of 32 bits: a message in two places and whether it ends the kernel, those of two messages in
-// turn, and what the polling warps have among themselves.
+// Shared memory, in words of 32 bits: a message in two places; whether each ends the kernel; what the polling warps
+// have among themselves.
 constexpr int kAtEnds = 2 * kWords, kAtPoll = kAtEnds + 2, kSharedBytes = (4 * (kAtPoll + 4) + 15) / 16 * 16;
 
 extern "C" __global__ void __launch_bounds__(kAllThreads, 1)
@@ -38,8 +38,9 @@ extern "C" __global__ void __launch_bounds__(kAllThreads, 1)
     poll<kWords, kPollers>((thread - kThreads) / 32, lane, request, control, polls, idle_looks,
                            [&](unsigned sequence, const auto& payload, unsigned why) {
                              const int place = sequence & 1;
-                             for (int i = 0; lane + 32 * i < kWords; ++i)
-                               shared[place * kWords + lane + 32 * i] = payload[i];
+#pragma unroll
+                             for (int i = 0; i < (kWords + 31) / 32; ++i)
+                               if (lane + 32 * i < kWords) shared[place * kWords + lane + 32 * i] = payload[i];
                              if (lane == 0) shared[kAtEnds + place] = why;
                              fence_block();
                              arrive<2, kThreads + 32>();

@@ -117,6 +117,14 @@ def test_its_code_is_small(capability: int) -> None:
     assert found.count(r"BAR\b") >= 3
 
 
+@needs_triton
+@needs_nvrtc
+def test_a_long_message_stays_in_registers() -> None:
+    kernel = null_kernel(200)
+    found = kept.read(kept.cubin(kernel, 90).code, kernel.shared_bytes)
+    assert (found.stack_bytes, found.local_bytes, found.spills) == (0, 0, 0)
+
+
 def test_what_is_counted_of_its_shared_memory() -> None:
     """A message twice, whether each ends the kernel, and four words among warps, in whole 16 bytes."""
     assert [shared_bytes(words) for words in (1, 3, 40)] == [32, 48, 352]
