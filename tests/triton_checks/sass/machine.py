@@ -18,7 +18,7 @@ import numpy as np
 from tests.triton_checks.sass.instructions import WIDTHS, Instruction, Unsupported, behind, program
 from tests.triton_checks.sass.values import MASK, Bits, Flags, Number, Predicate, all_known
 
-BASE_BITS, MOST_STEPS, SHARED_WORDS = 40, 100_000, 1 << 16
+BASE_BITS, MAX_STEPS, SHARED_WORDS = 40, 100_000, 1 << 16
 _ADDRESS = re.compile(r"desc\[\w+\]\[(U?R\w+)(?:\.64)?(?:\+(-?0x[0-9a-f]+))?\]")
 STORES = ("STG", "BAR", "STSM", "MEMBAR", "ERRBAR", "CGAERRBAR", "CCTL", "NOP", "WARPSYNC", "DEPBAR", "LDGDEPBAR")
 """What writes no register."""
@@ -124,13 +124,13 @@ class Machine:
 
     def run(self) -> None:
         at = 0
-        for _ in range(MOST_STEPS):
+        for _ in range(MAX_STEPS):
             if at in self.parted:
                 self.active = self.active | self.parted.pop(at)
             if at >= len(self.code) or not (self.active.any() or self.parted):
                 return
             at = self.step(at)
-        raise Unsupported(f"more than {MOST_STEPS} steps")
+        raise Unsupported(f"more than {MAX_STEPS} steps")
 
     def step(self, at: int) -> int:
         """The number of the next instruction."""
