@@ -1,4 +1,4 @@
-/* rtaccel in C: plans, models from a file, the freshest value, the loop, cascades, many streams, frames. */
+/* rtaccel in C: plans, models from a file, the freshest value, the loop, cascades, many streams, frames, GPUs. */
 #ifndef RTACCEL_H
 #define RTACCEL_H
 
@@ -7,6 +7,7 @@
 #include "rta_door.h"
 #include "rta_endpoint.h"
 #include "rta_frame.h"
+#include "rta_gpu.h"
 #include "rta_latest.h"
 #include "rta_loop.h"
 #include "rta_loop_sim.h"

@@ -147,7 +147,11 @@ typedef enum {
   RTA_NO_KERNEL = 6,
   RTA_NO_FIT = 7,
   RTA_BAD_ARGUMENT = 8,
-  RTA_OTHER = 9
+  RTA_OTHER = 9,
+  RTA_NO_DEVICE = 10,
+  RTA_DEVICE_FAILED = 11,
+  RTA_NO_ROOM = 12,
+  RTA_NO_ANSWER = 13
 } rta_code;
 enum {
   RTA_UNCHECKED = 1,
@@ -563,6 +567,22 @@ size_t rta_endpoint_bytes(const rta_endpoint* endpoint, int answers) {}
 int64_t rta_endpoint_answer(rta_endpoint* endpoint, const void* frame, size_t size, const void* peer, size_t peer_bytes,
                             void* out, size_t capacity) {}
 void rta_endpoint_statistics(const rta_endpoint* endpoint, rta_endpoint_stats* stats) {}
+typedef struct rta_gpu rta_gpu;
+typedef struct {
+  int64_t inputs, outputs;
+  int blocks;
+  int capability;
+  int streams;
+  const char* kernel;
+} rta_gpu_about;
+rta_gpu* rta_gpu_open(const char* path, const unsigned char* key, int device) {}
+rta_gpu* rta_gpu_from_memory(const void* data, size_t size, const unsigned char* key, int device) {}
+void rta_gpu_close(rta_gpu* gpu) {}
+int rta_gpu_start(rta_gpu* gpu) {}
+int rta_gpu_step(rta_gpu* gpu, const float* x, float* y, int64_t timeout_ns) {}
+void rta_gpu_reset(rta_gpu* gpu) {}
+void rta_gpu_describe(const rta_gpu* gpu, rta_gpu_about* about) {}
+int rta_gpu_stored(const void* data, size_t size, int* capabilities, int most) {}
 typedef struct {
   uint64_t seed;
   int64_t produce_ns;

@@ -76,14 +76,16 @@ class NotedLaunch:
     arguments: dict[str, Any]
 
 
-_players: list[object] = []
+_players: list[bool] = []
 _notes: list[list[NotedLaunch]] = []
 
 
 @contextmanager
-def played() -> Iterator[None]:
-    """What is bound inside launches nothing, then or later; tensors need no memory. For counting and proofs without a card."""
-    _players.append(None)
+def played(room: bool = True) -> Iterator[None]:
+    """What is bound inside launches nothing, then or later; tensors need no memory. For counting and proofs without a card.
+
+    room: whether the card that is not there has room for clusters."""
+    _players.append(room)
     try:
         yield
     finally:
@@ -116,6 +118,11 @@ class _Played:
 def is_playing() -> bool:
     """Whether what is bound here launches nothing."""
     return bool(_players)
+
+
+def has_played_room() -> bool:
+    """Inside `played()`: what it was told."""
+    return _players[-1]
 
 
 def played_launch(kernel: Any) -> Launch:

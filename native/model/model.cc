@@ -5,29 +5,14 @@
 
 #include "_core/guard.h"
 #include "_core/plan.h"
+#include "answered.h"
 #include "artifact.h"
 #include "open_model.h"
 #include "prepacked.h"
-#ifdef RTA_PACKED
-#include "packed/rta_packed.h"
-#endif
 
 using namespace rta;
 
 namespace {
-
-template <class F, class T>
-T answered(T failure, F f) {
-  last_code() = RTA_OTHER;
-  T result = failure;
-  const bool held = attempt([&] { result = f(); });
-#ifdef RTA_PACKED
-  release_temporaries();
-#endif
-  if (!held) return failure;
-  last_code() = RTA_OK;
-  return result;
-}
 
 Bytes bytes_of(const char* path, unsigned flags) {
 #ifndef RTA_PACKED
@@ -229,12 +214,7 @@ RTA_API int rta_model_verify_with(const char* path, const unsigned char key[32],
                                   int (*verify)(const unsigned char*, const unsigned char*, unsigned long long,
                                                 const unsigned char*)) {
   return answered(-1, [&] {
-    const Seal seal{Bytes(path)};
-    if (!(seal.digest == seal.computed)) refuse(RTA_BAD_DIGEST, "%s: its bytes are not those that were written", path);
-    if (!seal.is_signed) refuse(RTA_BAD_KEY, "%s is not signed", path);
-    const SignedMessage message(seal.digest);
-    if (verify(seal.signature, message.bytes, sizeof message.bytes, key) != 0)
-      refuse(RTA_BAD_KEY, "%s was not signed with this key", path);
+    check_signed(Bytes(path), path, key, verify);
     return 0;
   });
 }

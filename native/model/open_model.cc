@@ -29,6 +29,15 @@ size_t rta::addresses(size_t bytes, unsigned flags) {
 }
 #endif
 
+void rta::check_signed(const Bytes& bytes, const char* what, const unsigned char* key, Verify verify) {
+  const Seal seal{bytes};
+  if (!(seal.digest == seal.computed)) refuse(RTA_BAD_DIGEST, "%s: its bytes are not those that were written", what);
+  if (!seal.is_signed) refuse(RTA_BAD_KEY, "%s is not signed", what);
+  const SignedMessage message(seal.digest);
+  if (verify(seal.signature, message.bytes, sizeof message.bytes, key) != 0)
+    refuse(RTA_BAD_KEY, "%s was not signed with this key", what);
+}
+
 rta_model::rta_model(Bytes bytes, unsigned flags, int threads_) : threads(threads_) {
   const Artifact from(bytes, flags);
   batch_least = from.batch_least;

@@ -24,6 +24,14 @@ struct SignedMessage {
   unsigned char bytes[24 + sizeof(Digest)];
 };
 
+// crypto_sign_verify_detached: 0 where a signature is good.
+using Verify = int (*)(const unsigned char* signature, const unsigned char* message, unsigned long long bytes,
+                       const unsigned char* key);
+// Refuses what is not whole, or not signed with the secret half of this key. what: a path, for the text.
+void check_signed(const Bytes& bytes, const char* what, const unsigned char* key, Verify verify);
+// libsodium's; nullptr where the system has it not.
+Verify found_verify();
+
 #ifdef RTA_PACKED
 // For a model from a file of so many bytes; what the file may ask for is bounded by this too.
 size_t addresses(size_t bytes, unsigned flags);

@@ -29,7 +29,12 @@ typedef enum {
   RTA_NO_KERNEL = 6,   /* no kernel of this build, on this machine, computes a stage */
   RTA_NO_FIT = 7,      /* swap: not the same model with other weights */
   RTA_BAD_ARGUMENT = 8,
-  RTA_OTHER = 9
+  RTA_OTHER = 9,
+  RTA_NO_DEVICE = 10,     /* rta_gpu: no driver, no such device, or one on which no kernel may stay */
+  RTA_DEVICE_FAILED = 11, /* rta_gpu: the driver said no */
+  RTA_NO_ROOM =
+      12, /* rta_gpu: other kernels that stay have the multiprocessors or queues, or run while code is loaded */
+  RTA_NO_ANSWER = 13 /* rta_gpu: the kernel did not start or answer in time, and was ended */
 } rta_code;
 
 /* Of rta_model_open. */

@@ -16,10 +16,7 @@ SignedMessage::SignedMessage(const Digest& digest) {
   std::memcpy(bytes + sizeof kName - 1, digest.bytes, sizeof digest.bytes);
 }
 
-}  // namespace rta
-
-extern "C" __attribute__((visibility("default"))) int rta_model_verify(const char* path, const unsigned char key[32]) {
-  using Verify = int (*)(const unsigned char*, const unsigned char*, unsigned long long, const unsigned char*);
+Verify found_verify() {
   static const Verify verify = [] {
     for (const char* name : {"libsodium.so.26", "libsodium.so.23", "libsodium.so"})
       if (void* library = dlopen(name, RTLD_NOW | RTLD_LOCAL)) {
@@ -30,6 +27,13 @@ extern "C" __attribute__((visibility("default"))) int rta_model_verify(const cha
       }
     return Verify{nullptr};
   }();
+  return verify;
+}
+
+}  // namespace rta
+
+extern "C" __attribute__((visibility("default"))) int rta_model_verify(const char* path, const unsigned char key[32]) {
+  const rta::Verify verify = rta::found_verify();
   if (!verify) {
     rta::last_error() = "libsodium is not installed; rta_model_verify_with takes a function of your own";
     return -1;

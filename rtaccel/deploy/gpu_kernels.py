@@ -37,26 +37,33 @@ def kernels_for(model: CompiledModel, architectures: Sequence[str]) -> list[Cubi
 
     Compiles them. Raises FormatError for an architecture that there is not, UnsupportedProblem where a stream has no persistent
     kernel, BackendUnavailable without triton."""
-    from rtaccel.backends.triton import CHECKED_ARCHITECTURES
-    from rtaccel.core import settings
     from rtaccel.runtime.gpu.ahead import build, kernels_of_program
     from rtaccel.runtime.stream import StreamModel
+
+    rows, streamed = model._options.batch_size, isinstance(model, StreamModel)
+    found = []
+    for capability in capabilities_of("kernels", architectures):
+        wanted = kernels_of_program(model._program, rows, capability, streamed)
+        found += [build(kernel, capability) for kernel in wanted.values()]
+    return found
+
+
+def capabilities_of(argument: str, architectures: Sequence[str]) -> list[int]:
+    """Compute capabilities, times ten, of the cards that an argument of `rt.save` names, each once. Raises FormatError for one
+    that there is not, BackendUnavailable where nothing can be compiled for them."""
+    from rtaccel.backends.triton import CHECKED_ARCHITECTURES
+    from rtaccel.core import settings
 
     known = {f"sm_{c}": c for c in CHECKED_ARCHITECTURES}
     given = (architectures,) if isinstance(architectures, str) else tuple(architectures)
     bad = [a for a in given if a not in known]
     if bad or not given:
-        raise FormatError("save", f"kernels={list(given)}", f"some of {', '.join(known)}", "Name the cards.")
+        raise FormatError("save", f"{argument}={list(given)}", f"some of {', '.join(known)}", "Name the cards.")
     if settings.find_module("triton") is None or settings.triton_interpret():
         raise BackendUnavailable(
-            "save", "kernels= without a compiler for them", "triton, not interpreted", "pip install 'rtaccel[gpu]'"
+            "save", f"{argument}= without a compiler for them", "triton, not interpreted", "pip install 'rtaccel[gpu]'"
         )
-    rows, streamed = model._options.batch_size, isinstance(model, StreamModel)
-    found = []
-    for capability in dict.fromkeys(known[a] for a in given):
-        wanted = kernels_of_program(model._program, rows, capability, streamed)
-        found += [build(kernel, capability) for kernel in wanted.values()]
-    return found
+    return list(dict.fromkeys(known[a] for a in given))
 
 
 # -- the section -------------------------------------------------------------------------------------------------------

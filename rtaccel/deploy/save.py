@@ -13,7 +13,7 @@ from rtaccel import __version__
 from rtaccel.convert.passes.program import FallbackStep, Program, SubgraphStep
 from rtaccel.core.errors import FormatError, UnsupportedProblem
 from rtaccel.core.stage import GraphIO
-from rtaccel.deploy import container, gpu_kernels, signing, whole_file
+from rtaccel.deploy import container, gpu_kernels, persistent_section, signing, whole_file
 from rtaccel.deploy.prepacked import with_prepacked
 from rtaccel.deploy.record import DTYPES, Edge, Head, Recorder, Where
 from rtaccel.deploy.results import as_returned, otherwise, results_of
@@ -35,6 +35,7 @@ def save(
     states: bool = False,
     prepacked: bool = False,
     kernels: Sequence[str] = (),
+    persistent: Sequence[str] = (),
     sign: Any = None,
     metadata: Mapping[str, str] | None = None,
 ) -> Path:
@@ -53,12 +54,15 @@ def save(
         loaded sooner where the same kernels are taken, by the same version of rtaccel. The file is about twice as large.
     kernels: also GPU kernels of this model, compiled here for these cards, such as ["sm_90"]: with
         `rtaccel.deploy.gpu_kernels.load_kernels` a process that compiles the model for its GPU needs no compiler. Needs triton.
+    persistent: also the persistent kernel of this model, for batches of one, or of this stream, compiled here for these cards,
+        with the weights as it reads them: `rta_gpu_open` runs it from C. Needs triton, and NVRTC where it is in CUDA C++.
     sign: an ed25519 private key (32 bytes, the path of a PEM file, or one of the `cryptography` package).
     metadata: further texts for whoever reads the file, such as a verdict: `{"budget": str(latency)}`.
 
     The file appears whole or not at all. Returns its path. Raises UnsupportedProblem, naming them, for PyTorch calls inside,
-    for a model on a GPU, and for prepacked=True without such weights; FormatError for a key, metadata or cards that are none;
-    BackendUnavailable for kernels= without triton; OSError where the path cannot be written.
+    for a model on a GPU, for prepacked=True without such weights, and for persistent= where no kernel holds the model;
+    FormatError for a key, metadata or cards that are none; BackendUnavailable for kernels= or persistent= without their
+    compilers; OSError where the path cannot be written.
 
     Example:
         >>> import tempfile, torch, rtaccel as rt
@@ -70,17 +74,20 @@ def save(
     key = None if sign is None else signing.private_key("save", sign)
     if isinstance(model, StreamModel) and model._options.mode == "persistent":
         model = on_cpu(model, states)
-    section = b""
+    sections = {}
     if kernels:
         _whole(model)
-        section = gpu_kernels.section_of(gpu_kernels.kernels_for(model, kernels))
+        sections[gpu_kernels.TENSOR] = gpu_kernels.section_of(gpu_kernels.kernels_for(model, kernels))
+    if persistent:
+        _whole(model)
+        sections[persistent_section.TENSOR] = persistent_section.persistent_section(model, persistent)
     whole = artifact_bytes(
         model,
         name=name,
         input_names=input_names,
         output_names=output_names,
         states=states,
-        kernels=section,
+        sections=sections,
         metadata=metadata,
     )
     if prepacked:
@@ -99,10 +106,10 @@ def artifact_bytes(
     input_names: Sequence[str] | None = None,
     output_names: Sequence[str] | None = None,
     states: bool = False,
-    kernels: bytes = b"",
+    sections: Mapping[str, bytes] | None = None,
     metadata: Mapping[str, str] | None = None,
 ) -> bytes:
-    """The bytes of the file that `save` writes, unsigned. kernels: a section of gpu_kernels.py."""
+    """The bytes of the file that `save` writes, unsigned. sections: further tensors of bytes, by name: what is for GPUs."""
     step = _whole(model)
     options, program = model._options, model._program
     source = step.source
@@ -156,8 +163,8 @@ def artifact_bytes(
         parts["constants"] = container.Part("U8", (len(recorder.constants),), bytes(recorder.constants))
     if past:
         parts["states"] = container.Part("U8", (len(past),), past)
-    if kernels:
-        parts[gpu_kernels.TENSOR] = container.Part("U8", (len(kernels),), kernels)
+    for section, content in (sections or {}).items():
+        parts[section] = container.Part("U8", (len(content),), content)
     return container.pack(
         parts, fields, lambda start, end, places: recorder.plan(head, inputs, outputs, Where(start, end, places))
     )

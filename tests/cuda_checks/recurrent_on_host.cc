@@ -22,6 +22,11 @@ extern "C" void rtaccel_on_host(const void* const* a, unsigned seed, int skipped
       kCluster, kCluster && dropped >= 0 ? kAtExchange + 8 * dropped : -1);
 }
 
+// Whether a launch is that of the kernel's form.
+extern "C" int rtaccel_on_host_takes(unsigned blocks, unsigned threads, unsigned shared_bytes) {
+  return blocks == kPrograms && threads == kAllThreads && shared_bytes == kSharedBytes;
+}
+
 #ifdef RTA_PROGRAM
 // Every buffer by itself and of the size that it must have, with some numbers in it; six messages and the end. The
 // fourth begins with the second set of weights, and the sixth goes back to the first.

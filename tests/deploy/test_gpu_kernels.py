@@ -45,7 +45,9 @@ def compiled() -> CompiledModel:
 def bytes_of() -> bytes:
     from rtaccel.deploy.save import artifact_bytes
 
-    return artifact_bytes(compiled(), kernels=section_of(gpu_kernels.kernels_for(compiled(), CARDS)))
+    return artifact_bytes(
+        compiled(), sections={gpu_kernels.TENSOR: section_of(gpu_kernels.kernels_for(compiled(), CARDS))}
+    )
 
 
 @pytest.fixture

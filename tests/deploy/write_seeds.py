@@ -10,11 +10,13 @@ from __future__ import annotations
 
 import argparse
 import contextlib
+import struct
 import sys
 import warnings
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
+from unittest.mock import patch
 
 import torch
 from hypothesis import HealthCheck, Phase, given, settings
@@ -26,12 +28,14 @@ import rtaccel as rt
 from rtaccel.core.errors import RtaccelError
 from rtaccel.core.registry import impls, operators
 from rtaccel.core.stage import GraphIO, Stage
-from rtaccel.deploy import container
+from rtaccel.deploy import container, persistent_section
 from rtaccel.deploy.prepacked import with_prepacked
 from rtaccel.deploy.record import Edge, Head, Recorder, Where
 from rtaccel.deploy.save import artifact_bytes
 from rtaccel.kernels._core.cpu import States, packed_bound, tell
+from rtaccel.kernels._gpu.cubin_store import Cubin
 from rtaccel.kernels.sparse_linear import contract as sparse_linear
+from rtaccel.runtime.gpu import ahead, persistent_chains, persistent_choice, persistent_stacks
 from tests.support import stages
 from tests.support.generators import streams
 from tests.support.generators.models import FAMILIES, built, inputs_of, models, packed
@@ -138,6 +142,48 @@ def of_packed_weights() -> Iterator[tuple[str, bytes]]:
             yield f"prepacked-sparse-{layout.replace(':', '')}-{scheme}", with_prepacked(of_stage(stage, kernel))
 
 
+def cubin_of_nothing(capability: int) -> bytes:
+    """An ELF file as the driver's loader finds one, without any code."""
+    head = bytearray(128)
+    struct.pack_into("<4s", head, 0, b"\x7fELF")
+    struct.pack_into("<H", head, 18, 190)
+    struct.pack_into("<QQIHHHHHH", head, 32, 0, 64, capability, 64, 0, 0, 64, 1, 0)
+    struct.pack_into("<I", head, 64 + 4, 8)  # a section without bytes
+    return bytes(head)
+
+
+def of_persistent_kernels() -> Iterator[tuple[str, bytes]]:
+    """Whose code is none: what is stored beside it is as in any other."""
+
+    def build(kernel: Any, capability: int) -> Cubin:
+        of = (kernel.parameters, kernel.num_warps, kernel.shared_bytes, 0, 0, kernel.cooperative)
+        return Cubin(
+            kernel.key,
+            capability,
+            kernel.name,
+            kernel.entry,
+            *of,
+            "nothing",
+            cubin_of_nothing(capability),
+            kernel.cluster,
+        )
+
+    net = torch.nn.Sequential(torch.nn.Linear(3, 4), torch.nn.ReLU(), torch.nn.Linear(4, 2)).eval()
+    fast = rt.compile(net, torch.randn(1, 3), "w8a8", calibration=[torch.randn(32, 3)])
+    with patch.object(ahead, "build", build), persistent_choice.only(persistent_chains.CUDA):
+        yield "persistent-chain", artifact_bytes(fast, sections=persistent_sections(fast, ["sm_90"]))
+        yield "persistent-chains", artifact_bytes(fast, sections=persistent_sections(fast, ["sm_80", "sm_90"]))
+    live = rt.stream(
+        torch.nn.LSTM(3, 5, 2, batch_first=True).eval(), torch.randn(1, 3), "w8a8", calibration=[torch.randn(4, 9, 3)]
+    )
+    with patch.object(ahead, "build", build), persistent_choice.only(persistent_stacks.CUDA):
+        yield "persistent-stream", artifact_bytes(live, sections=persistent_sections(live, ["sm_90"]))
+
+
+def persistent_sections(model: Any, cards: list[str]) -> dict[str, bytes]:
+    return {persistent_section.TENSOR: persistent_section.persistent_section(model, cards)}
+
+
 def of_generated(count: int) -> Iterator[tuple[str, bytes]]:
     made: list[bytes] = []
 
@@ -160,7 +206,8 @@ def written(each: int, generated: int) -> Iterator[tuple[str, bytes]]:
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         for name, content in (
-            *of_operators(each), *of_models(), *of_streams(), *of_packed_weights(), *of_generated(generated)
+            *of_operators(each), *of_models(), *of_streams(), *of_packed_weights(), *of_persistent_kernels(),
+            *of_generated(generated),
         ):  # fmt: skip
             if len(content) <= LARGEST:
                 yield name, content

@@ -175,9 +175,11 @@ int main(int argc, char** argv) {
       pool[given + random.below(kMostFurther)] = std::move(file);
   }
   const long grown = resident() - before;
-  std::printf("%ld files in %.0f s: %ld opened, %ld steps run, %ld refused their input; %ld KiB grown, seed %llu\n",
-              fuzz::counts.files, passed(), fuzz::counts.opened, fuzz::counts.ran, fuzz::counts.refused_inputs, grown,
-              static_cast<unsigned long long>(seed));
+  std::printf(
+      "%ld files in %.0f s: %ld opened, %ld steps run, %ld refused their input; %ld with persistent "
+      "kernels, and %ld whose are refused; %ld KiB grown, seed %llu\n",
+      fuzz::counts.files, passed(), fuzz::counts.opened, fuzz::counts.ran, fuzz::counts.refused_inputs,
+      fuzz::counts.launches, fuzz::counts.refused_launches, grown, static_cast<unsigned long long>(seed));
   for (const auto& [text, count] : reasons) std::printf("%8ld %s\n", count, text.c_str());
   if (grown > kMostGrowth) {
     std::puts("FAILED: it grew");

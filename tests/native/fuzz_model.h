@@ -36,6 +36,7 @@ void reseal(Bytes& file);
 // What became of the files that were looked at.
 struct Counts {
   long files = 0, opened = 0, ran = 0, refused_inputs = 0;
+  long launches = 0, refused_launches = 0;  // files with persistent kernels
 };
 extern Counts counts;
 

@@ -303,6 +303,22 @@ void change_prepacked(Bytes& file, const Layout& found, size_t section, Random& 
   }
 }
 
+// The launches of persistent kernels: a record, the head of the code, or where the file's header says that they are.
+void change_persistent(Bytes& file, size_t section, size_t plan, Random& random) {
+  switch (random.below(8)) {
+    case 0: {
+      constexpr char kName[] = "\"persistent\"";
+      const auto* name = std::search(file.data(), file.data() + plan, kName, kName + sizeof kName - 1);
+      const auto at = static_cast<size_t>(name - file.data());
+      return change_bytes(file, at, std::min(at + 80, plan), random);
+    }
+    case 1: return nudge<int64_t>(file, section + 8 * random.below(8), random);
+    case 2: return nudge<int64_t>(file, section + 8 * random.below(512), random);
+    case 3: return change_bytes(file, section, std::min(section + 4096, file.size()), random);
+    default: return nudge<uint32_t>(file, section + 64 + 4 * random.below(300), random);
+  }
+}
+
 }  // namespace
 
 void mutate(Bytes& file, Random& random) {
@@ -312,6 +328,10 @@ void mutate(Bytes& file, Random& random) {
   const uint64_t section = get<uint64_t>(file, found.plan + 120);
   if (section && section < file.size() && random.one_in(3))
     return change_prepacked(file, found, found.plan + static_cast<size_t>(section), random);
+  constexpr char kStays[] = "RTASTAYS";
+  const auto* stays = std::search(file.data(), file.data() + file.size(), kStays, kStays + sizeof kStays - 1);
+  const auto persistent = static_cast<size_t>(stays - file.data());
+  if (persistent < file.size() && !random.one_in(4)) return change_persistent(file, persistent, found.plan, random);
   switch (random.below(40)) {
     case 0: return change_bytes(file, 0, file.size(), random);
     case 1: return change_bytes(file, found.plan, found.end, random);

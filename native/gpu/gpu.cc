@@ -1,0 +1,224 @@
+// The C ABI of models that stay on a GPU.
+#include "rta_gpu.h"
+
+#include <time.h>
+
+#include <algorithm>
+#include <string>
+#include <vector>
+
+#include "model/answered.h"
+#include "model/open_model.h"
+#include "realtime/rta_mailbox.h"
+#include "room.h"
+
+using namespace rta;
+using namespace rta::gpu;
+
+namespace {
+
+constexpr uint64_t kAbort = 1, kRunning = 1;  // of the control words, as kernels/_persistent/cuda_poll.h has them
+constexpr int kAbortAt = 0, kStateAt = 1;
+constexpr uint32_t kReset = 1;  // a command of a message
+constexpr int64_t kSecond = 1'000'000'000, kStart = 30 * kSecond, kEnd = 5 * kSecond;
+
+int64_t now() {
+  timespec t;
+  clock_gettime(CLOCK_MONOTONIC, &t);
+  return t.tv_sec * kSecond + t.tv_nsec;
+}
+
+// Whether it came true in time; looks every half a millisecond.
+template <class F>
+bool wait_until(int64_t limit, F f) {
+  const timespec pause{0, 500'000};
+  for (const int64_t end = now() + limit; !f(); nanosleep(&pause, nullptr))
+    if (now() > end) return false;
+  return true;
+}
+
+}  // namespace
+
+struct rta_gpu {
+  rta_gpu(const Bytes& bytes, const unsigned char* key, int device);
+  ~rta_gpu();
+  rta_gpu(const rta_gpu&) = delete;
+  void start();
+  void step(const float* x, float* y, int64_t timeout_ns);
+  bool end();  // whether it did
+  [[noreturn]] void fail(std::string fault, const char* what);
+
+  std::string name, failed;  // failed: why it does not run again
+  Stored stored;
+  std::unique_ptr<Seat> seat;
+  std::unique_ptr<Resident> resident;
+  int streams;
+  uint32_t number = 0, command = 0;  // of the last message; of the next one
+};
+
+namespace {
+
+// What a file has, all of it looked at.
+struct Read {
+  std::vector<Stored> all;
+  const uint8_t* section;
+  int streams;
+};
+
+Read read(const Bytes& bytes) {
+  const Artifact from(bytes, RTA_LARGE);  // no plan is made, so it asks for no memory
+  Read found;
+  found.all = stored_in(bytes, &found.section);
+  found.streams = static_cast<int>(std::min<int64_t>(from.streams, 2));
+  const bool single = from.inputs.size() == 1 && from.outputs.size() == 1 && from.inputs[0].dtype == RTA_FLOAT32 &&
+                      from.outputs[0].dtype == RTA_FLOAT32 && found.streams < 2;
+  for (const Stored& s : found.all)
+    if (!single || from.inputs[0].sample_elements != s.inputs || from.outputs[0].sample_elements != s.outputs)
+      refuse(RTA_BAD_FORMAT, "%s: %lld inputs and %lld outputs, which are not the model's", s.name,
+             static_cast<long long>(s.inputs), static_cast<long long>(s.outputs));
+  return found;
+}
+
+std::string cards_of(const std::vector<Stored>& all) {
+  std::string text;
+  for (const Stored& s : all) {
+    const std::string card = "sm_" + std::to_string(s.capability);
+    if (text.find(card) == std::string::npos) text += (text.empty() ? "" : ", ") + card;
+  }
+  return text;
+}
+
+}  // namespace
+
+rta_gpu::rta_gpu(const Bytes& bytes, const unsigned char* key, int device) {
+  auto [all, section, streams_] = read(bytes);
+  streams = streams_;
+  if (key) {
+    if (!found_verify()) refuse(RTA_OTHER, "libsodium is not installed, so no signature can be checked");
+    check_signed(bytes, "the file", key, found_verify());
+  }
+  const std::lock_guard<std::mutex> alone(turn());
+  const Card card = card_of(device);
+  if (any_runs())
+    refuse(RTA_NO_ROOM, "a kernel that stays runs, and loading code would wait for its end: open all models before");
+  // Code for this very card first; of one card's, the order of the file.
+  std::stable_sort(all.begin(), all.end(),
+                   [](const Stored& a, const Stored& b) { return a.capability > b.capability; });
+  std::string why;
+  for (const Stored& s : all) {
+    if (!fits(s.capability, card.capability) || static_cast<int>(s.shared_bytes) > card.shared_bytes ||
+        (s.cooperative && !card.cooperative))
+      continue;
+    auto sat = std::make_unique<Seat>(card, s.blocks, s.name);
+    auto made = std::make_unique<Resident>(card, s, section);
+    if (made->clusters() <= static_cast<int>(s.cluster ? taken(card) - s.blocks : 0)) {
+      why = std::string("; the device has no room for ") + s.name;
+      continue;
+    }
+    name = s.name;
+    stored = s;
+    stored.name = name.c_str();
+    stored.code = nullptr;
+    seat = std::move(sat);
+    resident = std::move(made);
+    return;
+  }
+  refuse(RTA_NO_KERNEL, "the file has kernels for %s, and this device is sm_%d%s", cards_of(all).c_str(),
+         card.capability, why.c_str());
+}
+
+rta_gpu::~rta_gpu() {
+  const bool ended = end();
+  const std::lock_guard<std::mutex> alone(turn());
+  if (!ended) {
+    leave_alone(std::move(resident), std::move(seat));
+    return;
+  }
+  seat.reset();
+  give_back(std::move(resident));
+}
+
+void rta_gpu::start() {
+  if (!failed.empty()) refuse(RTA_NO_ANSWER, "%s", failed.c_str());
+  if (seat->running) return;
+  const std::lock_guard<std::mutex> alone(turn());
+  number = 0;
+  resident->launch();
+  seat->running = true;
+  const auto state = [this] { return __atomic_load_n(resident->control + kStateAt, __ATOMIC_ACQUIRE); };
+  const bool attempted = attempt([&] { wait_until(kStart, [&] { return state() != 0 || resident->finished(); }); });
+  if (attempted && state() == kRunning) return;
+  fail(attempted ? "" : last_error().c_str(), " did not start");
+}
+
+void rta_gpu::step(const float* x, float* y, int64_t timeout_ns) {
+  if (!seat->running) start();
+  const int64_t words = stored.request_words(), slot = ++number & 1;
+  uint64_t* to = resident->requests + slot * words;
+  rta_mailbox_send(to, reinterpret_cast<const uint32_t*>(x), stored.inputs, number);
+  if (stored.commands) rta_mailbox_put(to + stored.inputs, command, number);
+  const auto status = rta_mailbox_wait(resident->replies + slot * stored.outputs, reinterpret_cast<uint32_t*>(y),
+                                       stored.outputs, number, timeout_ns);
+  if (status == RTA_MAILBOX_DONE) {
+    command = 0;
+    return;
+  }
+  const bool attempted = attempt([this] { resident->finished(); });
+  fail(attempted ? "" : last_error().c_str(), " gave no answer");
+}
+
+void rta_gpu::fail(std::string fault, const char* what) {
+  failed = name + what + (fault.empty() ? "" : ": ") + fault;
+  if (!end()) failed += "; it did not end when it was told to, and keeps its part of the device";
+  refuse(RTA_NO_ANSWER, "%s", failed.c_str());
+}
+
+bool rta_gpu::end() {
+  if (!seat->running) return true;
+  __atomic_store_n(resident->control + kAbortAt, kAbort, __ATOMIC_RELEASE);
+  bool ended = false;
+  attempt([&] { ended = wait_until(kEnd, [this] { return resident->finished(); }); });
+  seat->running = !ended;
+  return ended;
+}
+
+extern "C" {
+#define RTA_API __attribute__((visibility("default")))
+
+RTA_API rta_gpu* rta_gpu_open(const char* path, const unsigned char* key, int device) {
+  return answered(static_cast<rta_gpu*>(nullptr), [&] { return new rta_gpu(Bytes(path), key, device); });
+}
+RTA_API rta_gpu* rta_gpu_from_memory(const void* data, size_t size, const unsigned char* key, int device) {
+  return answered(static_cast<rta_gpu*>(nullptr), [&] { return new rta_gpu(Bytes(data, size), key, device); });
+}
+RTA_API void rta_gpu_close(rta_gpu* gpu) { delete gpu; }
+
+RTA_API int rta_gpu_start(rta_gpu* gpu) {
+  return answered(-1, [&] {
+    gpu->start();
+    return 0;
+  });
+}
+RTA_API int rta_gpu_step(rta_gpu* gpu, const float* x, float* y, int64_t timeout_ns) {
+  return answered(-1, [&] {
+    gpu->step(x, y, timeout_ns);
+    return 0;
+  });
+}
+RTA_API void rta_gpu_reset(rta_gpu* gpu) { gpu->command = gpu->stored.commands ? kReset : 0; }
+
+RTA_API void rta_gpu_describe(const rta_gpu* gpu, rta_gpu_about* about) {
+  const Stored& s = gpu->stored;
+  *about = {s.inputs, s.outputs, static_cast<int>(s.blocks), s.capability, gpu->streams, gpu->name.c_str()};
+}
+
+RTA_API int rta_gpu_stored(const void* data, size_t size, int* capabilities, int most) {
+  return answered(-1, [&] {
+    const Bytes bytes(data, size);
+    const std::vector<Stored> all = read(bytes).all;
+    for (int i = 0; i < static_cast<int>(all.size()) && i < most; ++i)
+      capabilities[i] = all[static_cast<size_t>(i)].capability;
+    return static_cast<int>(all.size());
+  });
+}
+}

@@ -1,0 +1,47 @@
+// The launches of persistent kernels in a file: docs/reference/artifact.md has the grammar.
+#pragma once
+
+#include <cstdint>
+#include <vector>
+
+#include "model/artifact.h"
+
+namespace rta::gpu {
+
+// What a parameter of a kernel is.
+enum class Kind : uint32_t {
+  kRequests = 0,  // memory that both sides see: messages to the kernel, two slots
+  kReplies = 1,
+  kControl = 2,
+  kPast = 3,    // states, where somebody asks for them
+  kMemory = 4,  // memory of the card; begins with bytes of the file, zeros behind
+  kWord = 5,    // a number of 4 bytes
+  kLong = 6     // of 8
+};
+struct Parameter {
+  Kind kind;
+  uint64_t value;        // the number; of memory, where its bytes begin in the section
+  uint64_t bytes, room;  // of memory: in the file, and on the card
+};
+
+constexpr int kControlWords = 8;
+
+// A kernel for one capability, and how it is launched. The pointers are into the file's bytes.
+struct Stored {
+  int capability;
+  unsigned blocks, threads, shared_bytes, cluster;
+  bool cooperative, commands;  // commands: a message has a word more
+  int64_t inputs, outputs, states;
+  const uint8_t* code;
+  const char *entry, *name;
+  std::vector<Parameter> parameters;
+
+  int64_t request_words() const { return inputs + commands; }
+  // Bytes of a parameter's memory, 0 for a number. Of `kPast` at least a word, as the kernel has an address.
+  uint64_t room(const Parameter& p) const;
+};
+
+// Those of a file, in its order, every number looked at; `section` receives its start. Refuses a file without any.
+std::vector<Stored> stored_in(const Bytes& bytes, const uint8_t** section);
+
+}  // namespace rta::gpu

@@ -1,0 +1,275 @@
+"""Persistent kernels from C: a file, NVIDIA's driver, and no Python, here a driver that stands in for it."""
+
+from __future__ import annotations
+
+import importlib.util
+import subprocess
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from torch import Tensor
+
+import rtaccel as rt
+from rtaccel.kernels._gpu import cuda_nvrtc
+from rtaccel.kernels.mlp.cuda import config as chain_config
+from rtaccel.kernels.recurrent.cuda import choice as cuda_choice
+from rtaccel.runtime.compiled import CompiledModel
+from rtaccel.runtime.gpu import persistent_chains, persistent_choice, persistent_stacks
+from rtaccel.runtime.stream import StreamModel
+from tests.cuda_checks import chains, on_host
+from tests.cuda_checks.streams import CASES, Partition, layout_of
+from tests.gpu.from_c.conftest import LIBRARY, Machine, Save
+
+pytestmark = [
+    pytest.mark.skipif(importlib.util.find_spec("triton") is None, reason="persistent kernels need triton"),
+    pytest.mark.skipif(cuda_nvrtc.unavailable() is not None, reason=f"{cuda_nvrtc.unavailable()}"),
+    pytest.mark.skipif(on_host.missing() is not None, reason="no C++ compiler"),
+]
+
+NO_KERNEL, BAD_KEY, NO_DEVICE, DEVICE_FAILED, NO_ROOM, NO_ANSWER = 6, 5, 10, 11, 12, 13
+
+
+@pytest.fixture
+def cut(monkeypatch: pytest.MonkeyPatch) -> Any:
+    """cut(partition): forms of streams are of this cut; where a device has no room for a cluster, the same through L2."""
+
+    def put(partition: Partition) -> None:
+        def form(*arguments: Any) -> Any:
+            card = arguments[-1]
+            return layout_of(partition._replace(cluster=partition.cluster and card.has_clusters))(*arguments)
+
+        monkeypatch.setattr(cuda_choice, "select_config", form)
+
+    with persistent_choice.only(persistent_stacks.CUDA):
+        yield put
+
+
+def stream_of(case: str) -> tuple[StreamModel, Partition]:
+    make, features, scheme, partition = CASES[case]
+    torch.manual_seed(features)
+    calibration = [torch.randn(8, 5, features)]
+    return rt.stream(make().eval(), torch.randn(1, features), scheme=scheme, calibration=calibration), partition
+
+
+def numbers(x: Tensor) -> list[float]:
+    return x.flatten().tolist()
+
+
+def same(got: Any, want: Tensor) -> bool:
+    assert isinstance(got, str), got
+    found = torch.frombuffer(bytearray(bytes.fromhex(got)), dtype=torch.float32).view_as(want)
+    return torch.equal(found.nan_to_num(77.0), want.nan_to_num(77.0)) and torch.equal(found.isnan(), want.isnan())
+
+
+@pytest.mark.parametrize("case", [name for name in CASES if "mapped" not in name])
+def test_a_stream_has_the_bits_of_the_cpu(case: str, cut: Any, machine: Machine, save: Save) -> None:
+    """With a NaN in one of its time steps, and with states that begin anew."""
+    live, partition = stream_of(case)
+    cut(partition)
+    path = save(live)
+    features = CASES[case][1]
+    rows = [3 * torch.randn(1, features) for _ in range(7)]
+    rows[3][0, features // 2] = float("nan")
+    commands: list[Sequence[Any]] = [["open", "a", str(path)]]
+    want = []
+    for index, x in enumerate(rows):
+        if index == 5:
+            live.reset()
+            commands.append(["reset", "a"])
+        want.append(live.step(x).clone())
+        commands.append(["step", "a", numbers(x)])
+    about, *found = machine.calls(*commands, ["close", "a"])
+    assert about["blocks"] == partition.parts and about["capability"] == 90 and about["streams"] == 1
+    answers = [answer for answer in found if answer is not None]
+    assert len(answers) == len(want)
+    for got, y in zip(answers, want):
+        assert same(got, y)
+    assert bool(want[3].isnan().all()) and not bool(want[5].isnan().any())
+    assert machine.said == "left: 0 0 0 0 0, running: 0\n"
+    assert len(machine.launches) == 1
+
+
+@pytest.mark.parametrize("case", ["int8", "int4-groups", "cluster-int8"])
+def test_a_chain_has_the_bits_of_the_cpu(
+    case: str, machine: Machine, save: Save, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    of = chains.CASES[case]
+    torch.manual_seed(of.inputs)
+    data = [torch.randn(64, of.inputs)]
+    plain = rt.compile(of.model().eval(), data[0][:1], scheme=of.scheme, calibration=data)
+    assert isinstance(plain, CompiledModel)
+    monkeypatch.setattr(
+        chain_config,
+        "config_of",
+        lambda attrs, card: of.config(
+            tuple(attrs["widths"]), tuple(attrs["activations"]), int(attrs.get("group_size", 0))
+        ),
+    )
+    with persistent_choice.only(persistent_chains.CUDA):
+        path = save(plain)
+    rows = [torch.randn(1, of.inputs) * 3 for _ in range(4)]
+    rows[1][0, 0] = float("-inf")
+    about, *found = machine.calls(["open", "a", str(path)], *(["step", "a", numbers(x)] for x in rows))
+    assert about["streams"] == 0 and about["blocks"] == of.parts
+    for got, x in zip(found, rows):
+        assert same(got, plain(x))
+
+
+def small() -> StreamModel:
+    return stream_of("lstm-one-program")[0]
+
+
+STEP = [0.5] * CASES["lstm-one-program"][1]
+
+
+@pytest.fixture
+def file(cut: Any, machine: Machine, save: Save) -> Path:
+    cut(CASES["lstm-one-program"][3])
+    return save(small())
+
+
+def test_without_a_driver(file: Path, machine: Machine) -> None:
+    (machine.folder / "driver" / "libcuda.so.1").unlink()
+    stored, (code, text) = machine.calls(["stored", str(file)], ["open", "a", str(file)])
+    assert stored == [90] and code == NO_DEVICE and "driver is not here: libcuda.so.1" in text
+
+
+@pytest.mark.parametrize(
+    ("card", "device", "code", "text"),
+    [
+        ("80,108,166912", 0, NO_KERNEL, "kernels for sm_90, and this device is sm_80"),
+        ("100,148,232448", 0, NO_KERNEL, "kernels for sm_90, and this device is sm_100"),
+        ("90,132,100", 0, NO_KERNEL, "this device is sm_90"),
+        ("90,0,232448", 0, NO_ROOM, "wants 1 multiprocessors of 0"),
+        ("90,132,232448,8,1", 0, NO_DEVICE, "drives a display"),
+        ("90,132,232448", 1, NO_DEVICE, "device 1 of 1"),
+        ("90,132,232448", -1, NO_DEVICE, "device -1 of 1"),
+    ],
+)
+def test_other_devices(card: str, device: int, code: int, text: str, file: Path, machine: Machine) -> None:
+    (found,) = machine.calls(["open", "a", str(file), None, device], STAND_IN_CARD=card)
+    assert found[0] == code and text in found[1]
+    assert machine.launches == [] and "left: 0 0 0 0 0" in machine.said
+
+
+@pytest.mark.parametrize(
+    "call",
+    [
+        "cuInit", "cuDeviceGetAttribute", "cuDevicePrimaryCtxRetain", "cuModuleLoadData", "cuModuleGetFunction", "cuFuncLoad",
+        "cuStreamCreate", "cuMemAlloc_v2", "cuMemHostAlloc", "cuMemHostGetDevicePointer_v2", "cuMemcpyHtoDAsync_v2",
+    ],
+)  # fmt: skip
+def test_what_the_driver_refuses(call: str, file: Path, machine: Machine) -> None:
+    """Says which call it was, and nothing is left of what was there before it."""
+    (found,) = machine.calls(["open", "a", str(file)], STAND_IN_FAILS=call)
+    assert found[0] == (NO_DEVICE if call == "cuInit" else DEVICE_FAILED)
+    assert call.removesuffix("_v2") in found[1] and "CUDA_ERROR" in found[1]
+    assert "left: 0 0 0 0 0" in machine.said
+
+
+def test_a_launch_that_is_refused(file: Path, machine: Machine) -> None:
+    commands = (["open", "a", str(file)], ["step", "a", STEP], ["start", "a"], ["close", "a"])
+    _, *found, _ = machine.calls(*commands, STAND_IN_FAILS="cuLaunchKernel")
+    assert [code for code, _ in found] == [DEVICE_FAILED] * 2 and "cuLaunchKernel" in found[0][1]
+    assert "left: 0 0 0 0 0" in machine.said
+
+
+def test_a_kernel_that_gives_no_answer(file: Path, machine: Machine) -> None:
+    """It is told to end, and does. Later calls say the same."""
+    commands = (
+        ["open", "a", str(file)],
+        ["step", "a", STEP, 50_000_000],
+        ["step", "a", STEP],
+        ["start", "a"],
+        ["close", "a"],
+    )
+    _, *found, _ = machine.calls(*commands, STAND_IN_FAILS="!mute")
+    assert [code for code, _ in found] == [NO_ANSWER] * 3 and "gave no answer" in found[0][1]
+    assert "left: 0 0 0 0 0" in machine.said
+
+
+def test_a_kernel_that_ends_by_a_fault(file: Path, machine: Machine) -> None:
+    _, found, _ = machine.calls(["open", "a", str(file)], ["step", "a", STEP], ["close", "a"], STAND_IN_FAILS="!fault")
+    assert found[0] == NO_ANSWER and "did not start: the kernel gave 719, CUDA_ERROR_LAUNCH_FAILED" in found[1]
+
+
+def test_a_kernel_that_does_not_end(file: Path, machine: Machine) -> None:
+    """Nothing that it may still read is given back, and no code is loaded beside it."""
+    commands = (["open", "a", str(file)], ["step", "a", STEP, 50_000_000], ["close", "a"], ["open", "b", str(file)])
+    _, found, _, other = machine.calls(*commands, STAND_IN_FAILS="!deaf")
+    assert found[0] == NO_ANSWER and "did not end when it was told to" in found[1]
+    assert other[0] == NO_ROOM
+    assert "running: 1" in machine.said and "left: 0" not in machine.said
+
+
+def test_two_beside_each_other(cut: Any, machine: Machine, save: Save) -> None:
+    """Code is not loaded beside a kernel that runs, and memory is given back when the last one has ended: the driver here ends
+    the process where it would wait."""
+    cut(CASES["lstm-one-program"][3])
+    path, live = str(save(small())), small()
+    *opened, one, refused, two, closed, three, _, again, four = machine.calls(
+        ["open", "a", path], ["open", "b", path], ["step", "a", STEP], ["open", "c", path], ["step", "b", STEP], ["close", "a"],
+        ["step", "b", STEP], ["close", "b"], ["open", "c", path], ["step", "c", STEP],
+    )  # fmt: skip
+    x = torch.tensor([STEP])
+    first, second = live.step(x).clone(), live.step(x).clone()
+    assert len(opened) == 2 and closed is None
+    assert same(one, first) and same(two, first) and same(three, second)
+    assert refused[0] == NO_ROOM and "open all models before" in refused[1]
+    assert again["blocks"] == 1 and same(four, first)
+
+
+def test_more_kernels_than_queues(file: Path, machine: Machine) -> None:
+    commands = [["open", str(i), str(file)] for i in range(4)]
+    *fine, last = machine.calls(*commands, CUDA_DEVICE_MAX_CONNECTIONS="4")
+    assert all(isinstance(about, dict) for about in fine) and len(fine) == 3
+    assert last[0] == NO_ROOM and "CUDA_DEVICE_MAX_CONNECTIONS" in last[1]
+
+
+def test_a_cluster_that_has_no_room_goes_through_l2(cut: Any, machine: Machine, save: Save) -> None:
+    live, partition = stream_of("gru-three-cluster")
+    cut(partition)
+    path = str(save(live))
+    x = torch.randn(1, 33)
+    want = live.step(x)
+    commands = (["stored", path], ["open", "a", path], ["step", "a", numbers(x)])
+    for card, which in (("90,132,232448,8", "0-sm_90 3"), ("90,132,232448,0", "1-sm_90 3")):
+        stored, _, got = machine.calls(*commands, STAND_IN_CARD=card)
+        assert stored == [90, 90] and same(got, want)
+        assert machine.launches[-1] == which
+
+
+def test_the_example(cut: Any, machine: Machine, save: Save, tmp_path: Path) -> None:
+    """A program in C, on the card and on the CPU: the same bytes."""
+    cut(CASES["lstm-one-program"][3])
+    path, source = save(small()), Path(__file__).parents[3] / "examples" / "native" / "gpu_stream" / "main.c"
+    native = LIBRARY.parent
+    command = ["cc", "-std=c11", "-Wall", "-Wextra", "-Werror", source, f"-I{native / 'include'}", f"-L{native}"]
+    command += [f"-Wl,-rpath,{native}", "-lrtaccel", "-o", tmp_path / "gpu_stream"]
+    built = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert built.returncode == 0, built.stderr
+    x = np.random.default_rng(0).standard_normal((9, len(STEP)), dtype=np.float32)
+    x.tofile(tmp_path / "in.f32")
+    program = [tmp_path / "gpu_stream", path, tmp_path / "in.f32"]
+    done = machine.run([*program, tmp_path / "gpu.f32"])
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.startswith("GPU: lstm_chip_int8_K5_H7_L3_P1") and done.stdout.endswith("9 messages\n")
+    (machine.folder / "driver" / "libcuda.so.1").unlink()
+    done = machine.run([*program, tmp_path / "cpu.f32"])
+    assert done.returncode == 0 and done.stdout.startswith("CPU: NVIDIA's driver is not here")
+    assert (tmp_path / "gpu.f32").read_bytes() == (tmp_path / "cpu.f32").read_bytes()
+    live = small()
+    want = torch.cat([live.step(row[None]) for row in torch.from_numpy(x)])
+    assert np.fromfile(tmp_path / "gpu.f32", np.float32).tolist() == want.flatten().tolist()
+
+
+def test_the_code_for_the_card_is_taken(cut: Any, machine: Machine, save: Save) -> None:
+    cut(CASES["lstm-one-program"][3])
+    path = str(save(small(), ("sm_80", "sm_86", "sm_90")))
+    for card, capability in (("80", 80), ("86", 86), ("89", 86), ("90", 90)):
+        stored, about = machine.calls(["stored", path], ["open", "a", path], STAND_IN_CARD=f"{card},100,101376")
+        assert sorted(stored) == [80, 86, 90] and about["capability"] == capability
