@@ -1,4 +1,4 @@
-// NVIDIA's driver, as far as a kernel that stays needs it: found when it is asked for, so nothing is linked with it.
+// NVIDIA's driver, as far as a persistent kernel needs it: found when it is asked for, so nothing is linked with it.
 //
 // Types and numbers are those of cuda.h, which a machine with a driver alone does not have.
 #pragma once

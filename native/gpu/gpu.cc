@@ -100,7 +100,7 @@ rta_gpu::rta_gpu(const Bytes& bytes, const unsigned char* key, int device) {
   const std::lock_guard<std::mutex> alone(turn());
   const Card card = card_of(device);
   if (any_runs())
-    refuse(RTA_NO_ROOM, "a kernel that stays runs, and loading code would wait for its end: open all models before");
+    refuse(RTA_NO_ROOM, "a persistent kernel runs, and loading code would wait for its end: open all models before");
   // Code for this very card first; of one card's, the order of the file.
   std::stable_sort(all.begin(), all.end(),
                    [](const Stored& a, const Stored& b) { return a.capability > b.capability; });

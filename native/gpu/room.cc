@@ -47,12 +47,12 @@ bool any_runs() {
 Seat::Seat(const Card& card, unsigned blocks, const char* name) : device_(card.device), blocks_(blocks) {
   const unsigned used = taken(card), all = static_cast<unsigned>(card.multiprocessors);
   if (used + blocks > all)
-    refuse(RTA_NO_ROOM, "%s wants %u multiprocessors of %u, of which kernels that stay have %u", name, blocks, all,
+    refuse(RTA_NO_ROOM, "%s wants %u multiprocessors of %u, of which persistent kernels have %u", name, blocks, all,
            used);
   const auto others =
       std::count_if(seats().begin(), seats().end(), [&](const Seat* s) { return s->device_ == device_; });
   if (others + 2 > queues())  // one more, and one queue for everything else
-    refuse(RTA_NO_ROOM, "%s beside %d kernels that stay, with %d hardware queues: set CUDA_DEVICE_MAX_CONNECTIONS=32",
+    refuse(RTA_NO_ROOM, "%s beside %d persistent kernels, with %d hardware queues: set CUDA_DEVICE_MAX_CONNECTIONS=32",
            name, static_cast<int>(others), queues());
   seats().push_back(this);
 }

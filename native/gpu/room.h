@@ -1,4 +1,4 @@
-// What kernels that stay have of this process's devices, and what must not be done beside them: loading code and
+// What persistent kernels have of this process's devices, and what must not be done beside them: loading code and
 // freeing memory wait for the whole device, and so for a kernel that does not end.
 #pragma once
 

@@ -33,7 +33,7 @@ typedef enum {
   RTA_NO_DEVICE = 10,     /* rta_gpu: no driver, no such device, or one on which no kernel may stay */
   RTA_DEVICE_FAILED = 11, /* rta_gpu: the driver said no */
   RTA_NO_ROOM =
-      12, /* rta_gpu: other kernels that stay have the multiprocessors or queues, or run while code is loaded */
+      12, /* rta_gpu: other persistent kernels have the multiprocessors or queues, or run while code is loaded */
   RTA_NO_ANSWER = 13 /* rta_gpu: the kernel did not start or answer in time, and was ended */
 } rta_code;
 

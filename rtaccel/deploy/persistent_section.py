@@ -33,8 +33,8 @@ _NUMBERS = {"i32": ("<i", _WORD), "u32": ("<I", _WORD), "fp32": ("<f", _WORD), "
 def persistent_section(model: CompiledModel, architectures: Sequence[str]) -> bytes:
     """The persistent kernel of a model for batches of one, or of a stream, for these cards. architectures: such as "sm_90".
 
-    Compiles it. Raises FormatError for an architecture that there is not, UnsupportedProblem where the model does not fit a
-    kernel that stays, BackendUnavailable without triton or NVRTC.
+    Compiles it. Raises FormatError for an architecture that there is not, UnsupportedProblem where no persistent kernel holds the
+    model, BackendUnavailable without triton or NVRTC.
     """
     capabilities = capabilities_of("persistent", architectures)
     return _section([launch for capability in capabilities for launch in _launches(model, capability)])

@@ -245,7 +245,7 @@ int cuStreamCreate(void** stream, unsigned flags) {
   return kSuccess;
 }
 int cuStreamSynchronize(void* stream) {
-  if (static_cast<Queue*>(stream)->busy) broken("waits for a kernel that stays");
+  if (static_cast<Queue*>(stream)->busy) broken("waits for a persistent kernel");
   return kSuccess;
 }
 int cuStreamQuery(void* stream) {
