@@ -28,6 +28,7 @@ _HOME = {
     "GuardedModel": "rtaccel.runtime.guarded",
     "stream": "rtaccel.runtime.stream",
     "StreamModel": "rtaccel.runtime.stream",
+    "raw_kernel": "rtaccel.nn.raw_kernel",
     "save": "rtaccel.deploy.save",
     "load": "rtaccel.deploy.load",
     "LoadedModel": "rtaccel.deploy.load",
@@ -126,6 +127,7 @@ __all__ = [
     "online",
     "prepare_qat_",
     "quantize_",
+    "raw_kernel",
     "realtime",
     "restore_",
     "save",
@@ -160,6 +162,7 @@ if TYPE_CHECKING:
     from rtaccel.deploy.save import save
     from rtaccel.measure.budget import Budget
     from rtaccel.measure.latency import Latency, measure
+    from rtaccel.nn.raw_kernel import raw_kernel
     from rtaccel.realtime.latest import Latest
     from rtaccel.realtime.loop import Loop
     from rtaccel.runtime.compiled import CompiledModel

@@ -21,6 +21,7 @@ class Sparsity:
     name: ClassVar[str] = ""
     layout: ClassVar[str] = ""
     sparsity: float | None
+    always: bool = False
 
     def __post_init__(self) -> None:
         check_sparsity(type(self).__name__, self.sparsity)
@@ -31,11 +32,20 @@ class Sparsity:
 
 @dataclass(frozen=True)
 class Unstructured(Sparsity):
-    """Any weight may be zero. sparsity: fraction of zeros, in 0..1; None for the zeros that are there."""
+    """Any weight may be zero. sparsity: fraction of zeros, in 0..1; None for the zeros that are there.
+
+    always: for `rt.compile`: linear layers are computed sparse, zero by zero, where that is not held to be faster, too.
+    """
 
     name: ClassVar[str] = "unstructured"
     layout: ClassVar[str] = "window"
     sparsity: float | None = None
+    always: bool = False
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if type(self.always) is not bool:
+            raise FormatError("Unstructured", f"always={self.always!r}", "True or False", "Leave it out.")
 
     __str__ = Sparsity.__str__
 
@@ -108,6 +118,12 @@ def parse_sparsity(sparsity: Sparsity | str) -> Sparsity:
     raise FormatError(
         "sparsity", repr(sparsity), "one of " + ", ".join(_KNOWN), "Pass a name, or rt.Unstructured(0.9) and the like."
     )
+
+
+def asked_for(patterns: SparsityMap | None, name: str) -> bool:
+    """Whether a layer is to be sparse whatever is held to be faster."""
+    pattern = None if patterns is None else patterns(name)
+    return pattern is not None and pattern.always
 
 
 class SparsityMap:

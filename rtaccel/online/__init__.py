@@ -1,6 +1,7 @@
 """Learning in the hot path: linear heads, streaming features, a detector of anomalies, and learners on compiled models.
 
-Everything here takes NumPy arrays, and torch's tensors without importing torch; only `tapped` and `folded` need torch itself.
+Everything here takes NumPy arrays, and torch's tensors without importing torch; only `tapped`, `folded` and `CudaRLSHead` need
+torch itself.
 """
 
 from __future__ import annotations
@@ -22,6 +23,7 @@ __all__ = [
     "Adapt",
     "Bank",
     "Better",
+    "CudaRLSHead",
     "FTRLHead",
     "Fleet",
     "KalmanHead",
@@ -34,6 +36,10 @@ __all__ = [
 ]
 
 if TYPE_CHECKING:
+    from rtaccel.online.cuda_rls import CudaRLSHead
     from rtaccel.online.tap import folded, tapped
 else:
-    __getattr__ = attributes(__name__, dict.fromkeys(("folded", "tapped"), "rtaccel.online.tap"))
+    __getattr__ = attributes(
+        __name__,
+        {**dict.fromkeys(("folded", "tapped"), "rtaccel.online.tap"), "CudaRLSHead": "rtaccel.online.cuda_rls"},
+    )

@@ -52,37 +52,43 @@ def zeros(weight: Tensor) -> float:
     return 1 - int(torch.count_nonzero(weight)) / max(weight.numel(), 1)
 
 
-def could_be_sparse(stage: Stage) -> bool:
-    """Whether a product with a matrix has enough zeros, in a form that sparse kernels take, to be worth a measurement."""
+def could_be_sparse(stage: Stage, always: bool = False) -> bool:
+    """Whether a product with a matrix has enough zeros, in a form that sparse kernels take, to be worth a measurement. always:
+    however many it has."""
     weight = stage.tensors.get("weight")
     if (
         not operator(stage.op).sparse.is_matrix
         or weight is None
         or weight.device.type != "cpu"
-        or weight.numel() < MIN_WEIGHTS
+        or (weight.numel() < MIN_WEIGHTS and not always)
     ):
         return False
     plain = weight.dtype == torch.float32 or (weight.dtype == torch.int8 and stage.inputs[0].dtype == "int8")
-    return plain and stage.inputs[0].width <= 65_536 and zeros(weight) >= MIN_ZEROS
+    return plain and stage.inputs[0].width <= 65_536 and (always or zeros(weight) >= MIN_ZEROS)
 
 
 def fastest(
-    dense: Stage, rows: int, backend: str | None = None, first: Stage | None = None, instead: Stage | None = None
-) -> SparseChoice:
+    dense: Stage, rows: int, backend: str | None = None, first: Stage | None = None, instead: Stage | None = None,
+    always: bool = False,
+) -> SparseChoice:  # fmt: skip
     """The fastest form of a stage of `linear`, for so many rows on the CPU.
 
     first: a sparse form that is there already. instead: what computes it dense, a convolution with as many positions as
-    `rows` has for each sample.
+    `rows` has for each sample. always: zero by zero, and nothing is measured.
     """
     if backend not in (None, "cpu") or backends()["cpu"].unavailable() is not None:
         return SparseChoice(
             dense, f"{dense.name} is computed dense: sparse kernels are native, and another backend is asked for"
         )
-    if not could_be_sparse(dense):
+    if not could_be_sparse(dense, always):
         part = zeros(dense.tensors["weight"])
         return SparseChoice(
             dense, f"{dense.name} is computed dense: {part:.0%} zeros in {dense.tensors['weight'].numel()} weights"
         )
+    if always:
+        label, stage = next(_forms(dense, first))
+        share = f"{zeros(dense.tensors['weight']):.1%} zeros"
+        return SparseChoice(stage, f"{dense.name} is computed sparse ({label}, as always=True asks, {share})")
     times = {"dense": _time(dense, rows) if instead is None else _time(instead, rows // instead.outputs[0].steps)}
     choices: dict[str, Stage] = {}
     for label, stage in _forms(dense, first):

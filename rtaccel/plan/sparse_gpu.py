@@ -84,16 +84,17 @@ class Packed:
     single: bool = False
 
 
-def could_be_sparse(stage: Stage) -> bool:
-    """Whether a product with a matrix has enough zeros, in a form that GPU kernels take, to be worth a look."""
+def could_be_sparse(stage: Stage, always: bool = False) -> bool:
+    """Whether a product with a matrix has enough zeros, in a form that GPU kernels take, to be worth a look. always: however
+    many it has."""
     weight = stage.tensors.get("weight")
     if not operator(stage.op).sparse.is_matrix or weight is None or weight.is_meta:
         return False
     k = stage.inputs[0].width
     plain = weight.dtype in (torch.float32, torch.bfloat16, torch.int8) or _int4(stage)
-    if not plain or weight.shape[0] * k < MIN_WEIGHTS or k > contract.linear.MAX_K:
+    if not plain or k > contract.linear.MAX_K:
         return False
-    return zeros(_params(stage)) >= MIN_ZEROS
+    return always or (weight.shape[0] * k >= MIN_WEIGHTS and zeros(_params(stage)) >= MIN_ZEROS)
 
 
 def _int4(stage: Stage) -> bool:
@@ -109,10 +110,12 @@ def _params(dense: Stage) -> Tensor:
     return int4.unpack(weight, dense.inputs[0].width) if dense.weight_format is WeightFormat.INT4 else weight
 
 
-def modeled(dense: Stage, rows: int, first: Stage | None = None, backend: str = "triton") -> SparseChoice:
+def modeled(
+    dense: Stage, rows: int, first: Stage | None = None, backend: str = "triton", always: bool = False
+) -> SparseChoice:
     """The form that the model holds to be the fastest. rows: samples; the steps of each are so many rows of a matrix. first: a
-    sparse form that is there already, and keeps its storage."""
-    if not could_be_sparse(dense):
+    sparse form that is there already, and keeps its storage. always: zero by zero, where there is such a form."""
+    if not could_be_sparse(dense, always):
         weight = _params(dense)
         found = f"{zeros(weight):.0%} zeros in {weight.numel()} weights"
         return SparseChoice(dense, f"{dense.name} is computed dense: {found}")
@@ -132,8 +135,9 @@ def modeled(dense: Stage, rows: int, first: Stage | None = None, backend: str = 
     figures = ", ".join(f"{label} {times[label]:.2f} us" for label in said)
     how = f"with {rows} rows by a model of an H100 that no card has confirmed"
     found = f"{zeros(_params(dense)):.1%} zeros"
-    best = min(choices, key=lambda label: times[label], default=None)
-    if best is None or times[best] > MAX_TIME_RATIO * times["dense"]:
+    asked = "unstructured" if always and "unstructured" in choices else None
+    best = asked or min(choices, key=lambda label: times[label], default=None)
+    if best is None or (asked is None and times[best] > MAX_TIME_RATIO * times["dense"]):
         return SparseChoice(dense, f"{dense.name} is computed dense, which is not slower ({found}): {figures} {how}")
     layout, block, in_front = choices[best]
     stage = contract.sparse_stage(dense, layout, block)
@@ -141,6 +145,7 @@ def modeled(dense: Stage, rows: int, first: Stage | None = None, backend: str = 
         stage = replace(first, attrs={**first.attrs, "layout": layout})
     if in_front:
         stage, best = replace(stage, attrs={**stage.attrs, "rows_in_front": 1}), f"{best}, rows quantized in its launch"
+    best = best if asked is None else f"{best}, as always=True asks"
     return SparseChoice(stage, f"{dense.name} is computed sparse ({best}, {found}): {figures} {how}")
 
 

@@ -12,7 +12,7 @@ from torch.nn.modules.module import _global_forward_pre_hooks as _any_pre_hooks
 from torch.utils import _pytree as pytree
 
 from rtaccel.backends import _interop as interop
-from rtaccel.convert.passes.program import Program, SubgraphStep
+from rtaccel.convert.passes.program import Program
 from rtaccel.core.errors import ShapeError, UnsupportedProblem
 from rtaccel.runtime.entry import native_entry
 from rtaccel.runtime.execute import Executor, build_executor
@@ -193,15 +193,14 @@ class CompiledModel(Swappable, Described, Loading):
 
     def _fit(self, op: str, inputs: tuple[Any, ...], out: Any) -> tuple[tuple[Tensor, ...], tuple[Tensor, ...]]:
         """Checked inputs, copied where they must be, and checked outputs, of a model that is one group."""
-        source, device = self._executor.steps[0].source, self._options.device
-        assert isinstance(source, SubgraphStep)
+        edges, device = self._executor.edges, self._options.device
         leaves, spec = pytree.tree_flatten((inputs, {}))
         if spec != self._program.in_spec:
             raise nesting_error(op, inputs, self._program.in_spec)
-        fitted = fit_inputs(op, leaves, source.group.inputs, self._options)
-        lead = fitted[0].shape[: source.group.inputs[0].lead]
+        fitted = fit_inputs(op, leaves, edges.inputs, self._options)
+        lead = fitted[0].shape[: edges.inputs[0].lead]
         outs = pytree.tree_leaves(out) if isinstance(out, (tuple, list)) else out
-        return fitted, check_out(op, outs, source.group.outputs, lead, device)
+        return fitted, check_out(op, outs, edges.outputs, lead, device)
 
     def bind(self, *inputs: Any, out: Any) -> Callable[[], None]:
         """A call without arguments that reads `inputs` and writes `out` in place, for loops that reuse their buffers.

@@ -64,7 +64,7 @@ def compile(
     sparsity: a pattern (`rt.Unstructured(0.9)`), its name, or a dict from module-name pattern to it: the smallest weights of
         linear layers are left out. Better choices of weights: `rt.sparsify_` on the model first. Existing zeros
         are used without asking, where a sparse kernel is measured (on a GPU: modeled) to be faster; notes in `explain()`
-        give the figures.
+        give the figures. `rt.Unstructured(always=True)` uses them in any case.
     calibration: an iterable of inputs (tensors or tuples, float32 [n, ...] as the example) for static int8 scales; without it
         they are per row (dynamic).
     backend: force "cpu", "portable" or "triton"; None takes the best for the device. Operators that a forced backend
@@ -132,9 +132,9 @@ def compile(
         )  # fmt: skip
         rows = max(1, program.samples(pytree.tree_leaves(args)))
         if (device == "cuda" and mode != "persistent") or backend in sparse_gpu.BACKENDS:
-            program = sparse_gpu.in_modelled_form(program, rows, backend)
+            program = sparse_gpu.in_modelled_form(program, rows, backend, patterns)
         elif device == "cpu":
-            program = in_fastest_form(program, rows, backend)
+            program = in_fastest_form(program, rows, backend, patterns=patterns)
         launch, where, most = mode or ("graph" if device == "cuda" else None), device, max_batch
         if launch == "persistent":
             if rows != 1:

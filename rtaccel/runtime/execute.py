@@ -16,10 +16,13 @@ from rtaccel.convert.frontend.nodes import constant_value
 from rtaccel.convert.passes.program import FallbackStep, Program, SubgraphStep
 from rtaccel.core.batch import ANY_BATCH
 from rtaccel.core.errors import UnsupportedProblem
+from rtaccel.core.traits import FALLBACK
+from rtaccel.nn.raw_kernel import RAW_KERNEL, RawKernel, raw_kernel_of
 from rtaccel.plan.choose import Choice
 from rtaccel.plan.group import Executable, StagedPlan, Subgraph, plan_group
-from rtaccel.runtime.gpu.device import device_layer
+from rtaccel.runtime.gpu.device import DeviceLayer, device_layer
 from rtaccel.runtime.gpu.graph import DevicePlan, GraphPlan
+from rtaccel.runtime.gpu.joined import Edge, joined
 from rtaccel.runtime.gpu.persistent import persistent_plan
 from rtaccel.runtime.inputs import check_arguments, fit_inputs
 from rtaccel.runtime.memory import seen_as
@@ -36,6 +39,17 @@ class Step:
     plan: Any = None
     choices: tuple[Choice, ...] = ()
     reason: str = ""
+
+    @property
+    def raw_kernel(self) -> RawKernel | None:
+        """The user's own, where the step is one."""
+        return raw_kernel_of(self.source.node) if isinstance(self.source, FallbackStep) else None
+
+    @property
+    def what(self) -> tuple[str, str]:
+        """Of a call in torch: what it is, and which kernel has it."""
+        own = self.raw_kernel
+        return ("an ordinary torch call", FALLBACK) if own is None else (f"your own {own.name}", RAW_KERNEL)
 
     @property
     def native(self) -> bool:
@@ -70,6 +84,7 @@ class Executor:
     def __init__(self, program: Program, steps: Sequence[Step], options: Options) -> None:
         self.program, self.steps, self.options = program, tuple(steps), options
         self.direct: Executable | None = None
+        self.joined: DevicePlan | None = None
         self._all_native = all(isinstance(step.source, SubgraphStep) for step in self.steps)
         self.bind: Callable[[Any, Any], Callable[[], None] | None] | None = None
         self.constants = {name: tensor.to(options.device) for name, tensor in program.constants.items()}
@@ -108,6 +123,28 @@ class Executor:
         except ValueError:
             return None
 
+    def join(self, layer: DeviceLayer) -> None:
+        """One graph of all steps, where each of them only launches: groups, and the user's own kernels."""
+        args, kwargs = self.program.in_spec.children()
+        given, returned = nesting(args), nesting(self.program.out_spec)
+        flat = given is not None and given.count("(") == 1 and returned is not None and returned.count("(") <= 1
+        if not flat or kwargs.num_children or not all(step.plan or step.raw_kernel for step in self.steps):
+            return
+        o = self.options
+        plan = joined(self.program, self._results, Edge(o.batch_size, o.batch, o.device))
+        if plan is not None:
+            self.direct = self.joined = GraphPlan(plan, layer, o.batch_size)
+            self.bind = self.joined.bind
+
+    @property
+    def edges(self) -> Subgraph:
+        """Of a program with `direct`: the tensors of its callers."""
+        if self.joined is not None:
+            return self.joined._group
+        source = self.steps[0].source
+        assert isinstance(source, SubgraphStep)
+        return source.group
+
     @property
     def native_plans(self) -> list[Any]:
         return [step.plan for step in self.steps if step.native]
@@ -115,7 +152,8 @@ class Executor:
     @property
     def device_plans(self) -> list[DevicePlan]:
         """Those behind a graph or a persistent kernel."""
-        return [step.plan for step in self.steps if isinstance(step.plan, DevicePlan)]
+        own = [] if self.joined is None else [self.joined]
+        return own + [step.plan for step in self.steps if isinstance(step.plan, DevicePlan)]
 
     def taken_over_by(self, earlier: Executor) -> Executor:
         """The same with the plan object of an earlier executor of the same tensors, which takes what is in this one's."""
@@ -184,6 +222,10 @@ class Executor:
         found = self.schedules(leaves) if self.schedules is not None else None
         if found is not None:
             return found
+        return self._results(leaves)
+
+    def _results(self, leaves: Sequence[Any]) -> list[Any]:
+        """Step by step."""
         if not self._all_native:  # a call that falls back to PyTorch was exported for tensors that lie densely
             leaves = [leaf.contiguous() if isinstance(leaf, Tensor) else leaf for leaf in leaves]
         env: dict[str, Any] = dict(self.constants)
@@ -259,7 +301,9 @@ def _planned(program: Program, options: Options) -> Executor:
     steps = []
     for source in program.steps:
         if isinstance(source, FallbackStep):
-            steps.append(Step(source, source.name, reason=f"{source.reason}: it stays an ordinary torch call"))
+            own = raw_kernel_of(source.node)
+            reason = f"{source.reason}: it stays an ordinary torch call" if own is None else own.where(options.device)
+            steps.append(Step(source, source.name, reason=reason))
             continue
         plan, choices = plan_group(
             source.group,
@@ -272,7 +316,9 @@ def _planned(program: Program, options: Options) -> Executor:
         )
         steps.append(Step(source, "native group", plan, tuple(choices)))
     executor = Executor(program, steps, options)
-    if options.mode != "graph" or executor.direct is None:
+    if options.mode == "graph" and executor.direct is None:
+        executor.join(device_layer(options.device))
+    if options.mode != "graph" or executor.joined is not None or executor.direct is None:
         return executor
     step = executor.steps[0]  # the whole model is one group: it can be one graph
     return Executor(program, [replace(step, plan=_graph(step.plan, options))], options)

@@ -172,7 +172,7 @@ class Swappable:
         plan = executor.direct
         on_device = isinstance(plan, GraphPlan) or (type(plan) is StagedPlan and self._options.device == "cuda")
         on_device = on_device or isinstance(plan, PersistentPlan)
-        if plan is None or not (executor.steps[0].native or on_device):
+        if plan is None or executor.joined is not None or not (executor.steps[0].native or on_device):
             raise UnsupportedProblem(
                 op, f"{self._options.title}: {len(executor.steps)} steps on {self._options.device}",
                 "one native call on the CPU, one chain of kernels or one persistent kernel on a GPU",

@@ -251,6 +251,29 @@ def test_compile_prunes_to_a_pattern() -> None:
         rt.compile(model, (x,), sparsity="nine")
 
 
+@pytest.mark.parametrize("scheme", ["float32", "w8a8"])
+def test_sparse_where_it_is_asked_for(scheme: str) -> None:
+    """A layer that is too small to be looked at, and one with few zeros; by name, too."""
+    torch.manual_seed(0)
+    model = nn.Sequential(nn.Linear(16, 24), nn.ReLU(), nn.Linear(24, 5)).eval()
+    with torch.no_grad():
+        model[0].weight[:, ::3] = 0
+    x, calibration = torch.randn(3, 16), [torch.randn(64, 16)] if scheme == "w8a8" else None
+    dense = rt.compile(model, x, scheme, calibration=calibration)
+    fast = rt.compile(model, x, scheme, calibration=calibration, sparsity=rt.Unstructured(always=True))
+    first = rt.compile(model, x, scheme, calibration=calibration, sparsity={"0": rt.Unstructured(always=True)})
+
+    def sparse(compiled: rt.CompiledModel) -> int:
+        return sum("sparse_linear" in line.what for line in compiled.explain_lines(measure=False))
+
+    assert (sparse(dense), sparse(fast), sparse(first)) == (0, 2, 1)
+    assert "as always=True asks" in fast.explain(measure=False)
+    tolerance = {"rtol": 0.0, "atol": 0.0} if scheme == "w8a8" else {}
+    torch.testing.assert_close(fast(x), dense(x), **tolerance)
+    with pytest.raises(rt.FormatError, match="always="):
+        rt.Unstructured(always=1)  # type: ignore[arg-type]
+
+
 @native_only
 def test_a_state_dict_of_a_sparse_plan() -> None:
     model, x = big(), torch.randn(2, 600)

@@ -62,23 +62,104 @@ def test_recursive_least_squares(d: int, steps: int, forget: float) -> None:
     torch.manual_seed(d)
     true, reference = torch.randn(d), Reference(d, 1, 100.0, forget, forget, 100.0)
     there = [t.to(DEVICE) for t in (torch.eye(d), torch.full((d,), 100.0), torch.zeros(d))]
+    error, counts = torch.zeros(1, device=DEVICE), torch.zeros(3, dtype=torch.int64, device=DEVICE)
     x = torch.randn(d)
     for step in range(steps):
         if steps < 100 or step > 100:
             x = torch.randn(d)
         y = float(true @ x)
-        rls.rls_update(*there, x.to(DEVICE), y, forget)
-        reference.learn(x.double().numpy(), np.array([y]))
+        rls.rls_update(*there, x.to(DEVICE), torch.tensor([y], device=DEVICE), error, counts, forget)
+        (said,) = reference.learn(x.double().numpy(), np.array([y]))
+        assert float(error) == pytest.approx(float(said), rel=2e-2, abs=2e-2)
     u, diagonal, w = (t.cpu().double().numpy() for t in there)
     np.testing.assert_allclose(w, reference.w[0], rtol=2e-3, atol=2e-3)
     np.testing.assert_allclose(u, reference.u, rtol=2e-2, atol=2e-2)
     np.testing.assert_allclose(diagonal, reference.d, rtol=2e-2, atol=2e-3)
     before = [t.clone() for t in there]
     for bad in (float("nan"), float("inf")):
-        rls.rls_update(*there, x.to(DEVICE), bad, forget)
-        rls.rls_update(*there, torch.full((d,), bad).to(DEVICE), 1.0, forget)
+        rls.rls_update(*there, x.to(DEVICE), torch.full((1,), bad, device=DEVICE), error, counts, forget)
+        rls.rls_update(
+            *there, torch.full((d,), bad, device=DEVICE), torch.ones(1, device=DEVICE), error, counts, forget
+        )
     for kept, now in zip(before, there, strict=True):
         assert torch.equal(kept, now)
+    assert counts.tolist() == [steps, 4, 0]
+
+
+def test_a_head_on_the_device() -> None:
+    """The public way: what it learns is what `RLSHead` learns, in either direction."""
+    rng = np.random.default_rng(0)
+    here = rt.online.RLSHead(5, forget=0.98, p0=10.0)
+    there = rt.online.CudaRLSHead(5, forget=0.98, p0=10.0)
+    assert there.device.type == DEVICE and "CudaRLSHead(5, forget=0.98" in repr(there)
+
+    def learn(count: int) -> None:
+        for _ in range(count):
+            x, y = rng.normal(size=5).astype(np.float32), rng.normal(size=1).astype(np.float32)
+            gx, gy = torch.from_numpy(x).to(DEVICE), torch.from_numpy(y).to(DEVICE)
+            np.testing.assert_allclose(there.predict_one(gx).cpu(), here.predict_one(x), rtol=1e-3, atol=1e-3)
+            np.testing.assert_allclose(there.learn_one(gx, gy).cpu(), here.learn_one(x, y), rtol=1e-3, atol=1e-3)
+
+    learn(9)
+    here.inflate(3.0)
+    there.inflate(3.0)
+    learn(4)
+    there.learn_one(torch.full((5,), float("nan"), device=DEVICE), torch.zeros(1, device=DEVICE))
+    assert (there.learned, there.rejected) == (13, 1)
+    np.testing.assert_allclose(there.weights.cpu(), here.weights, rtol=1e-3, atol=1e-3)
+    here.load_state_dict(there.state_dict())
+    assert (here.learned, here.rejected) == (13, 1)
+    other = rt.online.CudaRLSHead(5, forget=0.98, p0=10.0)
+    other.load_state_dict(here.state_dict())
+    assert torch.equal(other.weights, there.weights)
+    learn(3)
+
+
+def test_a_head_that_is_refused() -> None:
+    head = rt.online.CudaRLSHead(4)
+    x, y = torch.zeros(4, device=DEVICE), torch.zeros(1, device=DEVICE)
+    for bad in (torch.zeros(3, device=DEVICE), x.double(), x.cpu().numpy(), x[None]):
+        with pytest.raises(ShapeError, match="CudaRLSHead"):
+            head.learn_one(bad, y)
+    with pytest.raises(ShapeError, match="y "):
+        head.learn_one(x, 1.0)
+    for features in (0, rls.MAX_D + 1, 2.0, True):
+        with pytest.raises(ShapeError, match="features"):
+            rt.online.CudaRLSHead(features)
+    for settings_ in ({"forget": 0.0}, {"forget": 1.1}, {"p0": -1.0}, {"p0": 5.0, "d_max": 1.0}, {"device": "meta"}):
+        with pytest.raises(FormatError):
+            rt.online.CudaRLSHead(4, **settings_)
+    state = head.state_dict()
+    with pytest.raises(FormatError):
+        head.load_state_dict({**state, "D": -state["D"]})
+    assert head.learned == 0
+
+
+@pytest.mark.parametrize("scheme", ["float32", "w8a8"])
+@pytest.mark.parametrize("zeros", [0.9, 0.99])
+def test_a_compiled_model_in_the_csr_kernel(zeros: float, scheme: str) -> None:
+    """Where the choice stays dense, `always=True` asks for it; the results are those of the dense kernel."""
+    torch.manual_seed(0)
+    model = torch.nn.Sequential(torch.nn.Linear(40, 20), torch.nn.ReLU()).eval()
+    with torch.no_grad():
+        weight = model[0].weight
+        weight[weight.abs() <= weight.abs().flatten().kthvalue(int(zeros * weight.numel())).values] = 0
+    x, calibration = torch.randn(2, 40), [torch.randn(32, 40)] if scheme == "w8a8" else None
+    mode = None if DEVICE == "cpu" else "eager"
+
+    def compiled(**more: object) -> rt.CompiledModel:
+        return rt.compile(
+            model, x, scheme=scheme, calibration=calibration, device=DEVICE, backend="numba_cuda", mode=mode, **more
+        )
+
+    dense, sparse_model = compiled(), compiled(sparsity=rt.Unstructured(always=True))
+    assert "numba_cuda_csr" not in [line.kernel for line in dense.explain_lines(measure=False)]
+    assert "numba_cuda_csr" in [line.kernel for line in sparse_model.explain_lines(measure=False)]
+    assert "unstructured, as always=True asks" in sparse_model.explain(measure=False)
+    tolerance = {} if scheme == "float32" else {"rtol": 0.0, "atol": 0.0}
+    torch.testing.assert_close(sparse_model(x.to(DEVICE)), dense(x.to(DEVICE)), **tolerance)
+    pruned = compiled(sparsity=rt.Unstructured(0.95, always=True))
+    assert "numba_cuda_csr" in [line.kernel for line in pruned.explain_lines(measure=False)]
 
 
 @pytest.mark.parametrize(("rows", "width", "density"), [(1, 1, 1.0), (7, 50, 0.3), (20, 130, 0.05), (3, 40, 0.0)])
@@ -172,14 +253,16 @@ def test_uneven_rows_take_the_merge_path() -> None:
 
 
 def test_wrong_input_is_refused() -> None:
+    sample = (torch.zeros(1), torch.zeros(1), torch.zeros(3, dtype=torch.int64))
+    fine = (torch.eye(3), torch.ones(3), torch.zeros(3), torch.zeros(3), *sample)
     with pytest.raises(ShapeError, match="rls"):
-        rls.rls_update(torch.eye(3), torch.ones(3), torch.zeros(2), torch.zeros(3), 0.0)
+        rls.rls_update(torch.eye(3), torch.ones(3), torch.zeros(2), torch.zeros(3), *sample)
     with pytest.raises(ShapeError, match=str(rls.MAX_D)):
-        rls.rls_update(torch.eye(257), *(torch.zeros(rls.MAX_D + 1) for _ in range(3)), 0.0)
+        rls.rls_update(torch.eye(257), *(torch.zeros(rls.MAX_D + 1) for _ in range(3)), *sample)
     with pytest.raises(FormatError, match="forget"):
-        rls.rls_update(torch.eye(3), torch.ones(3), torch.zeros(3), torch.zeros(3), 0.0, forget=0.0)
+        rls.rls_update(*fine, forget=0.0)
     with pytest.raises(FormatError, match="d_max"):
-        rls.rls_update(torch.eye(3), torch.ones(3), torch.zeros(3), torch.zeros(3), 0.0, d_max=float("nan"))
+        rls.rls_update(*fine, d_max=float("nan"))
     with pytest.raises(ShapeError, match="csr"):
         csr.csr_matvec(
             torch.zeros(3, dtype=torch.int32), torch.zeros(2, dtype=torch.int32), torch.zeros(3), torch.zeros(4)

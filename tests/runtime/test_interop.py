@@ -15,33 +15,14 @@ from torch.utils import _pytree as pytree
 
 import rtaccel as rt
 from rtaccel.core.errors import ShapeError
-
-
-class FakeArray:
-    """An array of the CPU that speaks DLPack, as CuPy's speak it for a GPU."""
-
-    def __init__(self, data: np.ndarray) -> None:
-        self.data = data
-
-    def __dlpack__(self, **options: Any) -> Any:
-        return self.data.__dlpack__()
-
-    def __dlpack_device__(self) -> tuple[int, int]:
-        return self.data.__dlpack_device__()
-
-
-class FakeCupy:
-    ndarray = FakeArray
-
-    @staticmethod
-    def from_dlpack(tensor: torch.Tensor) -> FakeArray:
-        return FakeArray(np.from_dlpack(tensor))
+from tests.gpu.with_cupy.fake_cupy import FakeArray, FakeCupy
 
 
 @pytest.fixture
-def cupy(monkeypatch: pytest.MonkeyPatch) -> type[FakeCupy]:
-    monkeypatch.setitem(sys.modules, "cupy", FakeCupy)  # type: ignore[arg-type]
-    return FakeCupy
+def cupy(monkeypatch: pytest.MonkeyPatch) -> FakeCupy:
+    made = FakeCupy()
+    monkeypatch.setitem(sys.modules, "cupy", made)  # type: ignore[arg-type]
+    return made
 
 
 def network() -> nn.Module:
@@ -49,7 +30,7 @@ def network() -> nn.Module:
 
 
 @pytest.mark.parametrize("backend", [None, "portable"])
-def test_arrays_come_back_as_arrays(backend: str | None, cupy: type[FakeCupy]) -> None:
+def test_arrays_come_back_as_arrays(backend: str | None, cupy: FakeCupy) -> None:
     fast = rt.compile(network(), (torch.randn(1, 12),), backend=backend)
     x = np.random.default_rng(0).standard_normal((4, 12), dtype=np.float32)
     y = fast(FakeArray(x))
@@ -57,7 +38,7 @@ def test_arrays_come_back_as_arrays(backend: str | None, cupy: type[FakeCupy]) -
     np.testing.assert_array_equal(y.data, fast(torch.from_numpy(x)).numpy())
 
 
-def test_arrays_are_written_in_place(cupy: type[FakeCupy]) -> None:
+def test_arrays_are_written_in_place(cupy: FakeCupy) -> None:
     fast = rt.compile(network(), (torch.randn(1, 12),))
     x, out = np.zeros((2, 12), np.float32), np.full((2, 3), np.nan, np.float32)
     given = FakeArray(out)
@@ -94,7 +75,7 @@ def layers() -> list[Any]:
 
 
 @pytest.mark.parametrize(("layer", "inputs"), layers())
-def test_modules_take_and_give_arrays(layer: nn.Module, inputs: tuple[Any, ...], cupy: type[FakeCupy]) -> None:
+def test_modules_take_and_give_arrays(layer: nn.Module, inputs: tuple[Any, ...], cupy: FakeCupy) -> None:
     """The memory of the arrays is read where it lies: a change in it is seen by the next call."""
     plain = pytree.tree_map(torch.from_numpy, inputs)
     for _ in range(2):
@@ -108,7 +89,7 @@ def test_modules_take_and_give_arrays(layer: nn.Module, inputs: tuple[Any, ...],
         first[:] = first[..., ::-1].copy()
 
 
-def test_modules_run_on_the_stream_of_the_arrays(cupy: type[FakeCupy], monkeypatch: pytest.MonkeyPatch) -> None:
+def test_modules_run_on_the_stream_of_the_arrays(cupy: FakeCupy, monkeypatch: pytest.MonkeyPatch) -> None:
     """What the module launches is inside torch's stream context for CuPy's stream; here both are fake, and keep a log."""
     log: list[str] = []
 
@@ -123,7 +104,7 @@ def test_modules_run_on_the_stream_of_the_arrays(cupy: type[FakeCupy], monkeypat
             log.append("off")
 
     current = SimpleNamespace(cuda=SimpleNamespace(get_current_stream=lambda: SimpleNamespace(ptr=77)))
-    monkeypatch.setattr(FakeCupy, "cuda", current.cuda, raising=False)
+    monkeypatch.setattr(cupy, "cuda", current.cuda)
     monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
     monkeypatch.setattr(torch.cuda, "ExternalStream", lambda pointer: Stream(pointer))
     monkeypatch.setattr(torch.cuda, "stream", lambda stream: stream)
@@ -133,7 +114,7 @@ def test_modules_run_on_the_stream_of_the_arrays(cupy: type[FakeCupy], monkeypat
     assert log == ["on 77", "ran", "off", "ran"]  # the call with tensors, inside, and the one with arrays around it
 
 
-def test_wrong_arrays_of_modules_are_named(cupy: type[FakeCupy]) -> None:
+def test_wrong_arrays_of_modules_are_named(cupy: FakeCupy) -> None:
     layer = rt.nn.QuantLinear.from_float(nn.Linear(16, 5), rt.W8A16())
     with pytest.raises(ShapeError, match=r"\[1, 11\]"):
         layer(FakeArray(np.zeros((1, 11), np.float32)))
@@ -141,7 +122,7 @@ def test_wrong_arrays_of_modules_are_named(cupy: type[FakeCupy]) -> None:
         layer(FakeArray(np.zeros((1, 16))))
 
 
-def test_wrong_arrays_are_named(cupy: type[FakeCupy]) -> None:
+def test_wrong_arrays_are_named(cupy: FakeCupy) -> None:
     fast = rt.compile(network(), (torch.randn(1, 12),))
     with pytest.raises(ShapeError, match=r"\[1, 11\]"):
         fast(FakeArray(np.zeros((1, 11), np.float32)))
@@ -171,3 +152,31 @@ def test_cupy_itself() -> None:
         assert isinstance(y, cupy.ndarray)
         stream.synchronize()
     torch.testing.assert_close(torch.from_dlpack(y), fast(torch.from_dlpack(x)))
+
+
+def test_a_raw_kernel_by_cupy_itself() -> None:
+    if importlib.util.find_spec("cupy") is None or not torch.cuda.is_available():
+        pytest.skip("needs cupy and a GPU: runs on a GPU stay open here")
+    import cupy
+
+    code = r"""extern "C" __global__ void half(const float* x, float* y, int n) {
+        int i = blockIdx.x * blockDim.x + threadIdx.x;
+        if (i < n) y[i] = 0.5f * x[i];
+    }"""
+    half = rt.raw_kernel(
+        "tests::half_by_cupy", cupy.RawKernel(code, "half"), outputs=torch.empty_like, cpu=lambda x: 0.5 * x,
+        launch=lambda x, y: ((-(-x.numel() // 64),), (64,), (x, y, np.int32(x.numel()))),
+    )  # fmt: skip
+
+    class Net(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.first, self.last = nn.Linear(12, 16), nn.Linear(16, 3)
+
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            return self.last(half(self.first(x)))
+
+    net, x = Net().eval(), torch.randn(2, 12)
+    fast = rt.compile(net, x, device="cuda", strict=True)
+    assert "one CUDA graph for 2 rows" in fast.explain(measure=False)
+    torch.testing.assert_close(fast(x.cuda()).cpu(), net(x).detach())

@@ -13,7 +13,7 @@ from rtaccel.convert.frontend.graph.op_graph import OpGraph
 from rtaccel.convert.frontend.nodes import OpNode
 from rtaccel.convert.passes.program import FallbackStep, Program, SubgraphStep
 from rtaccel.core.registry import Operator, operator
-from rtaccel.core.sparsity import SparsityMap
+from rtaccel.core.sparsity import SparsityMap, asked_for
 from rtaccel.core.stage import Stage
 from rtaccel.formats import masks
 from rtaccel.plan import sparse_recurrent as recurrent
@@ -69,10 +69,11 @@ def _quantizable(contract: Operator, stage: Stage) -> Sequence[str]:
 
 
 def in_fastest_form(
-    program: Program, rows: int, backend: str | None, known: dict[Any, SparseChoice] | None = None
-) -> Program:
+    program: Program, rows: int, backend: str | None, known: dict[Any, SparseChoice] | None = None,
+    patterns: SparsityMap | None = None,
+) -> Program:  # fmt: skip
     """The program with each stage whose weights hold zeros sparse where that is faster; notes give the measured figures.
-    known: what was chosen before for the same tensors, and is not measured again.
+    known: what was chosen before for the same tensors, and is not measured again. patterns: some ask for it in any case.
 
     What a stage computes stays the same: to the bit where it is int8.
     """
@@ -90,7 +91,8 @@ def in_fastest_form(
             if part >= MIN_ZEROS:
                 said = f"there are no sparse kernels for this {dense.op} ({part:.1%} zeros)"
                 notes.append(f"{dense.name} is computed dense: {said}")
-        if matrix is None or not could_be_sparse(matrix):
+        always = asked_for(patterns, dense.name)
+        if matrix is None or not could_be_sparse(matrix, always):
             return dense
         steps = dense.outputs[0].steps
         key = (
@@ -98,10 +100,11 @@ def in_fastest_form(
             *map(id, dense.tensors.values()),
             *(v.dtype for v in (*dense.inputs, *dense.outputs)),
             rows * steps,
+            always,
         )
         choice = None if known is None else known.get(key)
         if choice is None:
-            choice = fastest(matrix.matrices(), rows * steps, backend, instead=None if matrix is dense else dense)
+            choice = fastest(matrix.matrices(), rows * steps, backend, None, None if matrix is dense else dense, always)
         if known is not None:
             known[key] = choice
         notes.append(choice.reason)

@@ -57,8 +57,8 @@ class GraphPlan(DevicePlan):
 
     def __init__(self, staged: StagedPlan, layer: DeviceLayer, samples: int) -> None:
         self.__dict__.update(staged.__dict__)
-        self._layer, self._samples = layer, samples
-        self._order = layer.order()
+        self._staged, self._layer, self._samples = staged, layer, samples
+        self._order = staged._order = layer.order()
         self._sealed = False
         self._bound: weakref.WeakSet[BoundGraph] = weakref.WeakSet()
         self._inputs = tuple(self._buffer(port) for port in self._group.inputs)
@@ -78,7 +78,7 @@ class GraphPlan(DevicePlan):
 
     def _launched(self, inputs: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
         """The kernels launched one by one."""
-        results = StagedPlan.call(self, inputs)
+        results = self._staged.call(inputs)
         if results is None:
             shapes = [tuple(t.shape) for t in inputs]
             raise UnsupportedProblem("graph", f"{shapes}", "tensors this plan takes", "Please report this input.")
@@ -128,7 +128,7 @@ class GraphPlan(DevicePlan):
         lead = self._lead(inputs)
         if lead.numel() != self._samples:
             with translated("call", self._layer.free_text):
-                return StagedPlan.call(self, inputs)
+                return self._staged.call(inputs)
         with self._order:  # the results too: the next replay, on another stream maybe, writes over them
             self._replay(inputs)
             results = tuple(t.clone().view(*lead, *p.trailing) for t, p in zip(self._outputs, self._group.outputs))
@@ -147,7 +147,7 @@ class GraphPlan(DevicePlan):
             if self._sealed:
                 return False
             with translated("run", self._layer.free_text):
-                return StagedPlan.run(self, inputs, outs)
+                return self._staged.run(inputs, outs)
         with self._order:
             self._replay(inputs)
             for out, result in zip(outs, self._outputs):

@@ -6,7 +6,6 @@ from typing import Any
 
 from rtaccel.convert.passes.program import FallbackStep, Program, SubgraphStep
 from rtaccel.core.batch import BatchRange
-from rtaccel.core.traits import FALLBACK
 from rtaccel.plan.columns import seen_in_place
 from rtaccel.plan.explain import Line, line, table
 from rtaccel.runtime.execute import Executor
@@ -70,7 +69,7 @@ class Described:
                 )
             else:
                 us = torch_us.get(step.source.node.name) if isinstance(step.source, FallbackStep) else None
-                lines.append(Line(step.name, "an ordinary torch call", FALLBACK, None, None, (step.reason,), us))
+                lines.append(Line(step.name, *step.what, None, None, (step.reason,), us))
         return lines
 
     def explain(self, verbose: bool = False, measure: bool = True) -> str:
@@ -119,8 +118,8 @@ class Described:
     def native(self) -> tuple[int, int]:
         """(native stages, all stages: the native ones and the calls that fall back to PyTorch)."""
         steps = self._executor.steps
-        own = sum(max(1, len(step.choices)) for step in steps if step.plan is not None)
-        return own, own + sum(step.plan is None for step in steps)
+        own = sum(max(1, len(step.choices)) for step in steps if step.plan is not None or step.raw_kernel)
+        return own, own + sum(step.plan is None and not step.raw_kernel for step in steps)
 
     def extra_repr(self) -> str:
         own, count = self.native

@@ -17,7 +17,6 @@ from rtaccel.convert.passes.program import FallbackStep, SubgraphStep
 from rtaccel.core.errors import FormatError, ShapeError, UnsupportedProblem
 from rtaccel.core.registry import operator
 from rtaccel.core.stage import Problem
-from rtaccel.core.traits import FALLBACK
 from rtaccel.measure.stages import StageProfile, StageTime
 from rtaccel.plan.choose import Choice
 from rtaccel.plan.group import StagedPlan
@@ -128,7 +127,7 @@ class _Walk:
         for call in schedule.calls:
             if call.step is None or isinstance(call.step.source, FallbackStep):
                 _, taken = self._timed(call.name, call.run)
-                kind = ("a copy between steps", "copy") if call.step is None else ("an ordinary torch call", FALLBACK)
+                kind = ("a copy between steps", "copy") if call.step is None else call.step.what
                 self.found.append(_stage(call.name, *kind, taken))
             elif isinstance(call.step.plan, StagedPlan):
                 self._staged(call.step, call.step.source, call.inputs)
@@ -145,7 +144,7 @@ class _Walk:
     def _torch(self, step: Step, node: fx.Node, env: dict[str, Any]) -> Any:
         args, kwargs = fx.map_arg((node.args, node.kwargs), lambda n: self.executor._value(n.name, env))
         result, taken = self._timed(step.name, lambda: node.target(*args, **kwargs))  # type: ignore[operator]
-        self.found.append(_stage(step.name, "an ordinary torch call", FALLBACK, taken))
+        self.found.append(_stage(step.name, *step.what, taken))
         return result
 
     def _group(self, step: Step, source: SubgraphStep, env: dict[str, Any]) -> None:
