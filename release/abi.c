@@ -150,7 +150,8 @@ typedef enum {
   RTA_OTHER = 9,
   RTA_NO_DEVICE = 10,
   RTA_DEVICE_FAILED = 11,
-  RTA_NO_ROOM = 12,
+  RTA_NO_ROOM =
+      12,
   RTA_NO_ANSWER = 13
 } rta_code;
 enum {
@@ -581,6 +582,9 @@ void rta_gpu_close(rta_gpu* gpu) {}
 int rta_gpu_start(rta_gpu* gpu) {}
 int rta_gpu_step(rta_gpu* gpu, const float* x, float* y, int64_t timeout_ns) {}
 void rta_gpu_reset(rta_gpu* gpu) {}
+size_t rta_gpu_state_bytes(const rta_gpu* gpu) {}
+int rta_gpu_save_state(rta_gpu* gpu, void* to) {}
+int rta_gpu_load_state(rta_gpu* gpu, const void* from) {}
 void rta_gpu_describe(const rta_gpu* gpu, rta_gpu_about* about) {}
 int rta_gpu_stored(const void* data, size_t size, int* capabilities, int most) {}
 typedef struct {

@@ -130,6 +130,7 @@ uint64_t Resident::shared_memory(Kind kind, size_t bytes) {
   if (kind == Kind::kRequests) requests = words;
   if (kind == Kind::kReplies) replies = words;
   if (kind == Kind::kControl) control = words;
+  if (kind == Kind::kPast) past = words;
   Address seen = 0;
   check(driver().seen_by_device(&seen, at, 0), "cuMemHostGetDevicePointer");
   return seen;

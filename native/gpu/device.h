@@ -8,6 +8,8 @@
 
 namespace rta::gpu {
 
+constexpr uint64_t kAbort = 1;  // the first of the control words, as kernels/_persistent/cuda_poll.h has them
+
 struct Card {
   Device device;
   int capability, multiprocessors, shared_bytes;
@@ -40,7 +42,7 @@ class Resident {
   // How many of its clusters the device has room for, with nothing else on it; 1 where it is none.
   int clusters() const;
 
-  uint64_t *requests = nullptr, *replies = nullptr, *control = nullptr;
+  uint64_t *requests = nullptr, *replies = nullptr, *control = nullptr, *past = nullptr;
 
  private:
   struct Memory {  // of the card, that a start finds zeroed

@@ -4,6 +4,7 @@
 #include <time.h>
 
 #include <algorithm>
+#include <cmath>
 #include <string>
 #include <vector>
 
@@ -17,9 +18,9 @@ using namespace rta::gpu;
 
 namespace {
 
-constexpr uint64_t kAbort = 1, kRunning = 1;  // of the control words, as kernels/_persistent/cuda_poll.h has them
+constexpr uint64_t kRunning = 1;
 constexpr int kAbortAt = 0, kStateAt = 1;
-constexpr uint32_t kReset = 1;  // a command of a message
+constexpr uint32_t kReset = 1, kSave = 2, kLoad = 4, kSpoiled = 8;  // commands of a message
 constexpr int64_t kSecond = 1'000'000'000, kStart = 30 * kSecond, kEnd = 5 * kSecond;
 
 int64_t now() {
@@ -45,6 +46,9 @@ struct rta_gpu {
   rta_gpu(const rta_gpu&) = delete;
   void start();
   void step(const float* x, float* y, int64_t timeout_ns);
+  void message(uint32_t order);  // that is no time step
+  void save(float* to);
+  void load(const float* from);
   bool end();  // whether it did
   [[noreturn]] void fail(std::string fault, const char* what);
 
@@ -101,14 +105,17 @@ rta_gpu::rta_gpu(const Bytes& bytes, const unsigned char* key, int device) {
   const Card card = card_of(device);
   if (any_runs())
     refuse(RTA_NO_ROOM, "a persistent kernel runs, and loading code would wait for its end: open all models before");
-  // Code for this very card first; of one card's, the order of the file.
-  std::stable_sort(all.begin(), all.end(),
-                   [](const Stored& a, const Stored& b) { return a.capability > b.capability; });
+  // The code for this very card where there is some, else the next older; of one card's, the order of the file.
+  const auto can = [&card](const Stored& s) {
+    return fits(s.capability, card.capability) && static_cast<int>(s.shared_bytes) <= card.shared_bytes &&
+           (!s.cooperative || card.cooperative);
+  };
+  int best = 0;
+  for (const Stored& s : all)
+    if (can(s)) best = std::max(best, s.capability);
   std::string why;
   for (const Stored& s : all) {
-    if (!fits(s.capability, card.capability) || static_cast<int>(s.shared_bytes) > card.shared_bytes ||
-        (s.cooperative && !card.cooperative))
-      continue;
+    if (s.capability != best || !can(s)) continue;
     auto sat = std::make_unique<Seat>(card, s.blocks, s.name);
     auto made = std::make_unique<Resident>(card, s, section);
     if (made->clusters() <= static_cast<int>(s.cluster ? taken(card) - s.blocks : 0)) {
@@ -140,11 +147,11 @@ rta_gpu::~rta_gpu() {
 
 void rta_gpu::start() {
   if (!failed.empty()) refuse(RTA_NO_ANSWER, "%s", failed.c_str());
-  if (seat->running) return;
+  if (seat->running()) return;
   const std::lock_guard<std::mutex> alone(turn());
   number = 0;
   resident->launch();
-  seat->running = true;
+  seat->runs(resident->control + kAbortAt);
   const auto state = [this] { return __atomic_load_n(resident->control + kStateAt, __ATOMIC_ACQUIRE); };
   const bool attempted = attempt([&] { wait_until(kStart, [&] { return state() != 0 || resident->finished(); }); });
   if (attempted && state() == kRunning) return;
@@ -152,7 +159,7 @@ void rta_gpu::start() {
 }
 
 void rta_gpu::step(const float* x, float* y, int64_t timeout_ns) {
-  if (!seat->running) start();
+  if (!seat->running()) start();
   const int64_t words = stored.request_words(), slot = ++number & 1;
   uint64_t* to = resident->requests + slot * words;
   rta_mailbox_send(to, reinterpret_cast<const uint32_t*>(x), stored.inputs, number);
@@ -167,6 +174,35 @@ void rta_gpu::step(const float* x, float* y, int64_t timeout_ns) {
   fail(attempted ? "" : last_error().c_str(), " gave no answer");
 }
 
+void rta_gpu::message(uint32_t order) {
+  const std::vector<float> x(static_cast<size_t>(stored.inputs));
+  std::vector<float> y(static_cast<size_t>(stored.outputs));
+  const uint32_t waiting = command;
+  command = order;
+  step(x.data(), y.data(), kSecond);
+  command = waiting;
+}
+
+void rta_gpu::save(float* to) {
+  const int64_t words = stored.states;
+  if (command & kReset) {  // they are what they were until the next step, and zero from there on
+    std::fill_n(to, words, 0.0f);
+    return;
+  }
+  message(kSave);
+  if (rta_mailbox_wait(resident->past, reinterpret_cast<uint32_t*>(to), words, number, kStart) != RTA_MAILBOX_DONE)
+    fail("", " did not give its states");
+}
+
+void rta_gpu::load(const float* from) {
+  if (!seat->running()) start();
+  const int64_t words = stored.states;
+  const bool finite = std::all_of(from, from + words, [](float value) { return std::isfinite(value); });
+  rta_mailbox_send(resident->past, reinterpret_cast<const uint32_t*>(from), words, number + 1);
+  command = 0;
+  message(kLoad | (finite ? 0 : kSpoiled));
+}
+
 void rta_gpu::fail(std::string fault, const char* what) {
   failed = name + what + (fault.empty() ? "" : ": ") + fault;
   if (!end()) failed += "; it did not end when it was told to, and keeps its part of the device";
@@ -174,11 +210,11 @@ void rta_gpu::fail(std::string fault, const char* what) {
 }
 
 bool rta_gpu::end() {
-  if (!seat->running) return true;
+  if (!seat->running()) return true;
   __atomic_store_n(resident->control + kAbortAt, kAbort, __ATOMIC_RELEASE);
   bool ended = false;
   attempt([&] { ended = wait_until(kEnd, [this] { return resident->finished(); }); });
-  seat->running = !ended;
+  if (ended) seat->has_ended();
   return ended;
 }
 
@@ -206,6 +242,22 @@ RTA_API int rta_gpu_step(rta_gpu* gpu, const float* x, float* y, int64_t timeout
   });
 }
 RTA_API void rta_gpu_reset(rta_gpu* gpu) { gpu->command = gpu->stored.commands ? kReset : 0; }
+
+RTA_API size_t rta_gpu_state_bytes(const rta_gpu* gpu) {
+  return sizeof(float) * static_cast<size_t>(gpu->stored.states);
+}
+RTA_API int rta_gpu_save_state(rta_gpu* gpu, void* to) {
+  return answered(-1, [&] {
+    if (gpu->stored.states) gpu->save(static_cast<float*>(to));
+    return 0;
+  });
+}
+RTA_API int rta_gpu_load_state(rta_gpu* gpu, const void* from) {
+  return answered(-1, [&] {
+    if (gpu->stored.states) gpu->load(static_cast<const float*>(from));
+    return 0;
+  });
+}
 
 RTA_API void rta_gpu_describe(const rta_gpu* gpu, rta_gpu_about* about) {
   const Stored& s = gpu->stored;

@@ -41,7 +41,20 @@ unsigned taken(const Card& card) {
 }
 
 bool any_runs() {
-  return std::any_of(seats().begin(), seats().end(), [](const Seat* seat) { return seat->running; });
+  return std::any_of(seats().begin(), seats().end(), [](const Seat* seat) { return seat->running(); });
+}
+
+// A process with a kernel that goes on would not end.
+void end_all() {
+  for (const Seat* seat : seats())
+    if (seat->running()) __atomic_store_n(seat->abort_, kAbort, __ATOMIC_RELEASE);
+}
+
+void Seat::runs(uint64_t* abort) {
+  static const int registered = std::atexit(end_all);
+  static_cast<void>(registered);
+  abort_ = abort;
+  running_ = true;
 }
 
 Seat::Seat(const Card& card, unsigned blocks, const char* name) : device_(card.device), blocks_(blocks) {

@@ -2,6 +2,7 @@
 // freeing memory wait for the whole device, and so for a kernel that does not end.
 #pragma once
 
+#include <atomic>
 #include <memory>
 #include <mutex>
 
@@ -19,13 +20,19 @@ class Seat {
   Seat(const Card& card, unsigned blocks, const char* name);
   ~Seat();
   Seat(const Seat&) = delete;
-  bool running = false;
+  // While it runs: its word for the end, which is set where the process ends.
+  void runs(uint64_t* abort);
+  void has_ended() { running_ = false; }
+  bool running() const { return running_; }
 
  private:
   friend unsigned taken(const Card& card);
   friend bool any_runs();
+  friend void end_all();
   Device device_;
   unsigned blocks_;
+  std::atomic<bool> running_{false};
+  uint64_t* abort_ = nullptr;
 };
 
 unsigned taken(const Card& card);  // multiprocessors

@@ -38,8 +38,8 @@ typedef struct {
 rta_gpu* rta_gpu_open(const char* path, const unsigned char* key, int device);
 /* The bytes are copied. */
 rta_gpu* rta_gpu_from_memory(const void* data, size_t size, const unsigned char* key, int device);
-/* Ends the kernel and gives everything back. Where another kernel of this library runs, memory is given back when the
- * last one has ended. */
+/* Ends the kernel and gives everything back; kernels of models that are open end with the process. Where another kernel
+ * of this library runs, memory is given back when the last one has ended. */
 void rta_gpu_close(rta_gpu* gpu);
 
 /* Launches the kernel, where it does not run. A step does that too: call it where the first step is not to wait. */
@@ -49,6 +49,12 @@ int rta_gpu_start(rta_gpu* gpu);
 int rta_gpu_step(rta_gpu* gpu, const float* x, float* y, int64_t timeout_ns);
 /* The next step finds the states as they were after opening. Nothing for a model without states. */
 void rta_gpu_reset(rta_gpu* gpu);
+/* What a recurrent kernel in CUDA C++ remembers, float32: h of all layers, then c of an LSTM; NaN where the stream is
+ * corrupted. 0 bytes where the kernel gives its past to nobody. Saving and loading are messages to the kernel: no time
+ * step, and it is started where it does not run. */
+size_t rta_gpu_state_bytes(const rta_gpu* gpu);
+int rta_gpu_save_state(rta_gpu* gpu, void* to);
+int rta_gpu_load_state(rta_gpu* gpu, const void* from);
 void rta_gpu_describe(const rta_gpu* gpu, rta_gpu_about* about);
 
 /* For which cards a file has kernels: how many there are, and of the first `most` their compute capabilities times ten.

@@ -318,6 +318,7 @@ int cuLaunchCooperativeKernel(void* function, unsigned x, unsigned y, unsigned z
 }
 
 __attribute__((destructor)) void say_what_is_left() {
+  for (int i = 0; i < 100 && running; ++i) usleep(10'000);  // as a process does, which would wait for ever
   fprintf(stderr, "left: %zu %zu %d %d %d, running: %d\n", card_memory.size(), pinned.size(), modules.load(),
           streams.load(), retained.load(), running.load());
 }

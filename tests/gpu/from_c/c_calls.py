@@ -29,6 +29,9 @@ def library(path: str) -> Any:
         getattr(lib, f"rta_gpu_{name}").argtypes = (ctypes.c_void_p,)
     lib.rta_gpu_step.argtypes = (ctypes.c_void_p, Floats, Floats, ctypes.c_int64)
     lib.rta_gpu_describe.argtypes = (ctypes.c_void_p, ctypes.POINTER(About))
+    lib.rta_gpu_state_bytes.restype = ctypes.c_size_t
+    lib.rta_gpu_state_bytes.argtypes = (ctypes.c_void_p,)
+    lib.rta_gpu_save_state.argtypes = lib.rta_gpu_load_state.argtypes = (ctypes.c_void_p, ctypes.c_char_p)
     lib.rta_gpu_stored.argtypes = (ctypes.c_char_p, ctypes.c_size_t, ctypes.POINTER(ctypes.c_int), ctypes.c_int)
     return lib
 
@@ -62,6 +65,17 @@ class Calls:
 
     def reset(self, name: str) -> Any:
         self._lib.rta_gpu_reset(self._open[name])
+
+    def save(self, name: str) -> Any:
+        to = (ctypes.c_char * self._lib.rta_gpu_state_bytes(self._open[name]))()
+        return self._failure() if self._lib.rta_gpu_save_state(self._open[name], to) else bytes(to).hex()
+
+    def load(self, name: str, state: str) -> Any:
+        return self._failure() if self._lib.rta_gpu_load_state(self._open[name], bytes.fromhex(state)) else "loaded"
+
+    def pass_on(self, name: str, other: str) -> Any:
+        """What one remembers is loaded into another."""
+        return self.load(other, self.save(name))
 
     def close(self, name: str) -> Any:
         self._lib.rta_gpu_close(self._open.pop(name))

@@ -192,6 +192,42 @@ def test_a_kernel_that_gives_no_answer(file: Path, machine: Machine) -> None:
     assert "left: 0 0 0 0 0" in machine.said
 
 
+def test_a_kernel_ends_with_the_process(file: Path, machine: Machine) -> None:
+    machine.calls(["open", "a", str(file)], ["step", "a", STEP])
+    assert "running: 0" in machine.said and "left: 0" not in machine.said
+
+
+@pytest.mark.parametrize("case", ["lstm-one-program", "gru-three-polled", "lstm-int4-two-cluster"])
+def test_states_go_from_one_to_the_other(case: str, cut: Any, machine: Machine, save: Save) -> None:
+    live, partition = stream_of(case)
+    cut(partition)
+    path, features = str(save(live)), CASES[case][1]
+    rows = [torch.randn(1, features) for _ in range(5)]
+    steps = [numbers(x) for x in rows]
+    _, _, one, two, passed, three, again, kept, zeros, fresh = machine.calls(
+        ["open", "a", path], ["open", "b", path], ["step", "a", steps[0]], ["step", "a", steps[1]], ["pass_on", "a", "b"],
+        ["step", "b", steps[2]], ["step", "a", steps[2]], ["reset", "b"], ["save", "b"], ["step", "b", steps[0]],
+    )  # fmt: skip
+    want = [live.step(x).clone() for x in rows[:3]]
+    assert same(one, want[0]) and same(two, want[1]) and passed == "loaded" and kept is None
+    assert same(three, want[2]) and same(again, want[2])
+    assert set(zeros) == {"0"} and same(fresh, want[0])
+
+
+def test_states_that_are_no_numbers(file: Path, machine: Machine) -> None:
+    spoiled = "0000c07f" * 42  # 3 layers of 7 units, h and c
+    _, loaded, step, saved, _, fresh = machine.calls(
+        ["open", "a", str(file)],
+        ["load", "a", spoiled],
+        ["step", "a", STEP],
+        ["save", "a"],
+        ["reset", "a"],
+        ["step", "a", STEP],
+    )
+    assert loaded == "loaded" and same(step, torch.full((1, 2), float("nan"))) and len(saved) == len(spoiled)
+    assert same(fresh, small().step(torch.tensor([STEP])))
+
+
 def test_a_kernel_that_ends_by_a_fault(file: Path, machine: Machine) -> None:
     _, found, _ = machine.calls(["open", "a", str(file)], ["step", "a", STEP], ["close", "a"], STAND_IN_FAILS="!fault")
     assert found[0] == NO_ANSWER and "did not start: the kernel gave 719, CUDA_ERROR_LAUNCH_FAILED" in found[1]
