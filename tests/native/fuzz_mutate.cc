@@ -331,7 +331,7 @@ void mutate(Bytes& file, Random& random) {
   constexpr char kStays[] = "RTASTAYS";
   const auto* stays = std::search(file.data(), file.data() + file.size(), kStays, kStays + sizeof kStays - 1);
   const auto persistent = static_cast<size_t>(stays - file.data());
-  if (persistent < file.size() && !random.one_in(4)) return change_persistent(file, persistent, found.plan, random);
+  if (persistent < file.size() && random.one_in(2)) return change_persistent(file, persistent, found.plan, random);
   switch (random.below(40)) {
     case 0: return change_bytes(file, 0, file.size(), random);
     case 1: return change_bytes(file, found.plan, found.end, random);

@@ -19,6 +19,7 @@ from rtaccel.deploy import container, persistent_section
 from tests.deploy import forged
 from tests.gpu.from_c import c_calls
 from tests.gpu.from_c.conftest import LIBRARY
+from tests.support.generators import streams
 
 pytestmark = pytest.mark.skipif(importlib.util.find_spec("triton") is None, reason="persistent kernels need triton")
 
@@ -216,6 +217,21 @@ def test_what_cannot_be_saved(tmp_path: Path) -> None:
     with pytest.raises(UnsupportedProblem, match="persistent"):
         rt.save(rt.compile(net, torch.randn(1, 6)), tmp_path / "a.rta", persistent=["sm_90"])
     assert not (tmp_path / "a.rta").exists()
+
+
+def test_what_triton_has_is_stored_too(lib: Any, tmp_path: Path) -> None:
+    """A stream of convolutions: its weights twice, of which the file has one set, and rings that a start finds zeroed."""
+    net = streams.Causal(4, 6, (1, 2), True).eval()
+    live = rt.stream(net, torch.randn(1, 4), "w8a8", calibration=[torch.randn(1, 4, 12) for _ in range(3)])
+    whole = rt.save(live, tmp_path / "tcn.rta", persistent=["sm_90", "sm_80"]).read_bytes()
+    found = stored(lib, whole)
+    assert isinstance(found, list) and sorted(found) == [80, 90]
+    parameters = struct.unpack_from("<I", whole, section_at(whole) + HEAD + 28)[0]
+    at = section_at(whole) + HEAD + RECORD
+    memory = [row for i in range(parameters) if (row := struct.unpack_from("<IIQQQ", whole, at + 32 * i))[0] == 4]
+    assert [(size, room) for _, _, _, size, room in memory if size == 0] and [
+        room for _, _, _, size, room in memory if room == 2 * size
+    ]
 
 
 def test_without_a_compiler(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
