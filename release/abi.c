@@ -585,6 +585,7 @@ void rta_gpu_reset(rta_gpu* gpu) {}
 size_t rta_gpu_state_bytes(const rta_gpu* gpu) {}
 int rta_gpu_save_state(rta_gpu* gpu, void* to) {}
 int rta_gpu_load_state(rta_gpu* gpu, const void* from) {}
+int rta_gpu_swap(rta_gpu* gpu, const char* path, const unsigned char* key) {}
 void rta_gpu_describe(const rta_gpu* gpu, rta_gpu_about* about) {}
 int rta_gpu_stored(const void* data, size_t size, int* capabilities, int most) {}
 typedef struct {

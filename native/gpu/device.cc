@@ -56,6 +56,7 @@ Resident::Resident(const Card& card, const Stored& stored, const uint8_t* sectio
     const Current current(context_);
     load(stored);
     check(d.new_stream(&stream_, kNonBlocking), "cuStreamCreate");
+    check(d.new_stream(&copying_, kNonBlocking), "cuStreamCreate");
     for (const Parameter& p : stored.parameters) {
       uint64_t value = p.value;
       if (p.kind < Kind::kMemory) value = shared_memory(p.kind, static_cast<size_t>(stored.room(p)));
@@ -83,6 +84,7 @@ void Resident::give_back() {
     for (Address at : owned_) d.free(at);
     for (void* at : pinned_) d.free_host(at);
     if (stream_) d.destroy(stream_);
+    if (copying_) d.destroy(copying_);
     if (module_) d.unload(module_);
     Context before;
     d.pop(&before);
@@ -108,7 +110,7 @@ void Resident::check_parameters() const {
   const size_t own = stored_.parameters.size();
   size_t at, size;
   for (size_t i = 0; i < own + kScratch; ++i) {
-    const size_t wanted = i < own && stored_.parameters[i].kind == Kind::kWord ? 4 : 8;
+    const size_t wanted = i < own && is_word(stored_.parameters[i].kind) ? 4 : 8;
     if (d.parameter(function_, i, &at, &size) != kSuccess || size != wanted)
       refuse(RTA_BAD_FORMAT, "%s: parameter %zu is not that of its code", stored_.name, i);
   }
@@ -144,16 +146,31 @@ uint64_t Resident::own_memory(const Parameter& p, const uint8_t* section) {
   owned_.push_back(at);
   if (!bytes) zeroed_.push_back({at, room});
   if (bytes) check(d.copy(at, section + p.value, bytes, stream_), "cuMemcpyHtoDAsync");
-  // A set of weights that nobody names is never read.
+  if (Stored::is_weights(p)) weights_.push_back({at, bytes, pinned(bytes)});  // of the second set nobody reads yet
   return at;
 }
 
-void Resident::launch() {
+void Resident::write(bool second, const Stored& from, const uint8_t* section) {
+  const Driver& d = driver();
+  const Current current(context_);
+  auto to = weights_.begin();
+  for (const Parameter& p : from.parameters) {
+    if (!Stored::is_weights(p)) continue;
+    std::memcpy(to->staging, section + p.value, to->bytes);
+    check(d.copy(to->at + (second ? to->bytes : 0), to->staging, to->bytes, copying_), "cuMemcpyHtoDAsync");
+    ++to;
+  }
+  check(d.synchronize(copying_), "cuStreamSynchronize");
+}
+
+void Resident::launch(bool second) {
   const Driver& d = driver();
   const Current current(context_);
   for (auto [at, bytes] : mailbox_) std::memset(at, 0, bytes);
   // Copies, not a kernel of the driver's, whose code might have to be loaded.
   for (const Memory& memory : zeroed_) check(d.copy(memory.at, zeros_, memory.bytes, stream_), "cuMemcpyHtoDAsync");
+  for (size_t i = 0; i < stored_.parameters.size(); ++i)
+    if (stored_.parameters[i].kind == Kind::kSecond) values_[i] = second;
   std::vector<void*> arguments;
   for (uint64_t& value : values_) arguments.push_back(&value);
   const unsigned blocks = stored_.blocks, threads = stored_.threads, shared = stored_.shared_bytes;

@@ -37,7 +37,9 @@ class Resident {
   ~Resident();  // gives everything back, which may wait for the device
   Resident(const Resident&) = delete;
 
-  void launch();          // with its memory as it was at first; does not wait
+  void launch(bool second);  // with this set of weights, and the rest as it was at first; does not wait
+  // Puts other weights into one of the sets, beside a kernel that computes with the other one.
+  void write(bool second, const Stored& from, const uint8_t* section);
   bool finished() const;  // refuses where it ended by a fault
   // How many of its clusters the device has room for, with nothing else on it; 1 where it is none.
   int clusters() const;
@@ -48,6 +50,11 @@ class Resident {
   struct Memory {  // of the card, that a start finds zeroed
     Address at;
     size_t bytes;
+  };
+  struct Weights {  // two sets of them, and as many bytes of the host to copy from
+    Address at;
+    size_t bytes;
+    void* staging;
   };
   void load(const Stored& stored);
   void check_parameters() const;
@@ -66,6 +73,8 @@ class Resident {
   std::vector<void*> pinned_;
   std::vector<std::pair<void*, size_t>> mailbox_;  // and states: zeroed by the host
   std::vector<Memory> zeroed_;
+  std::vector<Weights> weights_;
+  Stream copying_ = nullptr;
   void* zeros_ = nullptr;
   std::vector<uint64_t> values_;  // of the parameters
 };

@@ -4,6 +4,7 @@
 #include <time.h>
 
 #include <algorithm>
+#include <array>
 #include <cmath>
 #include <string>
 #include <vector>
@@ -20,7 +21,8 @@ namespace {
 
 constexpr uint64_t kRunning = 1;
 constexpr int kAbortAt = 0, kStateAt = 1;
-constexpr uint32_t kReset = 1, kSave = 2, kLoad = 4, kSpoiled = 8;  // commands of a message
+constexpr uint32_t kReset = 1, kSave = 2, kLoad = 4, kSpoiled = 8, kRenew = 16,
+                   kOfSecond = 32;  // commands of a message
 constexpr int64_t kSecond = 1'000'000'000, kStart = 30 * kSecond, kEnd = 5 * kSecond;
 
 int64_t now() {
@@ -49,6 +51,7 @@ struct rta_gpu {
   void message(uint32_t order);  // that is no time step
   void save(float* to);
   void load(const float* from);
+  void swap(const Bytes& bytes, const unsigned char* key);
   bool end();  // whether it did
   [[noreturn]] void fail(std::string fault, const char* what);
 
@@ -57,6 +60,8 @@ struct rta_gpu {
   std::unique_ptr<Seat> seat;
   std::unique_ptr<Resident> resident;
   int streams;
+  bool second = false;               // the set of weights that it computes with
+  Digest code;                       // of the kernel
   uint32_t number = 0, command = 0;  // of the last message; of the next one
 };
 
@@ -83,6 +88,26 @@ Read read(const Bytes& bytes) {
   return found;
 }
 
+void check_key(const Bytes& bytes, const unsigned char* key) {
+  if (!key) return;
+  if (!found_verify()) refuse(RTA_OTHER, "libsodium is not installed, so no signature can be checked");
+  check_signed(bytes, "the file", key, found_verify());
+}
+
+// Whether two launches differ in weights alone.
+bool same_but_weights(const Stored& a, const Stored& b) {
+  const auto sizes = [](const Stored& s) {
+    return std::array<int64_t, 9>{s.capability, s.blocks, s.threads, s.shared_bytes, s.cluster,
+                                  s.commands,   s.inputs, s.outputs, s.states};
+  };
+  const auto same = [](const Parameter& p, const Parameter& q) {
+    const bool weights = Stored::is_weights(p);
+    return p.kind == q.kind && p.room == q.room && p.bytes == q.bytes && (weights || (!p.bytes && p.value == q.value));
+  };
+  return sizes(a) == sizes(b) &&
+         std::equal(a.parameters.begin(), a.parameters.end(), b.parameters.begin(), b.parameters.end(), same);
+}
+
 std::string cards_of(const std::vector<Stored>& all) {
   std::string text;
   for (const Stored& s : all) {
@@ -97,10 +122,7 @@ std::string cards_of(const std::vector<Stored>& all) {
 rta_gpu::rta_gpu(const Bytes& bytes, const unsigned char* key, int device) {
   auto [all, section, streams_] = read(bytes);
   streams = streams_;
-  if (key) {
-    if (!found_verify()) refuse(RTA_OTHER, "libsodium is not installed, so no signature can be checked");
-    check_signed(bytes, "the file", key, found_verify());
-  }
+  check_key(bytes, key);
   const std::lock_guard<std::mutex> alone(turn());
   const Card card = card_of(device);
   if (any_runs())
@@ -126,6 +148,7 @@ rta_gpu::rta_gpu(const Bytes& bytes, const unsigned char* key, int device) {
     stored = s;
     stored.name = name.c_str();
     stored.code = nullptr;
+    code = sha256(s.code, s.code_bytes);
     seat = std::move(sat);
     resident = std::move(made);
     return;
@@ -150,7 +173,7 @@ void rta_gpu::start() {
   if (seat->running()) return;
   const std::lock_guard<std::mutex> alone(turn());
   number = 0;
-  resident->launch();
+  resident->launch(second);
   seat->runs(resident->control + kAbortAt);
   const auto state = [this] { return __atomic_load_n(resident->control + kStateAt, __ATOMIC_ACQUIRE); };
   const bool attempted = attempt([&] { wait_until(kStart, [&] { return state() != 0 || resident->finished(); }); });
@@ -167,6 +190,7 @@ void rta_gpu::step(const float* x, float* y, int64_t timeout_ns) {
   const auto status = rta_mailbox_wait(resident->replies + slot * stored.outputs, reinterpret_cast<uint32_t*>(y),
                                        stored.outputs, number, timeout_ns);
   if (status == RTA_MAILBOX_DONE) {
+    if (command & kRenew) second = command & kOfSecond;
     command = 0;
     return;
   }
@@ -178,9 +202,9 @@ void rta_gpu::message(uint32_t order) {
   const std::vector<float> x(static_cast<size_t>(stored.inputs));
   std::vector<float> y(static_cast<size_t>(stored.outputs));
   const uint32_t waiting = command;
-  command = order;
+  command = order | (waiting & (kRenew | kOfSecond));  // which hold from there on
   step(x.data(), y.data(), kSecond);
-  command = waiting;
+  command = waiting & kReset;
 }
 
 void rta_gpu::save(float* to) {
@@ -199,8 +223,22 @@ void rta_gpu::load(const float* from) {
   const int64_t words = stored.states;
   const bool finite = std::all_of(from, from + words, [](float value) { return std::isfinite(value); });
   rta_mailbox_send(resident->past, reinterpret_cast<const uint32_t*>(from), words, number + 1);
-  command = 0;
+  command &= ~kReset;
   message(kLoad | (finite ? 0 : kSpoiled));
+}
+
+void rta_gpu::swap(const Bytes& bytes, const unsigned char* key) {
+  if (!failed.empty()) refuse(RTA_NO_ANSWER, "%s", failed.c_str());
+  const Read from = read(bytes);
+  check_key(bytes, key);
+  for (const Stored& s : from.all) {
+    if (!stored.commands || !same_but_weights(s, stored) || !(sha256(s.code, s.code_bytes) == code)) continue;
+    command &= ~(kRenew | kOfSecond);  // the kernel goes on with the set that it has
+    resident->write(!second, s, from.section);
+    command |= kRenew | (second ? 0 : kOfSecond);
+    return;
+  }
+  refuse(RTA_NO_FIT, "no kernel of the file is %s with these sizes and static scales", name.c_str());
 }
 
 void rta_gpu::fail(std::string fault, const char* what) {
@@ -241,7 +279,14 @@ RTA_API int rta_gpu_step(rta_gpu* gpu, const float* x, float* y, int64_t timeout
     return 0;
   });
 }
-RTA_API void rta_gpu_reset(rta_gpu* gpu) { gpu->command = gpu->stored.commands ? kReset : 0; }
+RTA_API void rta_gpu_reset(rta_gpu* gpu) { gpu->command |= gpu->stored.commands ? kReset : 0; }
+
+RTA_API int rta_gpu_swap(rta_gpu* gpu, const char* path, const unsigned char* key) {
+  return answered(-1, [&] {
+    gpu->swap(Bytes(path), key);
+    return 0;
+  });
+}
 
 RTA_API size_t rta_gpu_state_bytes(const rta_gpu* gpu) {
   return sizeof(float) * static_cast<size_t>(gpu->stored.states);

@@ -55,6 +55,12 @@ void rta_gpu_reset(rta_gpu* gpu);
 size_t rta_gpu_state_bytes(const rta_gpu* gpu);
 int rta_gpu_save_state(rta_gpu* gpu, void* to);
 int rta_gpu_load_state(rta_gpu* gpu, const void* from);
+/* Other weights for the same kernel, from another file of the same model: checked, copied beside the running kernel
+ * into memory that is there for them, and exchanged by the message of the next step; states go on. A swap that no step
+ * has taken yet is dropped. -1 with RTA_NO_FIT where the kernel, its sizes or its static scales differ. key: as for
+ * opening.
+ */
+int rta_gpu_swap(rta_gpu* gpu, const char* path, const unsigned char* key);
 void rta_gpu_describe(const rta_gpu* gpu, rta_gpu_about* about);
 
 /* For which cards a file has kernels: how many there are, and of the first `most` their compute capabilities times ten.

@@ -139,11 +139,11 @@ bool is_for(const uint8_t* code, uint64_t size, uint32_t capability) {
 Parameter parameter_of(const uint8_t* at, const Place& all, const Stored& of, uint64_t& asked) {
   ParameterRecord r;
   std::memcpy(&r, at, sizeof r);
-  if (r.kind > static_cast<uint32_t>(Kind::kLong) || r.unused)
+  if (r.kind > static_cast<uint32_t>(Kind::kSecond) || r.unused)
     refuse(RTA_BAD_FORMAT, "%s: a parameter of kind %u", of.name, r.kind);
   const Parameter p{static_cast<Kind>(r.kind), r.value, r.bytes, r.room};
   if (p.kind != Kind::kMemory) {
-    if (p.bytes || p.room || (p.kind == Kind::kWord && p.value >> 32) || (p.kind < Kind::kMemory && p.value))
+    if (p.bytes || p.room || (is_word(p.kind) && p.value >> 32) || (p.kind < Kind::kMemory && p.value))
       refuse(RTA_BAD_FORMAT, "%s: a parameter of kind %u with memory of its own", of.name, r.kind);
   } else if (!p.room || p.bytes > p.room || p.room > kMostRoom || (asked += p.room) > kMostRoom ||
              (p.bytes ? !within(p.value, p.bytes, all.size) : p.value != 0)) {
@@ -172,6 +172,7 @@ Stored launch_of(const Place& all, size_t& at) {
            r.outputs,
            r.states,
            nullptr,
+           0,
            here + offsetof(Record, entry),
            here + offsetof(Record, name),
            {}};
@@ -188,13 +189,15 @@ Stored launch_of(const Place& all, size_t& at) {
   if (!within(r.code_at, r.code_bytes, all.size) || !is_for(all.at + r.code_at, r.code_bytes, r.capability))
     refuse(RTA_BAD_FORMAT, "%s: its code is not for sm_%u", s.name, r.capability);
   s.code = all.at + r.code_at;
+  s.code_bytes = static_cast<size_t>(r.code_bytes);
   uint64_t asked = 0;
-  int seen[4] = {};
+  int seen[4] = {}, sets = 0;
   for (uint32_t i = 0; i < r.parameters; ++i) {
     s.parameters.push_back(parameter_of(all.at + at + sizeof r + i * sizeof(ParameterRecord), all, s, asked));
+    sets += s.parameters.back().kind == Kind::kSecond;
     if (s.parameters.back().kind < Kind::kMemory) ++seen[static_cast<uint32_t>(s.parameters.back().kind)];
   }
-  if (seen[0] != 1 || seen[1] != 1 || seen[2] != 1 || seen[3] > 1)
+  if (seen[0] != 1 || seen[1] != 1 || seen[2] != 1 || seen[3] > 1 || sets > 1)
     refuse(RTA_BAD_FORMAT, "%s: a kernel without a mailbox", s.name);
   at += r.bytes;
   return s;

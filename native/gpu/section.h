@@ -16,8 +16,10 @@ enum class Kind : uint32_t {
   kPast = 3,    // states, where somebody asks for them
   kMemory = 4,  // memory of the card; begins with bytes of the file, zeros behind
   kWord = 5,    // a number of 4 bytes
-  kLong = 6     // of 8
+  kLong = 6,    // of 8
+  kSecond = 7   // of 4: 1 where the kernel is to begin with the second set of weights
 };
+inline bool is_word(Kind kind) { return kind == Kind::kWord || kind == Kind::kSecond; }
 struct Parameter {
   Kind kind;
   uint64_t value;        // the number; of memory, where its bytes begin in the section
@@ -33,12 +35,15 @@ struct Stored {
   bool cooperative, commands;  // commands: a message has a word more
   int64_t inputs, outputs, states;
   const uint8_t* code;
+  size_t code_bytes;
   const char *entry, *name;
   std::vector<Parameter> parameters;
 
   int64_t request_words() const { return inputs + commands; }
   // Bytes of a parameter's memory, 0 for a number. Of `kPast` at least a word, as the kernel has an address.
   uint64_t room(const Parameter& p) const;
+  // Whether memory is for two sets of weights, of which the file has one.
+  static bool is_weights(const Parameter& p) { return p.kind == Kind::kMemory && p.bytes && p.room == 2 * p.bytes; }
 };
 
 // Those of a file, in its order, every number looked at; `section` receives its start. Refuses a file without any.

@@ -26,7 +26,7 @@ TENSOR = "persistent"
 _ALIGNMENT = 64
 _HEAD, _LAUNCH, _PARAMETER = struct.Struct("<8sIIQ40x"), struct.Struct("<12I2Q64s128s"), struct.Struct("<IIQQQ")
 _MAGIC, _VERSION = b"RTASTAYS", 1
-_REQUESTS, _REPLIES, _CONTROL, _PAST, _MEMORY, _WORD, _LONG = range(7)
+_REQUESTS, _REPLIES, _CONTROL, _PAST, _MEMORY, _WORD, _LONG, _SECOND = range(8)
 _NUMBERS = {"i32": ("<i", _WORD), "u32": ("<I", _WORD), "fp32": ("<f", _WORD), "i64": ("<q", _LONG)}
 
 
@@ -41,11 +41,12 @@ def persistent_section(model: CompiledModel, architectures: Sequence[str]) -> by
 
 
 class _Launch:
-    """One form, compiled. arguments: of its launch, with the type of each. mailbox: those of them that both sides see."""
+    """One form, compiled. arguments: of its launch, with the name and type of each. mailbox: those that both sides see."""
 
     def __init__(self, network: Network, cubin: Cubin, arguments: Mapping[str, Any], mailbox: Sequence[Tensor]) -> None:
         self.network, self.cubin = network, cubin
-        self.arguments, self.mailbox = [(arguments[name], kind) for name, kind in cubin.parameters], mailbox
+        self.arguments = [(name, arguments[name], kind) for name, kind in cubin.parameters]
+        self.mailbox = mailbox
 
 
 def _launches(model: CompiledModel, capability: int) -> list[_Launch]:
@@ -108,7 +109,7 @@ def _record(launch: _Launch, data: _Bytes) -> bytes:
     network, cubin = launch.network, launch.cubin
     if cubin.global_scratch_bytes or cubin.profile_scratch_bytes:
         raise UnsupportedProblem("persistent", f"{cubin.name}, which asks for scratch memory", "none", "Report it.")
-    parameters = b"".join(_parameter(value, kind, launch, data) for value, kind in launch.arguments)
+    parameters = b"".join(_parameter(*argument, launch, data) for argument in launch.arguments)
     return (
         _LAUNCH.pack(
             _LAUNCH.size + len(parameters), cubin.capability, network.programs, 32 * cubin.num_warps, cubin.shared_bytes,
@@ -119,7 +120,9 @@ def _record(launch: _Launch, data: _Bytes) -> bytes:
     )  # fmt: skip
 
 
-def _parameter(value: Any, kind: str, launch: _Launch, data: _Bytes) -> bytes:
+def _parameter(name: str, value: Any, kind: str, launch: _Launch, data: _Bytes) -> bytes:
+    if name == "second":  # set of weights; a start begins with the one that the file has
+        return _PARAMETER.pack(_SECOND, 0, 0, 0, 0)
     if not kind.startswith("*"):
         form, which = _NUMBERS[kind]
         number = struct.pack(form, value)

@@ -31,6 +31,7 @@ constexpr int kSuccess = 0, kInvalid = 1, kOutOfMemory = 2, kNoDevice = 100, kIn
 constexpr uint64_t kOfCard = uint64_t{1} << 62, kPageless = 4096;
 
 std::mutex mutex;
+std::map<uint64_t, size_t> sizes;
 std::map<uint64_t, void*> card_memory;  // by address of the card
 std::map<void*, uint64_t> pinned;       // and where the card sees it
 std::atomic<int> running{0}, modules{0}, streams{0}, retained{0}, launches{0};
@@ -200,6 +201,7 @@ int cuMemAlloc_v2(uint64_t* at, size_t bytes) {
   memset(memory, 0x7f, bytes);  // what was there before
   *at = kOfCard | reinterpret_cast<uint64_t>(memory);
   card_memory[*at] = memory;
+  sizes[*at] = bytes;
   return kSuccess;
 }
 int cuMemFree_v2(uint64_t at) {
@@ -211,7 +213,10 @@ int cuMemFree_v2(uint64_t at) {
 }
 int cuMemcpyHtoDAsync_v2(uint64_t at, const void* from, size_t bytes, void*) {
   ENTER("cuMemcpyHtoDAsync_v2", true);
-  memcpy(card_memory.at(at), from, bytes);
+  const auto memory = std::prev(card_memory.upper_bound(at));
+  const size_t offset = at - memory->first;
+  if (offset + bytes > sizes.at(memory->first)) broken("a copy beyond its memory");
+  memcpy(static_cast<char*>(memory->second) + offset, from, bytes);
   return kSuccess;
 }
 int cuMemHostAlloc(void** at, size_t bytes, unsigned flags) {

@@ -32,6 +32,7 @@ def library(path: str) -> Any:
     lib.rta_gpu_state_bytes.restype = ctypes.c_size_t
     lib.rta_gpu_state_bytes.argtypes = (ctypes.c_void_p,)
     lib.rta_gpu_save_state.argtypes = lib.rta_gpu_load_state.argtypes = (ctypes.c_void_p, ctypes.c_char_p)
+    lib.rta_gpu_swap.argtypes = (ctypes.c_void_p, ctypes.c_char_p, ctypes.c_char_p)
     lib.rta_gpu_stored.argtypes = (ctypes.c_char_p, ctypes.c_size_t, ctypes.POINTER(ctypes.c_int), ctypes.c_int)
     return lib
 
@@ -76,6 +77,10 @@ class Calls:
     def pass_on(self, name: str, other: str) -> Any:
         """What one remembers is loaded into another."""
         return self.load(other, self.save(name))
+
+    def swap(self, name: str, path: str, key: str | None = None) -> Any:
+        given = None if key is None else bytes.fromhex(key)
+        return self._failure() if self._lib.rta_gpu_swap(self._open[name], path.encode(), given) else "swapped"
 
     def close(self, name: str) -> Any:
         self._lib.rta_gpu_close(self._open.pop(name))

@@ -21,7 +21,7 @@ from rtaccel.runtime.compiled import CompiledModel
 from rtaccel.runtime.gpu import persistent_chains, persistent_choice, persistent_stacks
 from rtaccel.runtime.stream import StreamModel
 from tests.cuda_checks import chains, on_host
-from tests.cuda_checks.streams import CASES, Partition, layout_of
+from tests.cuda_checks.streams import CASES, Partition, layout_of, other_weights
 from tests.gpu.from_c.conftest import LIBRARY, Machine, Save
 
 pytestmark = [
@@ -214,17 +214,69 @@ def test_states_go_from_one_to_the_other(case: str, cut: Any, machine: Machine, 
     assert set(zeros) == {"0"} and same(fresh, want[0])
 
 
+@pytest.mark.parametrize("case", ["lstm-one-program", "gru-int4-groups", "lstm-int4-two-cluster"])
+def test_other_weights_while_it_runs(case: str, cut: Any, machine: Machine, save: Save) -> None:
+    """Before the first step, between steps, twice without a step between them, and back; states go on."""
+    live, partition = stream_of(case)
+    cut(partition)
+    first = str(save(live))
+    states, paths = [other_weights(live, seed) for seed in (1, 2)], []
+    for index, state in enumerate(states):
+        other, _ = stream_of(case)
+        other.load_state_dict({**other.state_dict(), **state})
+        paths.append(str(save(other, name=f"{index}.rta")))
+    x = [torch.randn(1, CASES[case][1]) for _ in range(5)]
+    rows = [numbers(row) for row in x]
+    own = live.state_dict()
+    plan: list[tuple[list[str], dict[str, Tensor]]] = [
+        ([paths[0]], states[0]), ([], states[0]), ([paths[1], first, paths[1]], states[1]), ([first], own),
+        ([paths[0]], states[0]),
+    ]  # fmt: skip
+    commands: list[list[Any]] = [["open", "a", first]]
+    want = []
+    for row, given, (swaps, state) in zip(rows, x, plan):
+        commands += [["swap", "a", path] for path in swaps] + [["step", "a", row]]
+        live.swap({key: value for key, value in {**own, **state}.items() if key != "_extra_state"})
+        want.append(live.step(given).clone())
+    found = machine.calls(*commands, ["close", "a"])[1:-1]
+    assert found.count("swapped") == 6
+    for got, y in zip([answer for answer in found if answer != "swapped"], want):
+        assert same(got, y)
+    assert len(machine.launches) == 1 and "left: 0 0 0 0 0" in machine.said
+
+
+def test_weights_of_another_model(cut: Any, machine: Machine, save: Save) -> None:
+    cut(CASES["lstm-one-program"][3])
+    path, x = str(save(small())), torch.tensor([STEP])
+    torch.manual_seed(1)
+    make, features, scheme, _ = CASES["lstm-one-program"]
+    data = [3 * torch.randn(8, 5, features)]
+    scales = rt.stream(make().eval(), torch.randn(1, features), scheme=scheme, calibration=data)
+    live, partition = stream_of("gru-three")
+    others = [str(save(scales, name="scales.rta"))]
+    cut(partition)
+    others.append(str(save(live, name="gru.rta")))
+    _, *refused, missing, step = machine.calls(
+        ["open", "a", path],
+        *(["swap", "a", other] for other in others),
+        ["swap", "a", "/no/such/file"],
+        ["step", "a", STEP],
+    )
+    assert [code for code, _ in refused] == [7, 7] and "static scales" in refused[0][1] and missing[0] == 1
+    assert same(step, small().step(x))
+
+
 def test_states_that_are_no_numbers(file: Path, machine: Machine) -> None:
-    spoiled = "0000c07f" * 42  # 3 layers of 7 units, h and c
+    nonfinite = "0000c07f" * 42  # 3 layers of 7 units, h and c
     _, loaded, step, saved, _, fresh = machine.calls(
         ["open", "a", str(file)],
-        ["load", "a", spoiled],
+        ["load", "a", nonfinite],
         ["step", "a", STEP],
         ["save", "a"],
         ["reset", "a"],
         ["step", "a", STEP],
     )
-    assert loaded == "loaded" and same(step, torch.full((1, 2), float("nan"))) and len(saved) == len(spoiled)
+    assert loaded == "loaded" and same(step, torch.full((1, 2), float("nan"))) and len(saved) == len(nonfinite)
     assert same(fresh, small().step(torch.tensor([STEP])))
 
 
