@@ -40,6 +40,7 @@ FILES = (
     File("tests/gpu/test_cuda_recurrent.py", 30, 90, words=("-k", "on_a_gpu")),
     File("tests/gpu/cuda/test_cuda_chain.py", 20, 60, words=("-k", "on_a_gpu")),
     File("tests/gpu/cuda/test_cuda_window_code.py", 8, 60, words=("-k", "on_a_gpu")),
+    File("tests/gpu/cuda/test_cuda_float32_code.py", 8, 60, words=("-k", "on_a_gpu")),
     File("tests/gpu/test_persistent.py", 30, 90, words=("-k", "on_a_gpu")),
     File("tests/triton_checks/check_persistent.py", 30, 90),
     File("tests/triton_checks/check_persistent_streams.py", 30, 90),

@@ -72,8 +72,9 @@ def _over(size: str, block: str, *times: str) -> Trips:
 TRIPS: dict[str, Trips] = {
     "scan_": _over("OVER", "BLOCK_O"), "reduce_": _over("OVER", "BLOCK_O"), "order_rank": _over("OVER", "BLOCK_J"),
     "order_first": _over("OVER", "BLOCK_O", "K"), "put_": _over("S", "BLOCK_S"), "linear_float32": _over("K", "BLOCK_K"),
-    "_float32_read_": lambda c: int(c["T"]) * -(-int(c["H"]) // int(c["BLOCK_U"])), "_float32_kept_": lambda c: int(c["T"]),
+    "_float32_read_": lambda c: int(c["T"]) * -(-int(c["H"]) // int(c["BLOCK_U"])), "_float32_held_": lambda c: int(c["T"]),
     "_stack_": lambda c: int(c["T"]), "_window_": lambda c: int(c["RTA_TIME"]) + int(c["RTA_LAYERS"]) - 1,
+    "_layer_float32_": lambda c: int(c["RTA_TIME"]),
     "_float32_alone_": _over("H", "BLOCK_K"), "solve_": lambda c: int(c["N"]), "attention_": _over("S", "BLOCK_S"),
 }  # fmt: skip
 """By a part of a form's name; the loops of `solve_` are over its columns. Others have none."""
@@ -114,7 +115,8 @@ def rows() -> list[tuple[str, str, str, str, str]]:
     """(title, kind, name, scheme, kernel or the one that is taken) of the rows that are predicted in this way."""
     found = [(f"{name}, rtaccel float32 graph", "operation", name, "float32", "") for name in OPERATIONS]
     for name, steps in WINDOWS.items():
-        for scheme, kernel in (("w8a8", ""), ("w8a8", WINDOWS_BEFORE), ("w4a8", ""), ("float32", "")):
+        taken = (("w8a8", ""), ("w4a8", ""), ("float32", ""))
+        for scheme, kernel in (*taken, *WINDOWS_BEFORE.items()):
             by = f", by {kernel}" if kernel else ""
             found.append((f"{name}, window of {steps}, rtaccel {scheme} graph{by}", "window", name, scheme, kernel))
     found += [(f"{name}, rtaccel w8a8 graph", "tokens", name, "w8a8", "") for name in TOKENS]
@@ -154,7 +156,7 @@ def _launched(spec: Any, programs: int, whole: bool, code: Code) -> Launched:
     loop, rest = loop_of(code(spec))
     known = Launched(
         spec.name, 1, programs, spec.num_warps if in_cuda else spec.tiling.num_warps, loop + rest, trips(spec.name, constants),
-        loop if whole else 0,
+        loop if whole or in_cuda else 0,
     )  # fmt: skip
     if in_cuda:
         held = 512 * known.warps * (constants["RTA_KEPT"] + constants["RTA_HELD"])

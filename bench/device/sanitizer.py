@@ -16,10 +16,11 @@ CHECKS = (
     "tests/gpu/test_cuda_recurrent.py",
     "tests/gpu/cuda/test_cuda_chain.py",
     "tests/gpu/cuda/test_cuda_window_code.py",
+    "tests/gpu/cuda/test_cuda_float32_code.py",
 )
 SUBSET = (
     "int4_rows_one_by_one or rows_one_by_one or parts_of_k or small_networks_on_a_gpu or small_chains_on_a_gpu or "
-    "small_windows_on_a_gpu"
+    "small_windows_on_a_gpu or small_layers_on_a_gpu"
 )
 TOOLS = ("memcheck", "racecheck")
 LIMIT_S = 45

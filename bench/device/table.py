@@ -35,7 +35,7 @@ STEPS = {
 WINDOWS = {name: STEPS[name] for name in ("gru 64-128", "LSTM_A 2x100", "LSTM_B 3x200")}
 """Windows that are measured in int4 and float32, too, and by the kernel that had them before."""
 
-WINDOWS_BEFORE = "triton_stack"
+WINDOWS_BEFORE = {"w8a8": "triton_stack", "float32": "triton_float32"}
 
 STAC_ML = ("LSTM_A 2x100", "LSTM_B 3x200", "LSTM_C 4x1000")
 OPERATIONS = (
@@ -186,8 +186,9 @@ def others_of_ours(seconds: float) -> Iterator[Row]:
         yield graph("window", f"{name}, window of {steps}", name, "w8a8", seconds, 10)
     for name, steps in WINDOWS.items():
         yield graph("window", f"{name}, window of {steps}", name, "w4a8", seconds, 10)
-        yield graph("window", f"{name}, window of {steps}", name, "w8a8", seconds, 10, WINDOWS_BEFORE)
         yield graph("window", f"{name}, window of {steps}", name, "float32", seconds, 10)
+        for scheme, before in WINDOWS_BEFORE.items():
+            yield graph("window", f"{name}, window of {steps}", name, scheme, seconds, 10, before)
         yield peer("window", f"{name}, window of {steps}", name, FLOAT32, seconds, 3)
     yield from swaps(seconds)
     yield from linear_few()

@@ -55,7 +55,8 @@ class CudaKernel:
 
 
 PERSISTENT_FILES = (
-    "_persistent/cuda_words.h", "_persistent/cuda_products.h", "_persistent/cuda_poll.h", "_persistent/cuda_lane.h",
+    "_persistent/cuda_words.h", "_persistent/cuda_products.h", "_persistent/cuda_numbered.h", "_persistent/cuda_poll.h",
+    "_persistent/cuda_lane.h",
     "_common/activations/functions.h", "_common/activations/table.def", "_common/activations/activate.h",
 )  # fmt: skip
 """What persistent kernels include."""

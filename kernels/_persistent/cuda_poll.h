@@ -8,6 +8,7 @@
 // single one hand it on: another would write over what a later message brings.
 #pragma once
 
+#include "_persistent/cuda_numbered.h"
 #include "_persistent/cuda_products.h"
 
 constexpr Word kRunning = 1, kAborted = 2, kIdle = 3;  // control[1], what a kernel says of itself
@@ -20,11 +21,6 @@ constexpr unsigned kReset = 1, kSave = 2, kLoad = 4, kNonfinite = 8, kRenew = 16
 // newest look began, and why the kernel ends. The block writes the last: the message that it waits for. An end is
 // handed on only then: of two that are counted at one barrier the second would stand for a warp that has not come.
 constexpr int kTaken = 0, kBegan = 1, kWhyEnded = 2, kWanted = 3;
-
-static __device__ __forceinline__ unsigned number_of(Word word) { return static_cast<unsigned>(word >> 32); }
-static __device__ __forceinline__ Word word_of(unsigned payload, unsigned sequence) {
-  return static_cast<Word>(sequence) << 32 | payload;
-}
 
 // No look begins sooner than `apart` cycles behind the one before, whichever warp's that is. When this one begins.
 static __device__ __forceinline__ unsigned await_turn(unsigned* shared, int lane, unsigned apart) {

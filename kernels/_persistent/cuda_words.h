@@ -91,6 +91,9 @@ static __device__ __forceinline__ float add_rn(float a, float b) { return __fadd
 static __device__ __forceinline__ float mul_rn(float a, float b) { return __fmul_rn(a, b); }
 static __device__ __forceinline__ float fma_rn(float a, float b, float c) { return __fmaf_rn(a, b, c); }
 static __device__ __forceinline__ float div_rn(float a, float b) { return __fdiv_rn(a, b); }
+// Near e^v, to 2^-21 and |v| 2^-24 of it, and near a / b, to 2^-22: float32 results that no bit is promised of.
+static __device__ __forceinline__ float exp_near(float v) { return __expf(v); }
+static __device__ __forceinline__ float quotient_near(float a, float b) { return __fdividef(a, b); }
 static __device__ __forceinline__ int rounded(float v) { return __float2int_rn(v); }
 static __device__ __forceinline__ unsigned bits_of(float v) { return __float_as_uint(v); }
 static __device__ __forceinline__ float float_of(unsigned v) { return __uint_as_float(v); }

@@ -32,7 +32,7 @@ using Word = unsigned long long;
 
 namespace host {
 
-constexpr int kStack = 64 << 10, kLateRounds = 2000;
+constexpr int kStack = 64 << 10, kLateRounds = 1000, kStillRounds = 2000;
 struct Index {
   unsigned x, y;
 };
@@ -213,7 +213,7 @@ inline void launch(int blocks, int threads, int shared_bytes, unsigned seed, int
   std::vector<Fiber*> order;
   for (Fiber& fiber : made.fibers) order.push_back(&fiber);
   int still = 0, rounds = 0;  // rounds in which nothing moved; and all, as far as blocks are late
-  while (!order.empty() && (still < 2000 || __atomic_load_n(abort, __ATOMIC_ACQUIRE) == 0)) {
+  while (!order.empty() && (still < kStillRounds || __atomic_load_n(abort, __ATOMIC_ACQUIRE) == 0)) {
     made.moved = false;
     rounds += rounds < kLateRounds;
     for (size_t i = order.size(); i > 1; --i) {
@@ -310,6 +310,8 @@ static inline float add_rn(float a, float b) { return a + b; }
 static inline float mul_rn(float a, float b) { return a * b; }
 static inline float fma_rn(float a, float b, float c) { return __builtin_fmaf(a, b, c); }
 static inline float div_rn(float a, float b) { return a / b; }
+static inline float exp_near(float v) { return std::exp(v); }
+static inline float quotient_near(float a, float b) { return a / b; }
 static inline int rounded(float v) { return static_cast<int>(std::nearbyint(v)); }
 static inline unsigned bits_of(float v) {
   unsigned bits;

@@ -34,16 +34,37 @@ def missing() -> str | None:
     return None if shutil.which(COMPILER) else f"{COMPILER} is not here"
 
 
-def build(kernel: CudaKernel, name: str, *flags: str, looks: int = 1 << 22) -> Path:
-    """The kernel's form as a file for a CPU, kept between runs. It looks at the abort word soon."""
+def build(kernel: CudaKernel, name: str, *flags: str, looks: int = 1 << 22, folder: Path = HERE) -> Path:
+    """The kernel's form as a file for a CPU, kept between runs, with what stands around it in a folder. It looks at the abort
+    word soon."""
     definitions = {**dict(kernel.definitions), "RTA_SPINS": 4, "RTA_LOOKS": looks}
-    around = HERE / f"{Path(kernel.file).stem}_on_host.cc"
+    around = folder / f"{Path(kernel.file).stem}_on_host.cc"
     command = [
         COMPILER, *FLAGS, *flags, f"-I{cuda_nvrtc.FOLDER}", f"-I{HERE}", *(f"-D{k}={v}" for k, v in definitions.items()),
         str(around),
     ]  # fmt: skip
     sources = (around, HERE / "cuda_on_host.h", HERE / "kernel_arguments.h")
     return kept.compiled_by(command, sources, name, kernel.key)
+
+
+Launch = Callable[..., None]
+
+
+def launcher(kernel: CudaKernel, path: Path, *how: int, streams: bool) -> Launch:
+    """launch(grid, **arguments by name) of what `build` made. how: what its function takes behind the arguments; streams: the
+    second number of the grid, first of all."""
+    run = ctypes.CDLL(str(path)).rtaccel_on_host
+
+    def launch(grid: tuple[int, ...], **given: Any) -> None:
+        numbers = [SCALARS[kind](given[name]) for name, kind in kernel.parameters if not kind.startswith("*")]
+        at = iter(numbers)
+        addresses = [
+            given[name].data_ptr() if kind.startswith("*") else ctypes.addressof(next(at))
+            for name, kind in kernel.parameters
+        ]
+        run((ctypes.c_void_p * len(addresses))(*addresses), *((grid[1],) if streams else ()), *how)
+
+    return launch
 
 
 class HostDevice:
@@ -90,18 +111,7 @@ class HostDevice:
         """In the place of cuda_launch.bind."""
         self.built.append(kernel)
         path = build(kernel, "recurrent.so", "-shared", "-fPIC", looks=self.looks)
-        run = ctypes.CDLL(str(path)).rtaccel_on_host
-
-        def launch(grid: tuple[int, ...], **given: Any) -> None:
-            numbers = [SCALARS[kind](given[name]) for name, kind in kernel.parameters if not kind.startswith("*")]
-            at = iter(numbers)
-            addresses = [
-                given[name].data_ptr() if kind.startswith("*") else ctypes.addressof(next(at))
-                for name, kind in kernel.parameters
-            ]
-            run((ctypes.c_void_p * len(addresses))(*addresses), self.seed, self.skipped, self.dropped)
-
-        return launch
+        return launcher(kernel, path, self.seed, self.skipped, self.dropped, streams=False)
 
     def close(self) -> None:
         for control in self.controls:

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-import ctypes
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 from unittest import mock
 
@@ -33,22 +33,12 @@ class HostLaunch:
     skipped: int = 0
     dropped: int = -1
     looks: int = 1 << 22
+    folder: Path = on_host.HERE
 
     def bind(self, kernel: CudaKernel) -> Callable[..., None]:
         """In the place of cuda_launch.bind."""
-        path = on_host.build(kernel, "window.so", "-shared", "-fPIC", looks=self.looks)
-        run = ctypes.CDLL(str(path)).rtaccel_on_host
-
-        def launch(grid: tuple[int, ...], **given: Any) -> None:
-            numbers = [on_host.SCALARS[kind](given[n]) for n, kind in kernel.parameters if not kind.startswith("*")]
-            at = iter(numbers)
-            addresses = [
-                given[name].data_ptr() if kind.startswith("*") else ctypes.addressof(next(at))
-                for name, kind in kernel.parameters
-            ]
-            run((ctypes.c_void_p * len(addresses))(*addresses), grid[1], self.seed, self.skipped, self.dropped)
-
-        return launch
+        path = on_host.build(kernel, "window.so", "-shared", "-fPIC", looks=self.looks, folder=self.folder)
+        return on_host.launcher(kernel, path, self.seed, self.skipped, self.dropped, streams=True)
 
 
 def cut(geometry: Geometry, inputs: int, op: str, group: int, parts: int, lanes: int, kept: int) -> WindowConfig:

@@ -39,10 +39,20 @@ def nan_filled(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(torch, "empty", fill)
 
 
-def computed(stage: Stage, inputs: tuple[Tensor, ...], prepared_for: int) -> tuple[Tensor, ...]:
+def taken(stage: Stage, samples: int) -> list[str]:
+    """Names of what computes a stage here, the first one by itself. CUDA C++ is not interpreted."""
+    problem = Problem.of(stage, samples, DEVICE)
+    found = [impl.name for impl in impls("triton", stage.op) if impl.supports(problem) is None]
+    assert set(found) <= {"cuda_float32", "triton_float32"}
+    return found
+
+
+def computed(
+    stage: Stage, inputs: tuple[Tensor, ...], prepared_for: int, name: str = "triton_float32"
+) -> tuple[Tensor, ...]:
     problem = Problem.of(stage, prepared_for, DEVICE)
-    (impl,) = (impl for impl in impls("triton", stage.op) if impl.supports(problem) is None)
-    assert impl.name == "triton_float32"
+    (impl,) = (impl for impl in impls("triton", stage.op) if impl.name == name)
+    assert impl.supports(problem) is None
     return tuple(y.cpu() for y in impl.prepare(stage, problem)(*(t.to(DEVICE) for t in inputs)))
 
 
@@ -86,7 +96,8 @@ def test_contract(op: str, form: str, samples: int, k: int, geometry: Geometry, 
     print(f"seed {seed}")
     stage = make_stage(op, GATES[op], geometry, k, states=states, bias=seed % 3 > 0, seed=seed)
     inputs = make_inputs(stage, samples, seed)
-    assert_near(stage, inputs, computed(stage, inputs, samples))
+    for name in taken(stage, samples):
+        assert_near(stage, inputs, computed(stage, inputs, samples, name))
 
 
 @pytest.mark.parametrize("op", list(GATES))
@@ -99,7 +110,8 @@ def test_streams_of_fewer_time_steps(op: str, form: str) -> None:
         stage = make_stage(op, GATES[op], geometry, k, states=at % 2 == 0, seed=seed, lengths=True)
         inputs = make_inputs(stage, samples, seed)
         behind(stage)(*inputs)
-        assert_near(stage, inputs, computed(stage, inputs, samples))
+        for name in taken(stage, samples):
+            assert_near(stage, inputs, computed(stage, inputs, samples, name))
     for outside in (0, geometry.time + 1, -(2**40)):
         wrong = (inputs[0].nan_to_num(0.5), inputs[1].clone(), *inputs[2:])
         wrong[1].view(-1)[-1] = outside
@@ -213,4 +225,4 @@ def test_a_float32_model_has_no_torch_kernel() -> None:
     compiled = rt.compile(model, (x,), backend="triton", verify=False)
     assert torch.allclose(compiled(x), want, atol=1e-6, rtol=1e-5)
     table = compiled.explain().split("\nstages")[0]
-    assert "portable" not in table and table.count("triton_float32") >= 3, table
+    assert "portable" not in table and table.count("_float32") >= 3, table

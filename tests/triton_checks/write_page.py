@@ -149,7 +149,17 @@ def costs() -> list[str]:
     recorded, made = budgets.read(), json.loads(budgets.INSTRUCTIONS.read_text())
     for version in sorted(recorded, key=lambda v: tuple(map(int, v.split("."))), reverse=True):
         lines += code(version, recorded[version], made[version])
-    return [*lines, CHIP.rstrip(), *chip(), WINDOWS.rstrip(), *windows(), CHAINS.rstrip(), *chains()]
+    return [
+        *lines,
+        CHIP.rstrip(),
+        *chip(),
+        WINDOWS.rstrip(),
+        *windows(),
+        LAYERS.rstrip(),
+        *layers(),
+        CHAINS.rstrip(),
+        *chains(),
+    ]
 
 
 CHIP = """
@@ -190,7 +200,27 @@ does not hold has no row there. Stack, local memory and spills are none.
 
 
 def windows() -> Iterator[str]:
-    written = json.loads((PAGE.parents[2] / "tests" / "cuda_checks" / "window_budgets.json").read_text())
+    yield from on_chip("window_budgets.json")
+
+
+LAYERS = """
+## Float32 layers over a window in CUDA C++
+
+Of `kernels/recurrent/cuda/float32/layer.cu`, from `tests/cuda_checks/float32/budgets.json`: what goes through time, of one layer
+and one stream, by its units. Weights are those of h, of one block. A layer that a card does not hold has no row there. Stack,
+local memory and spills are none.
+
+| layer | card | blocks x threads | in registers | in shared memory | registers | code |
+|---|---|---|---|---|---|---|
+"""
+
+
+def layers() -> Iterator[str]:
+    yield from on_chip("float32/budgets.json")
+
+
+def on_chip(file: str) -> Iterator[str]:
+    written = json.loads((PAGE.parents[2] / "tests" / "cuda_checks" / file).read_text())
     for name, rows in written.items():
         for capability, r in rows.items():
             cells = (

@@ -16,10 +16,10 @@ from bench.device.rows.peers import ways
 from bench.device.rows.stages import Held, many, operation, tokens
 from bench.device.rows.timing import Fields, copies_for, copies_of, device_us, synchronous, timed
 from rtaccel.core.errors import FormatError
-from rtaccel.kernels.recurrent.cuda.window_choice import without
+from rtaccel.kernels.recurrent.cuda.fit import without
 
 MAX_COPIES = 128
-TRITON_STACK = "triton_stack"
+TRITON = ("triton_stack", "triton_float32")
 
 
 def scheme_of(text: str) -> Any:
@@ -69,9 +69,9 @@ def writer(fast: Any, *inputs: Tensor) -> Callable[[], object]:
 
 
 def chosen(kernel: str) -> AbstractContextManager[None]:
-    """Windows that are compiled inside have this kernel: triton_stack, or, where it is "", what is chosen."""
-    if kernel not in ("", TRITON_STACK):
-        raise FormatError("bench.device", f"kernel {kernel!r}", TRITON_STACK, "Name it, or none.")
+    """Windows that are compiled inside have this kernel, one of Triton's, or, where it is "", what is chosen."""
+    if kernel not in ("", *TRITON):
+        raise FormatError("bench.device", f"kernel {kernel!r}", " or ".join(TRITON), "Name one, or none.")
     return without() if kernel else nullcontext()
 
 

@@ -1,4 +1,4 @@
-"""LSTM with float32 weights in Triton; kernels/recurrent/triton/float32.py."""
+"""LSTM with float32 weights: kernels/recurrent/triton/float32.py, and windows kernels/recurrent/cuda/float32/."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ from collections.abc import Iterator
 from rtaccel.kernels._gpu.triton_spec import Specialisation
 from rtaccel.kernels.linear.triton import float32 as linear
 from rtaccel.kernels.lstm import contract
+from rtaccel.kernels.recurrent.cuda.float32 import choice as cuda
 from rtaccel.kernels.recurrent.layout import Geometry
 from rtaccel.kernels.recurrent.triton import float32
 
@@ -24,3 +25,4 @@ def specializations() -> Iterator[Specialisation]:
 
 
 float32.register("lstm", contract.lower, linear.form)
+cuda.register("lstm", contract.lower, linear.form)

@@ -162,7 +162,6 @@ extern "C" __global__ void RTA_CLUSTER_DIMS __launch_bounds__(kAllThreads, 1)
   uint4* const memory = shared_memory();
   char* const shared = reinterpret_cast<char*>(memory);
   clear(memory);
-  if constexpr (kCluster) meet_cluster();
   Stack stack(shared);
   Word* const exchange = stack.exchange(in_l2);
   if (kPollers > 0 && stack.thread >= kThreads) {

@@ -31,8 +31,11 @@ static __device__ __forceinline__ void renew(Stack& stack, const Weights& from, 
   meet<1, kThreads>();
 }
 
-// Everything but weights; the other blocks of a cluster are not waited for.
+// Everything but weights. Behind it stands a barrier of the block, or of a cluster: others may store here then.
 static __device__ __forceinline__ void clear(uint4* memory) {
   for (int at = kAtX / 16 + threadIdx.x; at < kSharedBytes / 16; at += kThreads) memory[at] = uint4{0, 0, 0, 0};
-  __syncthreads();
+  if constexpr (kCluster)
+    meet_cluster();
+  else
+    __syncthreads();
 }

@@ -35,6 +35,8 @@
 
 constexpr int kTime = RTA_TIME, kBatch = RTA_BATCH;
 constexpr bool kLast = RTA_LAST, kStates = RTA_STATES, kCounted = RTA_COUNTED, kX8 = RTA_X8, kY8 = RTA_Y8;
+#include "recurrent/cuda/lengths.h"
+
 constexpr int kStepX = RTA_BATCH_FIRST ? kInputs : kBatch * kInputs;  // from one time step to the next
 constexpr int kStepY = RTA_BATCH_FIRST ? kHidden : kBatch * kHidden;
 constexpr int kEachX = ceil_div(kInputs, kThreads);  // numbers of x that a thread fetches
@@ -92,22 +94,6 @@ struct Fetched {
     }
   }
 };
-
-// How many time steps a stream has; alive ends where that is no number of them.
-static __device__ __forceinline__ int steps_of(const long long* counts, int stream, bool& alive) {
-  if constexpr (!kCounted) return kTime;
-  const long long count = counts[stream];
-  alive = count >= 1 && count <= kTime;
-  if (RTA_LONGEST) {
-    long long longest = count;
-    for (int i = 0; i < kBatch; ++i) {
-      const long long other = counts[stream / kBatch * kBatch + i];
-      longest = other > longest ? other : longest;
-    }
-    alive = alive && longest == kTime;
-  }
-  return alive ? static_cast<int>(count) : kTime;
-}
 
 // The states before the window: as int8 of all units, and as they are of the block's own.
 static __device__ __forceinline__ void begin(const Stack& stack, const Stream& of) {
@@ -193,7 +179,6 @@ extern "C" __global__ void RTA_CLUSTER_DIMS __launch_bounds__(kThreads, 1)
                    int first_stream, void*, void*) {
   uint4* const memory = shared_memory();
   clear(memory);
-  if constexpr (kCluster) meet_cluster();
   Stack stack(reinterpret_cast<char*>(memory));
   Word* const exchange = stack.exchange(nullptr);
 

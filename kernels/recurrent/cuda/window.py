@@ -21,8 +21,8 @@ from rtaccel.kernels.recurrent.layout import Geometry, takes_lengths
 from rtaccel.kernels.recurrent.triton.stack import check_inputs, check_lengths
 
 FILES = (
-    *PERSISTENT_FILES, "recurrent/cuda/cells.h", "recurrent/cuda/config.h", "recurrent/cuda/stack.h",
-    "recurrent/cuda/weights.h",
+    *PERSISTENT_FILES, "recurrent/cuda/cells.h", "recurrent/cuda/config.h", "recurrent/cuda/lengths.h",
+    "recurrent/cuda/stack.h", "recurrent/cuda/weights.h",
 )  # fmt: skip
 
 PARAMETERS = (

@@ -5,17 +5,12 @@ What it is compared with is `triton_stack`, in the same cycles. No card has conf
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
-from dataclasses import replace
+from collections.abc import Callable, Mapping
 from typing import Any
 
-import torch
-
-from rtaccel.core import settings
 from rtaccel.core.registry import Impl, Prepared, register_impl
 from rtaccel.core.stage import Problem, Stage
-from rtaccel.kernels._gpu import cuda_launch, triton_launch
+from rtaccel.kernels._gpu import cuda_launch
 from rtaccel.kernels._persistent.card import Card, card
 from rtaccel.kernels.recurrent.cuda.config import (
     CELL_CLOCKS,
@@ -26,6 +21,7 @@ from rtaccel.kernels.recurrent.cuda.config import (
     STRAGGLER_CLOCKS,
     SUM_CLOCKS,
 )
+from rtaccel.kernels.recurrent.cuda.fit import fitted
 from rtaccel.kernels.recurrent.cuda.window import Window, group_of, prepared, unsupported
 from rtaccel.kernels.recurrent.cuda.window_config import BARRIER_CLOCKS, GHZ, START_CLOCKS, WindowConfig, select_window
 from rtaccel.kernels.recurrent.layout import Geometry
@@ -37,18 +33,6 @@ X_CLOCKS, BARRIERS = 300, 4
 
 CLEARLY_LESS = 0.85
 """Times what `triton_stack` takes: what a model cannot tell apart stays with the kernel that was there."""
-
-_left_out: list[bool] = []
-
-
-@contextmanager
-def without() -> Iterator[None]:
-    """Windows that are chosen inside are none of `cuda_window`: for measuring one beside the other."""
-    _left_out.append(True)
-    try:
-        yield
-    finally:
-        _left_out.pop()
 
 
 def triton_us(problem: Problem, gates: int, multiprocessors: int) -> float | None:
@@ -77,22 +61,12 @@ def select(problem: Problem, gates: int) -> tuple[WindowConfig | None, str]:
     reason = unsupported(problem)
     if reason is not None:
         return None, reason
-    if _left_out:
-        return None, "is left out here"
-    if settings.triton_interpret():
-        return None, "is compiled, and here kernels are interpreted"
-    of = card()
-    found = _fitting(problem, gates, of)
-    if found is not None and found.cluster and not _has_room(problem, found):
-        alone = _fitting(problem, gates, replace(of, has_clusters=False))
-        if alone is None:
-            return None, f"is a cluster of {found.parts} programs, for which this device has no room"
-        found = alone
+    found, reason = fitted(
+        lambda of: _fitting(problem, gates, of), lambda cut: Window.of(problem, cut).kernel, "all weights"
+    )
     if found is None:
-        return (
-            None,
-            f"keeps all weights on the chip of one multiprocessor or of a cluster of up to {max(of.cluster, 1)}",
-        )
+        return None, reason
+    of = card()
     ours, other = window_us(problem, found, of), triton_us(problem, gates, of.multiprocessors)
     if other is not None and ours > CLEARLY_LESS * other:
         return None, f"would take {ours:.3g} us and triton_stack {other:.3g} us, by the model of both"
@@ -107,16 +81,6 @@ def _fitting(problem: Problem, gates: int, of: Card) -> WindowConfig | None:
     geometry = Geometry.of(problem.attrs)
     streams = max(problem.rows * geometry.batch, 1)
     return select_window(geometry, problem.in_widths[0], gates, group_of(problem), streams, of)
-
-
-def _has_room(problem: Problem, config: WindowConfig) -> bool:
-    """Where no card is seen it is not known, and taken for granted."""
-    kernel = Window.of(problem, config).kernel
-    if cuda_launch.unavailable(kernel) is not None:
-        return True  # which is said behind it
-    if not (triton_launch.is_recording() or torch.cuda.is_available()):
-        return True
-    return cuda_launch.has_room(kernel)
 
 
 def supports(gates: int) -> Callable[[Problem], str | None]:

@@ -16,7 +16,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
-from typing import Any
+from typing import Any, Protocol
 
 import torch
 import triton
@@ -82,6 +82,10 @@ class LayerForm:
         return bool(self.geometry.last_only) and self.index == self.geometry.layers - 1
 
 
+ThroughOf = Callable[[LayerForm, Mapping[str, Tensor]], "Through"]
+"""A layer and its weights (`_weights`) -> what goes through time."""
+
+
 def specialize(layer: LayerForm) -> Specialisation:
     """The launch that goes through time. Not measured on a card."""
     op, g = layer.op, layer.geometry
@@ -120,6 +124,14 @@ def specialize(layer: LayerForm) -> Specialisation:
     )  # fmt: skip
 
 
+def forms_of(problem: Problem) -> list[LayerForm]:
+    """Those of its layers."""
+    g, counted = Geometry.of(problem.attrs), takes_lengths(problem.in_dtypes)
+    given, kept = len(problem.in_widths) > 1 + counted, len(problem.out_dtypes) > 1
+    longest = bool(problem.attrs.get("longest"))
+    return [LayerForm(problem.op, g, i, given, kept, counted, longest) for i in range(g.layers)]
+
+
 def supports(problem: Problem) -> str | None:
     if problem.weight_format is not WeightFormat.FLOAT32:
         return f"computes float32 weights, not {problem.weight_format}"
@@ -134,88 +146,110 @@ def supports(problem: Problem) -> str | None:
 
 
 def _weights(low: Mapping[str, Any], g: Geometry, index: int, device: str) -> dict[str, Tensor]:
-    """Of a layer, its directions one behind the other: w_x [D * gates * H, inputs], w_h, bias and bias_n."""
+    """Of a layer, its directions one behind the other: w_x [D * gates * H, inputs], w_h, bias and, of a GRU, bias_n [D * H]."""
     suffixes = [suffix for layer, _, suffix in g.suffixes() if layer == index]
     names = {"w_x": "weight_ih", "w_h": "weight_hh", "bias": "bias", "bias_n": "bias_n"}
     parts = {own: [low[f"{name}{s}"] for s in suffixes if f"{name}{s}" in low] for own, name in names.items()}
     return {own: torch.cat(found).float().contiguous().to(device) for own, found in parts.items() if found}
 
 
-class _Bound:
-    """One layer, prepared."""
+class Through(Protocol):
+    """The launches of a layer that go through time, prepared. fixed: gx, the products with x of all time steps, [rows, D, gates *
+    H], and what else they read and write in each step. before and after: of all layers, h and, of an LSTM, c."""
 
-    def __init__(
-        self, layer: LayerForm, product: Product, rows: int, inputs: int, low: Mapping[str, Any], device: str
-    ) -> None:
-        g = layer.geometry
-        self._layer, self._width = layer, g.directions * g.hidden
-        self._gates = GATES[layer.op] * self._width
-        self._product = product(rows, self._gates, g.width(layer.index, inputs))
-        self._multiply = bind(self._product)
+    def __call__(self, m: int, fixed: dict[str, Tensor], before: States, after: States) -> None: ...
+
+
+class _Steps:
+    """Of Triton: in one of the three forms."""
+
+    def __init__(self, layer: LayerForm, own: Mapping[str, Tensor]) -> None:
+        self._layer, self._weights = layer, {f"{name}_ptr": own[name] for name in ("bias_n",) if name in own}
+        self._weights["w_ptr"] = own["w_h"]
         # A step alone hands its states on to the next one.
-        apart = layer.form == "alone" and g.time > 1
+        apart = layer.form == "alone" and layer.geometry.time > 1
         self._first = specialize(replace(layer, kept=True) if apart else layer)
         later = specialize(replace(layer, kept=True, given=True)) if apart else self._first
         self._through, self._later = bind(self._first), bind(later)
-        self._own = _weights(low, g, layer.index, device)
 
-    def __call__(
-        self, x: Tensor, m: int, y: Tensor | None, counts: Tensor | None, before: States, after: States
-    ) -> Tensor:
-        """y [rows, D * H], written where it is given. before and after: of all layers, h and, of an LSTM, c."""
+    def __call__(self, m: int, fixed: dict[str, Tensor], before: States, after: States) -> None:
         layer, g = self._layer, self._layer.geometry
-        lines, tile = m * g.time * g.batch, self._product.tiling
-
-        def numbers(count: int) -> Tensor:
-            return torch.empty(count, dtype=torch.float32, device=x.device)
-
-        gx = numbers(lines * self._gates)
-        self._multiply(
-            (triton.cdiv(lines, tile.block_m), triton.cdiv(self._gates, tile.block_n)), x_ptr=x, weight_ptr=self._own["w_x"],
-            bias_ptr=self._own["bias"], y_ptr=gx, parameter=0.0, rows=lines,
-        )  # fmt: skip
-        made = numbers(lines * self._width) if y is None else y
-        fixed = {"gx_ptr": gx, "w_ptr": self._own["w_h"], "y_ptr": made}
-        if counts is not None:
-            fixed["counts_ptr"] = counts
-        if "bias_n" in self._own:
-            fixed["bias_n_ptr"] = self._own["bias_n"]
-        grid = (m * g.batch, g.directions)
+        fixed, grid = {**fixed, **self._weights}, (m * g.batch, g.directions)
         if layer.form == "held":
             self._through(grid, **fixed, **before, **after)
         elif layer.form == "read":
-            work = numbers(4 * m * g.batch * self._width)
+            work = numbers(4 * m * g.batch * g.directions * g.hidden, fixed["gx_ptr"])
             self._through(grid, **fixed, **before, **after, work_ptr=work, now=0)
         else:
             self._one_by_one((*grid, triton.cdiv(g.hidden, self._first.tiling.block_n)), fixed, m, before, after)
-        return made
 
     def _one_by_one(
         self, grid: tuple[int, ...], fixed: dict[str, Tensor], m: int, before: States, after: States
     ) -> None:
-        g, like = self._layer.geometry, fixed["gx_ptr"]
-        names, size = ("hn_ptr", "cn_ptr")[: 2 if self._layer.op == "lstm" else 1], g.layers * m * g.batch * self._width
-        passed = [
-            {name: torch.empty(size, dtype=torch.float32, device=like.device) for name in names}
-            for _ in range(2 if g.time > 1 else 0)
-        ]
+        g = self._layer.geometry
+        names = ("hn_ptr", "cn_ptr")[: 2 if self._layer.op == "lstm" else 1]
+        size = g.layers * m * g.batch * g.directions * g.hidden
+        passed = [{name: numbers(size, fixed["gx_ptr"]) for name in names} for _ in range(2 if g.time > 1 else 0)]
         for t in range(g.time):
             kept = after if t == g.time - 1 and (after or not passed) else passed[t % 2]
             (self._later if t else self._through)(grid, **fixed, **before, **kept, now=t)
             before = {name.replace("n_", "0_"): state for name, state in kept.items()}
 
 
-def prepare(lower: Callable[[Stage], Mapping[str, Any]], product: Product) -> Callable[[Stage, Problem], Prepared]:
-    """The `prepare` of an operator. The kernels take any number of samples."""
+class _Layer:
+    """One layer, prepared."""
+
+    def __init__(
+        self,
+        layer: LayerForm,
+        product: Product,
+        through: ThroughOf,
+        rows: int,
+        inputs: int,
+        low: Mapping[str, Any],
+        device: str,
+    ) -> None:
+        g = layer.geometry
+        self._geometry, self._width = g, g.directions * g.hidden
+        self._gates = GATES[layer.op] * self._width
+        self._product = product(rows, self._gates, g.width(layer.index, inputs))
+        self._multiply = bind(self._product)
+        own = _weights(low, g, layer.index, device)
+        self._through = through(layer, own)
+        self._of_x = {"weight_ptr": own["w_x"], "bias_ptr": own["bias"]}
+
+    def __call__(
+        self, x: Tensor, m: int, y: Tensor | None, counts: Tensor | None, before: States, after: States
+    ) -> Tensor:
+        """y [rows, D * H], written where it is given."""
+        g, tile = self._geometry, self._product.tiling
+        lines = m * g.time * g.batch
+        gx = numbers(lines * self._gates, x)
+        self._multiply(
+            (triton.cdiv(lines, tile.block_m), triton.cdiv(self._gates, tile.block_n)), x_ptr=x, **self._of_x, y_ptr=gx,
+            parameter=0.0, rows=lines,
+        )  # fmt: skip
+        made = numbers(lines * self._width, x) if y is None else y
+        fixed = {"gx_ptr": gx, "y_ptr": made, **({} if counts is None else {"counts_ptr": counts})}
+        self._through(m, fixed, before, after)
+        return made
+
+
+def numbers(count: int, like: Tensor) -> Tensor:
+    return torch.empty(count, dtype=torch.float32, device=like.device)
+
+
+def prepare(
+    lower: Callable[[Stage], Mapping[str, Any]],
+    product: Product,
+    through: Callable[[Problem], ThroughOf] = lambda _: _Steps,
+) -> Callable[[Stage, Problem], Prepared]:
+    """The `prepare` of an operator. The kernels take any number of samples. through: what goes through time, of a problem."""
 
     def prepare_stage(stage: Stage, problem: Problem) -> Prepared:
-        low, g = lower(stage), Geometry.of(stage.attrs)
-        rows = problem.rows * g.time * g.batch
-        counted = takes_lengths([v.dtype for v in stage.inputs])
-        given = len(stage.inputs) > 1 + counted
-        longest = bool(stage.attrs.get("longest"))
-        made = [LayerForm(stage.op, g, i, given, len(stage.outputs) > 1, counted, longest) for i in range(g.layers)]
-        layers = [_Bound(layer, product, rows, stage.inputs[0].width, low, problem.device) for layer in made]
+        low, g, made = lower(stage), Geometry.of(stage.attrs), forms_of(problem)
+        rows, counted, steps = problem.rows * g.time * g.batch, made[0].lengths, through(problem)
+        layers = [_Layer(layer, product, steps, rows, stage.inputs[0].width, low, problem.device) for layer in made]
 
         def call(*inputs: Tensor) -> tuple[Tensor, ...]:
             check_inputs(stage, inputs)

@@ -1,4 +1,4 @@
-"""RNN with ReLU with float32 weights in Triton; kernels/recurrent/triton/float32.py."""
+"""RNN with ReLU and float32 weights: kernels/recurrent/triton/float32.py, and windows kernels/recurrent/cuda/float32/."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ from collections.abc import Iterator
 
 from rtaccel.kernels._gpu.triton_spec import Specialisation
 from rtaccel.kernels.linear.triton import float32 as linear
+from rtaccel.kernels.recurrent.cuda.float32 import choice as cuda
 from rtaccel.kernels.recurrent.layout import Geometry
 from rtaccel.kernels.recurrent.triton import float32
 from rtaccel.kernels.rnn_relu import contract
@@ -18,3 +19,4 @@ def specializations() -> Iterator[Specialisation]:
 
 
 float32.register("rnn_relu", contract.lower, linear.form)
+cuda.register("rnn_relu", contract.lower, linear.form)

@@ -24,7 +24,7 @@ from rtaccel.kernels._gpu import cuda_launch, cuda_nvrtc, triton_launch
 from rtaccel.kernels._gpu.cuda_nvrtc import CudaKernel
 from rtaccel.kernels._persistent.card import SHARED_BYTES, Card, assuming
 from rtaccel.kernels.recurrent.cases import make_inputs, make_stage
-from rtaccel.kernels.recurrent.cuda import window, window_choice
+from rtaccel.kernels.recurrent.cuda import fit, window, window_choice
 from rtaccel.kernels.recurrent.cuda.window import DECLARED
 from rtaccel.kernels.recurrent.cuda.window_config import select_window, window_configs
 from rtaccel.kernels.recurrent.layout import Geometry
@@ -140,7 +140,8 @@ def test_streams_side_by_side_are_cut_into_fewer_programs() -> None:
 def test_without_room_for_a_cluster(monkeypatch: pytest.MonkeyPatch) -> None:
     """One multiprocessor where that holds all weights, else triton_stack with the reason."""
     monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
-    monkeypatch.setattr(window_choice, "card", lambda: Card())
+    for module in (fit, window_choice):
+        monkeypatch.setattr(module, "card", lambda: Card())
     asked: list[CudaKernel] = []
     monkeypatch.setattr(cuda_launch, "has_room", lambda kernel: (asked.append(kernel), False)[1])
     monkeypatch.setattr("rtaccel.kernels.recurrent.triton.config.multiprocessors", lambda: 132)
@@ -155,7 +156,7 @@ def test_without_a_compiler(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(cuda_launch, "unavailable", lambda kernel: "libnvrtc cannot be loaded")
     name, reasons = taken(stage_of("lstm", 100, A))
     assert name == "triton_stack" and reasons["cuda_window"] == "libnvrtc cannot be loaded"
-    with window_choice.without():
+    with fit.without():
         assert taken(stage_of("lstm", 100, A))[1]["cuda_window"] == "is left out here"
 
 

@@ -1,0 +1,1 @@
+"""Float32 layers of recurrent stacks in CUDA C++, on a CPU and by their machine code."""
