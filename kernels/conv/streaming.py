@@ -23,7 +23,8 @@ def _step(node: Node, spans: Sequence[TimeSpan], walk: StreamWalk) -> TimeSpan:
     if span.shift > 0 and (a["padding"][1] or span.lead):
         node.reads[0] = walk.since(node, node.reads[0], span.shift)
     rows, rest = divmod(span.inner or width, width)
-    own = _over_newest(node, span, rows, walk) if rows > 1 and not rest else _with_ring(node, span, walk)
+    by_window = not rest and (rows > 1 or walk.in_order)
+    own = _over_newest(node, span, rows, walk) if by_window else _with_ring(node, span, walk)
     if any((other.shift, other.steps, other.rest) != (own.shift, own.steps, own.rest) for other in spans[1:]):
         raise not_streamable(f"{node.name}, whose residual is of other time steps")
     past = longest([own, *spans[1:]])

@@ -91,9 +91,11 @@ def longest(spans: Iterable[TimeSpan]) -> int:
 
 
 class StreamWalk(Protocol):
-    """The graph of a window while it becomes one of a single step. length: steps of the window."""
+    """The graph of a window while it becomes one of a single step. length: steps of the window. in_order: states are values as
+    others are, whose rows lie in the order of time; else a kernel may keep them in a ring of its own."""
 
     length: int
+    in_order: bool
 
     def newest(self, span: TimeSpan) -> int:
         """The row of the newest step."""

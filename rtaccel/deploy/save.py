@@ -20,7 +20,7 @@ from rtaccel.deploy.results import as_returned, otherwise, results_of
 from rtaccel.kernels._core.cpu import States, packed_bound, tell
 from rtaccel.runtime.compiled import CompiledModel
 from rtaccel.runtime.execute import nesting
-from rtaccel.runtime.gpu.persistent_states import on_cpu
+from rtaccel.runtime.gpu.on_cpu import on_cpu
 from rtaccel.runtime.inputs import names_of
 from rtaccel.runtime.stream import StreamModel
 
@@ -44,7 +44,7 @@ def save(
     The file is a safetensors container with the logical weights and the calls that build the plan: no code, and no kernel's
     name. One file serves every kind of processor; whoever loads it takes the best kernels of his own.
 
-    model: from `rt.compile` or `rt.stream` on the CPU, all of it native. Or a stream on a persistent kernel; its file is one for
+    model: from `rt.compile` or `rt.stream` on the CPU, all of it native. Or a stream on a GPU; its file is one for
         the CPU. It is not changed.
     name: of the model, by default that of its class.
     input_names: of its arguments, in their order; by default as the model calls them, "x_t" of a stream.
@@ -72,7 +72,7 @@ def save(
         (1, 4)
     """
     key = None if sign is None else signing.private_key("save", sign)
-    if isinstance(model, StreamModel) and model._options.mode == "persistent":
+    if isinstance(model, StreamModel) and model._options.mode is not None:
         model = on_cpu(model, states)
     sections = {}
     if kernels:

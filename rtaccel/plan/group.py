@@ -25,11 +25,13 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Subgraph:
-    """Stages in order, and the values at the edge, as the caller's tensors."""
+    """Stages in order, and the values at the edge, as the caller's tensors. states: outputs that live on: a sample that int8
+    cannot hold leaves them as they come."""
 
     stages: tuple[Stage, ...]
     inputs: tuple[GraphIO, ...]
     outputs: tuple[GraphIO, ...]
+    states: frozenset[str] = frozenset()
 
 
 class Executable(Protocol):
@@ -60,13 +62,14 @@ class StagedPlan:
         holding = [s for s in group.stages if operator(s.op).int8.marks(s)]
         checked = {v.name: v for s in holding for v in s.inputs[:3] if v.dtype == "float32"}
         self._checked = list(checked)
+        self.marks, self.triton = bool(checked), triton
         self._group, self._batch, self._device = group, batch, device
         self._order: Order = StreamOrder() if device == "cuda" else NO_ORDER
         self._propagate_nan: dict[tuple[str, str], Callable[[Tensor, Tensor], None]] | None = None
         if triton and checked:
             from rtaccel.kernels._gpu.triton_nan_propagation import nan_propagator
 
-            floats = [p.value for p in group.outputs if p.value.dtype == "float32"]
+            floats = [p.value for p in group.outputs if p.value.dtype == "float32" and p.value.name not in group.states]
             self._propagate_nan = {
                 (v.name, y.name): nan_propagator(v.steps * v.width, y.steps * y.width)
                 for v in checked.values()
@@ -116,12 +119,13 @@ class StagedPlan:
         results = []
         for port in self._group.outputs:
             y = env[port.value.name]
-            if self._propagate_nan is not None and y.is_floating_point():
+            marked = y.is_floating_point() and port.value.name not in self._group.states
+            if self._propagate_nan is not None and marked:
                 if any(t.untyped_storage().data_ptr() == y.untyped_storage().data_ptr() for t in inputs):
                     y = y.clone()  # a view of the caller's own memory
                 for name in self._checked:
                     self._propagate_nan[name, port.value.name](env[name].contiguous(), y)
-            if nonfinite is not None and y.is_floating_point():
+            if nonfinite is not None and marked:
                 y = torch.where(
                     nonfinite.reshape(-1, *(1 for _ in port.value.shape)), torch.full_like(y, float("nan")), y
                 )

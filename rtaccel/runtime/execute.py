@@ -5,7 +5,7 @@ from __future__ import annotations
 import resource
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor, fx
@@ -22,12 +22,16 @@ from rtaccel.plan.choose import Choice
 from rtaccel.plan.group import Executable, StagedPlan, Subgraph, plan_group
 from rtaccel.runtime.gpu.device import DeviceLayer, device_layer
 from rtaccel.runtime.gpu.graph import DevicePlan, GraphPlan
+from rtaccel.runtime.gpu.graph_stream import graph_stream, with_states
 from rtaccel.runtime.gpu.joined import Edge, joined
 from rtaccel.runtime.gpu.persistent import persistent_plan
 from rtaccel.runtime.inputs import check_arguments, fit_inputs
 from rtaccel.runtime.memory import seen_as
 from rtaccel.runtime.options import Options
 from rtaccel.runtime.schedule.schedule import Schedules
+
+if TYPE_CHECKING:
+    from rtaccel.kernels._core.cpu import States
 
 
 @dataclass(frozen=True)
@@ -305,15 +309,12 @@ def _planned(program: Program, options: Options) -> Executor:
             reason = f"{source.reason}: it stays an ordinary torch call" if own is None else own.where(options.device)
             steps.append(Step(source, source.name, reason=reason))
             continue
-        plan, choices = plan_group(
-            source.group,
-            options.batch_size,
-            options.device,
-            options.backend,
-            options.batch,
-            options.threads,
-            options.states,
-        )
+        if options.states is not None and options.mode == "graph":
+            plan, choices = graph_stream(source.group, options.states, device_layer(options.device), _planner(options))
+        elif options.states is not None and options.mode == "eager":  # its kernels alone, for other weights
+            plan, choices = _planner(options)(with_states(source.group, options.states.names).whole)
+        else:
+            plan, choices = _planner(options, options.states)(source.group)
         steps.append(Step(source, "native group", plan, tuple(choices)))
     executor = Executor(program, steps, options)
     if options.mode == "graph" and executor.direct is None:
@@ -324,8 +325,19 @@ def _planned(program: Program, options: Options) -> Executor:
     return Executor(program, [replace(step, plan=_graph(step.plan, options))], options)
 
 
+def _planner(options: Options, states: States | None = None) -> Callable[[Subgraph], tuple[Any, Any]]:
+    def plan(group: Subgraph) -> tuple[Any, Any]:
+        return plan_group(
+            group, options.batch_size, options.device, options.backend, options.batch, options.threads, states
+        )
+
+    return plan
+
+
 def _graph(plan: Any, options: Options) -> Any:
-    return GraphPlan(plan, device_layer(options.device), options.batch_size) if isinstance(plan, StagedPlan) else plan
+    if not isinstance(plan, StagedPlan) or isinstance(plan, DevicePlan):
+        return plan
+    return GraphPlan(plan, device_layer(options.device), options.batch_size)
 
 
 def _persistent(program: Program, options: Options) -> Executor:

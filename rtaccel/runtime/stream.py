@@ -209,10 +209,13 @@ def stream(
     scheme: as in `compile`.
     calibration: windows in the model's own layout, float32 [batch, time, features] for example, all of one length.
     threads: as in `compile`.
-    device: "cuda" for a persistent kernel on the GPU with the states of one stream (`mode="persistent"`, the only mode there is):
+    device: "cuda" for a GPU.
+    mode: on a GPU, "persistent", the default of one stream: a kernel that stays there with its states. It takes
         an LSTM or GRU in static W8A8 or W4A8, with or without such a linear head, or causal convolutions in static W8A8 with
         residuals, activations and linear layers. Tensors are then the CPU's as well, `close()` ends the kernel, and
         the past of the stream is in the state dict where the kernel is the one in CUDA C++ (`explain()` says which it is).
+        "graph", the default of several: a time step of all streams is one CUDA graph, of any model and number of streams, their
+        states in the GPU's memory. Tensors are the GPU's.
     front: what turns a time step as it comes, float32 [streams, ...], into one of the model, [streams, features]: any model
         without a past that `compile` takes whole, such as the spectrum of a chunk of samples. It is computed in float32, in the
         same plan. `example_step` and `calibration` are then what it takes, [streams, ...] and [batch, time, ...].
@@ -236,24 +239,24 @@ def stream(
     if len(args) != 1 or not isinstance(args[0], Tensor) or not 1 <= args[0].dim() <= most or not args[0].numel():
         got = ", ".join(str(list(a.shape)) if isinstance(a, Tensor) else type(a).__name__ for a in args)
         raise ShapeError("stream", got, "one time step of every stream, [streams, features]", "Pass one tensor.")
-    step = args[0]
+    step = args[0].cpu()
     if step.dtype not in ((torch.int64,) if step.dim() == 1 else (torch.float32, torch.int32, torch.int64)):
         raise ShapeError("stream", f"{step.dtype}{list(step.shape)}", "float32, int32 or int64 [streams, features], or "
                          "int64[streams] of indices", "Convert the example.")  # fmt: skip
     check_threads(threads, "cpu", None)
     if context is not None and (isinstance(context, bool) or not isinstance(context, int) or context < 2):
         raise ShapeError("stream", f"context={context!r}", "a number of time steps, at least 2", "Correct it.")
-    persistent = _stays(device, mode, step)
+    mode = _mode(device, mode, step)
     own = private_copy("stream", model)
     if front is not None:
-        found = stream_with_front(own, Front.of(front, step, persistent), scheme, calibration, context)
+        found = stream_with_front(own, Front.of(front, step, mode == "persistent"), scheme, calibration, context, mode)
     else:
         try:
-            found = stream_program(own, step, scheme, calibration, persistent, context)
+            found = stream_program(own, step, scheme, calibration, mode, context)
         except UnsupportedProblem as refused:
-            if persistent or step.dim() != 2 or not step.is_floating_point():
+            if mode == "persistent" or step.dim() != 2 or not step.is_floating_point():
                 raise
-            found = stream_of_samples(own, step, scheme, calibration, context, refused)
+            found = stream_of_samples(own, step, scheme, calibration, context, refused, mode)
     layout = found.layout
     check_stream_state(found.model, step, layout, context or _length(calibration, layout))
     title = f"{type(model).__name__}, streamed"
@@ -262,31 +265,33 @@ def stream(
         title=title,
         threads=threads,
         states=found.states,
-        mode="persistent" if persistent else None,
+        device="cuda" if mode == "graph" else "cpu",  # tensors of a persistent kernel are the host's
+        mode=mode,
         scheme=str(SchemeMap(scheme)),
     )
     live = StreamModel(found.program, options, ("x_t",))
-    if SchemeMap(scheme).exact and not persistent:
+    if SchemeMap(scheme).exact and mode != "persistent":
         trained = any(isinstance(module, FakeQuant) for module in model.modules())
         tolerance = SWAPPED_TOLERANCE if trained else TOLERANCE
         live.note_verified(verify_stream(private_copy("stream", found.model), live, step, layout, context, tolerance))
     return live
 
 
-def _stays(device: str, mode: str | None, step: Tensor) -> bool:
-    """Whether the stream stays on a GPU. Raises a typed error for what there is not."""
+def _mode(device: str, mode: str | None, step: Tensor) -> str | None:
+    """How a stream runs on a GPU, "persistent" or "graph"; None on the CPU. Raises a typed error for what there is not."""
     if device == "cpu" and mode is None:
-        return False
+        return None
     check_options(device, None, mode)
-    if mode not in (None, "persistent"):
-        raise UnsupportedProblem(
-            "stream", f"mode={mode!r}", "mode='persistent'", "For other modes compile a model that takes its states."
-        )
-    if step.dim() != 2 or step.shape[0] != 1 or not step.is_floating_point():
+    if mode not in (None, "persistent", "graph"):
+        raise UnsupportedProblem("stream", f"mode={mode!r}", "mode='persistent' or 'graph'", "Name one of them.")
+    if mode is None:
+        mode = "persistent" if step.dim() == 2 and step.shape[0] == 1 else "graph"
+    if mode == "persistent" and (step.dim() != 2 or step.shape[0] != 1 or not step.is_floating_point()):
         raise ShapeError(
-            "stream", f"an example {describe(step)}", "one stream, float32 [1, features]", "Make one a stream."
-        )
-    return True
+            "stream", f"an example {describe(step)}", "one stream, float32 [1, features]",
+            "Make one a stream, or use mode='graph'.",
+        )  # fmt: skip
+    return mode
 
 
 def _length(calibration: Any, layout: tuple[str, ...]) -> int:

@@ -18,9 +18,10 @@ from rtaccel.kernels._gpu import cuda_nvrtc
 from rtaccel.kernels.mlp.cuda import kernel as chain
 from rtaccel.kernels.recurrent.cuda import kernel as recurrent
 from rtaccel.kernels.recurrent.cuda import window
+from rtaccel.kernels.recurrent.cuda.float32 import layer
 from tests.support.wheel import ROOT
 
-FILES = tuple(dict.fromkeys((*recurrent.FILES, *window.FILES, *chain.FILES)))
+FILES = tuple(dict.fromkeys((*recurrent.FILES, *window.FILES, *layer.FILES, *chain.FILES)))
 
 needs_nvrtc = pytest.mark.skipif(cuda_nvrtc.unavailable() is not None, reason=f"{cuda_nvrtc.unavailable()}")
 
@@ -35,11 +36,13 @@ from rtaccel.kernels.mlp.cuda import kernel as chain
 from rtaccel.kernels._persistent.card import Card
 from rtaccel.kernels._persistent.null import null_kernel
 from rtaccel.kernels.recurrent.cuda import window
+from rtaccel.kernels.recurrent.cuda.float32 import layer
 from rtaccel.kernels.recurrent.cuda.kernel import DECLARED, declared
 
 stacks = [declared(name, Card(90))[1] for name in DECLARED]
 a_window = window.declared("gru 64-128 int8", Card(90)).kernel
-kernels = [ECHO, *stacks, a_window, null_kernel(), chain.declared("autoencoder int8", Card(90))[1]]
+a_layer = layer.declared("gru 128", Card(90)).kernel
+kernels = [ECHO, *stacks, a_window, a_layer, null_kernel(), chain.declared("autoencoder int8", Card(90))[1]]
 found = {"folder": str(FOLDER), "files": sorted({k.file for k in kernels}), "bytes": [], "without": {}}
 hidden = sys.argv[1:]
 if not hidden:
@@ -47,7 +50,7 @@ if not hidden:
 for name in hidden:
     (FOLDER / name).rename(FOLDER / "elsewhere")
     try:
-        compile_cubin(kernels[-1] if name.startswith("mlp/") else kernels[1], 90)
+        compile_cubin(next(k for k in kernels if name in k.includes), 90)
     except RtaccelError as error:
         found["without"][name] = str(error)
     (FOLDER / "elsewhere").rename(FOLDER / name)
@@ -196,7 +199,7 @@ def test_every_cuda_source_compiles_from_there(environment: Path) -> None:
     assert found["files"] == sorted(
         str(path.relative_to(found["folder"])) for path in Path(found["folder"]).rglob("*.cu")
     )
-    assert len(found["bytes"]) == 10
+    assert len(found["bytes"]) == 11
     assert min(found["bytes"]) > 1000
 
 

@@ -7,12 +7,21 @@ addresses of the first time, as a CUDA graph would.
 from __future__ import annotations
 
 import gc
-from collections.abc import Callable
+import sys
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import Any
+from unittest import mock
 
 from torch import Tensor
 
+import rtaccel.runtime.stream
 from rtaccel.backends.cuda_streams import NO_ORDER, Order
+from rtaccel.runtime import execute
 from rtaccel.runtime.gpu.device import WARM_UPS, Work, without_gc
+from rtaccel.runtime.options import Options
+
+stream = sys.modules[rtaccel.runtime.stream.__name__]
 
 
 class FakeGraph:
@@ -65,3 +74,19 @@ class FakeDevice:
 
     def free_text(self) -> str:
         return " (1 of 2 MiB are free)"
+
+
+@contextmanager
+def streams_in_graphs(backend: str) -> Iterator[FakeDevice]:
+    """`rt.stream` inside gives streams in a graph, as with device="cuda" and mode="graph", over CPU tensors."""
+    device = FakeDevice()
+
+    def options(*args: Any, **kwargs: Any) -> Options:
+        return Options(*args, **{**kwargs, "device": "cpu", "backend": backend})
+
+    with (
+        mock.patch.object(execute, "device_layer", return_value=device),
+        mock.patch.object(stream, "_mode", return_value="graph"),
+        mock.patch.object(stream, "Options", options),
+    ):
+        yield device

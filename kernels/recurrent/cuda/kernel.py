@@ -18,7 +18,7 @@ from rtaccel.kernels.recurrent.layout import Geometry
 
 FILES = (
     *PERSISTENT_FILES, "recurrent/cuda/cells.h", "recurrent/cuda/config.h", "recurrent/cuda/stack.h",
-    "recurrent/cuda/message.h",
+    "recurrent/cuda/message.h", "recurrent/cuda/weights.h",
 )  # fmt: skip
 
 RESET, SAVE, LOAD, SPOILED, RENEW, SECOND = 1, 2, 4, 8, 16, 32

@@ -45,10 +45,16 @@ class Walk:
     """Rewrites nodes in order: an rtaccel.core.row_traits.StreamWalk. One use."""
 
     def __init__(
-        self, exported: ExportedGraph, graph: OpGraph, length: int, layout: tuple[str, ...], has_context: bool
+        self,
+        exported: ExportedGraph,
+        graph: OpGraph,
+        length: int,
+        layout: tuple[str, ...],
+        has_context: bool,
+        in_order: bool,
     ) -> None:
         self.exported, self.graph, self.length, self.layout = exported, graph, length, layout
-        self.has_context = has_context
+        self.has_context, self.in_order = has_context, in_order
         self.buffers = {name: replace(buffer) for name, buffer in graph.buffers.items()}
         self.times: dict[str, TimeSpan] = {}
         self.real: dict[str, str] = {}  # a value that is another's rows over another time: that other

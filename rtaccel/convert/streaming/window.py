@@ -25,12 +25,14 @@ def stream_graph(
     calibrated: tuple[int, ...] | None,
     context: int | None = None,
     layouts: Sequence[tuple[str, ...]] = LAYOUTS,
+    in_order: bool = False,
 ) -> Streamed:
     """Tries the forms a window can have: [batch, time, features], [batch, features, time], [time, batch, features].
 
     features: None for windows [batch, time] of indices.
     calibrated: shape of a calibration window, whose length is then that of the trace. context: length of the trace where
-    attention or a table of positions needs one, which calibration windows have too.
+    attention or a table of positions needs one, which calibration windows have too. in_order: states are values as others are,
+    without rings that a kernel keeps in its own way.
     Raises UnsupportedProblem with what each form met where none can be streamed.
     """
     reasons: list[str] = []
@@ -60,7 +62,7 @@ def stream_graph(
                 continue
             try:
                 window = torch.zeros(shape, dtype=dtype, device="cpu")
-                return _streamed(model, window, time_steps, layout, context is not None)
+                return _streamed(model, window, time_steps, layout, context is not None, in_order)
             except UnsupportedProblem as error:
                 reasons.append(f"{list(layout)}: {error.got}, {error.next_step}")
     raise UnsupportedProblem(
@@ -72,7 +74,7 @@ def stream_graph(
 
 
 def _streamed(
-    model: nn.Module, window: torch.Tensor, length: int, layout: tuple[str, ...], has_context: bool
+    model: nn.Module, window: torch.Tensor, length: int, layout: tuple[str, ...], has_context: bool, in_order: bool
 ) -> Streamed:
     exported = capture(model, (window,), fixed=True)
     if len(exported.inputs) != 1:
@@ -81,4 +83,4 @@ def _streamed(
     left = [d for d in graph.op_nodes if d.is_fallback]
     if left:
         raise not_streamable(f"{left[0].name}: {left[0].reason}")
-    return Walk(exported, graph, length, layout, has_context).run()
+    return Walk(exported, graph, length, layout, has_context, in_order).run()

@@ -82,7 +82,7 @@ def persistent_kernels_of(
 
     args = check_example(model, example)
     if streamed:
-        program = stream_program(model, args[0], scheme, calibration, True).program
+        program = stream_program(model, args[0], scheme, calibration, "persistent").program
     else:
         captured, graph = choose_batch_mode(model, args)
         program = lower(captured, graph, SchemeMap(scheme), calibration, equalize=False)

@@ -102,7 +102,7 @@ class GraphPlan(DevicePlan):
         graph.replay()
         self._layer.synchronize()
         for index, (got, want) in enumerate(zip(graph.outputs, expected)):
-            if not _alike(got, want):
+            if not alike(got, want):
                 raise UnsupportedProblem(
                     "graph",
                     f"a replay that does not write output {index} as its kernels do",
@@ -256,7 +256,7 @@ class BoundGraph:
                 self._layer.synchronize()
 
 
-def _alike(got: Tensor, want: Tensor) -> bool:
+def alike(got: Tensor, want: Tensor) -> bool:
     """The same up to the order of float sums, which a library may choose anew."""
     if not got.is_floating_point():
         return bool(torch.equal(got, want))

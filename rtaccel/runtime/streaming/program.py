@@ -12,6 +12,7 @@ from torch.utils import _pytree as pytree
 from rtaccel.convert.lower import lower
 from rtaccel.convert.passes.program import Argument, Program
 from rtaccel.convert.passes.sparse import in_fastest_form
+from rtaccel.convert.passes.sparse_gpu import in_modelled_form
 from rtaccel.convert.quantization.calibrate import as_args, batches_of
 from rtaccel.convert.streaming.window import LAYOUTS, stream_graph
 from rtaccel.core.batch import ANY_BATCH
@@ -35,17 +36,18 @@ def stream_program(
     step: Tensor,
     scheme: SchemeLike,
     calibration: Any,
-    persistent: bool = False,
+    mode: str | None = None,
     context: int | None = None,
     layouts: Sequence[tuple[str, ...]] = LAYOUTS,
 ) -> StreamedModel:
-    """persistent: for a persistent kernel on a GPU. layouts: forms that a window may have."""
+    """mode: on a GPU, "persistent" or "graph". layouts: forms that a window may have."""
     windows = None if calibration is None else [as_args(b)[0] for b in batches_of("stream", calibration)]
     features = step.shape[1] if step.dim() == 2 else None
-    streamed = stream_graph(model, features, step.dtype, tuple(windows[0].shape) if windows else None, context, layouts)
+    calibrated = tuple(windows[0].shape) if windows else None
+    streamed = stream_graph(model, features, step.dtype, calibrated, context, layouts, mode == "graph")
     singles = None if windows is None else _singles(windows, streamed.layout.index("batch"))
     program = lower(
-        streamed.exported, streamed.graph, SchemeMap(scheme), singles, streamed.states, equalize=not persistent
+        streamed.exported, streamed.graph, SchemeMap(scheme), singles, streamed.states, equalize=mode is None
     )
     shape = (None, features) if step.dim() == 2 else (None,)
     program = replace(program, arguments=(Argument("x_t", step.dtype, shape),), batch=ANY_BATCH)
@@ -54,10 +56,13 @@ def stream_program(
         raise UnsupportedProblem(
             "stream", f"{len(program.steps)} steps", "one native plan", "Please report this model."
         )
-    if not persistent:
+    if mode is None:
         program = in_fastest_form(program, step.shape[0], None)
-    states = States(frozenset(streamed.states), step.shape[0], streamed.memory) if streamed.states else None
-    return StreamedModel(model, program, states, streamed.layout)
+    elif mode == "graph":
+        program = in_modelled_form(program, step.shape[0], None)
+    states = States(frozenset(streamed.states), step.shape[0], streamed.memory)
+    kept = states if streamed.states or mode == "graph" else None
+    return StreamedModel(model, program, kept, streamed.layout)
 
 
 def _singles(windows: Sequence[Tensor], batch_dim: int) -> list[Tensor]:

@@ -34,6 +34,7 @@ def stream_of_samples(
     calibration: Any,
     context: int | None,
     refused: UnsupportedProblem,
+    mode: str | None = None,
 ) -> StreamedModel:
     """model: a copy that may be changed. refused: why its windows have no time steps. Raises it with what was met here too."""
     reasons: list[str] = []
@@ -48,7 +49,7 @@ def stream_of_samples(
         data = None if windows is None else [_chunks(window, step.shape[1]) for window in windows]
         hook = model.register_forward_pre_hook(_Joined(channels))
         try:
-            return stream_program(model, step, scheme, data, False, context, LAYOUTS[:1])
+            return stream_program(model, step, scheme, data, mode, context, LAYOUTS[:1])
         except UnsupportedProblem as error:
             hook.remove()
             reasons.append(f"{what}: {error.got}")

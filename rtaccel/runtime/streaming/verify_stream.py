@@ -81,7 +81,7 @@ def verify_stream(
         for t in range(length):
             time_step = window.select(layout.index("time"), t)
             x = time_step.expand(live.streams or len(step), *time_step.shape[1:]).contiguous()
-            got = pytree.tree_leaves(live.step(x))
+            got = [y.cpu() for y in pytree.tree_leaves(live.step(x.to(live._options.device)))]
         for index, y in enumerate(got):
             newest = _newest(want[index], layout, length) if index < len(want) else None
             if newest is None or newest.shape != y[:1].shape:

@@ -14,6 +14,11 @@ from rtaccel.core.errors import BackendUnavailable, FormatError
 from rtaccel.kernels._gpu import cuda_nvrtc
 from rtaccel.kernels._gpu.cubin_store import CubinStore
 from rtaccel.kernels._gpu.cuda_nvrtc import ECHO, CudaKernel, compile_cubin
+from rtaccel.kernels._persistent.card import Card
+from rtaccel.kernels.mlp.cuda import kernel as chains
+from rtaccel.kernels.recurrent.cuda import kernel as stacks
+from rtaccel.kernels.recurrent.cuda import window as windows
+from rtaccel.kernels.recurrent.cuda.float32 import layer as layers
 
 needs_tools = pytest.mark.skipif(importlib.util.find_spec("triton") is None, reason="triton has the disassembler")
 
@@ -86,3 +91,25 @@ def test_another_source_has_another_key(monkeypatch: pytest.MonkeyPatch) -> None
     before = ECHO.key
     monkeypatch.setattr(CudaKernel, "source", "void f() {}")
     assert ECHO.key != before
+
+
+def included(name: str) -> set[str]:
+    """Files of this package that one includes, by way of others too."""
+    text = (cuda_nvrtc.FOLDER / name).read_text()
+    found = {n for n in re.findall(r'^#include "([^"]+)"', text, re.MULTILINE) if "/" in n}
+    return found.union(*map(included, found))
+
+
+def test_every_included_file_is_in_the_key_of_its_kernel() -> None:
+    """Else a kernel in the store would be one of an older source."""
+    card = Card(90)
+    kernels = [
+        ECHO, *(stacks.declared(name, card)[1] for name in stacks.DECLARED),
+        *(chains.declared(name, card)[1] for name in chains.DECLARED),  # type: ignore[index]
+        *(windows.declared(name, card).kernel for name in windows.DECLARED),  # type: ignore[union-attr]
+        *(layers.declared(name, card).kernel for name in layers.DECLARED),  # type: ignore[union-attr]
+    ]  # fmt: skip
+    assert {k.file for k in kernels} == {str(f.relative_to(cuda_nvrtc.FOLDER)) for f in cuda_nvrtc.FOLDER.rglob("*.cu")}
+    for kernel in kernels:
+        missing = included(kernel.file) - set(kernel.includes)
+        assert kernel is ECHO or not missing, (kernel.name, missing)

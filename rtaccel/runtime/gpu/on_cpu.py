@@ -1,4 +1,4 @@
-"""A persistent stream as one of the CPU: the same program, and the past of its kernel in the form of a native plan.
+"""A stream of a GPU as one of the CPU: the same program, and its past in the form of a native plan.
 
 So a file that is saved of it goes on where it stood."""
 
@@ -20,12 +20,15 @@ _ENDING = struct.Struct("<qqq")
 
 
 def on_cpu(live: StreamModel, states: bool) -> StreamModel:
-    """A stream on the CPU with the weights of a persistent one. states: and its past. Raises UnsupportedProblem where the kernel
+    """A stream on the CPU with the weights of one on a GPU. states: and its past. Raises UnsupportedProblem where the kernel
     gives that to nobody."""
-    made = type(live)(live._program, replace(live._options, mode=None), live._argument_names)
+    options = replace(live._options, mode=None, device="cpu", backend=None)
+    made = type(live)(live._program, options, live._argument_names)
     made.note_verified(live._verified)
-    if states:
-        plan = live._plan()
+    plan = live._plan()
+    if states and live._options.mode == "graph":
+        made._plan().load_state(plan.save_state())
+    elif states:
         past = plan.save_state()
         if not past:
             raise UnsupportedProblem(

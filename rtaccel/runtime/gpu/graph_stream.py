@@ -1,0 +1,295 @@
+"""Many streams in a graph: their states stay in the device's memory, and a time step of all of them is one replay.
+
+A stage reads states and gives new ones, as it does other values. So a group with states becomes one that has them at its edge,
+before and after (`with_states`). The graph copies what comes out to where it came from.
+
+int8 has no number for a NaN. Where a stage rounds to it, the plan marks the stream (`marks.py`), and a count says for how many
+further steps its results are NaN: as long as the model could feel it, or for ever. That is what a stream on the CPU does.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import Tensor
+
+from rtaccel.backends.cuda_errors import translated
+from rtaccel.core.errors import FormatError, UnsupportedProblem
+from rtaccel.core.stage import GraphIO, Stage, Value
+from rtaccel.plan.group import StagedPlan, Subgraph
+from rtaccel.runtime.gpu.device import DeviceLayer, Graph
+from rtaccel.runtime.gpu.graph import GraphPlan, alike
+from rtaccel.runtime.gpu.marks import Marks
+
+if TYPE_CHECKING:
+    from rtaccel.kernels._core.cpu import States
+
+MARK = Value("stream:mark", 1)
+"""Zeros on their way in; a stream's is NaN on its way out where int8 could not hold its numbers."""
+
+ROW = 64
+"""A saved row is a whole number of so many bytes, as in the native core."""
+
+
+@dataclass(frozen=True)
+class StatedGroup:
+    """whole: with its states, and the mark, at the edge. before, after: values of each state; after is before where no stage
+    writes it."""
+
+    whole: Subgraph
+    before: tuple[Value, ...]
+    after: tuple[Value, ...]
+
+
+def with_states(group: Subgraph, names: frozenset[str]) -> StatedGroup:
+    """A value that is written again has another name from there on. States are in the order in which stages name them, as in a
+    native plan."""
+    stages: list[Stage] = []
+    before, latest = dict[str, Value](), dict[str, Value]()
+    for stage in group.stages:
+        before |= {v.name: v for v in (*stage.inputs, *stage.outputs) if v.name in names and v.name not in before}
+        inputs = tuple(latest.get(v.name, v) for v in stage.inputs)
+        outputs = []
+        for v in stage.outputs:
+            made = replace(v, name=f"{v.name}:after{len(stages)}") if v.name in names else v
+            if v.name in names:
+                latest[v.name] = made
+            outputs.append(made)
+        stages.append(replace(stage, inputs=inputs, outputs=tuple(outputs)))
+    after = tuple(latest.get(name, value) for name, value in before.items())
+    ends = [tuple(map(GraphIO.matrix, (MARK, *values))) for values in (before.values(), after)]
+    whole = Subgraph(
+        tuple(stages), (*group.inputs, *ends[0]), (*group.outputs, *ends[1]), frozenset(v.name for v in after)
+    )
+    return StatedGroup(whole, tuple(before.values()), after)
+
+
+class GraphStream(GraphPlan):
+    """A plan whose calls are time steps of all streams. staged: of `stated.whole`. group: without states."""
+
+    def __init__(
+        self, staged: StagedPlan, layer: DeviceLayer, group: Subgraph, stated: StatedGroup, states: States
+    ) -> None:
+        self._staged, self._memory = staged, states.memory
+        self._values, device = stated.before, layer.device
+        self._written = [after is not before for before, after in zip(stated.before, stated.after)]
+        count = states.samples
+        self._states = [
+            torch.zeros((count, *v.shape), dtype=getattr(torch, v.dtype), device=device) for v in self._values
+        ]
+        self._left = torch.zeros(count, dtype=torch.int32, device=device)
+        self._zeros = torch.zeros((count, 1), device=device)
+        self._marks = Marks.of(staged, group, stated.after, states.memory) if staged.marks else None
+        plain = StagedPlan.__new__(StagedPlan)
+        plain.__dict__.update(staged.__dict__)
+        plain._group = group
+        super().__init__(plain, layer, count)
+
+    def _fits(self, tensors: tuple[Tensor, ...], ports: tuple[GraphIO, ...]) -> bool:
+        """Of all streams and no others."""
+        if not super()._fits(tensors, ports):
+            return False
+        return all(t.shape[: p.lead].numel() == self._samples for t, p in zip(tensors, ports) if p.lead)
+
+    # -- a time step -----------------------------------------------------------------------------------------------
+
+    def _advanced(
+        self, inputs: tuple[Tensor, ...], states: Sequence[Tensor], left: Tensor
+    ) -> tuple[tuple[Tensor, ...], tuple[Tensor, ...]]:
+        """(results, new states) of as many streams as the tensors have. left is written over."""
+        found = self._staged.call((*inputs, self._zeros[: left.numel()], *states))
+        if not isinstance(found, tuple):
+            shapes = [tuple(t.shape) for t in inputs]
+            raise UnsupportedProblem("stream", f"{shapes}", "tensors this plan takes", "Please report this input.")
+        ends = len(self._group.outputs)
+        results, mark, after = found[:ends], found[ends], found[ends + 1 :]
+        if self._marks is not None:
+            self._marks(mark, left, results, after)
+        return results, after
+
+    def _step(self, inputs: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
+        results, after = self._advanced(inputs, self._states, self._left)
+        for state, new, written in zip(self._states, after, self._written):
+            if written:
+                state.copy_(new)
+        return results
+
+    def _captured(self, inputs: tuple[Tensor, ...], outputs: Sequence[Tensor] | None = None) -> Graph:
+        """A graph of a time step, which has left the streams where they were. It is checked against the kernels launched one by
+        one, its states too."""
+
+        def work() -> tuple[Tensor, ...]:
+            results = self._step(inputs)
+            if outputs is None:
+                return results
+            for target, result in zip(outputs, results):
+                target.copy_(result)
+            return tuple(outputs)
+
+        past = self._past()
+        graph = self._layer.capture(work)
+        self._restore(past)
+        expected = [t.clone() for t in (*self._step(inputs), *self._past())]
+        self._restore(past)
+        for t in graph.outputs:
+            t.fill_(float("nan") if t.is_floating_point() else 85)
+        graph.replay()
+        self._layer.synchronize()
+        got = (*graph.outputs, *self._past())
+        self._restore(past)
+        for index, (seen, want) in enumerate(zip(got, expected)):
+            if not alike(seen, want):
+                what = f"output {index}" if index < len(graph.outputs) else f"state {index - len(graph.outputs)}"
+                raise UnsupportedProblem(
+                    "graph", f"a replay that does not write {what} as its kernels do", "a capture that holds every kernel",
+                    "Please report the model; a stream on the CPU has no graph.",
+                )  # fmt: skip
+        return graph
+
+    def _past(self) -> list[Tensor]:
+        return [t.clone() for t in (*self._states, self._left)]
+
+    def _restore(self, past: Sequence[Tensor]) -> None:
+        for t, was in zip((*self._states, self._left), past):
+            t.copy_(was)
+
+    # -- some of the streams ---------------------------------------------------------------------------------------
+
+    def call_some(self, inputs: tuple[Tensor, ...], streams: Tensor) -> Any:
+        """A time step of these, their kernels launched one by one; the others stand still. None where tensors do not fit. Raises
+        ValueError for a stream that there is not, or twice, with nothing changed."""
+        fits = streams.dtype == torch.int64 and streams.dim() == 1
+        rows = [t for t in inputs if isinstance(t, Tensor) and t.dim() and t.shape[0] == len(streams)]
+        if not fits or len(rows) != len(inputs):
+            return None
+        if not StagedPlan._fits(self, inputs, self._group.inputs):
+            return None
+        numbers = streams.tolist()
+        if any(not 0 <= s < self._samples for s in numbers):
+            raise ValueError("a stream that there is not")
+        if len(set(numbers)) != len(numbers):
+            raise ValueError("a stream twice")
+        at = streams.to(self._left.device)
+        if not numbers:
+            made = tuple(
+                torch.empty((0, *p.trailing), dtype=getattr(torch, p.value.dtype), device=at.device)
+                for p in self._group.outputs
+            )
+            return made[0] if len(made) == 1 else made
+        with translated("step", self._layer.free_text), self._order:
+            past, left = [s.index_select(0, at) for s in self._states], self._left.index_select(0, at)
+            results, after = self._advanced(inputs, past, left)
+            for state, new in zip(self._states, after):
+                state.index_copy_(0, at, new.view(len(numbers), *state.shape[1:]))
+            self._left.index_copy_(0, at, left)
+        return results[0] if len(results) == 1 else tuple(results)
+
+    def run_some(self, inputs: tuple[Tensor, ...], outputs: Any, streams: Tensor) -> bool:
+        outs = (outputs,) if isinstance(outputs, Tensor) else tuple(outputs)
+        shapes = [(len(streams), *p.trailing) for p in self._group.outputs]
+        if [tuple(o.shape) for o in outs] != shapes or not StagedPlan._fits(self, outs, self._group.outputs):
+            return False
+        results = self.call_some(inputs, streams)
+        if results is None:
+            return False
+        for out, result in zip(outs, (results,) if isinstance(results, Tensor) else results):
+            out.copy_(result)
+        return True
+
+    # -- the past --------------------------------------------------------------------------------------------------
+
+    def reset(self, first: int, count: int) -> None:
+        with self._order:
+            for t in (*self._states, self._left):
+                t[first : first + count].zero_()
+
+    def save_state(self) -> bytes:
+        """As a native plan of the same program saves it: states by name, [streams, rows, bytes of a row], how long each stream
+        is marked, how many steps it is behind, the tick. Waits for the steps so far."""
+        with self._order:
+            held = b"".join(_rows(state) for state in self._states)
+            left = self._left.cpu().to(torch.int64)
+        return held + left.numpy().tobytes() + bytes(8 * self._samples + 8)
+
+    def load_state(self, state: bytes) -> None:
+        """Raises ValueError, with nothing changed, for bytes that `save_state` of the same program did not give."""
+        held, ending = self._parted(state, self._samples, 2 * self._samples + 1)
+        if ending[-1] < 0:
+            raise ValueError(f"a state after {int(ending[-1])} calls")
+        self._set(slice(0, self._samples), held, ending[: self._samples])
+
+    def save_stream(self, stream: int) -> bytes:
+        with self._order:
+            held = b"".join(_rows(state[stream : stream + 1]) for state in self._states)
+            left = self._left[stream : stream + 1].cpu().to(torch.int64)
+        return held + left.numpy().tobytes() + bytes(8)
+
+    def load_stream(self, stream: int, state: bytes) -> None:
+        held, ending = self._parted(state, 1, 2)
+        if ending[-1] < 0:
+            raise ValueError(f"a stream after {int(ending[-1])} steps")
+        self._set(slice(stream, stream + 1), held, ending[:1])
+
+    def _parted(self, state: bytes, streams: int, numbers: int) -> tuple[list[Tensor], Tensor]:
+        """(each state, the whole numbers behind them)."""
+        sizes = [streams * _row_bytes(v) * v.steps for v in self._values]
+        if len(state) != sum(sizes) + 8 * numbers:
+            raise ValueError(f"{sum(sizes) + 8 * numbers} bytes expected")
+        held, at = [], 0
+        for value, size in zip(self._values, sizes):
+            held.append(_unpadded(state[at : at + size], value, streams))
+            at += size
+        return held, torch.frombuffer(bytearray(state[at:]), dtype=torch.int64)
+
+    def _set(self, streams: slice, held: Sequence[Tensor], left: Tensor) -> None:
+        allowed = (left == 0) | (left == self._memory) | ((left > 0) & (left <= self._memory))
+        if not bool(allowed.all()):
+            raise ValueError(f"a mark for {int(left[~allowed][0])} calls")
+        with self._order:
+            for state, given in zip(self._states, held):
+                state[streams].copy_(given.view(state[streams].shape))
+            self._left[streams].copy_(left)
+
+    def note(self) -> str:
+        size = sum(t.numel() * t.element_size() for t in self._states)
+        return f"one CUDA graph for a time step of {self._samples} streams; {size:,} B of states stay on the device"
+
+
+def _row_bytes(value: Value) -> int:
+    size = value.width * getattr(torch, value.dtype).itemsize
+    return -(-size // ROW) * ROW
+
+
+def _rows(state: Tensor) -> bytes:
+    """[streams, rows, width] with each row filled up."""
+    made = state.cpu().contiguous().view(torch.uint8)
+    return torch.nn.functional.pad(made, (0, -made.shape[-1] % ROW)).numpy().tobytes()
+
+
+def _unpadded(given: bytes, value: Value, streams: int) -> Tensor:
+    rows = torch.frombuffer(bytearray(given), dtype=torch.uint8).view(streams, value.steps, -1)
+    dtype = getattr(torch, value.dtype)
+    return rows[..., : value.width * dtype.itemsize].contiguous().view(dtype)
+
+
+def graph_stream(
+    group: Subgraph, states: States, layer: DeviceLayer, plan: Callable[[Subgraph], tuple[Any, Any]]
+) -> tuple[GraphStream, Any]:
+    """(the plan of streams, the kernels that were chosen). plan: of a group without states."""
+    stated = with_states(group, states.names)
+    odd = [f"{v.name} ({v.dtype})" for v in stated.before if v.dtype == "int8"]
+    if odd:
+        raise UnsupportedProblem(
+            "stream",
+            f"states in int8: {', '.join(odd)}",
+            "states in float32 or int64",
+            "Use mode='persistent', or the CPU.",
+        )
+    staged, choices = plan(stated.whole)
+    if not isinstance(staged, StagedPlan):
+        raise FormatError("stream", f"a {type(staged).__name__}", "a plan of kernels", "Leave backend= out.")
+    with translated("graph", layer.free_text):
+        return GraphStream(staged, layer, group, stated, states), choices
