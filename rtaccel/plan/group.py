@@ -49,6 +49,7 @@ class StagedPlan:
 
     packed_bytes = 0
     scratch_bytes = 0
+    state_bytes = 0
 
     def __init__(
         self, group: Subgraph, prepared: Sequence[Prepared], batch: BatchRange, device: str, triton: bool = False
@@ -133,6 +134,10 @@ class StagedPlan:
         return results[0] if len(results) == 1 else tuple(results)
 
     call_flat = call
+
+    def held(self) -> dict[str, Tensor]:
+        """What its stages read beside its inputs, by name: the states of streams."""
+        return {}
 
     def run(self, inputs: tuple[Tensor, ...], outputs: Tensor | tuple[Tensor, ...]) -> bool:
         outs = (outputs,) if isinstance(outputs, Tensor) else tuple(outputs)

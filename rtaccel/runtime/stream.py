@@ -210,7 +210,7 @@ def stream(
     calibration: windows in the model's own layout, float32 [batch, time, features] for example, all of one length.
     threads: as in `compile`.
     device: "cuda" for a GPU.
-    mode: on a GPU, "persistent", the default of one stream: a kernel that stays there with its states. It takes
+    mode: on a GPU, "persistent", the default of one stream: a persistent kernel with its states. It takes
         an LSTM or GRU in static W8A8 or W4A8, with or without such a linear head, or causal convolutions in static W8A8 with
         residuals, activations and linear layers. Tensors are then the CPU's as well, `close()` ends the kernel, and
         the past of the stream is in the state dict where the kernel is the one in CUDA C++ (`explain()` says which it is).

@@ -80,6 +80,7 @@ class GraphStream(GraphPlan):
         self._states = [
             torch.zeros((count, *v.shape), dtype=getattr(torch, v.dtype), device=device) for v in self._values
         ]
+        self.state_bytes = sum(t.numel() * t.element_size() for t in self._states)
         self._left = torch.zeros(count, dtype=torch.int32, device=device)
         self._zeros = torch.zeros((count, 1), device=device)
         self._marks = Marks.of(staged, group, stated.after, states.memory) if staged.marks else None
@@ -87,6 +88,7 @@ class GraphStream(GraphPlan):
         plain.__dict__.update(staged.__dict__)
         plain._group = group
         super().__init__(plain, layer, count)
+        self.scratch_bytes = self.state_bytes
 
     def _fits(self, tensors: tuple[Tensor, ...], ports: tuple[GraphIO, ...]) -> bool:
         """Of all streams and no others."""
@@ -155,6 +157,9 @@ class GraphStream(GraphPlan):
     def _restore(self, past: Sequence[Tensor]) -> None:
         for t, was in zip((*self._states, self._left), past):
             t.copy_(was)
+
+    def held(self) -> dict[str, Tensor]:
+        return {MARK.name: self._zeros, **{v.name: state for v, state in zip(self._values, self._states)}}
 
     # -- some of the streams ---------------------------------------------------------------------------------------
 
@@ -254,8 +259,7 @@ class GraphStream(GraphPlan):
             self._left[streams].copy_(left)
 
     def note(self) -> str:
-        size = sum(t.numel() * t.element_size() for t in self._states)
-        return f"one CUDA graph for a time step of {self._samples} streams; {size:,} B of states stay on the device"
+        return f"one CUDA graph for a time step of {self._samples} streams; {self.state_bytes:,} B of states stay on the device"
 
 
 def _row_bytes(value: Value) -> int:

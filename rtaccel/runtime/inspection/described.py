@@ -48,8 +48,8 @@ class Described:
 
     @property
     def state_bytes(self) -> int:
-        """Bytes of what the native plans keep from call to call."""
-        return sum(plan.state_bytes for plan in self._executor.native_plans)
+        """Bytes of what the plans keep from call to call."""
+        return sum(step.plan.state_bytes for step in self._executor.steps if step.plan is not None)
 
     def explain_lines(self, measure: bool = True) -> list[Line]:
         """The rows of `explain()`, one for each stage."""

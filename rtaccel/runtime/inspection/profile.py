@@ -83,7 +83,8 @@ def plan_sizes(fast: CompiledModel) -> list[dict[str, int]]:
 
 @contextmanager
 def _kept_states(executor: Executor) -> Iterator[None]:
-    kept = [(plan, plan.save_state()) for plan in executor.native_plans if plan.state_bytes]
+    plans = [step.plan for step in executor.steps if step.plan is not None]
+    kept = [(plan, plan.save_state()) for plan in plans if plan.state_bytes]
     try:
         yield
     finally:
@@ -192,6 +193,7 @@ class _Walk:
         plan: StagedPlan = step.plan
         rows = tensors[0].shape[: source.group.inputs[0].lead].numel()
         env = {port.value.name: t.reshape(rows, *port.value.shape) for port, t in zip(source.group.inputs, tensors)}
+        env |= plan.held()
         for choice, (call, inputs, outputs, by_row) in zip(step.choices, plan._steps):
             given = [env[v.name].reshape(-1, v.width) if by_row else env[v.name] for v in inputs]
             results, taken = self._timed(choice.stage.name, partial(call, *given))

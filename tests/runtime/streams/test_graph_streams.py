@@ -58,6 +58,8 @@ from tests.runtime.streams.test_whole_number_streams import (  # noqa: F401
 )
 from tests.support.fake_device import FakeDevice, streams_in_graphs
 
+pytestmark = pytest.mark.turns(3)
+
 
 @pytest.fixture(autouse=True)
 def in_graphs() -> Iterator[FakeDevice]:
@@ -176,3 +178,25 @@ def test_other_weights_and_streams_go_on(in_graphs: FakeDevice) -> None:
     assert in_graphs.captures == captures + 1
     fresh.load_state_dict({"_extra_state": live.state_dict()["_extra_state"]}, strict=False)
     assert torch.equal(live.step(x), fresh.step(x))
+
+
+def test_it_is_profiled_and_says_what_it_keeps() -> None:
+    from rtaccel.runtime.inspection.profile import profile_stages
+
+    live = rt.stream(Mixed(True).eval(), torch.randn(4, 6))
+    x = torch.randn(4, 6)
+    live.step(x)
+    past = live.state_dict()["_extra_state"]
+    found = profile_stages(live, (x,), calls=3)
+    assert len(found.stages) == len(live.explain_lines(measure=False)) > 3
+    assert torch.equal(live.state_dict()["_extra_state"], past)
+    assert live.state_bytes == 4 * 4 * (2 * 6 + 3 * 8 + 8)
+    assert "one CUDA graph for a time step of 4 streams" in live.explain()
+
+
+def test_what_it_is_not_for() -> None:
+    live = rt.stream(nn.GRU(6, 9, batch_first=True).eval(), torch.randn(4, 6))
+    with pytest.raises(rt.UnsupportedProblem, match="one native plan on the CPU"):
+        rt.StreamBatcher(live, deadline_us=1000)
+    with pytest.raises(rt.ShapeError, match="expected 4, those of the example"):
+        live.step(torch.randn(3, 6))
