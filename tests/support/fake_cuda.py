@@ -22,8 +22,8 @@ from rtaccel.backends import cuda_driver
 from rtaccel.kernels._gpu import cubin_launch, cuda_launch, triton_launch
 from rtaccel.kernels._gpu.cubin_store import Cubin
 from rtaccel.runtime.gpu import persistent_device
-from rtaccel.runtime.gpu.persistent import SAVE
 from rtaccel.runtime.gpu.persistent_run import END
+from rtaccel.runtime.gpu.persistent_stream import SAVE
 
 
 class Hang(BaseException):

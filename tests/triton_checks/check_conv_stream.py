@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from itertools import pairwise
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -31,7 +32,7 @@ pytestmark = pytest.mark.filterwarnings("ignore::RuntimeWarning")
 @pytest.fixture(autouse=True)
 def device(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     # what lies in a ring before the first time step means nothing
-    yield from in_its_place(monkeypatch, persistent, lambda operands: operands.rings.fill_(0x55AA1234))
+    yield from in_its_place(monkeypatch, persistent, lambda operands: operands.rings[:-2].fill_(0x55AA1234))
 
 
 class Tcn(nn.Module):
@@ -121,8 +122,56 @@ def check_stream(make: Callable[[], Tcn], features: int) -> None:
     live.bind(x, out=y)()
     assert torch.equal(y, plain.step(x))
     assert "B of rings" in live.explain() and "one persistent kernel: it runs" in live.explain()
-    assert live.state_dict()["_extra_state"].numel() == 0
     live.close()
+
+
+@pytest.mark.parametrize("groups", [1, 3], ids=["plain", "groups"])
+def test_its_past_goes_on(groups: int, tmp_path: Path) -> None:
+    """Saved before the rings are full, behind that and behind a NaN: on the same kernel, on another one, on the CPU, and from
+    there back. A reset before it is saved is kept, and other bytes change nothing."""
+    torch.manual_seed(3)
+    live, plain = stayed(Tcn((6, 12, 12), 3, "outer", nn.Linear(12, 2), groups=groups), 6)
+    other = StreamModel(live._program, live._options, ("x_t",))
+    assert plain._options.states is not None
+    reach = plain._options.states.memory
+
+    def same(count: int, *streams: StreamModel) -> None:
+        for _ in range(count):
+            x = torch.randn(1, 6) * 2
+            want = plain.step(x)
+            for stream in streams:
+                assert torch.equal(stream.step(x).nan_to_num(77.0), want.nan_to_num(77.0))
+
+    for steps in (0, 2, reach, reach + 7):
+        same(steps, live)
+        past = live.state_dict()["_extra_state"]
+        assert past.numel() == plain.state_dict()["_extra_state"].numel()
+        other.load_state_dict(live.state_dict())
+        same(reach + 2, live, other)
+    bad = torch.full((1, 6), float("nan"))
+    for stream in (plain, live):
+        stream.step(bad)
+    same(2, live)
+    loaded = rt.load(rt.save(live, tmp_path / "live.rta", states=True))
+    other.load_state_dict(plain.state_dict())
+    for _ in range(reach + 2):
+        x = torch.randn(1, 6)
+        want = plain.step(x).nan_to_num(77.0)
+        assert torch.equal(torch.from_numpy(loaded.step(x.numpy())).nan_to_num(77.0), want)
+        assert torch.equal(live.step(x).nan_to_num(77.0), want)
+        assert torch.equal(other.step(x).nan_to_num(77.0), want)
+    live.suspend()
+    same(3, live)
+    for wrong in (b"1234", bytes(len(live.save_stream(0)) - 8) + (-1).to_bytes(8, "little", signed=True)):
+        with pytest.raises(rt.FormatError, match="load_stream"):
+            live.load_stream(0, wrong)
+    same(2, live)
+    for stream in (plain, live):
+        stream.reset()
+    other.load_state_dict(live.state_dict())
+    same(4, live, other)
+    live.close()
+    other.close()
 
 
 def test_a_smooth_activation_is_within_a_step() -> None:
@@ -195,8 +244,7 @@ def test_other_weights_while_it_runs(residual: str, whole: bool, monkeypatch: py
         assert not live.swap_pending
         kernel = kernel or live._plan()._kernel._running
         assert live._plan()._kernel._running is kernel  # the one that was started at first
-    live.suspend()  # a new kernel begins with the set that was used last, and without a past
-    plain.reset()
+    live.suspend()  # a new kernel begins with the set that was used last, and goes on
     x = torch.randn(1, 16)
     assert torch.equal(live.step(x), plain.step(x))
     live.close()

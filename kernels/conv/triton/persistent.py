@@ -8,7 +8,8 @@ message every layer costs one tile, however many taps it has.
 Of a network that the registers do not hold they keep the newest tap of each layer, which an answer waits for; older ones are read
 again from L2 for each time step, before its message.
 
-Nothing is cleared at a reset: a column older than it counts as the zero point, that is as zero.
+Nothing is cleared at a reset: a column older than it counts as the zero point, that is as zero. Behind the rings lie the age of
+the stream and how long a NaN is felt yet: a start finds them, and leaves them at its end, so that a stream can go on.
 
 The layers are an order of operations over values (triton/persistent_config.py): "quantize" a float32 value,
 a "layer" (a convolution with a ring, or a linear layer), or a "join" of two.
@@ -207,15 +208,17 @@ def persistent_kernel(
     SOURCES: tl.constexpr, OTHERS: tl.constexpr, TILES: tl.constexpr, TAPS: tl.constexpr, HELD: tl.constexpr,
     DILATIONS: tl.constexpr, RINGS: tl.constexpr, ROWS: tl.constexpr, WORDS: tl.constexpr, OUTPUTS: tl.constexpr,
     INT8: tl.constexpr, ACTIVATIONS: tl.constexpr, SPARE: tl.constexpr, ASM: tl.constexpr,
-    SET: tl.constexpr, PARAMS: tl.constexpr, SUMS: tl.constexpr, MESSAGE: tl.constexpr, LOOK: tl.constexpr,
+    SET: tl.constexpr, PARAMS: tl.constexpr, SUMS: tl.constexpr, PAST: tl.constexpr, MESSAGE: tl.constexpr,
+    LOOK: tl.constexpr,
 ):  # fmt: skip
-    """One program; the number of a message is that of its column. MEMORY: for how many further time steps x reaches.
+    """One program; the number of a message is that of its column. MEMORY: for how many further time steps x reaches. PAST: where,
+    behind the rings, the age and the NaN's steps are.
     SPARE: which of the sums is 0, where not all weights stay; else 0. SET: numbers of a set of weights: words, params from
     PARAMS on, and sums from SUMS on. A second set lies behind the first; a message names the one from which on it is computed.
     second: at the start."""
     k = tl.arange(0, MESSAGE)
     sequence = tl.full((), 0, tl.int32)
-    age, nonfinite = tl.full((), 0, tl.int32), tl.full((), 0, tl.int32)
+    age, nonfinite = tl.load(rings_ptr + PAST), tl.load(rings_ptr + PAST + 1)
     named = second  # the set; below 0 once the kernel is to end
     while named >= 0:
         which = named & 1  # what the proof of indices sees
@@ -255,6 +258,8 @@ def persistent_kernel(
                 answer(reply_ptr, tl.where(nonfinite == 0, y, float("nan")), sequence, N)
                 age = tl.minimum(tl.where(reset, 0, age) + 1, MEMORY + 1)  # no reach is longer
                 tl.debug_barrier()  # other threads read these columns with the next time step
+    tl.store(rings_ptr + PAST, age)
+    tl.store(rings_ptr + PAST + 1, nonfinite)
 
 
 def specialize(config: KernelConfig) -> Specialisation:

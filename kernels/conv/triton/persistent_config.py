@@ -36,7 +36,8 @@ LARGEST_TILE = 16
 @dataclass(frozen=True)
 class Operation:
     """kind: "quantize", "layer" or "join". source, other: values, 0 for x and i + 1 for the result of operation i; -1 for none.
-    width: of the result. taps, dilation: 1 for what has no ring. low: of a layer, what the contract's `lower` gives."""
+    width: of the result. taps, dilation: 1 for what has no ring. low: of a layer, what the contract's `lower` gives. ring: the
+    state of a convolution, as the stream's stages have it."""
 
     kind: str
     source: int
@@ -51,6 +52,7 @@ class Operation:
     inverse: float = 1.0
     zero_point: int = 0
     low: Any = None
+    ring: Value | None = None
 
     @property
     def reach(self) -> int:
@@ -170,7 +172,8 @@ class KernelConfig:
             "WORDS": tuple(c // 4 for c in self.padded_inputs), "OUTPUTS": self.padded_outputs,
             "INT8": tuple(o.int8 for o in self.operations),
             "ACTIVATIONS": tuple(o.activation for o in self.operations),
-            "SPARE": self.spare, "SET": sum(self.set_sizes), "PARAMS": self.set_sizes[0], "SUMS": sum(self.set_sizes[:2]),
+            "SPARE": self.spare, "PAST": self.rings[-1],
+            "SET": sum(self.set_sizes), "PARAMS": self.set_sizes[0], "SUMS": sum(self.set_sizes[:2]),
         }  # fmt: skip
 
     @property
@@ -264,6 +267,7 @@ def _operation(stage: Stage, sources: list[int]) -> Operation:
         inverse=float(low.get("y_inv_scale", 1.0)),
         zero_point=int(low.get("y_zero_point", 0)),
         low=low,
+        ring=stage.inputs[1] if conv else None,
     )
 
 
@@ -292,7 +296,7 @@ class Operands:
                 for name in ("multiplier", "offset"):
                     params.append(torch.nn.functional.pad(o.low[name].cpu().float(), (0, n - o.width)))
             params.append(torch.tensor([o.parameter, o.inverse, float(o.zero_point), 0.0]))
-        rings = torch.zeros(max(config.rings[-1], 1), dtype=torch.int32)
+        rings = torch.zeros(config.rings[-1] + 2, dtype=torch.int32)
         assert (sum(map(len, words)), sum(map(len, params)), sum(map(len, sums))) == config.set_sizes
         return cls(*(t.contiguous().to(device) for t in (torch.cat(words), torch.cat(params), torch.cat(sums), rings)))
 

@@ -70,6 +70,9 @@ def with_states(group: Subgraph, names: frozenset[str]) -> StatedGroup:
 class GraphStream(GraphPlan):
     """A plan whose calls are time steps of all streams. staged: of `stated.whole`. group: without states."""
 
+    saves_as_native = True
+    """`save_state` gives the bytes of a native plan of the same program."""
+
     def __init__(
         self, staged: StagedPlan, layer: DeviceLayer, group: Subgraph, stated: StatedGroup, states: States
     ) -> None:

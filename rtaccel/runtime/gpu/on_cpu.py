@@ -26,7 +26,7 @@ def on_cpu(live: StreamModel, states: bool) -> StreamModel:
     made = type(live)(live._program, options, live._argument_names)
     made.note_verified(live._verified)
     plan = live._plan()
-    if states and live._options.mode == "graph":
+    if states and plan.saves_as_native:
         made._plan().load_state(plan.save_state())
     elif states:
         past = plan.save_state()

@@ -11,7 +11,6 @@ other work are not touched.
 
 from __future__ import annotations
 
-import time
 import weakref
 from collections.abc import Callable
 from typing import Any
@@ -35,12 +34,6 @@ from rtaccel.runtime.gpu.persistent_run import KernelRun
 from rtaccel.runtime.gpu.persistent_weights import RENEW, Packed, WeightSets
 
 TIMEOUT_NS = 1_000_000_000
-STATES_S = 30.0
-"""For the kernel to give its states."""
-
-RESET, SAVE, LOAD, SPOILED = 1, 2, 4, 8
-"""Commands of a message, as kernels/recurrent/cuda/recurrent.cu has them; those in Triton know the first. Those of weights:
-persistent_weights.py."""
 
 
 class PersistentPlan(DevicePlan):
@@ -188,108 +181,6 @@ class PersistentPlan(DevicePlan):
         return self._network.line()
 
 
-class PersistentStream(PersistentPlan):
-    """A network whose states stay with its kernel: a call is a time step of one stream."""
-
-    _kept: bytes | None = None
-    """The states while the kernel does not run; None where it starts anew."""
-
-    def _started(self) -> None:
-        super()._started()
-        kept, self._kept = self._kept, None
-        if kept is not None and not self._kernel.box.command & RESET:
-            self._load(kept)
-
-    def suspend(self) -> None:
-        """Ends the kernel, and keeps the states where it gives them; else the stream starts anew."""
-        if self._kernel.running and self._network.past is not None:
-            self._kept = self.save_state()
-        super().suspend()
-
-    def reset(self, first: int, count: int) -> None:
-        """With the next time step: its message says so. A stream has one sample, `first` 0 and `count` 1."""
-        self._kernel.box.order(RESET)
-
-    def save_state(self) -> bytes:
-        """float32 h of all layers, then c of an LSTM; NaN where the stream is corrupted. Nothing where the kernel
-        gives its past to nobody.
-
-        Asks a running kernel, so it raises BackendUnavailable where that does not answer, and once the model is closed.
-        """
-        past = self._network.past
-        if past is None:
-            return b""
-        if self._closed is not None:
-            self.start()  # which says why not
-        zeros = bytes(4 * past.numel())
-        if (
-            self._kernel.box.command & RESET
-        ):  # the states are what they were until the next step, and zero from there on
-            return zeros
-        if not self._kernel.running:
-            return self._kept if self._kept is not None else zeros
-        number = self._message(SAVE)
-        until = time.monotonic() + STATES_S
-        while not bool((past >> 32 == number).all()):
-            if time.monotonic() > until:
-                self._fail("its states", "the kernel did not give them")
-        return past.view(torch.int32)[::2].numpy().tobytes()  # the lower half of every word
-
-    @property
-    def state_rows(self) -> int:
-        """Rows of `save_state`, one for each layer and kind of state."""
-        assert self._network.past is not None
-        return self._network.past.numel() // int(self._network.stages[0].attrs["hidden"])
-
-    def load_state(self, state: bytes) -> None:
-        """What `save_state` gave. Nothing where it gives nothing: a new kernel stands before its first step."""
-        if self._network.past is None:
-            return
-        self._kernel.box.withdraw(RESET)
-        if self._kernel.running:
-            self._load(state)
-        else:
-            self._kept = bytes(state)
-
-    def save_stream(self, stream: int) -> bytes:
-        """That of the only one. Raises UnsupportedProblem where its kernel gives it to nobody."""
-        if self._network.past is None:
-            raise UnsupportedProblem(
-                "save_stream", self._network.line().kernel, "a stream whose kernel gives its states: that in CUDA C++",
-                "Install NVRTC (pip install 'rtaccel[cuda]') and make the stream again.",
-            )  # fmt: skip
-        return self.save_state()
-
-    def load_stream(self, stream: int, state: bytes) -> None:
-        """Raises ValueError for what `save_stream` did not give."""
-        words = 0 if self._network.past is None else self._network.past.numel()
-        if len(state) != 4 * words:
-            raise ValueError(f"{4 * words} expected")
-        self.load_state(state)
-
-    def _load(self, state: bytes) -> None:
-        past = self._network.past
-        assert past is not None
-        states = torch.frombuffer(bytearray(state), dtype=torch.float32)
-        nonfinite = 0 if bool(torch.isfinite(states).all()) else SPOILED
-        payload = states.view(torch.int32).to(torch.int64) & 0xFFFFFFFF
-        past.copy_(payload | _signed(self._kernel.box.number + 1) << 32)
-        self._message(LOAD | nonfinite)
-
-    def _message(self, command: int) -> int:
-        """A message that is no time step; gives its number, as the upper half of a signed word holds it."""
-        x, y = torch.zeros(self._network.inputs), torch.empty(self._network.outputs)
-        self._kernel.box.order(command)
-        self._ask(x.data_ptr(), y.data_ptr())
-        return _signed(self._kernel.box.number)
-
-
-def _signed(number: int) -> int:
-    """A number of a message as the upper half of an int64."""
-    number &= 0xFFFFFFFF
-    return number - (1 << 32) if number >= 1 << 31 else number
-
-
 def fused(group: Subgraph) -> tuple[Stage, ...]:
     """The stages of a group as persistent kernels take them."""
     if any(operator(s.op).persistent is Persistent.STREAM for s in group.stages):
@@ -309,4 +200,6 @@ def persistent_network(group: Subgraph, streamed: bool) -> Network:
 def persistent_plan(group: Subgraph, streamed: bool = False) -> PersistentPlan:
     """The plan of a group. Raises UnsupportedProblem where it cannot stay."""
     network = persistent_network(group, streamed)
+    from rtaccel.runtime.gpu.persistent_stream import PersistentStream
+
     return (PersistentStream if streamed else PersistentPlan)(group, network, persistent_device())

@@ -17,6 +17,7 @@ from rtaccel.core.stage import Stage
 from rtaccel.plan.explain import Line
 from rtaccel.runtime.gpu.persistent_choice import TRITON, allowed
 from rtaccel.runtime.gpu.persistent_launch import PersistentLaunch
+from rtaccel.runtime.gpu.persistent_rings import Rings
 from rtaccel.runtime.gpu.persistent_weights import Packed, WeightSets, same_numbers
 
 if TYPE_CHECKING:
@@ -34,6 +35,7 @@ class PersistentChain:
     kernel = TRITON
     programs, commands, states = 1, True, 0
     past: Tensor | None = None
+    rings: Rings | None = None
     sets: WeightSets | None = None
     second = 0
     ends_by_message = False

@@ -76,6 +76,11 @@ class KernelRun:
     def running(self) -> bool:
         return self._running is not None
 
+    @property
+    def lost(self) -> bool:
+        """Whether it did not end when it was told to."""
+        return self._lost
+
     def start(self) -> None:
         """Raises BackendUnavailable where there is no room any more, or it does not start in time; nothing of it is left then."""
         if self._lost:

@@ -25,6 +25,7 @@ from rtaccel.kernels.recurrent.layout import Geometry
 from rtaccel.plan.explain import Line
 from rtaccel.runtime.gpu.persistent_choice import TRITON, allowed
 from rtaccel.runtime.gpu.persistent_launch import PersistentLaunch
+from rtaccel.runtime.gpu.persistent_rings import Rings
 from rtaccel.runtime.gpu.persistent_weights import Packed, WeightSets, same_numbers
 
 if TYPE_CHECKING:
@@ -38,6 +39,7 @@ class _Stack:
 
     commands, states = True, 0
     past: Tensor | None = None
+    rings: Rings | None = None
     sets: WeightSets | None = None
     second = 0
     ends_by_message = False

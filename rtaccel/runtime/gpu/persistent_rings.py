@@ -1,0 +1,112 @@
+"""The past of a persistent stream of convolutions while its kernel does not run: rings in device memory, saved as a native plan
+saves them.
+
+A kernel numbers the columns of a ring by its messages, from 1 on at each start, and a native plan by its calls. A past that is
+saved counts as that of no call: the newest column is in the last row. So both ways are a turn of each ring.
+"""
+
+from __future__ import annotations
+
+import struct
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from torch import Tensor
+
+PITCH, OFFSET = 64, -128
+"""As the native core has it: a saved row is a whole number of so many bytes, and int8 numbers are bytes from 0 on."""
+
+ENDING = struct.Struct("<qqq")
+"""Behind the rings of one stream: how long it stays marked, how many steps it is behind, the tick."""
+
+
+class Rings:
+    """config: a kernels.conv.triton.persistent_config.KernelConfig. rings: its words on the device, with the age and the steps
+    of a NaN behind them."""
+
+    def __init__(self, config: Any, rings: Tensor) -> None:
+        self._config, self._on_device = config, rings
+        self._words = torch.zeros(rings.shape, dtype=rings.dtype, device="cpu")
+        if rings.is_cuda:
+            self._words = self._words.pin_memory()
+
+    @property
+    def _layers(self) -> list[tuple[Any, int, int, int]]:
+        """Of each convolution, in the order of the stream's stages: (operation, first word, rows, bytes of a row)."""
+        c = self._config
+        found = zip(c.operations, c.rings, c.rows, c.padded_inputs)
+        return [(o, first, rows, size) for o, first, rows, size in found if o.ring is not None]
+
+    @property
+    def size(self) -> int:
+        """Bytes of a past."""
+        return sum(_row(o) * (o.reach + 1) for o, *_ in self._layers) + ENDING.size
+
+    def empty(self) -> bytes:
+        """That of a stream before its first step."""
+        held = b"".join(_saved(_zeros(o, o.reach + 1)) for o, *_ in self._layers)
+        return held + ENDING.pack(0, 0, 0)
+
+    def read(self, number: int, copying: Callable[[Callable[[], None]], None]) -> bytes:
+        """Behind the message of this number, when the kernel has ended."""
+        copying(lambda: _copy(self._words, self._on_device))
+        age, nonfinite = self._words[-2:].tolist()
+        held = []
+        for o, first, rows, size in self._layers:
+            columns = _zeros(o, o.reach + 1)
+            if rows:
+                ring = self._words[first : first + rows * size // 4].view(torch.int8).view(rows, size)
+                for back in range(min(age, o.reach)):  # of the newest column, and the ones before
+                    columns[o.reach - back] = ring[(number - back) % rows, : o.inputs]
+            held.append(_saved(columns))
+        return b"".join(held) + ENDING.pack(max(nonfinite - 1, 0), 0, 0)
+
+    def write(self, past: bytes | None, copying: Callable[[Callable[[], None]], None]) -> None:
+        """Before a start; None for a stream that begins anew. Raises ValueError for bytes that are no past of it."""
+        self._words.zero_()
+        if past is not None:
+            self._set(past)
+        copying(lambda: _copy(self._on_device, self._words))
+
+    def check(self, past: bytes) -> None:
+        """Raises ValueError for bytes that are no past of it."""
+        if len(past) != self.size:
+            raise ValueError(f"{self.size} bytes expected")
+        left, behind, tick = ENDING.unpack(past[-ENDING.size :])
+        if not 0 <= left <= self._config.memory:
+            raise ValueError(f"a mark for {left} calls")
+        if tick < 0 or tick < behind:
+            raise ValueError(f"a stream after {tick - behind} steps")
+
+    def _set(self, past: bytes) -> None:
+        self.check(past)
+        left, behind, tick = ENDING.unpack(past[-ENDING.size :])
+        at = 0
+        for o, first, rows, size in self._layers:
+            count = _row(o) * (o.reach + 1)
+            columns = torch.frombuffer(bytearray(past[at : at + count]), dtype=torch.int8).view(o.reach + 1, -1)
+            at += count
+            if rows:
+                ring = self._words[first : first + rows * size // 4].view(torch.int8).view(rows, size)
+                for back in range(o.reach):  # what was the newest column counts as message 0
+                    saved = columns[(tick - behind - 1 - back) % (o.reach + 1), : o.inputs]
+                    ring[-back % rows, : o.inputs] = saved ^ OFFSET
+        self._words[-2], self._words[-1] = self._config.memory + 1, left + 1 if left else 0
+
+
+def _copy(to: Tensor, source: Tensor) -> None:
+    to.copy_(source, non_blocking=True)
+
+
+def _zeros(operation: Any, rows: int) -> Tensor:
+    """Columns before the first step: zero points."""
+    return torch.full((rows, operation.inputs), int(operation.low["x_zero_point"]), dtype=torch.int8, device="cpu")
+
+
+def _row(operation: Any) -> int:
+    return -(-int(operation.inputs) // PITCH) * PITCH
+
+
+def _saved(columns: Tensor) -> bytes:
+    return torch.nn.functional.pad(columns ^ OFFSET, (0, -columns.shape[1] % PITCH)).numpy().tobytes()

@@ -1,0 +1,159 @@
+"""A stream whose states stay with a persistent kernel: it gives and takes them by messages, or they lie in device memory between
+two runs of it."""
+
+from __future__ import annotations
+
+import time
+
+import torch
+
+from rtaccel.core.errors import UnsupportedProblem
+from rtaccel.runtime.gpu.persistent import PersistentPlan
+from rtaccel.runtime.gpu.persistent_rings import Rings
+
+STATES_S = 30.0
+"""For the kernel to give its states."""
+
+RESET, SAVE, LOAD, SPOILED = 1, 2, 4, 8
+"""Commands of a message, as kernels/recurrent/cuda/recurrent.cu has them; those in Triton know the first. Those of weights:
+persistent_weights.py."""
+
+
+class PersistentStream(PersistentPlan):
+    """A network whose states stay with its kernel: a call is a time step of one stream."""
+
+    _kept: bytes | None = None
+    """The states while the kernel does not run; None where it starts anew."""
+
+    @property
+    def _rings(self) -> Rings | None:
+        return self._network.rings
+
+    @property
+    def keeps(self) -> bool:
+        """Whether somebody can ask for the states."""
+        return self._network.past is not None or self._rings is not None
+
+    @property
+    def saves_as_native(self) -> bool:
+        """Whether `save_state` gives the bytes of a native plan of the same program."""
+        return self._rings is not None
+
+    def _started(self) -> None:
+        anew = bool(self._kernel.box.command & RESET)
+        if self._rings is not None:
+            self._rings.write(None if anew else self._kept, self._card.copying)
+        super()._started()
+        kept, self._kept = self._kept, None
+        if kept is not None and not anew and self._rings is None:
+            self._load(kept)
+
+    def suspend(self) -> None:
+        """Ends the kernel, and keeps the states where it gives them; else the stream starts anew."""
+        if self._kernel.running and self.keeps:
+            self._kept = self.save_state()
+        super().suspend()
+
+    def reset(self, first: int, count: int) -> None:
+        """With the next time step: its message says so. A stream has one sample, `first` 0 and `count` 1."""
+        self._kernel.box.order(RESET)
+
+    def save_state(self) -> bytes:
+        """Of a recurrent stack, float32 h of all layers, then c of an LSTM; NaN where the stream is corrupted. Of convolutions,
+        what a native plan saves. Nothing where the kernel gives its past to nobody.
+
+        Asks a running kernel, or ends it where the past lies in device memory: the next call starts it again. So it raises
+        BackendUnavailable where the kernel does not answer or end, and once the model is closed.
+        """
+        past = self._network.past
+        if not self.keeps:
+            return b""
+        if self._closed is not None:
+            self.start()  # which says why not
+        if self._rings is not None:
+            return self._at_rest(self._rings)
+        assert past is not None
+        zeros = bytes(4 * past.numel())
+        if (
+            self._kernel.box.command & RESET
+        ):  # the states are what they were until the next step, and zero from there on
+            return zeros
+        if not self._kernel.running:
+            return self._kept if self._kept is not None else zeros
+        number = self._message(SAVE)
+        until = time.monotonic() + STATES_S
+        while not bool((past >> 32 == number).all()):
+            if time.monotonic() > until:
+                self._fail("its states", "the kernel did not give them")
+        return past.view(torch.int32)[::2].numpy().tobytes()  # the lower half of every word
+
+    def _at_rest(self, rings: Rings) -> bytes:
+        """What `rings` has when the kernel has ended."""
+        if self._kernel.box.command & RESET:
+            return rings.empty()
+        if self._kernel.running:
+            number = self._kernel.box.number
+            self._kernel.end()
+            if self._kernel.lost:
+                self._fail("a kernel that ends", "the kernel did not end")
+            self._kept = rings.read(number, self._card.copying)
+        return rings.empty() if self._kept is None else self._kept
+
+    @property
+    def state_rows(self) -> int:
+        """Rows of `save_state`, one for each layer and kind of state."""
+        assert self._network.past is not None
+        return self._network.past.numel() // int(self._network.stages[0].attrs["hidden"])
+
+    def load_state(self, state: bytes) -> None:
+        """What `save_state` gave. Nothing where it gives nothing: a new kernel stands before its first step. Raises ValueError
+        for other bytes of rings."""
+        if not self.keeps:
+            return
+        if self._rings is not None:
+            self._rings.check(state)
+            self._kernel.end()
+        self._kernel.box.withdraw(RESET)
+        if self._kernel.running:
+            self._load(state)
+        else:
+            self._kept = bytes(state)
+
+    def save_stream(self, stream: int) -> bytes:
+        """That of the only one. Raises UnsupportedProblem where its kernel gives it to nobody."""
+        if not self.keeps:
+            raise UnsupportedProblem(
+                "save_stream", self._network.line().kernel, "a stream whose kernel gives its states: that in CUDA C++",
+                "Install NVRTC (pip install 'rtaccel[cuda]') and make the stream again.",
+            )  # fmt: skip
+        return self.save_state()
+
+    def load_stream(self, stream: int, state: bytes) -> None:
+        """Raises ValueError for what `save_stream` did not give."""
+        if self._rings is None:
+            words = 0 if self._network.past is None else self._network.past.numel()
+            if len(state) != 4 * words:
+                raise ValueError(f"{4 * words} expected")
+        self.load_state(state)
+
+    def _load(self, state: bytes) -> None:
+        past = self._network.past
+        assert past is not None
+        states = torch.frombuffer(bytearray(state), dtype=torch.float32)
+        nonfinite = 0 if bool(torch.isfinite(states).all()) else SPOILED
+        payload = states.view(torch.int32).to(torch.int64) & 0xFFFFFFFF
+        past.copy_(payload | _signed(self._kernel.box.number + 1) << 32)
+        self._message(LOAD | nonfinite)
+
+    def _message(self, command: int) -> int:
+        """A message that is no time step; gives its number, as the upper half of a signed word holds it."""
+        x, y = torch.zeros(self._network.inputs), torch.empty(self._network.outputs)
+        self._kernel.box.order(command)
+        self._ask(x.data_ptr(), y.data_ptr())
+        return _signed(self._kernel.box.number)
+
+
+def _signed(number: int) -> int:
+    """A number of a message as the upper half of an int64."""
+    number &= 0xFFFFFFFF
+    return number - (1 << 32) if number >= 1 << 31 else number
