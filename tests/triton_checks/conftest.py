@@ -12,7 +12,7 @@ import pytest
 from rtaccel.core import settings
 
 INTERPRETER_ALONE = {
-    "check_partition.py::test_what_is_not_taken": "asks why the interpreter does not take a chain that is cut",
+    "check_persistent.py::test_what_is_not_taken": "asks why the interpreter does not take a chain that is cut",
     "check_sparse_bytes.py::test_each_byte_of_the_weights_is_read_once": "counts the loads that the interpreter makes",
 }
 CARD_ALONE = {

@@ -31,8 +31,7 @@ class Marks:
         settled = [v if memory >= 0 and v.dtype == "float32" else None for v in states]
         marked = [v if v.dtype == "float32" else None for v in results]
         if staged.triton:
-            from rtaccel.kernels._gpu.triton_marks import marker, settler
-            from rtaccel.kernels._gpu.triton_nan_propagation import nan_propagator
+            from rtaccel.kernels._gpu.triton_nan_propagation import marker, nan_propagator, settler
 
             return cls(
                 marker(memory),
