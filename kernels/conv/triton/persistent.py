@@ -242,6 +242,8 @@ def persistent_kernel(
             command = tl.sum(tl.where(k == K, payload, 0), 0)
             named = tl.where(end == 0, named_set(command, which), -1)
             if named < 0:
+                tl.store(rings_ptr + PAST, age)
+                tl.store(rings_ptr + PAST + 1, nonfinite)
                 tl.store(control_ptr + 1, end, cache_modifier=".wt")
             elif named != which:
                 sequence -= 1  # the same message again, which is still there, by the other set
@@ -258,8 +260,6 @@ def persistent_kernel(
                 answer(reply_ptr, tl.where(nonfinite == 0, y, float("nan")), sequence, N)
                 age = tl.minimum(tl.where(reset, 0, age) + 1, MEMORY + 1)  # no reach is longer
                 tl.debug_barrier()  # other threads read these columns with the next time step
-    tl.store(rings_ptr + PAST, age)
-    tl.store(rings_ptr + PAST + 1, nonfinite)
 
 
 def specialize(config: KernelConfig) -> Specialisation:
