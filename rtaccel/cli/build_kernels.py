@@ -36,8 +36,8 @@ def configure(parser: argparse.ArgumentParser) -> None:
     stays = parser.add_mutually_exclusive_group()
     stays.add_argument(
         "--stream", action="store_true",
-        help="the kernel of rt.stream(model, example_step, device='cuda'): the example is one time step, [1, features], the "
-        "calibration windows",
+        help="the kernels of rt.stream(model, example_step, device='cuda'): the example is one time step, [1, features] for a "
+        "persistent kernel and [streams, features] for a graph, the calibration windows",
     )  # fmt: skip
     stays.add_argument(
         "--persistent", action="store_true", help="the kernel of rt.compile(..., device='cuda', mode='persistent')"

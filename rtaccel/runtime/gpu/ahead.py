@@ -70,8 +70,8 @@ def persistent_kernels_of(
     capability: int,
     streamed: bool,
 ) -> dict[str, Specialisation | CudaKernel]:
-    """The persistent kernel on a card of this capability for `rt.stream(model, example, ..., device="cuda")`, or, not streamed,
-    for `rt.compile(model, example, ..., device="cuda", mode="persistent")`.
+    """The persistent kernel on a card of this capability for `rt.stream(model, example, ..., device="cuda")` of one stream, or,
+    not streamed, for `rt.compile(model, example, ..., device="cuda", mode="persistent")`. Of several streams, those of a graph.
 
     Forms are for 132 multiprocessors where no card is seen, and for the number it has where one is.
     """
@@ -81,6 +81,8 @@ def persistent_kernels_of(
     from rtaccel.runtime.streaming.program import stream_program
 
     args = check_example(model, example)
+    if streamed and len(args[0]) > 1:
+        return _of_a_graph_of_streams(model, args[0], scheme, calibration, capability)
     if streamed:
         program = stream_program(model, args[0], scheme, calibration, "persistent").program
     else:
@@ -92,6 +94,26 @@ def persistent_kernels_of(
     with assuming(Card(capability, card().multiprocessors)), recording() as found:
         persistent_network(groups[0], streamed).prepared("cpu")
     return found
+
+
+def _of_a_graph_of_streams(
+    model: nn.Module, step: Tensor, scheme: SchemeLike, calibration: Any, capability: int
+) -> Kernels:
+    from rtaccel.kernels._gpu.triton_launch import recording
+    from rtaccel.kernels._persistent.card import Card, assuming, card
+    from rtaccel.runtime.gpu.graph_stream import with_states
+    from rtaccel.runtime.gpu.marks import Marks
+    from rtaccel.runtime.streaming.program import stream_program
+
+    found = stream_program(model, step, scheme, calibration, "graph")
+    (source,) = found.program.steps
+    assert isinstance(source, SubgraphStep) and found.states is not None
+    stated = with_states(source.group, found.states.names)
+    with assuming(Card(capability, card().multiprocessors)), recording() as kernels:
+        staged = _bind(stated.whole, len(step))
+        if staged.marks:
+            Marks.of(staged, source.group, stated.after, found.states.memory)
+    return kernels
 
 
 def kernels_of_program(
@@ -132,7 +154,7 @@ def _recorded(program: Program, rows: int) -> Kernels:
     return found
 
 
-def _bind(group: Subgraph, rows: int) -> None:
+def _bind(group: Subgraph, rows: int) -> StagedPlan:
     """Prepares the stages as a plan on a GPU would, with packed weights in memory of the CPU."""
     group = replace(group, stages=fuse(group.stages, [p.value for p in group.outputs], rows))
     for stage in group.stages:
@@ -140,4 +162,4 @@ def _bind(group: Subgraph, rows: int) -> None:
             if impl.supports(Problem.of(stage, rows, "cuda")) is None:
                 impl.prepare(stage, Problem.of(stage, rows, "cpu"))
                 break
-    StagedPlan(group, [], ANY_BATCH, "cuda", triton=True)
+    return StagedPlan(group, [], ANY_BATCH, "cuda", triton=True)
