@@ -242,8 +242,10 @@ def persistent_kernel(
             command = tl.sum(tl.where(k == K, payload, 0), 0)
             named = tl.where(end == 0, named_set(command, which), -1)
             if named < 0:
-                tl.store(rings_ptr + PAST, age)
-                tl.store(rings_ptr + PAST + 1, nonfinite)
+                tl.store(
+                    rings_at + PAST, age
+                )  # by an address of this time step: another would be kept through the loop
+                tl.store(rings_at + PAST + 1, nonfinite)
                 tl.store(control_ptr + 1, end, cache_modifier=".wt")
             elif named != which:
                 sequence -= 1  # the same message again, which is still there, by the other set
