@@ -199,6 +199,10 @@ def others_of_ours(seconds: float) -> Iterator[Row]:
     for name in MANY:
         for scheme in ("w8a8", "float32"):
             yield graph("many", name, name, scheme, seconds, 8)
+            yield Row(
+                f"{name}, rtaccel {scheme} rt.stream in a graph", "bench.device.rows.streams:many_row",
+                {"streams": 10_000, "units": 32, "scheme": scheme, "seconds": seconds}, "", 8, 45, LARGE_MIB,
+            )  # fmt: skip
         for way in (FLOAT32, "torch CUDA graph fp16"):
             yield peer("many", name, name, way, seconds, 4)
     for name in OPERATIONS:
