@@ -317,7 +317,7 @@ def _planned(program: Program, options: Options) -> Executor:
             plan, choices = _planner(options, options.states)(source.group)
         steps.append(Step(source, "native group", plan, tuple(choices)))
     executor = Executor(program, steps, options)
-    if options.mode == "graph" and executor.direct is None:
+    if options.mode == "graph" and executor.direct is None and options.states is None:  # that of a stream is a graph
         executor.join(device_layer(options.device))
     if options.mode != "graph" or executor.joined is not None or executor.direct is None:
         return executor
