@@ -75,7 +75,7 @@ def marks_kernel(mark_ptr, left_ptr, M, MEMORY: tl.constexpr, BLOCK: tl.constexp
 
 @triton.jit
 def settling_kernel(mark_ptr, state_ptr, N: tl.constexpr, BLOCK_N: tl.constexpr):
-    """Zeros in place of what is not finite in the states of a marked stream: its mark says from here on how long it is felt."""
+    """Zeros in place of what is not finite in the states of a marked stream: its mark says from here on how long that lasts."""
     row = tl.program_id(0).to(tl.int64)
     n = tl.arange(0, BLOCK_N)
     bits = tl.load(mark_ptr + row).to(tl.int32, bitcast=True) & 0x7FFFFFFF

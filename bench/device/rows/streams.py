@@ -87,7 +87,7 @@ def many_row(streams: int, units: int, scheme: str, seconds: float) -> Fields:
     """One time step of many streams of a GRU by `rt.stream` in a graph, from tensors on the card to tensors on the card."""
     model, x = torch.nn.GRU(units, units, batch_first=True).eval(), torch.randn(streams, units)
     data = None if scheme == "float32" else [torch.randn(64, 20, units)]
-    live = rt.stream(model, x, scheme, data, device="cuda", mode="graph")
+    live = rt.stream(model, x, scheme, data, device="cuda")
     there = x.cuda()
     step = live.bind(there, out=torch.empty_like(live.step(there)))
     kernels = [line.kernel for line in live.explain_lines(measure=False)]

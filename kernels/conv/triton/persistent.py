@@ -9,7 +9,7 @@ Of a network that the registers do not hold they keep the newest tap of each lay
 again from L2 for each time step, before its message.
 
 Nothing is cleared at a reset: a column older than it counts as the zero point, that is as zero. Behind the rings lie the age of
-the stream and how long a NaN is felt yet: a start finds them, and leaves them at its end, so that a stream can go on.
+the stream and for how long results stay NaN: a start finds them, and leaves them at its end, so that a stream can go on.
 
 The layers are an order of operations over values (triton/persistent_config.py): "quantize" a float32 value,
 a "layer" (a convolution with a ring, or a linear layer), or a "join" of two.

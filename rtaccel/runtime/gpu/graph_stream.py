@@ -76,7 +76,7 @@ class GraphStream(GraphPlan):
     def __init__(
         self, staged: StagedPlan, layer: DeviceLayer, group: Subgraph, stated: StatedGroup, states: States
     ) -> None:
-        self._staged, self._memory = staged, states.memory
+        self._whole, self._memory = staged, states.memory
         self._values, device = stated.before, layer.device
         self._written = [after is not before for before, after in zip(stated.before, stated.after)]
         count = states.samples
@@ -105,7 +105,7 @@ class GraphStream(GraphPlan):
         self, inputs: tuple[Tensor, ...], states: Sequence[Tensor], left: Tensor
     ) -> tuple[tuple[Tensor, ...], tuple[Tensor, ...]]:
         """(results, new states) of as many streams as the tensors have. left is written over."""
-        found = self._staged.call((*inputs, self._zeros[: left.numel()], *states))
+        found = self._whole.call((*inputs, self._zeros[: left.numel()], *states))
         if not isinstance(found, tuple):
             shapes = [tuple(t.shape) for t in inputs]
             raise UnsupportedProblem("stream", f"{shapes}", "tensors this plan takes", "Please report this input.")
@@ -134,6 +134,7 @@ class GraphStream(GraphPlan):
                 target.copy_(result)
             return tuple(outputs)
 
+        self._whole._order = self._order
         past = self._past()
         graph = self._layer.capture(work)
         self._restore(past)

@@ -39,6 +39,7 @@ SMALL: list[tuple[str, dict[str, Any], set[str]]] = [
     (f"{GRAPHS}:torch_linear_row", {"name": "2x64x8", "cold": False}, COLD),
     (f"{GRAPHS}:two_streams", {"name": "mlp 64-64-64-8"}, {"passed"}),
     (f"{STREAMS}:step_row", {"name": "gru 64-128", "scheme": "w8a8", "seconds": 0.01}, HOST | {"kernels"}),
+    (f"{STREAMS}:many_row", {"streams": 3, "units": 8, "scheme": "w8a8", "seconds": 0.01}, HOST | {"kernels"}),
     *[
         (f"{SWAPS}:network_row", {"name": "mlp 64-64-64-8", "scheme": "w8a8", "mode": mode, "seconds": 0.02}, HOST | CALL)
         for mode in ("graph", "persistent")
