@@ -104,7 +104,7 @@ void run(rta_model* model, Random& random) {
 // Whether what a file holds for GPUs, if anything, is taken: it is refused with a text, or all of it can be looked at.
 bool takes_persistent(const uint8_t* data, size_t size) {
   constexpr char kMagic[] = "RTASTAYS";
-  if (!memmem(data, size, kMagic, sizeof kMagic - 1)) return true;
+  if (size < sizeof kMagic || !memmem(data, size, kMagic, sizeof kMagic - 1)) return true;
   Bytes file(data, data + size);
   reseal(file);
   int capabilities[4];
