@@ -69,6 +69,7 @@ def counted() -> Iterator[Any]:
             yield pytest.param(case, longest, id=f"{case}-longest" if longest else case)
 
 
+@pytest.mark.turns(2)
 @pytest.mark.parametrize(("case", "longest"), list(counted()))
 def test_streams_of_fewer_time_steps(case: str, longest: bool) -> None:
     """What lies behind the last one of a stream is not read."""
@@ -158,6 +159,7 @@ def lines_of(*words: str) -> list[int]:
     return [n for n, line in enumerate(text, 1) if line.endswith(";") and any(word in line for word in words)]
 
 
+@pytest.mark.turns(3)
 def test_every_barrier_is_needed() -> None:
     """Where nobody waits at one of them, some order of the threads gives wrong answers: so the order of all others is decided."""
     g = Geometry(22, time=5)
@@ -191,6 +193,7 @@ def test_a_word_that_does_not_come(dropped: int) -> None:
     assert bool(got[0].isnan().any())
 
 
+@pytest.mark.turns(3)
 @pytest.mark.parametrize(("op", "parts"), [("lstm", 1), ("lstm", 2), ("gru", 3)])
 def test_it_touches_nothing_outside_its_buffers(op: str, parts: int) -> None:
     """Every buffer of its own size, shared memory too, under a sanitizer; a buffer that is 16 bytes too short is found."""
