@@ -66,6 +66,7 @@ def same(got: Any, want: Tensor) -> bool:
 
 
 @pytest.mark.parametrize("case", [name for name in CASES if "mapped" not in name])
+@pytest.mark.turns(2)
 def test_a_stream_has_the_bits_of_the_cpu(case: str, cut: Any, machine: Machine, save: Save) -> None:
     """With a NaN in one of its time steps, and with states that begin anew."""
     live, partition = stream_of(case)
@@ -198,6 +199,7 @@ def test_a_kernel_ends_with_the_process(file: Path, machine: Machine) -> None:
 
 
 @pytest.mark.parametrize("case", ["lstm-one-program", "gru-three-polled", "lstm-int4-two-cluster"])
+@pytest.mark.turns(2)
 def test_states_go_from_one_to_the_other(case: str, cut: Any, machine: Machine, save: Save) -> None:
     live, partition = stream_of(case)
     cut(partition)
@@ -215,6 +217,7 @@ def test_states_go_from_one_to_the_other(case: str, cut: Any, machine: Machine, 
 
 
 @pytest.mark.parametrize("case", ["lstm-one-program", "gru-int4-groups", "lstm-int4-two-cluster"])
+@pytest.mark.turns(2)
 def test_other_weights_while_it_runs(case: str, cut: Any, machine: Machine, save: Save) -> None:
     """Before the first step, between steps, twice without a step between them, and back; states go on."""
     live, partition = stream_of(case)
@@ -285,6 +288,7 @@ def test_a_kernel_that_ends_by_a_fault(file: Path, machine: Machine) -> None:
     assert found[0] == NO_ANSWER and "did not start: the kernel gave 719, CUDA_ERROR_LAUNCH_FAILED" in found[1]
 
 
+@pytest.mark.turns(3)
 def test_a_kernel_that_does_not_end(file: Path, machine: Machine) -> None:
     """Nothing that it may still read is given back, and no code is loaded beside it."""
     commands = (["open", "a", str(file)], ["step", "a", STEP, 50_000_000], ["close", "a"], ["open", "b", str(file)])
