@@ -10,6 +10,11 @@ SHARED_BYTES: Mapping[int, int] = {80: 163, 86: 99, 87: 163, 89: 99, 90: 227, 10
 """KiB of shared memory that a block may have, by compute capability times ten."""
 
 
+def registers_of(threads: int) -> int:
+    """That each thread of a block may have, on every card: each of the four schedulers has a quarter of the registers."""
+    return min(255, 65536 // (-(-threads // 128) * 128) // 8 * 8)
+
+
 CLUSTERS: Mapping[int, int] = {90: 16, 100: 16, 110: 8}
 """Blocks of a cluster at most, by compute capability times ten. More than 8 are not promised by the architecture: whether a
 device has room for a cluster is asked of its driver when a kernel is loaded."""

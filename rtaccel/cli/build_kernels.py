@@ -138,7 +138,7 @@ def _wanted(args: argparse.Namespace, capabilities: list[int]) -> Iterator[tuple
         every = {spec_key(spec): spec for spec in specializations()}
         yield from ((capability, every) for capability in capabilities)
         return
-    from rtaccel.runtime.gpu.ahead import kernels_by_card, persistent_kernels_of
+    from rtaccel.runtime.gpu.ahead import kernels_by_card, persistent_kernels_of, stream_kernels_of
 
     found = _target.load_target(target)
     model, example, calibration = found.model, found.inputs, found.calibration
@@ -146,4 +146,7 @@ def _wanted(args: argparse.Namespace, capabilities: list[int]) -> Iterator[tuple
         yield from kernels_by_card(model, example, args.scheme, calibration, capabilities)
         return
     for capability in capabilities:
-        yield capability, persistent_kernels_of(model, example, args.scheme, calibration, capability, args.stream)
+        if args.stream:
+            yield capability, stream_kernels_of(model, example, args.scheme, calibration, capability)
+        else:
+            yield capability, persistent_kernels_of(model, example, args.scheme, calibration, capability, False)

@@ -24,7 +24,7 @@ from rtaccel.runtime.foreign import as_tensors
 from rtaccel.runtime.options import Options, check_threads
 from rtaccel.runtime.state.buffers import STRUCTURE, State
 from rtaccel.runtime.streaming.front import Front, stream_with_front
-from rtaccel.runtime.streaming.program import stream_program
+from rtaccel.runtime.streaming.program import default_mode, stream_program
 from rtaccel.runtime.streaming.samples import stream_of_samples
 from rtaccel.runtime.streaming.verify_stream import TOLERANCE, check_stream_state, verify_stream
 
@@ -239,7 +239,7 @@ def stream(
     if len(args) != 1 or not isinstance(args[0], Tensor) or not 1 <= args[0].dim() <= most or not args[0].numel():
         got = ", ".join(str(list(a.shape)) if isinstance(a, Tensor) else type(a).__name__ for a in args)
         raise ShapeError("stream", got, "one time step of every stream, [streams, features]", "Pass one tensor.")
-    step = args[0].cpu()
+    step = args[0].cpu() if device == "cuda" else args[0]
     if step.dtype not in ((torch.int64,) if step.dim() == 1 else (torch.float32, torch.int32, torch.int64)):
         raise ShapeError("stream", f"{step.dtype}{list(step.shape)}", "float32, int32 or int64 [streams, features], or "
                          "int64[streams] of indices", "Convert the example.")  # fmt: skip
@@ -284,8 +284,7 @@ def _mode(device: str, mode: str | None, step: Tensor) -> str | None:
     check_options(device, None, mode)
     if mode not in (None, "persistent", "graph"):
         raise UnsupportedProblem("stream", f"mode={mode!r}", "mode='persistent' or 'graph'", "Name one of them.")
-    if mode is None:
-        mode = "persistent" if step.dim() == 2 and step.shape[0] == 1 else "graph"
+    mode = mode or default_mode(step)
     if mode == "persistent" and (step.dim() != 2 or step.shape[0] != 1 or not step.is_floating_point()):
         raise ShapeError(
             "stream", f"an example {describe(step)}", "one stream, float32 [1, features]",

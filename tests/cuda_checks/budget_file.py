@@ -9,8 +9,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from rtaccel.kernels._persistent.card import SHARED_BYTES
+from rtaccel.kernels._persistent.card import SHARED_BYTES, Card
 from tests.cuda_checks.budgets import beyond
+from tests.turns import DAY
 
 Row = dict[str, Any]
 
@@ -38,6 +39,27 @@ class BudgetFile:
             return [f"{where}: not written"]
         row, said = found
         return [f"{where}: {text}" for text in (*said, *beyond(row, allowed, self.exact))]
+
+    def todays(self, count: int) -> list[tuple[str, int]]:
+        """So many names and architectures, others each day; `--check` compiles all."""
+        places = [(name, c) for name in self.names for c in SHARED_BYTES]
+        return [places[(count * DAY + i) % len(places)] for i in range(count)]
+
+    def check_forms(self, declared: Callable[[str, Card], Any]) -> None:
+        """What is written is what the forms are: rows for the cards that hold them, all weights in their places, no more
+        registers than a thread may have. declared: (name, card) -> the form, with its config and kernel, or None."""
+        written = self.read()
+        assert set(written) == set(self.names)
+        for name, rows in written.items():
+            assert set(rows) == {str(c) for c in SHARED_BYTES if declared(name, Card(c)) is not None}
+            for capability, row in rows.items():
+                form = declared(name, Card(int(capability)))
+                assert form is not None
+                config = form.config
+                assert (row["in_registers"], row["in_shared"]) == (config.kept_bytes, config.held * config.step_bytes)
+                assert row["in_registers"] + row["in_shared"] == config.steps * config.step_bytes
+                assert row["shared"] == form.kernel.shared_bytes <= SHARED_BYTES[int(capability)] << 10
+                assert row["registers"] <= min(65536 // config.threads, 255)
 
     def main(self, check: bool) -> None:
         """Compares what every network costs on every architecture with what is written, or writes it."""

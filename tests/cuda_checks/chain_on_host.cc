@@ -29,20 +29,15 @@ extern "C" int rtaccel_on_host_takes(unsigned blocks, unsigned threads, unsigned
 // argv[1]: the place in the list of one that is 16 bytes too short, which must be found.
 int main(int count, char** given) {
   const int bytes[] = {16 * (kInputs + 1), 16 * kOutputs, 64, static_cast<int>(2 * 16 * kSetWords), 2 * 4 * kSetParams};
-  std::vector<std::unique_ptr<char[]>> buffers;
-  std::vector<const void*> arguments;
-  for (int i = 0; i < 5; ++i) {
-    const int size = bytes[i] - (count > 1 && std::atoi(given[1]) == i ? 16 : 0);
-    buffers.emplace_back(new char[size]);
-    for (int at = 0; at < size; ++at) buffers[i][at] = static_cast<char>(i < 3 ? 0 : at % 4 == 3 ? 0x3c : at * 37);
-    arguments.push_back(buffers[i].get());
-  }
+  Buffers buffers(bytes, count, given, [](int i) { return i < 3; });
+  auto& arguments = buffers.arguments;
   float scale = 20.0f;
   int zero_point = 3, idle = 0, second = 0;
   for (const void* number : {(void*)&scale, (void*)&zero_point, (void*)&idle, (void*)&second})
     arguments.push_back(number);
   std::thread kernel([&] { rtaccel_on_host(arguments.data(), 5, 0, -1); });
-  Word *request = reinterpret_cast<Word*>(buffers[0].get()), *reply = reinterpret_cast<Word*>(buffers[1].get());
+  Word *request = reinterpret_cast<Word*>(buffers.memory[0].get()),
+       *reply = reinterpret_cast<Word*>(buffers.memory[1].get());
   const unsigned commands[] = {0, kRenew | kSecond, 0, kRenew};
   for (unsigned sequence = 1; sequence <= 4; ++sequence) {
     for (int i = 0; i <= kInputs; ++i)
@@ -52,8 +47,8 @@ int main(int count, char** given) {
       while (number_of(__atomic_load_n(reply + (sequence & 1) * kOutputs + i, __ATOMIC_ACQUIRE)) != sequence)
         usleep(10);
   }
-  __atomic_store_n(reinterpret_cast<Word*>(buffers[2].get()), Word{1}, __ATOMIC_RELEASE);
+  __atomic_store_n(reinterpret_cast<Word*>(buffers.memory[2].get()), Word{1}, __ATOMIC_RELEASE);
   kernel.join();
-  return __atomic_load_n(reinterpret_cast<Word*>(buffers[2].get()) + 1, __ATOMIC_ACQUIRE) == kAborted ? 0 : 1;
+  return __atomic_load_n(reinterpret_cast<Word*>(buffers.memory[2].get()) + 1, __ATOMIC_ACQUIRE) == kAborted ? 0 : 1;
 }
 #endif

@@ -8,8 +8,11 @@ import os
 import shutil
 import threading
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
+from unittest import mock
 
 import pytest
 import torch
@@ -34,11 +37,10 @@ def missing() -> str | None:
     return None if shutil.which(COMPILER) else f"{COMPILER} is not here"
 
 
-def build(kernel: CudaKernel, name: str, *flags: str, looks: int = 1 << 22, folder: Path = HERE) -> Path:
-    """The kernel's form as a file for a CPU, kept between runs, with what stands around it in a folder. It looks at the abort
-    word soon."""
+def build(kernel: CudaKernel, name: str, *flags: str, looks: int = 1 << 22) -> Path:
+    """The kernel's form as a file for a CPU, kept between runs. It looks at the abort word soon."""
     definitions = {**dict(kernel.definitions), "RTA_SPINS": 4, "RTA_LOOKS": looks}
-    around = folder / f"{Path(kernel.file).stem}_on_host.cc"
+    (around,) = HERE.rglob(f"{Path(kernel.file).stem}_on_host.cc")
     command = [
         COMPILER, *FLAGS, *flags, f"-I{cuda_nvrtc.FOLDER}", f"-I{HERE}", *(f"-D{k}={v}" for k, v in definitions.items()),
         str(around),
@@ -65,6 +67,35 @@ def launcher(kernel: CudaKernel, path: Path, *how: int, streams: bool) -> Launch
         run((ctypes.c_void_p * len(addresses))(*addresses), *((grid[1],) if streams else ()), *how)
 
     return launch
+
+
+@dataclass(frozen=True)
+class HostLaunch:
+    """A kernel of a graph. seed: of the order of the fibers. skipped: a line at whose barrier nobody waits. dropped: a word that
+    time step 2 lacks."""
+
+    seed: int = 1
+    skipped: int = 0
+    dropped: int = -1
+    looks: int = 1 << 22
+
+    def bind(self, kernel: CudaKernel) -> Launch:
+        """In the place of cuda_launch.bind."""
+        path = build(kernel, "streams.so", "-shared", "-fPIC", looks=self.looks)
+        return launcher(kernel, path, self.seed, self.skipped, self.dropped, streams=True)
+
+
+@contextmanager
+def results_filled() -> Iterator[None]:
+    """What is made inside and not written stays NaN, or 85."""
+    allocate = torch.empty
+
+    def filled(*args: Any, **kwargs: Any) -> Tensor:
+        t = allocate(*args, **kwargs)
+        return t.fill_(float("nan") if t.is_floating_point() else 85)
+
+    with mock.patch.object(torch, "empty", filled):
+        yield
 
 
 class HostDevice:

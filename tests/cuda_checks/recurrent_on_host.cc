@@ -45,23 +45,17 @@ int main(int count, char** given) {
                        kHead ? 2 * 4 * kSetHeadParams : 4,
                        kHead ? 2 * 4 * kOutputs : 4,
                        8 * words};
-  std::vector<std::unique_ptr<char[]>> buffers;
-  std::vector<const void*> arguments;
-  for (int i = 0; i < 12; ++i) {
-    const int size = bytes[i] - (count > 1 && std::atoi(given[1]) == i ? 16 : 0);
-    buffers.emplace_back(new char[size]);
-    const bool of_words = i < 4 || i == 11;
-    for (int at = 0; at < size; ++at) buffers[i][at] = static_cast<char>(of_words ? 0 : at % 4 == 3 ? 0x3c : at * 37);
-    arguments.push_back(buffers[i].get());
-  }
+  Buffers buffers(bytes, count, given, [](int i) { return i < 4 || i == 11; });
+  auto& arguments = buffers.arguments;
   float scale = 20.0f;
   int zero_point = 3, idle = 0, second = 0;
   for (const void* number : {(void*)&scale, (void*)&zero_point, (void*)&scale, (void*)&scale, (void*)&zero_point,
                              (void*)&idle, (void*)&second})
     arguments.push_back(number);
   std::thread kernel([&] { rtaccel_on_host(arguments.data(), 5, 0, -1); });
-  Word *request = reinterpret_cast<Word*>(buffers[0].get()), *reply = reinterpret_cast<Word*>(buffers[1].get());
-  Word* past = reinterpret_cast<Word*>(buffers[3].get());
+  Word *request = reinterpret_cast<Word*>(buffers.memory[0].get()),
+       *reply = reinterpret_cast<Word*>(buffers.memory[1].get());
+  Word* past = reinterpret_cast<Word*>(buffers.memory[3].get());
   const unsigned commands[] = {0, kReset, kSave, kLoad | kRenew | kSecond, 0, kRenew};
   for (unsigned sequence = 1; sequence <= 6; ++sequence) {
     if (commands[sequence - 1] & kLoad)
@@ -77,8 +71,8 @@ int main(int count, char** given) {
     await_all(reply + (sequence & 1) * kOutputs, kOutputs);
     if (commands[sequence - 1] == kSave) await_all(past, (kGates == 4 ? 2 : 1) * kLayers * kHidden);
   }
-  __atomic_store_n(reinterpret_cast<Word*>(buffers[2].get()), Word{1}, __ATOMIC_RELEASE);
+  __atomic_store_n(reinterpret_cast<Word*>(buffers.memory[2].get()), Word{1}, __ATOMIC_RELEASE);
   kernel.join();
-  return __atomic_load_n(reinterpret_cast<Word*>(buffers[2].get()) + 1, __ATOMIC_ACQUIRE) == kAborted ? 0 : 1;
+  return __atomic_load_n(reinterpret_cast<Word*>(buffers.memory[2].get()) + 1, __ATOMIC_ACQUIRE) == kAborted ? 0 : 1;
 }
 #endif

@@ -2,43 +2,23 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
-from pathlib import Path
-from typing import Any
 from unittest import mock
 
-import torch
 from torch import Tensor
 
 from rtaccel.core.registry import operator
 from rtaccel.core.stage import Problem, Stage
 from rtaccel.kernels._gpu import cuda_launch
-from rtaccel.kernels._gpu.cuda_nvrtc import CudaKernel
 from rtaccel.kernels._persistent.card import Card
 from rtaccel.kernels.recurrent.cuda import window
 from rtaccel.kernels.recurrent.cuda.window_config import WindowConfig, select_window
 from rtaccel.kernels.recurrent.layout import Geometry
 from tests.cuda_checks import on_host
+from tests.cuda_checks.on_host import HostLaunch
 
 GATES = {"lstm": 4, "gru": 3}
-
-
-@dataclass(frozen=True)
-class HostLaunch:
-    """seed: of the order of the fibers. skipped: a line at whose barrier nobody waits. dropped: a word that wave 2 lacks."""
-
-    seed: int = 1
-    skipped: int = 0
-    dropped: int = -1
-    looks: int = 1 << 22
-    folder: Path = on_host.HERE
-
-    def bind(self, kernel: CudaKernel) -> Callable[..., None]:
-        """In the place of cuda_launch.bind."""
-        path = on_host.build(kernel, "window.so", "-shared", "-fPIC", looks=self.looks, folder=self.folder)
-        return on_host.launcher(kernel, path, self.seed, self.skipped, self.dropped, streams=True)
 
 
 def cut(geometry: Geometry, inputs: int, op: str, group: int, parts: int, lanes: int, kept: int) -> WindowConfig:
@@ -72,13 +52,7 @@ def computed(
     stage: Stage, inputs: tuple[Tensor, ...], config: WindowConfig, host: HostLaunch | None = None
 ) -> tuple[Tensor, ...]:
     """The outputs of a stage by the kernel; what it does not write stays NaN, or 85."""
-    allocate = torch.empty
-
-    def filled(*args: Any, **kwargs: Any) -> Tensor:
-        t = allocate(*args, **kwargs)
-        return t.fill_(float("nan") if t.is_floating_point() else 85)
-
-    with on_this_cpu(host), mock.patch.object(torch, "empty", filled):
+    with on_this_cpu(host), on_host.results_filled():
         call = window.prepared(
             stage, Problem.of(stage, inputs[0].shape[0], "cpu"), config, operator(stage.op).lower(stage)
         )

@@ -13,7 +13,7 @@ from itertools import pairwise
 from typing import Any
 
 from rtaccel.kernels._common.activations import ACTIVATIONS
-from rtaccel.kernels._persistent.card import Card
+from rtaccel.kernels._persistent.card import Card, registers_of
 from rtaccel.kernels.linear.contract import MAX_K
 from rtaccel.kernels.recurrent.cuda.config import (
     CLUSTER_BYTES,
@@ -139,8 +139,7 @@ class KernelConfig:
     @property
     def most_kept(self) -> int:
         """Steps for which a thread has registers."""
-        most = -(-self.all_threads // 128) * 128
-        return max((min(255, 65536 // most // 8 * 8) - WORKING_REGISTERS) // 4, 0)
+        return max((registers_of(self.all_threads) - WORKING_REGISTERS) // 4, 0)
 
     def placed(self) -> KernelConfig:
         """With as many steps in registers as fit, the same part of every layer: reads of shared memory and products go on at

@@ -6,10 +6,12 @@ multiply between a message and its answer (FLOORS below), and by how often its b
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
+from typing import Protocol, TypeVar
 
 from rtaccel.kernels._common.activations import ACTIVATIONS
+from rtaccel.kernels._persistent.card import registers_of
 from rtaccel.kernels.recurrent.layout import Geometry
 
 STEPS_IN_FLIGHT = 4
@@ -172,10 +174,8 @@ class KernelConfig:
     @property
     def most_kept(self) -> int:
         """Steps for which a thread has registers."""
-        most = -(-self.all_threads // 128) * 128  # each of the four schedulers has a quarter of the registers
-        limit = min(255, 65536 // most // 8 * 8)
         working = WORKING_REGISTERS + (REGISTERS_OF_TURNS if self.pollers else 0)
-        return max((limit - working) // 4, 0)
+        return max((registers_of(self.all_threads) - working) // 4, 0)
 
     @property
     def exchange_words(self) -> int:
@@ -259,3 +259,23 @@ def cuts(hidden: int, most: int) -> Iterator[tuple[int, int]]:
         if units not in seen and units <= MAX_THREADS:
             seen.add(units)
             yield units, -(-hidden // units)
+
+
+HARDLY_MORE = 1.15
+"""Times the least time, for fewer multiprocessors."""
+
+
+class Cut(Protocol):
+    @property
+    def parts(self) -> int:
+        """Programs."""
+
+
+C = TypeVar("C", bound=Cut)
+
+
+def fewest_programs(us: Mapping[C, float]) -> C | None:
+    """Of cuts with their times: the fewest programs that take hardly more than the least time; None of none."""
+    least = min(us.values(), default=0.0)
+    near = [cut for cut, taken in us.items() if taken <= HARDLY_MORE * least]
+    return min(near, key=lambda cut: (cut.parts, us[cut]), default=None)

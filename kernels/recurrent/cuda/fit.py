@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import replace
-from typing import Protocol, TypeVar
 
 import torch
 
@@ -13,16 +12,9 @@ from rtaccel.core import settings
 from rtaccel.kernels._gpu import cuda_launch, triton_launch
 from rtaccel.kernels._gpu.cuda_nvrtc import CudaKernel
 from rtaccel.kernels._persistent.card import Card, card
+from rtaccel.kernels.recurrent.cuda.config import C
 
 _left_out: list[bool] = []
-
-
-class Cut(Protocol):
-    @property
-    def parts(self) -> int: ...
-
-
-C = TypeVar("C", bound=Cut)
 
 
 @contextmanager

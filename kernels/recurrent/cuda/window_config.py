@@ -23,6 +23,7 @@ from rtaccel.kernels.recurrent.cuda.config import (
     SUM_CLOCKS,
     KernelConfig,
     cuts,
+    fewest_programs,
     up16,
 )
 from rtaccel.kernels.recurrent.layout import Geometry
@@ -32,9 +33,6 @@ MAX_FETCHED = 4
 
 REGISTERS_OF_WAVES = 16
 """More of a thread than a stream takes beside weights: the sums of its own layer, and x on its way."""
-
-HARDLY_MORE = 1.15
-"""Times the least time, for fewer multiprocessors."""
 
 BARRIER_CLOCKS, LOOK_CLOCKS, START_CLOCKS, GHZ = 40, 33, 4000, 1.755
 """Of a wave: a barrier of the block; a look at a word in its own shared memory. Of a window: its launch, with a first way to
@@ -126,7 +124,4 @@ def select_window(
 ) -> WindowConfig | None:
     """The fewest programs that take hardly more than the least time for so many streams; None where nothing holds all weights."""
     configs = window_configs(geometry, inputs, gates, group, of)
-    found = {config: config.window_us(streams, of.multiprocessors) for config in configs}
-    least = min(found.values(), default=0.0)
-    near = [config for config, us in found.items() if us <= HARDLY_MORE * least]
-    return min(near, key=lambda config: (config.parts, found[config]), default=None)
+    return fewest_programs({config: config.window_us(streams, of.multiprocessors) for config in configs})

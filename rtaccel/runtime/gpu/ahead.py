@@ -70,8 +70,8 @@ def persistent_kernels_of(
     capability: int,
     streamed: bool,
 ) -> dict[str, Specialisation | CudaKernel]:
-    """The persistent kernel on a card of this capability for `rt.stream(model, example, ..., device="cuda")` of one stream, or,
-    not streamed, for `rt.compile(model, example, ..., device="cuda", mode="persistent")`. Of several streams, those of a graph.
+    """The persistent kernel on a card of this capability for `rt.stream(model, example, ..., device="cuda")`, or, not streamed,
+    for `rt.compile(model, example, ..., device="cuda", mode="persistent")`.
 
     Forms are for 132 multiprocessors where no card is seen, and for the number it has where one is.
     """
@@ -81,8 +81,6 @@ def persistent_kernels_of(
     from rtaccel.runtime.streaming.program import stream_program
 
     args = check_example(model, example)
-    if streamed and len(args[0]) > 1:
-        return _of_a_graph_of_streams(model, args[0], scheme, calibration, capability)
     if streamed:
         program = stream_program(model, args[0], scheme, calibration, "persistent").program
     else:
@@ -96,15 +94,20 @@ def persistent_kernels_of(
     return found
 
 
-def _of_a_graph_of_streams(
-    model: nn.Module, step: Tensor, scheme: SchemeLike, calibration: Any, capability: int
+def stream_kernels_of(
+    model: nn.Module, example: Sequence[Any] | Tensor, scheme: SchemeLike, calibration: Any, capability: int
 ) -> Kernels:
+    """The kernels on a card of this capability for `rt.stream(model, example, ..., device="cuda")`, in the mode that it takes by
+    default: of one stream a persistent kernel, of several those of a graph."""
     from rtaccel.kernels._gpu.triton_launch import recording
     from rtaccel.kernels._persistent.card import Card, assuming, card
     from rtaccel.runtime.gpu.graph_stream import with_states
     from rtaccel.runtime.gpu.marks import Marks
-    from rtaccel.runtime.streaming.program import stream_program
+    from rtaccel.runtime.streaming.program import default_mode, stream_program
 
+    (step,) = check_example(model, example)
+    if default_mode(step) == "persistent":
+        return persistent_kernels_of(model, example, scheme, calibration, capability, True)
     found = stream_program(model, step, scheme, calibration, "graph")
     (source,) = found.program.steps
     assert isinstance(source, SubgraphStep) and found.states is not None

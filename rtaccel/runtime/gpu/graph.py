@@ -23,7 +23,7 @@ from rtaccel.backends.cuda_streams import Order
 from rtaccel.core.errors import ShapeError, UnsupportedProblem
 from rtaccel.core.stage import GraphIO
 from rtaccel.plan.explain import Line
-from rtaccel.plan.group import StagedPlan
+from rtaccel.plan.group import StagedPlan, Subgraph
 from rtaccel.runtime.gpu.device import DeviceLayer, Graph
 
 
@@ -55,8 +55,12 @@ class GraphPlan(DevicePlan):
     """A staged plan behind a graph for the batch it was planned for. Other batches are launched kernel by kernel, until the
     model is sealed."""
 
-    def __init__(self, staged: StagedPlan, layer: DeviceLayer, samples: int) -> None:
+    NEXT = "Please report the model; mode='eager' launches kernel by kernel."
+
+    def __init__(self, staged: StagedPlan, layer: DeviceLayer, samples: int, edges: Subgraph | None = None) -> None:
+        """edges: the tensors of a caller, where they are not all of what `staged` takes."""
         self.__dict__.update(staged.__dict__)
+        self._group = edges or staged._group
         self._staged, self._layer, self._samples = staged, layer, samples
         self._order = staged._order = layer.order()
         self._sealed = False
@@ -78,14 +82,22 @@ class GraphPlan(DevicePlan):
 
     def _launched(self, inputs: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
         """The kernels launched one by one."""
-        results = self._staged.call(inputs)
+        return self._taken(self._staged.call(inputs), inputs)
+
+    @staticmethod
+    def _taken(results: Tensor | tuple[Tensor, ...] | None, inputs: Sequence[Tensor]) -> tuple[Tensor, ...]:
         if results is None:
             shapes = [tuple(t.shape) for t in inputs]
             raise UnsupportedProblem("graph", f"{shapes}", "tensors this plan takes", "Please report this input.")
         return (results,) if isinstance(results, Tensor) else tuple(results)
 
+    def _kept(self) -> tuple[Tensor, ...]:
+        """What calls write beside their results, and later ones read: states."""
+        return ()
+
     def _captured(self, inputs: tuple[Tensor, ...], outputs: Sequence[Tensor] | None = None) -> Graph:
-        """A graph of the kernels on these tensors; its results are copied to `outputs`, where given, in the graph."""
+        """A graph of the kernels on these tensors; its results are copied to `outputs`, where given, in the graph. What is kept
+        is as before."""
 
         def work() -> tuple[Tensor, ...]:
             results = self._launched(inputs)
@@ -95,21 +107,29 @@ class GraphPlan(DevicePlan):
                 target.copy_(result)
             return tuple(outputs)
 
+        kept = [t.clone() for t in self._kept()]
         graph = self._layer.capture(work)
-        expected = [t.clone() for t in self._launched(inputs)]
+        self._restore(kept)
+        expected = [t.clone() for t in (*self._launched(inputs), *self._kept())]
+        self._restore(kept)
         for t in graph.outputs:
             t.fill_(float("nan") if t.is_floating_point() else 85)
         graph.replay()
         self._layer.synchronize()
-        for index, (got, want) in enumerate(zip(graph.outputs, expected)):
-            if not alike(got, want):
+        ends, seen = len(graph.outputs), (*graph.outputs, *[t.clone() for t in self._kept()])
+        self._restore(kept)
+        for index, (got, want) in enumerate(zip(seen, expected)):
+            if not _alike(got, want):
+                what = f"output {index}" if index < ends else f"state {index - ends}"
                 raise UnsupportedProblem(
-                    "graph",
-                    f"a replay that does not write output {index} as its kernels do",
-                    "a capture that holds every kernel",
-                    "Please report the model; mode='eager' launches kernel by kernel.",
-                )
+                    "graph", f"a replay that does not write {what} as its kernels do", "a capture that holds every kernel",
+                    self.NEXT,
+                )  # fmt: skip
         return graph
+
+    def _restore(self, kept: Sequence[Tensor]) -> None:
+        for t, was in zip(self._kept(), kept):
+            t.copy_(was)
 
     # -- calling ---------------------------------------------------------------------------------------------------
 
@@ -256,7 +276,7 @@ class BoundGraph:
                 self._layer.synchronize()
 
 
-def alike(got: Tensor, want: Tensor) -> bool:
+def _alike(got: Tensor, want: Tensor) -> bool:
     """The same up to the order of float sums, which a library may choose anew."""
     if not got.is_floating_point():
         return bool(torch.equal(got, want))

@@ -20,18 +20,16 @@ from rtaccel.backends.cuda_errors import translated
 from rtaccel.core.errors import FormatError, UnsupportedProblem
 from rtaccel.core.stage import GraphIO, Stage, Value
 from rtaccel.plan.group import StagedPlan, Subgraph
-from rtaccel.runtime.gpu.device import DeviceLayer, Graph
-from rtaccel.runtime.gpu.graph import GraphPlan, alike
+from rtaccel.runtime.gpu.device import DeviceLayer
+from rtaccel.runtime.gpu.graph import GraphPlan
 from rtaccel.runtime.gpu.marks import Marks
+from rtaccel.runtime.state.native_past import loaded, row_bytes, saved
 
 if TYPE_CHECKING:
     from rtaccel.kernels._core.cpu import States
 
 MARK = Value("stream:mark", 1)
 """Zeros on their way in; a stream's is NaN on its way out where int8 could not hold its numbers."""
-
-ROW = 64
-"""A saved row is a whole number of so many bytes, as in the native core."""
 
 
 @dataclass(frozen=True)
@@ -70,13 +68,14 @@ def with_states(group: Subgraph, names: frozenset[str]) -> StatedGroup:
 class GraphStream(GraphPlan):
     """A plan whose calls are time steps of all streams. staged: of `stated.whole`. group: without states."""
 
+    NEXT = "Please report the model; a stream on the CPU has no graph."
     saves_as_native = True
     """`save_state` gives the bytes of a native plan of the same program."""
 
     def __init__(
         self, staged: StagedPlan, layer: DeviceLayer, group: Subgraph, stated: StatedGroup, states: States
     ) -> None:
-        self._whole, self._memory = staged, states.memory
+        self._memory = states.memory
         self._values, device = stated.before, layer.device
         self._written = [after is not before for before, after in zip(stated.before, stated.after)]
         count = states.samples
@@ -87,10 +86,7 @@ class GraphStream(GraphPlan):
         self._left = torch.zeros(count, dtype=torch.int32, device=device)
         self._zeros = torch.zeros((count, 1), device=device)
         self._marks = Marks.of(staged, group, stated.after, states.memory) if staged.marks else None
-        plain = StagedPlan.__new__(StagedPlan)
-        plain.__dict__.update(staged.__dict__)
-        plain._group = group
-        super().__init__(plain, layer, count)
+        super().__init__(staged, layer, count, group)
         self.scratch_bytes = self.state_bytes
 
     def _fits(self, tensors: tuple[Tensor, ...], ports: tuple[GraphIO, ...]) -> bool:
@@ -105,62 +101,22 @@ class GraphStream(GraphPlan):
         self, inputs: tuple[Tensor, ...], states: Sequence[Tensor], left: Tensor
     ) -> tuple[tuple[Tensor, ...], tuple[Tensor, ...]]:
         """(results, new states) of as many streams as the tensors have. left is written over."""
-        found = self._whole.call((*inputs, self._zeros[: left.numel()], *states))
-        if not isinstance(found, tuple):
-            shapes = [tuple(t.shape) for t in inputs]
-            raise UnsupportedProblem("stream", f"{shapes}", "tensors this plan takes", "Please report this input.")
+        found = self._taken(self._staged.call((*inputs, self._zeros[: left.numel()], *states)), inputs)
         ends = len(self._group.outputs)
         results, mark, after = found[:ends], found[ends], found[ends + 1 :]
         if self._marks is not None:
             self._marks(mark, left, results, after)
         return results, after
 
-    def _step(self, inputs: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
+    def _launched(self, inputs: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
         results, after = self._advanced(inputs, self._states, self._left)
         for state, new, written in zip(self._states, after, self._written):
             if written:
                 state.copy_(new)
         return results
 
-    def _captured(self, inputs: tuple[Tensor, ...], outputs: Sequence[Tensor] | None = None) -> Graph:
-        """A graph of a time step, which has left the streams where they were. It is checked against the kernels launched one by
-        one, its states too."""
-
-        def work() -> tuple[Tensor, ...]:
-            results = self._step(inputs)
-            if outputs is None:
-                return results
-            for target, result in zip(outputs, results):
-                target.copy_(result)
-            return tuple(outputs)
-
-        self._whole._order = self._order
-        past = self._past()
-        graph = self._layer.capture(work)
-        self._restore(past)
-        expected = [t.clone() for t in (*self._step(inputs), *self._past())]
-        self._restore(past)
-        for t in graph.outputs:
-            t.fill_(float("nan") if t.is_floating_point() else 85)
-        graph.replay()
-        self._layer.synchronize()
-        got = (*graph.outputs, *self._past())
-        self._restore(past)
-        for index, (seen, want) in enumerate(zip(got, expected)):
-            if not alike(seen, want):
-                what = f"output {index}" if index < len(graph.outputs) else f"state {index - len(graph.outputs)}"
-                raise UnsupportedProblem(
-                    "graph", f"a replay that does not write {what} as its kernels do", "a capture that holds every kernel",
-                    "Please report the model; a stream on the CPU has no graph.",
-                )  # fmt: skip
-        return graph
-
-    def _past(self) -> list[Tensor]:
-        return [t.clone() for t in (*self._states, self._left)]
-
-    def _restore(self, past: Sequence[Tensor]) -> None:
-        for t, was in zip((*self._states, self._left), past):
-            t.copy_(was)
+    def _kept(self) -> tuple[Tensor, ...]:
+        return (*self._states, self._left)
 
     def held(self) -> dict[str, Tensor]:
         return {MARK.name: self._zeros, **{v.name: state for v, state in zip(self._values, self._states)}}
@@ -212,16 +168,13 @@ class GraphStream(GraphPlan):
 
     def reset(self, first: int, count: int) -> None:
         with self._order:
-            for t in (*self._states, self._left):
+            for t in self._kept():
                 t[first : first + count].zero_()
 
     def save_state(self) -> bytes:
         """As a native plan of the same program saves it: states by name, [streams, rows, bytes of a row], how long each stream
         is marked, how many steps it is behind, the tick. Waits for the steps so far."""
-        with self._order:
-            held = b"".join(_rows(state) for state in self._states)
-            left = self._left.cpu().to(torch.int64)
-        return held + left.numpy().tobytes() + bytes(8 * self._samples + 8)
+        return self._saved(slice(0, self._samples)) + bytes(8 * self._samples + 8)
 
     def load_state(self, state: bytes) -> None:
         """Raises ValueError, with nothing changed, for bytes that `save_state` of the same program did not give."""
@@ -231,10 +184,7 @@ class GraphStream(GraphPlan):
         self._set(slice(0, self._samples), held, ending[: self._samples])
 
     def save_stream(self, stream: int) -> bytes:
-        with self._order:
-            held = b"".join(_rows(state[stream : stream + 1]) for state in self._states)
-            left = self._left[stream : stream + 1].cpu().to(torch.int64)
-        return held + left.numpy().tobytes() + bytes(8)
+        return self._saved(slice(stream, stream + 1)) + bytes(8)
 
     def load_stream(self, stream: int, state: bytes) -> None:
         held, ending = self._parted(state, 1, 2)
@@ -242,14 +192,20 @@ class GraphStream(GraphPlan):
             raise ValueError(f"a stream after {int(ending[-1])} steps")
         self._set(slice(stream, stream + 1), held, ending[:1])
 
+    def _saved(self, streams: slice) -> bytes:
+        with self._order:
+            held = b"".join(saved(state[streams]) for state in self._states)
+            left = self._left[streams].cpu().to(torch.int64)
+        return held + left.numpy().tobytes()
+
     def _parted(self, state: bytes, streams: int, numbers: int) -> tuple[list[Tensor], Tensor]:
         """(each state, the whole numbers behind them)."""
-        sizes = [streams * _row_bytes(v) * v.steps for v in self._values]
+        sizes = [streams * _size(v) for v in self._values]
         if len(state) != sum(sizes) + 8 * numbers:
             raise ValueError(f"{sum(sizes) + 8 * numbers} bytes expected")
         held, at = [], 0
-        for value, size in zip(self._values, sizes):
-            held.append(_unpadded(state[at : at + size], value, streams))
+        for v, size in zip(self._values, sizes):
+            held.append(loaded(state[at : at + size], v.steps, v.width, getattr(torch, v.dtype)))
             at += size
         return held, torch.frombuffer(bytearray(state[at:]), dtype=torch.int64)
 
@@ -266,21 +222,9 @@ class GraphStream(GraphPlan):
         return f"one CUDA graph for a time step of {self._samples} streams; {self.state_bytes:,} B of states stay on the device"
 
 
-def _row_bytes(value: Value) -> int:
-    size = value.width * getattr(torch, value.dtype).itemsize
-    return -(-size // ROW) * ROW
-
-
-def _rows(state: Tensor) -> bytes:
-    """[streams, rows, width] with each row filled up."""
-    made = state.cpu().contiguous().view(torch.uint8)
-    return torch.nn.functional.pad(made, (0, -made.shape[-1] % ROW)).numpy().tobytes()
-
-
-def _unpadded(given: bytes, value: Value, streams: int) -> Tensor:
-    rows = torch.frombuffer(bytearray(given), dtype=torch.uint8).view(streams, value.steps, -1)
-    dtype = getattr(torch, value.dtype)
-    return rows[..., : value.width * dtype.itemsize].contiguous().view(dtype)
+def _size(value: Value) -> int:
+    """Bytes of one stream's."""
+    return row_bytes(value.width, getattr(torch, value.dtype)) * value.steps
 
 
 def graph_stream(

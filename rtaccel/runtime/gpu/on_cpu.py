@@ -4,19 +4,16 @@ So a file that is saved of it goes on where it stood."""
 
 from __future__ import annotations
 
-import struct
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
 import torch
 
 from rtaccel.core.errors import UnsupportedProblem
+from rtaccel.runtime.state.native_past import ENDING, saved
 
 if TYPE_CHECKING:
     from rtaccel.runtime.stream import StreamModel
-
-_ENDING = struct.Struct("<qqq")
-"""Of a native plan's state, for one stream: how long it stays corrupted, how many steps it is behind, the tick."""
 
 
 def on_cpu(live: StreamModel, states: bool) -> StreamModel:
@@ -35,16 +32,13 @@ def on_cpu(live: StreamModel, states: bool) -> StreamModel:
                 "save", "states=True for a stream whose kernel keeps them", "one by the kernel in CUDA C++",
                 "Leave states out: the loaded stream starts anew.",
             )  # fmt: skip
-        made._plan().load_state(as_native(past, made._plan().save_state(), plan.state_rows, live._memory))
+        made._plan().load_state(as_native(past, plan.state_rows, live._memory))
     return made
 
 
-def as_native(past: bytes, empty: bytes, rows: int, memory: int) -> bytes:
-    """What a native plan saves. past: float32, so many rows of units: h of each layer, then c. empty: what that plan saves before
-    its first step; its rows are padded. memory: how long a NaN stays, as a mark of a corrupted stream."""
+def as_native(past: bytes, rows: int, memory: int) -> bytes:
+    """What a native plan saves. past: float32, so many rows of units: h of each layer, then c. memory: how long a NaN stays, as a
+    mark of a corrupted stream, whose states are zeros."""
     values = torch.frombuffer(bytearray(past), dtype=torch.float32).view(rows, -1)
-    held = torch.frombuffer(bytearray(empty[: -_ENDING.size]), dtype=torch.float32).view(rows, -1)
     corrupted = not bool(torch.isfinite(values).all())
-    if not corrupted:
-        held[:, : values.shape[1]] = values
-    return held.numpy().tobytes() + _ENDING.pack(memory if corrupted else 0, 0, 0)
+    return saved(torch.zeros_like(values) if corrupted else values) + ENDING.pack(memory if corrupted else 0, 0, 0)

@@ -7,18 +7,16 @@ saved counts as that of no call: the newest column is in the last row. So both w
 
 from __future__ import annotations
 
-import struct
 from collections.abc import Callable
 from typing import Any
 
 import torch
 from torch import Tensor
 
-PITCH, OFFSET = 64, -128
-"""As the native core has it: a saved row is a whole number of so many bytes, and int8 numbers are bytes from 0 on."""
+from rtaccel.runtime.state.native_past import ENDING, loaded, row_bytes, saved
 
-ENDING = struct.Struct("<qqq")
-"""Behind the rings of one stream: how long it stays marked, how many steps it is behind, the tick."""
+OFFSET = -128
+"""int8 numbers are bytes from 0 on in a native plan."""
 
 
 class Rings:
@@ -41,11 +39,11 @@ class Rings:
     @property
     def size(self) -> int:
         """Bytes of a past."""
-        return sum(_row(o) * (o.reach + 1) for o, *_ in self._layers) + ENDING.size
+        return sum(_size(o) for o, *_ in self._layers) + ENDING.size
 
     def empty(self) -> bytes:
         """That of a stream before its first step."""
-        held = b"".join(_saved(_zeros(o, o.reach + 1)) for o, *_ in self._layers)
+        held = b"".join(saved(_zeros(o) ^ OFFSET) for o, *_ in self._layers)
         return held + ENDING.pack(0, 0, 0)
 
     def read(self, number: int, copying: Callable[[Callable[[], None]], None]) -> bytes:
@@ -54,12 +52,12 @@ class Rings:
         age, nonfinite = self._words[-2:].tolist()
         held = []
         for o, first, rows, size in self._layers:
-            columns = _zeros(o, o.reach + 1)
+            columns = _zeros(o)
             if rows:
                 ring = self._words[first : first + rows * size // 4].view(torch.int8).view(rows, size)
                 for back in range(min(age, o.reach)):  # of the newest column, and the ones before
                     columns[o.reach - back] = ring[(number - back) % rows, : o.inputs]
-            held.append(_saved(columns))
+            held.append(saved(columns ^ OFFSET))
         return b"".join(held) + ENDING.pack(max(nonfinite - 1, 0), 0, 0)
 
     def write(self, past: bytes | None, copying: Callable[[Callable[[], None]], None]) -> None:
@@ -84,14 +82,12 @@ class Rings:
         left, behind, tick = ENDING.unpack(past[-ENDING.size :])
         at = 0
         for o, first, rows, size in self._layers:
-            count = _row(o) * (o.reach + 1)
-            columns = torch.frombuffer(bytearray(past[at : at + count]), dtype=torch.int8).view(o.reach + 1, -1)
-            at += count
+            (columns,) = loaded(past[at : at + _size(o)], o.reach + 1, o.inputs, torch.int8)
+            at += _size(o)
             if rows:
                 ring = self._words[first : first + rows * size // 4].view(torch.int8).view(rows, size)
                 for back in range(o.reach):  # what was the newest column counts as message 0
-                    saved = columns[(tick - behind - 1 - back) % (o.reach + 1), : o.inputs]
-                    ring[-back % rows, : o.inputs] = saved ^ OFFSET
+                    ring[-back % rows, : o.inputs] = columns[(tick - behind - 1 - back) % (o.reach + 1)] ^ OFFSET
         self._words[-2], self._words[-1] = self._config.memory + 1, left + 1 if left else 0
 
 
@@ -99,14 +95,12 @@ def _copy(to: Tensor, source: Tensor) -> None:
     to.copy_(source, non_blocking=True)
 
 
-def _zeros(operation: Any, rows: int) -> Tensor:
+def _zeros(operation: Any) -> Tensor:
     """Columns before the first step: zero points."""
-    return torch.full((rows, operation.inputs), int(operation.low["x_zero_point"]), dtype=torch.int8, device="cpu")
+    zero = int(operation.low["x_zero_point"])
+    return torch.full((operation.reach + 1, operation.inputs), zero, dtype=torch.int8, device="cpu")
 
 
-def _row(operation: Any) -> int:
-    return -(-int(operation.inputs) // PITCH) * PITCH
-
-
-def _saved(columns: Tensor) -> bytes:
-    return torch.nn.functional.pad(columns ^ OFFSET, (0, -columns.shape[1] % PITCH)).numpy().tobytes()
+def _size(operation: Any) -> int:
+    """Bytes of its saved ring."""
+    return row_bytes(int(operation.inputs), torch.int8) * int(operation.reach + 1)

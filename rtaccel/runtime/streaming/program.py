@@ -31,6 +31,11 @@ class StreamedModel:
     layout: tuple[str, ...]
 
 
+def default_mode(step: Tensor) -> str:
+    """On a GPU: of one stream of features a persistent kernel, and else a graph."""
+    return "persistent" if step.dim() == 2 and step.shape[0] == 1 else "graph"
+
+
 def stream_program(
     model: nn.Module,
     step: Tensor,

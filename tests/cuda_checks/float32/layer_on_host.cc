@@ -37,15 +37,10 @@ int main(int count, char** given) {
                                 state,
                                 16 * kDirections * kPrograms * kSteps * kThreads,
                                 4 * kDirections * kHidden};
-  std::vector<std::unique_ptr<char[]>> buffers;
-  std::vector<const void*> arguments;
-  for (int i = 0; i < kPointers; ++i) {
-    const int size = bytes[i] - (count > 1 && std::atoi(given[1]) == i ? 16 : 0);
-    buffers.emplace_back(new char[size]);
-    for (int at = 0; at < size; ++at) buffers[i][at] = static_cast<char>(at % 4 == 3 ? 0x3c : at * 37);
-    arguments.push_back(buffers[i].get());
-  }
-  for (int i = 0; i < streams && count < 2; ++i) reinterpret_cast<long long*>(buffers[2].get())[i] = kTime - i % kTime;
+  Buffers buffers(bytes, count, given, [](int) { return false; });
+  auto& arguments = buffers.arguments;
+  for (int i = 0; i < streams && count < 2; ++i)
+    reinterpret_cast<long long*>(buffers.memory[2].get())[i] = kTime - i % kTime;
   int first = 0, state_rows = 2 * kDirections, first_state = kDirections;
   for (const void* number : {(void*)&first, (void*)&state_rows, (void*)&first_state}) arguments.push_back(number);
   rtaccel_on_host(arguments.data(), streams * kDirections, 5, 0, -1);

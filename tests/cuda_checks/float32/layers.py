@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 from unittest import mock
 
@@ -14,28 +12,13 @@ from torch import Tensor
 from rtaccel.core.registry import Prepared, operator
 from rtaccel.core.stage import Problem, Stage
 from rtaccel.kernels._gpu import cuda_launch
-from rtaccel.kernels._gpu.cuda_nvrtc import CudaKernel
 from rtaccel.kernels._gpu.triton_spec import Specialisation, Tiling
 from rtaccel.kernels.recurrent.cuda.float32.config import LayerConfig
 from rtaccel.kernels.recurrent.cuda.float32.layer import ThroughTime
 from rtaccel.kernels.recurrent.triton import float32
 from rtaccel.kernels.recurrent.triton.float32 import GATES
 from tests.cuda_checks import on_host
-
-
-@dataclass(frozen=True)
-class HostLaunch:
-    """seed: of the order of the fibers. skipped: a line at whose barrier nobody waits. dropped: a word that time step 2 lacks."""
-
-    seed: int = 1
-    skipped: int = 0
-    dropped: int = -1
-    looks: int = 1 << 22
-
-    def bind(self, kernel: CudaKernel) -> on_host.Launch:
-        """In the place of cuda_launch.bind."""
-        path = on_host.build(kernel, "layer.so", "-shared", "-fPIC", looks=self.looks, folder=Path(__file__).parent)
-        return on_host.launcher(kernel, path, self.seed, self.skipped, self.dropped, streams=True)
+from tests.cuda_checks.on_host import HostLaunch
 
 
 def cut(hidden: int, op: str, parts: int, lanes: int, kept: int) -> LayerConfig:
@@ -77,14 +60,8 @@ def computed(
     stage: Stage, inputs: tuple[Tensor, ...], config: LayerConfig, host: HostLaunch | None = None
 ) -> tuple[Tensor, ...]:
     """The outputs of a stage by the kernel; what it does not write stays NaN."""
-    allocate = torch.empty
-
-    def filled(*args: Any, **kwargs: Any) -> Tensor:
-        t = allocate(*args, **kwargs)
-        return t.fill_(float("nan")) if t.is_floating_point() else t
-
     call = prepared(stage, inputs[0].shape[0], config, host)
-    with mock.patch.object(torch, "empty", filled):
+    with on_host.results_filled():
         return tuple(call(*inputs))
 
 

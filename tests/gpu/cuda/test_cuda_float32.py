@@ -8,7 +8,6 @@ from __future__ import annotations
 import subprocess
 from collections.abc import Iterator
 from dataclasses import replace
-from pathlib import Path
 from typing import Any
 
 import pytest
@@ -201,7 +200,7 @@ def test_it_touches_nothing_outside_its_buffers(op: str, parts: int) -> None:
     form = LayerForm(op, g, 1, given=True, kept=True, lengths=True)
     kernel = CudaLayer(form, cut(30, op, parts, 2, 3)).kernel
     flags = ("-DRTA_PROGRAM", "-fsanitize=address", "-fno-omit-frame-pointer")
-    program = on_host.build(kernel, "sanitized", *flags, folder=Path(layers.__file__).parent)
+    program = on_host.build(kernel, "sanitized", *flags)
 
     def run(*words: str) -> subprocess.CompletedProcess[str]:
         return subprocess.run([program, *words], capture_output=True, text=True, timeout=60, check=False)

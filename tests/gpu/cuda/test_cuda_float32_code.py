@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-import datetime
 import importlib.util
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import replace
 from typing import Any
 
@@ -20,18 +19,19 @@ from rtaccel.core.registry import impls
 from rtaccel.core.stage import Problem, Stage
 from rtaccel.kernels._gpu import cuda_launch, cuda_nvrtc, triton_launch
 from rtaccel.kernels._gpu.cuda_nvrtc import CudaKernel
-from rtaccel.kernels._persistent.card import SHARED_BYTES, Card, assuming
+from rtaccel.kernels._persistent.card import Card, assuming
 from rtaccel.kernels.recurrent.cases import make_inputs, make_stage
 from rtaccel.kernels.recurrent.cuda import fit
 from rtaccel.kernels.recurrent.cuda.float32 import choice, layer
 from rtaccel.kernels.recurrent.cuda.float32.config import layer_configs, select_layer
-from rtaccel.kernels.recurrent.cuda.float32.layer import DECLARED, packed
+from rtaccel.kernels.recurrent.cuda.float32.layer import packed
 from rtaccel.kernels.recurrent.layout import Geometry
 from rtaccel.kernels.recurrent.triton.float32 import GATES
 from rtaccel.runtime.gpu.ahead import kernels_by_card
 from rtaccel.runtime.gpu.exchange import Exchange
 from tests.cuda_checks import on_host
 from tests.cuda_checks.float32 import layers
+from tests.cuda_checks.float32.budgets import BUDGETS
 from tests.cuda_checks.float32.layers import HostLaunch, cut
 
 pytestmark = pytest.mark.skipif(importlib.util.find_spec("triton") is None, reason="triton is not installed")
@@ -43,39 +43,16 @@ def built_ahead(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(cuda_launch, "unavailable", lambda kernel: None)
 
 
-def todays() -> Iterator[Any]:
-    """Three forms, others each day; tests/cuda_checks/float32/budgets.py --check compiles all."""
-    places = [(name, c) for name in DECLARED for c in SHARED_BYTES]
-    first = 3 * datetime.date.today().toordinal()
-    chosen = (places[(first + i) % len(places)] for i in range(3))
-    yield from (pytest.param(*place, id=f"{place[0]} sm_{place[1]}") for place in chosen)
-
-
 @needs_nvrtc
-@pytest.mark.parametrize(("name", "capability"), list(todays()))
+@pytest.mark.parametrize(
+    ("name", "capability"), BUDGETS.todays(3), ids=lambda v: v if isinstance(v, str) else f"sm_{v}"
+)
 def test_its_code_is_within_its_budget(name: str, capability: int) -> None:
-    from tests.cuda_checks.float32.budgets import BUDGETS
-
     assert BUDGETS.broken(name, capability, BUDGETS.read()[name].get(str(capability))) == []
 
 
 def test_the_budget_file_says_what_the_forms_are() -> None:
-    from tests.cuda_checks.float32.budgets import BUDGETS
-
-    written = BUDGETS.read()
-    assert set(written) == set(DECLARED)
-    for name, rows in written.items():
-        assert set(rows) == {str(c) for c in SHARED_BYTES if layer.declared(name, Card(c)) is not None}
-        for capability, row in rows.items():
-            form = layer.declared(name, Card(int(capability)))
-            assert form is not None
-            config = form.config
-            assert (row["in_registers"], row["in_shared"]) == tuple(
-                n * config.step_bytes for n in (config.kept, config.held)
-            )
-            assert row["in_registers"] + row["in_shared"] == config.steps * config.step_bytes
-            assert row["shared"] == form.kernel.shared_bytes <= SHARED_BYTES[int(capability)] << 10
-            assert row["registers"] <= min(65536 // config.threads, 255)
+    BUDGETS.check_forms(layer.declared)
 
 
 def stage_of(op: str, k: int, g: Geometry, **more: Any) -> Stage:

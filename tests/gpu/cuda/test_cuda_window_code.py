@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-import datetime
 import functools
 import importlib.util
 import re
-from collections.abc import Iterator
 from dataclasses import replace
 from typing import Any
 
@@ -22,15 +20,15 @@ from rtaccel.core.registry import impls, operator
 from rtaccel.core.stage import Problem, Stage
 from rtaccel.kernels._gpu import cuda_launch, cuda_nvrtc, triton_launch
 from rtaccel.kernels._gpu.cuda_nvrtc import CudaKernel
-from rtaccel.kernels._persistent.card import SHARED_BYTES, Card, assuming
+from rtaccel.kernels._persistent.card import Card, assuming
 from rtaccel.kernels.recurrent.cases import make_inputs, make_stage
 from rtaccel.kernels.recurrent.cuda import fit, window, window_choice
-from rtaccel.kernels.recurrent.cuda.window import DECLARED
 from rtaccel.kernels.recurrent.cuda.window_config import select_window, window_configs
 from rtaccel.kernels.recurrent.layout import Geometry
 from rtaccel.runtime.gpu.ahead import kernels_by_card
 from rtaccel.runtime.gpu.exchange import Exchange
 from tests.cuda_checks import on_host
+from tests.cuda_checks.window_budgets import BUDGETS
 from tests.cuda_checks.windows import GATES, HostLaunch, chosen, on_this_cpu
 
 pytestmark = pytest.mark.skipif(importlib.util.find_spec("triton") is None, reason="triton is not installed")
@@ -42,39 +40,16 @@ def built_ahead(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(cuda_launch, "unavailable", lambda kernel: None)
 
 
-def todays() -> Iterator[Any]:
-    """Three forms, others each day; tests/cuda_checks/window_budgets.py --check compiles all."""
-    places = [(name, c) for name in DECLARED for c in SHARED_BYTES]
-    first = 3 * datetime.date.today().toordinal()
-    chosen = (places[(first + i) % len(places)] for i in range(3))
-    yield from (pytest.param(*place, id=f"{place[0]} sm_{place[1]}") for place in chosen)
-
-
 @needs_nvrtc
-@pytest.mark.parametrize(("name", "capability"), list(todays()))
+@pytest.mark.parametrize(
+    ("name", "capability"), BUDGETS.todays(3), ids=lambda v: v if isinstance(v, str) else f"sm_{v}"
+)
 def test_its_code_is_within_its_budget(name: str, capability: int) -> None:
-    from tests.cuda_checks import window_budgets
-
-    assert (
-        window_budgets.BUDGETS.broken(name, capability, window_budgets.BUDGETS.read()[name].get(str(capability))) == []
-    )
+    assert BUDGETS.broken(name, capability, BUDGETS.read()[name].get(str(capability))) == []
 
 
 def test_the_budget_file_says_what_the_forms_are() -> None:
-    from tests.cuda_checks import window_budgets
-
-    written = window_budgets.BUDGETS.read()
-    assert set(written) == set(DECLARED)
-    for name, rows in written.items():
-        assert set(rows) == {str(c) for c in SHARED_BYTES if window.declared(name, Card(c)) is not None}
-        for capability, row in rows.items():
-            form = window.declared(name, Card(int(capability)))
-            assert form is not None
-            config = form.config
-            assert (row["in_registers"], row["in_shared"]) == (config.kept_bytes, config.held * config.step_bytes)
-            assert row["in_registers"] + row["in_shared"] == config.steps * config.step_bytes
-            assert row["shared"] == form.kernel.shared_bytes <= SHARED_BYTES[int(capability)] << 10
-            assert row["registers"] <= min(65536 // config.threads, 255)
+    BUDGETS.check_forms(window.declared)
 
 
 def stage_of(op: str, k: int, g: Geometry, form: str = "int8-own", **more: Any) -> Stage:

@@ -206,10 +206,10 @@ def test_what_it_is_not_for() -> None:
 def test_its_kernels_are_found_ahead(scheme: str) -> None:
     """Those that a plan on a card binds, with what counts marks where int8 cannot hold a NaN."""
     pytest.importorskip("triton")
-    from rtaccel.runtime.gpu.ahead import persistent_kernels_of
+    from rtaccel.runtime.gpu.ahead import stream_kernels_of
 
     calibration = None if scheme == "float32" else [torch.randn(8, 30, 6)]
-    found = persistent_kernels_of(Mixed(True).eval(), torch.randn(5, 6), scheme, calibration, 90, True)
+    found = stream_kernels_of(Mixed(True).eval(), torch.randn(5, 6), scheme, calibration, 90)
     names = " ".join(kernel.name for kernel in found.values())
     assert "assemble" in names and "gru_" in names and "conv_" in names
     assert ("marks_" in names) == (scheme != "float32")

@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
 
-from rtaccel.kernels._persistent.card import Card
+from rtaccel.kernels._persistent.card import Card, registers_of
 from rtaccel.kernels.recurrent.cuda.config import (
     CLUSTER_BYTES,
     CLUSTER_CLOCKS,
@@ -18,9 +18,10 @@ from rtaccel.kernels.recurrent.cuda.config import (
     SHARED_CLOCKS,
     SUM_CLOCKS,
     cuts,
+    fewest_programs,
     up16,
 )
-from rtaccel.kernels.recurrent.cuda.window_config import BARRIER_CLOCKS, GHZ, HARDLY_MORE, LOOK_CLOCKS, START_CLOCKS
+from rtaccel.kernels.recurrent.cuda.window_config import BARRIER_CLOCKS, GHZ, LOOK_CLOCKS, START_CLOCKS
 
 WORKING_REGISTERS = 72
 """Of a thread, beside weights: with them no form that the tests compile spills."""
@@ -72,8 +73,11 @@ class LayerConfig:
     @property
     def most_kept(self) -> int:
         """Steps for which a thread has registers."""
-        each = -(-self.threads // 128) * 128  # each of the four schedulers has a quarter of the registers
-        return max((min(255, 65536 // each // 8 * 8) - WORKING_REGISTERS) // 4, 0)
+        return max((registers_of(self.threads) - WORKING_REGISTERS) // 4, 0)
+
+    @property
+    def kept_bytes(self) -> int:
+        return self.kept * self.step_bytes
 
     def placed(self, shared: int) -> LayerConfig | None:
         """With its weights in registers as far as there are any, and in shared memory; None where they do not fit."""
@@ -112,7 +116,7 @@ class LayerConfig:
         """For `explain`."""
         cluster = "; they are a cluster, and exchange by their shared memory" if self.parts > 1 else ""
         return (
-            f"{self.parts} programs of {self.threads} threads a stream, with {self.kept * self.step_bytes:,} B of weights of h "
+            f"{self.parts} programs of {self.threads} threads a stream, with {self.kept_bytes:,} B of weights of h "
             f"in registers and {self.held * self.step_bytes:,} B in shared memory of each{cluster}"
         )
 
@@ -129,7 +133,4 @@ def layer_configs(hidden: int, gates: int, of: Card) -> Iterator[LayerConfig]:
 def select_layer(hidden: int, gates: int, time: int, streams: int, of: Card) -> LayerConfig | None:
     """The fewest programs that take hardly more than the least time for so many streams; None where nothing holds the weights."""
     configs = layer_configs(hidden, gates, of)
-    found = {config: config.layer_us(time, streams, of.multiprocessors) for config in configs}
-    least = min(found.values(), default=0.0)
-    near = [config for config, us in found.items() if us <= HARDLY_MORE * least]
-    return min(near, key=lambda config: (config.parts, found[config]), default=None)
+    return fewest_programs({config: config.layer_us(time, streams, of.multiprocessors) for config in configs})
