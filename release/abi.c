@@ -578,6 +578,7 @@ typedef struct {
 } rta_gpu_about;
 rta_gpu* rta_gpu_open(const char* path, const unsigned char* key, int device) {}
 rta_gpu* rta_gpu_from_memory(const void* data, size_t size, const unsigned char* key, int device) {}
+int rta_gpu_code(const char* folder) {}
 void rta_gpu_close(rta_gpu* gpu) {}
 int rta_gpu_start(rta_gpu* gpu) {}
 int rta_gpu_step(rta_gpu* gpu, const float* x, float* y, int64_t timeout_ns) {}

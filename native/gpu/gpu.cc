@@ -11,6 +11,7 @@
 
 #include "model/answered.h"
 #include "model/open_model.h"
+#include "own_build.h"
 #include "realtime/rta_mailbox.h"
 #include "room.h"
 
@@ -138,8 +139,13 @@ rta_gpu::rta_gpu(const Bytes& bytes, const unsigned char* key, int device) {
   std::string why;
   for (const Stored& s : all) {
     if (s.capability != best || !can(s)) continue;
+    const OwnBuild own(s);
+    if (!own.missing().empty()) {
+      why = "; " + own.missing();
+      continue;
+    }
     auto sat = std::make_unique<Seat>(card, s.blocks, s.name);
-    auto made = std::make_unique<Resident>(card, s, section);
+    auto made = std::make_unique<Resident>(card, own.launch(), section);
     if (made->clusters() <= static_cast<int>(s.cluster ? taken(card) - s.blocks : 0)) {
       why = std::string("; the device has no room for ") + s.name;
       continue;
@@ -309,6 +315,13 @@ RTA_API void rta_gpu_describe(const rta_gpu* gpu, rta_gpu_about* about) {
   *about = {s.inputs, s.outputs, static_cast<int>(s.blocks), s.capability, gpu->streams, gpu->name.c_str()};
 }
 
+RTA_API int rta_gpu_code(const char* folder) {
+  return answered(-1, [&] {
+    const std::lock_guard<std::mutex> alone(turn());
+    OwnBuild::is_in(folder);
+    return 0;
+  });
+}
 RTA_API int rta_gpu_stored(const void* data, size_t size, int* capabilities, int most) {
   return answered(-1, [&] {
     const Bytes bytes(data, size);

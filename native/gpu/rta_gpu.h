@@ -38,6 +38,10 @@ typedef struct {
 rta_gpu* rta_gpu_open(const char* path, const unsigned char* key, int device);
 /* The bytes are copied. */
 rta_gpu* rta_gpu_from_memory(const void* data, size_t size, const unsigned char* key, int device);
+/* From here on no code of a file is put onto a card: it comes from a build of one's own, a folder of KEY.fatbin, and
+ * what is not there is not opened (RTA_NO_KERNEL). docs/how-to/gpu-from-c.md says how CMake makes it. Weights and sizes
+ * are still the file's. NULL: the file's code again. */
+int rta_gpu_code(const char* folder);
 /* Ends the kernel and gives everything back; kernels of models that are open end with the process. Where another kernel
  * of this library runs, memory is given back when the last one has ended. */
 void rta_gpu_close(rta_gpu* gpu);

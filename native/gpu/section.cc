@@ -1,6 +1,7 @@
 // Reads what is stored of persistent kernels. Every number is looked at before it is used.
 #include "section.h"
 
+#include <algorithm>
 #include <cstring>
 
 namespace rta::gpu {
@@ -26,9 +27,10 @@ struct Record {
   uint32_t bytes, capability, blocks, threads, shared_bytes, cluster, cooperative, parameters;
   uint32_t inputs, outputs, commands, states;
   uint64_t code_at, code_bytes;
-  char entry[64], name[128];
+  char entry[64], name[128], key[32];
+  uint64_t recipe_at, recipe_bytes;
 };
-static_assert(sizeof(Record) == 256);
+static_assert(sizeof(Record) == 304);
 
 struct ParameterRecord {
   uint32_t kind, unused;
@@ -107,6 +109,10 @@ bool is_text(const char* text, size_t room) {
   return true;
 }
 
+bool is_key(const char* key) {
+  return std::all_of(key, key + kKey, [](char c) { return ('0' <= c && c <= '9') || ('a' <= c && c <= 'f'); });
+}
+
 template <class T>
 T field(const uint8_t* from, size_t at) {
   T value;
@@ -175,6 +181,7 @@ Stored launch_of(const Place& all, size_t& at) {
            0,
            here + offsetof(Record, entry),
            here + offsetof(Record, name),
+           std::string(r.key, kKey),
            {}};
   const bool sane = r.capability >= 80 && r.capability <= 200 && r.blocks && r.blocks <= kMostBlocks && r.threads &&
                     r.threads <= kMostThreads && r.threads % 32 == 0 && r.shared_bytes <= kMostShared &&
@@ -188,6 +195,9 @@ Stored launch_of(const Place& all, size_t& at) {
     refuse(RTA_BAD_FORMAT, "%s: a record of %u bytes with %u parameters", s.name, r.bytes, r.parameters);
   if (!within(r.code_at, r.code_bytes, all.size) || !is_for(all.at + r.code_at, r.code_bytes, r.capability))
     refuse(RTA_BAD_FORMAT, "%s: its code is not for sm_%u", s.name, r.capability);
+  if (!is_key(r.key) || !within(r.recipe_at, r.recipe_bytes, all.size))
+    refuse(RTA_BAD_FORMAT, "%s: a key that is none, or %llu bytes of how it is compiled at %llu", s.name,
+           static_cast<unsigned long long>(r.recipe_bytes), static_cast<unsigned long long>(r.recipe_at));
   s.code = all.at + r.code_at;
   s.code_bytes = static_cast<size_t>(r.code_bytes);
   uint64_t asked = 0;

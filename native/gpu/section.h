@@ -2,6 +2,7 @@
 #pragma once
 
 #include <cstdint>
+#include <string>
 #include <vector>
 
 #include "model/artifact.h"
@@ -26,7 +27,7 @@ struct Parameter {
   uint64_t bytes, room;  // of memory: in the file, and on the card
 };
 
-constexpr int kControlWords = 8;
+constexpr int kControlWords = 8, kKey = 32;
 
 // A kernel for one capability, and how it is launched. The pointers are into the file's bytes.
 struct Stored {
@@ -37,6 +38,7 @@ struct Stored {
   const uint8_t* code;
   size_t code_bytes;
   const char *entry, *name;
+  std::string key;  // a hash of its sources and of how they are compiled
   std::vector<Parameter> parameters;
 
   int64_t request_words() const { return inputs + commands; }

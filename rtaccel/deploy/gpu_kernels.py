@@ -230,15 +230,18 @@ def load_kernels(
 
 def stored(path: str | os.PathLike[str] | bytes, verify_key: Any = None) -> list[Cubin]:
     """The kernels of a file, checked, and put nowhere. Raises FormatError as `load_kernels`."""
-    whole = read_verified(path, verify_key)
-    if container.written_digest("load_kernels", whole) != container.digest(whole):
-        raise FormatError(
-            "load_kernels", "bytes that are not those that were written", "a whole file", "Fetch it again."
-        )
-    section = container.tensor("load_kernels", whole, TENSOR)
+    section = section_of_file("load_kernels", path, verify_key, TENSOR)
     if section is None:
         raise FormatError("load_kernels", "a file without kernels", "one with them", _NEXT)
     return kernels_in(section)
+
+
+def section_of_file(op: str, path: str | os.PathLike[str] | bytes, verify_key: Any, name: str) -> bytes | None:
+    """A tensor of a file whose digest, and signature where a key is given, were checked."""
+    whole = read_verified(path, verify_key)
+    if container.written_digest(op, whole) != container.digest(whole):
+        raise FormatError(op, "bytes that are not those that were written", "a whole file", "Fetch it again.")
+    return container.tensor(op, whole, name)
 
 
 def _capability() -> int:

@@ -7,15 +7,18 @@ Of each form of the kernel there are its machine code, the weights as it reads t
 from __future__ import annotations
 
 import contextlib
+import json
 import struct
 from collections.abc import Mapping, Sequence
+from dataclasses import asdict
 from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor
 
-from rtaccel.core.errors import UnsupportedProblem
+from rtaccel.core.errors import FormatError, UnsupportedProblem
 from rtaccel.deploy.gpu_kernels import capabilities_of
+from rtaccel.kernels._gpu.cuda_nvrtc import CudaKernel
 
 if TYPE_CHECKING:
     from rtaccel.kernels._gpu.cubin_store import Cubin
@@ -24,7 +27,7 @@ if TYPE_CHECKING:
 
 TENSOR = "persistent"
 _ALIGNMENT = 64
-_HEAD, _LAUNCH, _PARAMETER = struct.Struct("<8sIIQ40x"), struct.Struct("<12I2Q64s128s"), struct.Struct("<IIQQQ")
+_HEAD, _LAUNCH, _PARAMETER = struct.Struct("<8sIIQ40x"), struct.Struct("<12I2Q64s128s32s2Q"), struct.Struct("<IIQQQ")
 _MAGIC, _VERSION = b"RTASTAYS", 1
 _REQUESTS, _REPLIES, _CONTROL, _PAST, _MEMORY, _WORD, _LONG, _SECOND = range(8)
 _NUMBERS = {"i32": ("<i", _WORD), "u32": ("<I", _WORD), "fp32": ("<f", _WORD), "i64": ("<q", _LONG)}
@@ -41,10 +44,14 @@ def persistent_section(model: CompiledModel, architectures: Sequence[str]) -> by
 
 
 class _Launch:
-    """One form, compiled. arguments: of its launch, with the name and type of each. mailbox: those that both sides see."""
+    """One form, compiled. arguments: of its launch, with the name and type of each. mailbox: those that both sides see. recipe:
+    how its code is compiled, for who does it himself; nothing for Triton's."""
 
-    def __init__(self, network: Network, cubin: Cubin, arguments: Mapping[str, Any], mailbox: Sequence[Tensor]) -> None:
+    def __init__(
+        self, network: Network, cubin: Cubin, arguments: Mapping[str, Any], mailbox: Sequence[Tensor], spec: Any
+    ) -> None:
         self.network, self.cubin = network, cubin
+        self.recipe = json.dumps(asdict(spec)).encode() if isinstance(spec, CudaKernel) else b""
         self.arguments = [(name, arguments[name], kind) for name, kind in cubin.parameters]
         self.mailbox = mailbox
 
@@ -80,7 +87,23 @@ def _launch(model: CompiledModel, capability: int, room: bool) -> _Launch:
         network.prepared("cpu")(*mailbox)
     (launch,) = launches
     assert launch.grid == (network.programs,)
-    return _Launch(network, build(launch.spec, capability), launch.arguments, mailbox)
+    return _Launch(network, build(launch.spec, capability), launch.arguments, mailbox, launch.spec)
+
+
+def launches_in(section: bytes) -> list[tuple[int, str, bytes]]:
+    """(capability, key, recipe) of each launch of a section. Raises FormatError for other bytes."""
+    try:
+        magic, version, count, size = _HEAD.unpack_from(section)
+        records, at = [], _HEAD.size
+        for _ in range(count):
+            records.append(_LAUNCH.unpack_from(section, at))
+            at += records[-1][0] or len(section)
+        keys = [record[16].decode("ascii") for record in records]
+    except (struct.error, UnicodeDecodeError):
+        magic, version, size = b"", 0, 0
+    if (magic, version, size) != (_MAGIC, _VERSION, len(section)):
+        raise FormatError("persistent", "a section that is not whole", "one that rt.save wrote", "Save it again.")
+    return [(record[1], key, section[record[17] : record[17] + record[18]]) for record, key in zip(records, keys)]
 
 
 class _Bytes:
@@ -115,6 +138,7 @@ def _record(launch: _Launch, data: _Bytes) -> bytes:
             _LAUNCH.size + len(parameters), cubin.capability, network.programs, 32 * cubin.num_warps, cubin.shared_bytes,
             cubin.cluster, cubin.cooperative, len(launch.arguments), network.inputs, network.outputs, network.commands,
             network.states, data.put(cubin.code), len(cubin.code), cubin.entry.encode(), cubin.name.encode()[:127],
+            cubin.key.encode(), data.put(launch.recipe) if launch.recipe else 0, len(launch.recipe),
         )
         + parameters
     )  # fmt: skip

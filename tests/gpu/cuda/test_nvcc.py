@@ -1,4 +1,4 @@
-"""Every kernel in CUDA C++ by nvcc, with what stands in its file: what CMake builds for C programs.
+"""Every kernel in CUDA C++ by nvcc, with what stands in its file.
 
 NVRTC takes what nvcc does not. For NVRTC all code is the device's; nvcc has a host as well, whose arrays a device may not read.
 """
@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import shutil
 import subprocess
-import sys
 from pathlib import Path
 
 import pytest
@@ -16,7 +15,6 @@ from rtaccel.kernels._gpu.cuda_nvrtc import FOLDER
 
 SOURCES = sorted(FOLDER.rglob("*.cu"))
 NVCC = shutil.which("nvcc")
-CMAKE = shutil.which("cmake") or shutil.which("cmake", path=str(Path(sys.executable).parent))
 
 needs_nvcc = pytest.mark.skipif(NVCC is None, reason="nvcc is not here")
 
@@ -55,16 +53,3 @@ def test_an_array_of_the_host_that_a_device_reads_is_refused(tmp_path: Path) -> 
     done = built(tmp_path / "chain.cu", tmp_path)
     assert done.returncode != 0
     assert "kKept" in done.stdout + done.stderr
-
-
-@needs_nvcc
-@pytest.mark.skipif(CMAKE is None, reason="cmake is not here")
-def test_cmake_builds_a_fatbin_of_each(tmp_path: Path) -> None:
-    """For one architecture, some seconds."""
-    options = ["-DRTACCEL_CUDA=ON", "-DRTACCEL_CUDA_ARCHITECTURES=90", f"-DRTACCEL_NVCC={NVCC}"]
-    configured = ran([str(CMAKE), "-S", str(FOLDER.parent), "-B", str(tmp_path), *options])
-    assert configured.returncode == 0, configured.stderr
-    done = ran([str(CMAKE), "--build", str(tmp_path), "--target", "rtaccel_cuda"])
-    assert done.returncode == 0, done.stdout + done.stderr
-    found = {path.stem for path in tmp_path.glob("*.fatbin")}
-    assert {source.stem for source in SOURCES} <= found and len(found) == len(SOURCES)

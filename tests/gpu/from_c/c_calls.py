@@ -25,6 +25,7 @@ def library(path: str) -> Any:
     lib.rta_error.restype = ctypes.c_char_p
     lib.rta_gpu_open.restype = lib.rta_gpu_from_memory.restype = ctypes.c_void_p
     lib.rta_gpu_open.argtypes = (ctypes.c_char_p, ctypes.c_char_p, ctypes.c_int)
+    lib.rta_gpu_code.argtypes = (ctypes.c_char_p,)
     for name in ("close", "start", "reset"):
         getattr(lib, f"rta_gpu_{name}").argtypes = (ctypes.c_void_p,)
     lib.rta_gpu_step.argtypes = (ctypes.c_void_p, Floats, Floats, ctypes.c_int64)
@@ -53,6 +54,9 @@ class Calls:
         self._open[name], about = found, About()
         self._lib.rta_gpu_describe(found, about)
         return {field: getattr(about, field) for field, _ in About._fields_[:-1]} | {"kernel": about.kernel.decode()}
+
+    def code(self, folder: str | None) -> Any:
+        return self._failure() if self._lib.rta_gpu_code(None if folder is None else folder.encode()) else "taken"
 
     def start(self, name: str) -> Any:
         return self._failure() if self._lib.rta_gpu_start(self._open[name]) else "running"

@@ -25,7 +25,7 @@ pytestmark = pytest.mark.skipif(importlib.util.find_spec("triton") is None, reas
 
 CORPUS = Path(__file__).parents[2] / "native" / "corpus"
 BAD_FORMAT, NEWER, BAD_DIGEST, BAD_KEY, NO_KERNEL, NO_DEVICE, DEVICE_FAILED = 2, 3, 4, 5, 6, 10, 11
-HEAD, RECORD = 64, 256
+HEAD, RECORD = 64, 304
 
 
 @pytest.fixture(scope="module")
