@@ -31,7 +31,7 @@ _HOME = {
     "raw_kernel": "rtaccel.nn.raw_kernel",
     "save": "rtaccel.deploy.save",
     "load": "rtaccel.deploy.load",
-    "LoadedModel": "rtaccel.deploy.load",
+    "LoadedModel": "rtaccel.deploy.loaded_model",
     "fit_budget": "rtaccel.search.fit_budget",
     "Fit": "rtaccel.search.fit",
     "Relative": "rtaccel.search.metric",
@@ -157,7 +157,8 @@ if TYPE_CHECKING:
     from rtaccel.core.layer_forms import LowRank, Pruned
     from rtaccel.core.scheme import W4A8, W4A16, W8A8, W8A16, BFloat16, Float8, Float32
     from rtaccel.core.sparsity import BlockSparse, SemiStructured, Unstructured
-    from rtaccel.deploy.load import LoadedModel, load
+    from rtaccel.deploy.load import load
+    from rtaccel.deploy.loaded_model import LoadedModel
     from rtaccel.deploy.onnx.export import to_onnx
     from rtaccel.deploy.save import save
     from rtaccel.measure.budget import Budget

@@ -19,7 +19,7 @@ def configure(parser: argparse.ArgumentParser) -> None:
 
 
 def run(args: argparse.Namespace) -> int:
-    from rtaccel.deploy.kernel_sources import write_kernel_sources
+    from rtaccel.deploy.persistent.kernel_sources import write_kernel_sources
 
     written = write_kernel_sources(args.file, args.folder, args.key)
     if args.json:

@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any
 
 from rtaccel.core.errors import BackendUnavailable, FormatError, UnsupportedProblem
 from rtaccel.deploy import container
-from rtaccel.deploy.load import read_verified
+from rtaccel.deploy.verified import read_verified
 from rtaccel.kernels._gpu.cubin_store import Cubin, CubinsInMemory
 
 if TYPE_CHECKING:

@@ -19,7 +19,8 @@ from pathlib import Path
 import rtaccel._native as native
 from rtaccel.core.errors import BackendUnavailable, FormatError, UnsupportedProblem
 from rtaccel.deploy import pack_wasm, program, wanted
-from rtaccel.deploy.load import LoadedModel, load
+from rtaccel.deploy.load import load
+from rtaccel.deploy.loaded_model import LoadedModel
 from rtaccel.deploy.reading import PlanRead, StageRead, read_plan
 
 X86 = {

@@ -14,7 +14,9 @@ from typing import Any
 from rtaccel._native import Model
 from rtaccel.core.errors import UnsupportedProblem
 from rtaccel.deploy import container, signing, whole_file
-from rtaccel.deploy.load import LARGE, read_verified, typed
+from rtaccel.deploy.loaded_model import LARGE
+from rtaccel.deploy.native_errors import typed
+from rtaccel.deploy.verified import read_verified
 
 _LENGTH = struct.Struct("<Q")
 _VERSION_AT, _START_AT, _FILE_AT, _SECTION_AT = 8, 16, 32, 120

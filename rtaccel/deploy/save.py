@@ -13,7 +13,8 @@ from rtaccel import __version__
 from rtaccel.convert.passes.program import FallbackStep, Program, SubgraphStep
 from rtaccel.core.errors import FormatError, UnsupportedProblem
 from rtaccel.core.stage import GraphIO
-from rtaccel.deploy import container, gpu_kernels, persistent_section, signing, whole_file
+from rtaccel.deploy import container, gpu_kernels, signing, whole_file
+from rtaccel.deploy.persistent import section
 from rtaccel.deploy.prepacked import with_prepacked
 from rtaccel.deploy.record import DTYPES, Edge, Head, Recorder, Where
 from rtaccel.deploy.results import as_returned, otherwise, results_of
@@ -80,7 +81,7 @@ def save(
         sections[gpu_kernels.TENSOR] = gpu_kernels.section_of(gpu_kernels.kernels_for(model, kernels))
     if persistent:
         _whole(model)
-        sections[persistent_section.TENSOR] = persistent_section.persistent_section(model, persistent)
+        sections[section.TENSOR] = section.persistent_section(model, persistent)
     whole = artifact_bytes(
         model,
         name=name,
@@ -163,8 +164,8 @@ def artifact_bytes(
         parts["constants"] = container.Part("U8", (len(recorder.constants),), bytes(recorder.constants))
     if past:
         parts["states"] = container.Part("U8", (len(past),), past)
-    for section, content in (sections or {}).items():
-        parts[section] = container.Part("U8", (len(content),), content)
+    for name, content in (sections or {}).items():
+        parts[name] = container.Part("U8", (len(content),), content)
     return container.pack(
         parts, fields, lambda start, end, places: recorder.plan(head, inputs, outputs, Where(start, end, places))
     )

@@ -56,7 +56,8 @@ class UncapturedModel(nn.Module):
     def _swap(self, scheme: SchemeLike, calibration: Any) -> None:
         """On a copy, as calibration runs it and a model may count its calls; then its layers are taken over."""
         from rtaccel.convert.module_swap.eligibility import QUANTIZED
-        from rtaccel.convert.module_swap.swap import quantize_, replace_modules
+        from rtaccel.convert.module_swap.placing import replace_modules
+        from rtaccel.convert.module_swap.swap import quantize_
 
         if isinstance(self.model, tuple(QUANTIZED)):
             self.reason += "; it is itself a layer, and stays float32"
@@ -183,7 +184,7 @@ def _arguments(batch: Any) -> tuple[tuple[Any, ...], dict[str, Any]]:
 
 def _put_back(model: nn.Module, layers: Mapping[str, tuple[str, ...]]) -> None:
     """The float layers in the place of swapped ones."""
-    from rtaccel.convert.module_swap.swap import replace_modules
+    from rtaccel.convert.module_swap.placing import replace_modules
 
     replace_modules(model, [(names, model.get_submodule(name).__dict__["_original"]) for name, names in layers.items()])
 

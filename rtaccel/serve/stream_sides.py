@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 
 from rtaccel.core.errors import ShapeError, UnsupportedProblem
-from rtaccel.deploy.load import LoadedModel
+from rtaccel.deploy.loaded_model import LoadedModel
 
 
 class LoadedSide:

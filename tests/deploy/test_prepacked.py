@@ -13,7 +13,8 @@ from torch import nn
 import rtaccel as rt
 from rtaccel.deploy import prepacked
 from rtaccel.deploy.container import sealed
-from rtaccel.deploy.load import LoadedModel, load
+from rtaccel.deploy.load import load
+from rtaccel.deploy.loaded_model import LoadedModel
 from rtaccel.deploy.save import artifact_bytes
 from rtaccel.plan import sparse_recurrent
 from rtaccel.runtime.compiled import CompiledModel

@@ -15,7 +15,8 @@ import rtaccel as rt
 from rtaccel.core.registry import impls
 from rtaccel.deploy import prepacked
 from rtaccel.deploy.container import sealed
-from rtaccel.deploy.load import LoadedModel, load
+from rtaccel.deploy.load import load
+from rtaccel.deploy.loaded_model import LoadedModel
 from rtaccel.kernels.sparse_linear.contract import LAYOUTS, make_stage
 from tests.deploy.write_seeds import of_stage
 

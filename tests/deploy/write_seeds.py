@@ -28,7 +28,8 @@ import rtaccel as rt
 from rtaccel.core.errors import RtaccelError
 from rtaccel.core.registry import impls, operators
 from rtaccel.core.stage import GraphIO, Stage
-from rtaccel.deploy import container, persistent_section
+from rtaccel.deploy import container
+from rtaccel.deploy.persistent import section as persistent_section
 from rtaccel.deploy.prepacked import with_prepacked
 from rtaccel.deploy.record import Edge, Head, Recorder, Where
 from rtaccel.deploy.save import artifact_bytes

@@ -18,7 +18,7 @@ namespace nb = nanobind;
 namespace rta_model_py {
 namespace {
 
-// A failure of the C library, as ValueError(code, text); rtaccel.deploy.load makes the typed error of it.
+// A failure of the C library, as ValueError(code, text); rtaccel.deploy.native_errors makes the typed error of it.
 [[noreturn]] void raise(int code, const std::string& text) {
   // A text that was cut to its place may end within a character.
   const auto size = static_cast<Py_ssize_t>(text.size());

@@ -9,8 +9,8 @@ from typing import Any, cast
 import torch
 from torch import Tensor, nn
 
+from rtaccel.convert.module_swap.placing import replace_modules
 from rtaccel.convert.module_swap.rebuild import FLOATS, rebuilt
-from rtaccel.convert.module_swap.swap import replace_modules
 from rtaccel.convert.module_swap.swap_report import SwapEntry, SwapReport
 from rtaccel.convert.module_swap.whole_load import guard_loads
 from rtaccel.core.errors import FormatError, RtaccelError, UnsupportedProblem

@@ -14,7 +14,7 @@ from rtaccel.convert.frontend.batches import batches_of, call_with
 from rtaccel.convert.frontend.checks import check_options
 from rtaccel.convert.module_swap.eligibility import QUANTIZED, Filter, SwapSite, shape_of, swappable_layers
 from rtaccel.convert.module_swap.name_patterns import unmatched
-from rtaccel.convert.module_swap.swap import replace_modules
+from rtaccel.convert.module_swap.placing import replace_modules
 from rtaccel.convert.module_swap.swap_report import SwapEntry, SwapReport
 from rtaccel.core.errors import FormatError, UnsupportedProblem
 from rtaccel.core.log import log

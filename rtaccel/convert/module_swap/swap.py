@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
-from dataclasses import dataclass, replace
 from typing import Any, cast
 
 import torch
 from torch import Tensor, nn
 
 from rtaccel.convert.frontend.checks import check_model, check_options
-from rtaccel.convert.module_swap import benchmark
+from rtaccel.convert.module_swap.candidate import draft, quantized_form
 from rtaccel.convert.module_swap.eligibility import (
     QUANTIZED,
     Filter,
@@ -22,16 +21,15 @@ from rtaccel.convert.module_swap.eligibility import (
     swappable_layers,
 )
 from rtaccel.convert.module_swap.name_patterns import unmatched
+from rtaccel.convert.module_swap.placing import put, replace_modules
 from rtaccel.convert.module_swap.swap_report import SwapEntry, SwapReport
-from rtaccel.convert.module_swap.whole_load import guard_loads, unguard_loads
-from rtaccel.convert.quantization.input_observer import SAMPLE_ROWS, InputObserver, watch_inputs
-from rtaccel.convert.quantization.rounding import rounded_weight, rounds
-from rtaccel.convert.weights.prune import InputStatistics
-from rtaccel.core.errors import FormatError, RtaccelError, UnsupportedProblem
+from rtaccel.convert.module_swap.whole_load import unguard_loads
+from rtaccel.convert.quantization.input_observer import InputObserver, watch_inputs
+from rtaccel.convert.quantization.rounding import rounds
+from rtaccel.core.errors import FormatError, UnsupportedProblem
 from rtaccel.core.log import log
 from rtaccel.core.progress import counted
-from rtaccel.core.scheme import Int8Activation, Scheme, SchemeLike, SchemeMap
-from rtaccel.nn.linear import QuantLinear
+from rtaccel.core.scheme import Int8Activation, SchemeLike, SchemeMap
 from rtaccel.nn.params.formats import params_of
 from rtaccel.nn.qat.layers import FakeQuant
 
@@ -101,7 +99,7 @@ def quantize_(
     candidates = []
     with counted("quantize_", len(layers), "layers") as advance:
         for layer in layers:
-            candidates.append(_draft(layer, watched.get(layer.module), rows, force))
+            candidates.append(draft(layer, watched.get(layer.module), rows, force))
             advance()
     put(model, [(d.names, d.module, d.candidate) for d in candidates if d.candidate is not None], keep_original)
     report = SwapReport(tuple(d.entry for d in candidates), notes)
@@ -176,7 +174,7 @@ def _check(model: Any) -> None:
             "quantize_",
             f"a model that is itself a {type(model).__name__}",
             "a model that holds its layers, so that they can be replaced in it",
-            f"Use rt.nn.{_form(model).__name__}.from_float(layer, scheme, calibration).",
+            f"Use rt.nn.{quantized_form(model).__name__}.from_float(layer, scheme, calibration).",
         )
     check_model("quantize_", model)
 
@@ -205,10 +203,6 @@ def _check_scheme(layer: SwapSite, calibrated: bool) -> None:
         )
 
 
-def _form(module: nn.Module) -> type[Quantized]:
-    return next(made for kind, made in QUANTIZED.items() if isinstance(module, (kind, made)))
-
-
 def _watched(layer: SwapSite) -> bool:
     """Convolutions are watched for the size of their input, too."""
     return _wants_ranges(layer) or is_conv(layer.module) or rounds(layer.scheme)
@@ -222,150 +216,3 @@ def _rounded_width(layer: SwapSite) -> int | None:
 
 def _wants_ranges(layer: SwapSite) -> bool:
     return isinstance(layer.scheme, Int8Activation) and layer.scheme.activation != "dynamic"
-
-
-# -- candidates ----------------------------------------------------------------------------------------------------
-
-
-@dataclass(frozen=True, eq=False)
-class SwapCandidate:
-    names: tuple[str, ...]
-    module: Swappable
-    candidate: Quantized | None
-    entry: SwapEntry
-
-
-def _draft(layer: SwapSite, watch: InputObserver | None, rows: int | None, force: bool) -> SwapCandidate:
-    """Builds, times and judges the layer that would take this one's place. The model is not touched."""
-    module, name = layer.module, layer.names[0]
-    common: dict[str, Any] = {
-        "fqn": name,
-        "scheme": str(layer.scheme),
-        "shape": shape_of(module),
-        "bytes_before": _bytes(*module.parameters()),
-        "also": layer.names[1:],
-    }
-    reason = layer.reason
-    if reason is None and watch is not None and watch.sample is None:
-        reason = "no calibration batch reached it"
-    if reason is None and watch is None and is_conv(module):
-        reason = "the size of its input is not known without calibration"
-    if reason is not None:
-        return SwapCandidate(layer.names, module, None, SwapEntry(action="kept", reason=reason, **common))
-    try:
-        observer = None if watch is None else watch.observer
-        nearest = replace(layer.scheme, rounding="nearest") if rounds(layer.scheme) else layer.scheme  # type: ignore[call-arg]
-        candidate: Quantized = cast(Any, _form(module)).from_float(module, nearest, observer)
-        statistics = None if watch is None or watch.statistics is None else watch.statistics.inputs()
-        if statistics is not None:
-            _round(cast(QuantLinear, candidate), module, layer.scheme, statistics)
-    except RtaccelError as error:
-        raise type(error)(f"quantize_: {name}: {error.op}", error.got, error.expected, error.next_step) from error
-    x, sample = _inputs(module, watch, rows)
-    timed = benchmark.Compared(*benchmark.compare(module, candidate, x))
-    swap = timed.faster or force
-    reason = _verdict(timed, type(module).__name__)
-    if force and not timed.faster:
-        reason = f"forced, though {reason}"
-    if rounds(layer.scheme) and not isinstance(module, nn.Linear):
-        reason += "; rounded to the nearest: rounding for inputs is for linear layers"
-    entry = SwapEntry(
-        action="swapped" if swap else "kept",
-        reason=reason,
-        activation=getattr(candidate.scheme, "activation", None),
-        bytes_after=_bytes(*candidate.buffers()),
-        rows=x.shape[0] if is_conv(module) else x.shape[:-1].numel(),
-        us_before=timed.us_before,
-        us_after=timed.us_after,
-        spread=timed.spread,
-        error=_error(module, candidate, sample),
-        **common,
-    )
-    return SwapCandidate(layer.names, module, candidate if swap else None, entry)
-
-
-def _round(candidate: QuantLinear, module: nn.Module, scheme: Scheme, statistics: InputStatistics) -> None:
-    """The weight and bias of a layer just made, rounded for its inputs."""
-    weight, given = module.get_parameter("weight").detach().cpu(), module._parameters.get("bias")
-    tensors, _, bias = rounded_weight(weight, None if given is None else given.detach().cpu(), scheme, statistics)
-    made = {**tensors, "bias": bias}
-    device = candidate.device
-    for name, tensor in made.items():
-        candidate._buffers[candidate.STORED if name == "weight" else name] = tensor.to(device)
-
-
-def _verdict(timed: benchmark.Compared, kind: str) -> str:
-    figures = f"{timed.us_after:.2f} us against {timed.us_before:.2f} us of nn.{kind}"
-    if timed.faster:
-        text = f"faster: {figures}"
-    elif timed.us_after < timed.us_before:
-        text = f"not faster by {benchmark.MARGIN:.0%}: {figures}"
-    else:
-        text = f"not faster: {figures}"
-    if not timed.steady:
-        text += f"; unsteady, half of those times spread over {timed.spread:.0%}"
-    return text
-
-
-def _bytes(*tensors: Tensor | None) -> int:
-    return sum(t.numel() * t.element_size() for t in tensors if t is not None)
-
-
-def _inputs(module: Swappable, watch: InputObserver | None, rows: int | None) -> tuple[Tensor, Tensor]:
-    """An input to time with, of the shape seen in calibration if none is asked for, and rows to take the error on."""
-    generator = torch.Generator().manual_seed(0)
-
-    def random(*shape: int) -> Tensor:
-        x = torch.randn(*shape, generator=generator, dtype=torch.float32, device="cpu")
-        return x.to(next(module.parameters()).device)
-
-    seen = None if watch is None else watch.shape
-    if is_conv(module):
-        assert watch is not None and watch.sample is not None and seen is not None
-        return random(*(seen if rows is None else (rows, *seen[1:]))), watch.sample
-    width = shape_of(module)[1]
-    shape = (rows or 1, width) if seen is None or rows is not None else seen
-    sample = None if watch is None else watch.sample
-    return random(*shape), random(SAMPLE_ROWS, width) if sample is None else sample
-
-
-def _error(module: nn.Module, candidate: nn.Module, sample: Tensor) -> float:
-    """Recurrent layers take the rows as a window."""
-
-    def output(layer: nn.Module) -> Tensor:
-        result = layer(sample)
-        return (result if isinstance(result, Tensor) else result[0]).double()
-
-    with torch.no_grad():
-        want = output(module)
-        difference = output(candidate) - want
-    return float(difference.square().mean().sqrt() / want.square().mean().sqrt().clamp_min(1e-30))
-
-
-# -- putting layers in place ---------------------------------------------------------------------------------------
-
-
-def put(model: nn.Module, swaps: list[tuple[tuple[str, ...], Swappable, Quantized]], keep_original: bool) -> None:
-    for _, module, candidate in swaps:
-        candidate._swapped = True
-        if keep_original:
-            candidate.__dict__["_original"] = module  # past nn.Module, which would register it as a child
-    replace_modules(model, [(names, candidate) for names, _, candidate in swaps])
-    if swaps:
-        guard_loads(model)
-
-
-def replace_modules(model: nn.Module, changes: list[tuple[tuple[str, ...], nn.Module]]) -> None:
-    """Sets each module under all its names; where one cannot be set, those before it are put back."""
-    done: list[tuple[nn.Module, str, nn.Module]] = []
-    try:
-        for names, module in changes:
-            for name in names:
-                parent_name, _, child = name.rpartition(".")
-                parent = model.get_submodule(parent_name)
-                done.append((parent, child, getattr(parent, child)))
-                setattr(parent, child, module)
-    except BaseException:
-        for parent, child, module in reversed(done):
-            parent._modules[child] = module
-        raise

@@ -13,19 +13,14 @@ import numpy as np
 import torch
 from torch import fx, nn
 
-from rtaccel.convert.onnx import control
+from rtaccel.convert.onnx import control, number_chains
 from rtaccel.convert.onnx import numbers as n
+from rtaccel.convert.onnx.attributes import attribute, constant_node
 from rtaccel.convert.onnx.dtypes import dtype_of
 from rtaccel.convert.onnx.names import Names
 from rtaccel.convert.onnx.table import OnnxOp, find
 from rtaccel.convert.onnx.values import BROKEN, AsNumbers, Broken, Computed, Known, as_result, is_text, known_of
 from rtaccel.core.errors import RtaccelError
-
-MAX_NUMBERS = 4096
-"""Elements of a constant that a chain of numbers may take in."""
-
-_BOOLEAN = {"Equal", "Less", "LessOrEqual", "Greater", "GreaterOrEqual", "Not", "And", "Or"}
-
 
 _MOVES = {"Expand", "Slice", "Transpose", "Reshape", "Squeeze", "Unsqueeze", "Identity", "Tile", "Gather", "Cast"}
 """Operators that give zeros of zeros."""
@@ -112,7 +107,7 @@ class Builder:
         given = tuple(self._argument(arg) for arg in args)
         while given and given[-1] is None:
             given = given[:-1]
-        return Computed(self._emit(run, given, attrs))
+        return Computed(self.emit(run, given, attrs))
 
     def _is_known(self, arg: Any) -> bool:
         if isinstance(arg, AsNumbers):
@@ -131,7 +126,7 @@ class Builder:
         if isinstance(arg, Known):
             return self._buffer(arg)
         if isinstance(arg, Computed):
-            return self._emit(n.tensor, (arg.node, arg.dtype), {}) if arg.numbers else arg.node
+            return self.emit(n.tensor, (arg.node, arg.dtype), {}) if arg.numbers else arg.node
         if isinstance(arg, tuple):
             return tuple(self._argument(part) for part in arg)
         return arg
@@ -142,7 +137,7 @@ class Builder:
         target = self.names.register(value)
         return self.graph.get_attr(target)
 
-    def _emit(self, run: Callable[..., Any], args: tuple[Any, ...], attrs: Mapping[str, Any]) -> fx.Node:
+    def emit(self, run: Callable[..., Any], args: tuple[Any, ...], attrs: Mapping[str, Any]) -> fx.Node:
         name = self.names.node(self.node.name or self._output()) if self.node is not None else None
         return self.graph.create_node("call_function", run, args, dict(attrs), name=name)
 
@@ -197,19 +192,19 @@ class Builder:
     def _results(self, node: Any) -> Sequence[Any]:
         domain = "" if node.domain == "ai.onnx" else node.domain
         if domain == "" and node.op_type == "Constant":
-            return [self._constant(node)]
+            return [constant_node(self, node)]
         if domain == "" and node.op_type in control.BUILDS:
             return control.BUILDS[node.op_type](self, node)
         inputs = [self.look_up(name) for name in node.input]
         found = find(domain, node.op_type, self.opsets.get(domain, 1))
-        attrs = {a.name: self._attribute(a) for a in node.attribute}
+        attrs = {a.name: attribute(self, a) for a in node.attribute}
         if domain == "" and node.op_type in ("Shape", "Size") and not any(isinstance(i, Broken) for i in inputs):
-            return [self._shape(node, inputs[0], attrs)]
+            return [number_chains.shape(self, node, inputs[0], attrs)]
         if any(isinstance(i, Broken) for i in inputs):
             if found is None and node.op_type not in ("Shape", "Size"):
                 self.refuse("has no form here")
             return [BROKEN] * len(node.output)
-        hosted = self._on_numbers(node, inputs, attrs) if domain == "" else None
+        hosted = number_chains.carried_on(self, node, inputs, attrs) if domain == "" else None
         if hosted is not None:
             return hosted
         if found is None and inputs and all(isinstance(i, (Known, type(None))) for i in inputs):
@@ -270,80 +265,6 @@ class Builder:
 
     def _scalar(self, ref: Any) -> Any:
         return ref.tensor.reshape(-1)[0].item() if isinstance(ref, Known) and ref.tensor.numel() == 1 else ref
-
-    def _shape(self, node: Any, source: Any, attrs: dict[str, Any]) -> Any:
-        if isinstance(source, Known) or (isinstance(source, Computed) and source.numbers):
-            return self._host(n.HOST[node.op_type], [source], attrs, torch.int64)
-        return Computed(self._emit(n.shape if node.op_type == "Shape" else n.size, (source.node,), attrs), numbers=True)
-
-    def _on_numbers(self, node: Any, inputs: list[Any], attrs: dict[str, Any]) -> Sequence[Any] | None:
-        """Where a chain of numbers goes on."""
-        if node.op_type not in n.HOST or not any(isinstance(i, Computed) and i.numbers for i in inputs):
-            return None
-        for ref in inputs:
-            if isinstance(ref, Computed) and not ref.numbers:
-                return None
-            if isinstance(ref, Known) and (is_text(ref) or ref.tensor.numel() > MAX_NUMBERS):
-                return None
-        dtype = next((self.dtype_of(i) for i in inputs if i is not None), torch.int64)
-        filler = attrs.get("value") if node.op_type == "ConstantOfShape" else inputs[0]
-        if node.op_type in ("ConstantOfShape", "Expand") and (
-            filler is None or self.dtype_of(filler).is_floating_point
-        ):
-            return None  # elements of a tensor rather than sizes
-        if node.op_type in _BOOLEAN:
-            dtype = torch.bool
-        elif node.op_type == "Cast":
-            dtype = dtype_of(attrs["to"])
-        elif node.op_type == "Where":
-            dtype = self.dtype_of(inputs[1])
-        elif node.op_type == "ConstantOfShape":
-            value = attrs["value"].tensor.reshape(-1)[0] if "value" in attrs else torch.tensor(0.0)
-            attrs, dtype = {"value": value.item()}, value.dtype
-        if node.op_type == "Split":
-            attrs = {**attrs, "outputs": len(node.output)}
-        made = self._host(n.HOST[node.op_type], inputs, attrs, dtype)
-        if node.op_type == "Split":
-            return [
-                Computed(self.graph.call_function(operator.getitem, (made.node, i)), True, dtype)
-                for i in range(len(node.output))
-            ]
-        return [made]
-
-    def _host(self, run: Callable[..., Any], inputs: list[Any], attrs: Mapping[str, Any], dtype: torch.dtype) -> Any:
-        wrapped = [None if ref is None else AsNumbers(ref) for ref in inputs]
-        made = self.call(run, *wrapped, **attrs)
-        if isinstance(made, Known):
-            return Known(made.tensor.to(dtype), made.name)
-        made.numbers, made.dtype = True, dtype
-        return made
-
-    def _constant(self, node: Any) -> Known:
-        attr = node.attribute[0]
-        name = node.output[0]
-        if attr.name == "value":
-            return known_of(self.onnx, attr.t, name)
-        if attr.name in ("value_float", "value_int"):
-            kind = torch.float32 if attr.name == "value_float" else torch.int64
-            return Known(torch.tensor(self.onnx.helper.get_attribute_value(attr), dtype=kind), name)
-        if attr.name in ("value_floats", "value_ints"):
-            kind = torch.float32 if attr.name == "value_floats" else torch.int64
-            return Known(torch.tensor(list(self.onnx.helper.get_attribute_value(attr)), dtype=kind), name)
-        if attr.name in ("value_string", "value_strings"):
-            return Known(np.array(self.onnx.helper.get_attribute_value(attr)), name, 8)
-        return self.refuse(f"is given as {attr.name}")
-
-    def _attribute(self, attr: Any) -> Any:
-        if attr.HasField("g") or attr.graphs or attr.HasField("tp") or attr.type_protos:
-            self.refuse(f"has the attribute {attr.name}, a graph or a type")
-        value = self.onnx.helper.get_attribute_value(attr)
-        if isinstance(value, bytes):
-            return value.decode()
-        if isinstance(value, self.onnx.TensorProto):
-            return known_of(self.onnx, value, attr.name)
-        if isinstance(value, (str, int, float)):
-            return value
-        return tuple(v.decode() if isinstance(v, bytes) else v for v in value)
 
     def output(self, name: str) -> Any:
         """A value as a result of the graph: a tensor."""

@@ -14,8 +14,8 @@ from torch import Tensor, fx
 from rtaccel.convert.frontend import layout
 from rtaccel.convert.frontend.layout import View
 from rtaccel.convert.frontend.nodes import OpNode
-from rtaccel.convert.patterns.expression import Expression
 from rtaccel.convert.patterns.rules import Call, Refused, whole
+from rtaccel.convert.patterns.written_expression import Expression
 from rtaccel.core.registry import with_role
 from rtaccel.core.traits import Role
 

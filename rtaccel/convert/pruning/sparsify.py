@@ -11,7 +11,7 @@ from rtaccel.convert.frontend.batches import batches_of
 from rtaccel.convert.frontend.checks import check_model, check_options
 from rtaccel.convert.module_swap.eligibility import Filter
 from rtaccel.convert.module_swap.name_patterns import unmatched
-from rtaccel.convert.module_swap.swap import put
+from rtaccel.convert.module_swap.placing import put
 from rtaccel.convert.pruning.input_statistics import StatisticsObserver
 from rtaccel.convert.pruning.sparsify_layer import PrunedLayer, Pruner, PruneResult, Work, layers_of
 from rtaccel.convert.pruning.sparsify_report import SparsifyEntry, SparsifyReport

@@ -8,7 +8,8 @@ from typing import Any
 import numpy as np
 
 from rtaccel.core.errors import ShapeError, UnsupportedProblem
-from rtaccel.deploy.load import load, read_verified
+from rtaccel.deploy.load import load
+from rtaccel.deploy.verified import read_verified
 
 
 class Scorer:

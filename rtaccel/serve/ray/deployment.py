@@ -11,7 +11,9 @@ from typing import Any
 import numpy as np
 
 from rtaccel.core.errors import BackendUnavailable, FormatError, ShapeError, UnsupportedProblem
-from rtaccel.deploy.load import LoadedModel, load, read_verified
+from rtaccel.deploy.load import load
+from rtaccel.deploy.loaded_model import LoadedModel
+from rtaccel.deploy.verified import read_verified
 
 try:
     import ray

@@ -15,7 +15,8 @@ from torch import Tensor
 from rtaccel import _native as native
 from rtaccel.core.errors import FormatError, RtaccelError, ShapeError, UnsupportedProblem
 from rtaccel.deploy import container
-from rtaccel.deploy.load import LoadedModel, load
+from rtaccel.deploy.load import load
+from rtaccel.deploy.loaded_model import LoadedModel
 from rtaccel.deploy.save import artifact_bytes
 from rtaccel.realtime.steps import steps_of
 from rtaccel.runtime.compiled import CompiledModel

@@ -10,7 +10,8 @@ from pathlib import Path
 from typing import Any
 
 from rtaccel.core.errors import FormatError, UnsupportedProblem
-from rtaccel.deploy.load import load, read_verified
+from rtaccel.deploy.load import load
+from rtaccel.deploy.verified import read_verified
 from rtaccel.serve.v2.metrics import ModelCounts
 from rtaccel.serve.v2.refusals import UnknownModel
 from rtaccel.serve.v2.served import ServedModel

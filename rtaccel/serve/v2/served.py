@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 
 from rtaccel.core.errors import RtaccelError, ShapeError
-from rtaccel.deploy.load import LoadedModel
+from rtaccel.deploy.loaded_model import LoadedModel
 from rtaccel.serve.v2.job import Arrays, Job
 from rtaccel.serve.v2.metrics import ModelCounts
 from rtaccel.serve.v2.refusals import Full, TooLate

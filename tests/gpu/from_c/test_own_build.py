@@ -18,8 +18,10 @@ from torch import nn
 import rtaccel as rt
 from rtaccel.cli.main import main
 from rtaccel.core.errors import FormatError, UnsupportedProblem
-from rtaccel.deploy import container, kernel_sources, persistent_section
-from rtaccel.deploy.kernel_sources import write_kernel_sources
+from rtaccel.deploy import container
+from rtaccel.deploy.persistent import kernel_sources
+from rtaccel.deploy.persistent import section as persistent_section
+from rtaccel.deploy.persistent.kernel_sources import write_kernel_sources
 from rtaccel.kernels._gpu import cuda_nvrtc
 from rtaccel.runtime.gpu import persistent_chains, persistent_choice
 from tests.cuda_checks import on_host

@@ -15,7 +15,8 @@ from torch import nn
 
 import rtaccel as rt
 from rtaccel.core.errors import BackendUnavailable, FormatError, UnsupportedProblem
-from rtaccel.deploy import container, persistent_section
+from rtaccel.deploy import container
+from rtaccel.deploy.persistent import section as persistent_section
 from tests.deploy import forged
 from tests.gpu.from_c import c_calls
 from tests.gpu.from_c.conftest import LIBRARY

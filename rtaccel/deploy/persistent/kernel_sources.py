@@ -15,7 +15,7 @@ from typing import Any
 
 from rtaccel.core.errors import FormatError, UnsupportedProblem
 from rtaccel.deploy.gpu_kernels import section_of_file
-from rtaccel.deploy.persistent_section import TENSOR, launches_in
+from rtaccel.deploy.persistent.section import TENSOR, launches_in
 from rtaccel.kernels._gpu.cuda_nvrtc import FOLDER, CudaKernel
 
 _NAME, _VALUE = re.compile(r"[A-Za-z_]\w*"), re.compile(r"[\w.{}, +-]*")
