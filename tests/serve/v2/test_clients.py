@@ -13,29 +13,13 @@ import pytest
 
 import rtaccel as rt
 from tests.serve.v2.protocol_server import STREAMS, Running, running
-
-pytest.importorskip("uvicorn", reason="needs the package uvicorn (extra 'serve')")
-pytest.importorskip("grpc", reason="needs the package grpcio (extra 'serve')")
-http = pytest.importorskip("tritonclient.http", reason="needs the package tritonclient[http]")
-rpc = pytest.importorskip("tritonclient.grpc", reason="needs the package tritonclient[grpc]")
-
-CLIENTS = pytest.mark.parametrize("kind", [http, rpc], ids=["http", "grpc"])
+from tests.serve.v2.triton_clients import CLIENTS, client, given, http, rpc
 
 
 @pytest.fixture(scope="module")
 def server(files: tuple[Path, ...]) -> Iterator[Running]:
     with running(*files) as made:
         yield made
-
-
-def client(server: Running, kind: ModuleType) -> Any:
-    return kind.InferenceServerClient(server.http if kind is http else server.grpc)
-
-
-def given(kind: ModuleType, name: str, x: np.ndarray, datatype: str = "FP32") -> Any:
-    made = kind.InferInput(name, list(x.shape), datatype)
-    made.set_data_from_numpy(x)
-    return made
 
 
 def data(*shape: int) -> np.ndarray:

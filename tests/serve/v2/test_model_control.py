@@ -13,23 +13,13 @@ import numpy as np
 import pytest
 
 from tests.serve.v2.protocol_server import Running, running
-
-pytest.importorskip("uvicorn", reason="needs the package uvicorn (extra 'serve')")
-pytest.importorskip("grpc", reason="needs the package grpcio (extra 'serve')")
-http = pytest.importorskip("tritonclient.http", reason="needs the package tritonclient[http]")
-rpc = pytest.importorskip("tritonclient.grpc", reason="needs the package tritonclient[grpc]")
-
-CLIENTS = pytest.mark.parametrize("kind", [http, rpc], ids=["http", "grpc"])
+from tests.serve.v2.triton_clients import CLIENTS, client, http, rpc
 
 
 @pytest.fixture(scope="module")
 def server(files: tuple[Path, ...]) -> Iterator[Running]:
     with running(*files, "--repository-control", "--max-batch", "32") as made:
         yield made
-
-
-def client(server: Running, kind: ModuleType) -> Any:
-    return kind.InferenceServerClient(server.http if kind is http else server.grpc)
 
 
 def as_dict(kind: ModuleType) -> dict[str, Any]:

@@ -21,16 +21,12 @@ from rtaccel.serve.v2.settings import Settings
 from rtaccel.serve.v2.shared_memory import Regions, Slice
 from rtaccel.serve.v2.tensor_spec import TensorSpec
 from tests.serve.v2.protocol_server import Running, running
+from tests.serve.v2.triton_clients import CLIENTS, client, http
 
-pytest.importorskip("uvicorn", reason="needs the package uvicorn (extra 'serve')")
-pytest.importorskip("grpc", reason="needs the package grpcio (extra 'serve')")
-http = pytest.importorskip("tritonclient.http", reason="needs the package tritonclient[http]")
-rpc = pytest.importorskip("tritonclient.grpc", reason="needs the package tritonclient[grpc]")
 memory = pytest.importorskip("tritonclient.utils.shared_memory", reason="needs the package tritonclient[http]")
 if not os.path.isdir("/dev/shm"):
     pytest.skip("needs Linux' shared memory", allow_module_level=True)
 
-CLIENTS = pytest.mark.parametrize("kind", [http, rpc], ids=["http", "grpc"])
 REGIONS, BYTES = 4, 1 << 16
 
 
@@ -38,10 +34,6 @@ REGIONS, BYTES = 4, 1 << 16
 def server(files: tuple[Path, ...]) -> Iterator[Running]:
     with running(*files, "--shared-memory", REGIONS, "--shared-memory-bytes", BYTES) as made:
         yield made
-
-
-def client(server: Running, kind: ModuleType) -> Any:
-    return kind.InferenceServerClient(server.http if kind is http else server.grpc)
 
 
 @contextmanager
@@ -71,7 +63,7 @@ def put(data: np.ndarray, first: int, x: np.ndarray) -> None:
     data[first : first + x.nbytes] = x.reshape(-1).view(np.uint8)
 
 
-def given(kind: ModuleType, name: str, shape: Any, place: tuple[str, int, int]) -> Any:
+def lying(kind: ModuleType, name: str, shape: Any, place: tuple[str, int, int]) -> Any:
     made = kind.InferInput(name, list(shape), "FP32")
     made.set_shared_memory(place[0], place[2], offset=place[1])
     return made
@@ -95,14 +87,14 @@ def test_tensors_come_and_go_in_regions(server: Running, kind: ModuleType, files
     want = rt.load(files[0])(x)
     with region(server, kind, 1000, offset=24) as (source, a), region(server, kind, 333) as (target, b):
         put(a, 7, x)  # at an odd place, as no client has to align
-        answer = c.infer("net", [given(kind, "input", x.shape, (source, 7, x.nbytes))],
+        answer = c.infer("net", [lying(kind, "input", x.shape, (source, 7, x.nbytes))],
                          outputs=[asked(kind, (target, 5, want.nbytes + 9))])  # fmt: skip
         told = answer.get_output("output")
         assert [int(n) for n in (told["shape"] if kind is http else told.shape)] == [rows, 3]
         np.testing.assert_array_equal(b[5 : 5 + want.nbytes].copy().view(np.float32).reshape(want.shape), want)
         assert (b[:5] == 0xA5).all()
         assert (b[5 + want.nbytes :] == 0xA5).all()
-        as_data = c.infer("net", [given(kind, "input", x.shape, (source, 7, x.nbytes))]).as_numpy("output")
+        as_data = c.infer("net", [lying(kind, "input", x.shape, (source, 7, x.nbytes))]).as_numpy("output")
         np.testing.assert_array_equal(as_data, want)
         sent = kind.InferInput("input", list(x.shape), "FP32")
         sent.set_data_from_numpy(x)
@@ -118,7 +110,7 @@ def test_the_same_request_reads_what_is_there_now(server: Running, kind: ModuleT
         for _ in range(3):
             x = random(1, 6)
             put(data, 0, x)
-            c.infer("net", [given(kind, "input", (1, 6), (name, 0, 24))], outputs=[asked(kind, (name, 0, 24))])
+            c.infer("net", [lying(kind, "input", (1, 6), (name, 0, 24))], outputs=[asked(kind, (name, 0, 24))])
             np.testing.assert_array_equal(data[:12].copy().view(np.float32).reshape(1, 3), net(x))
 
 
@@ -132,7 +124,7 @@ def test_the_clients_own_functions(server: Running, kind: ModuleType, files: tup
         status = c.get_system_shared_memory_status(**({} if kind is http else {"as_json": True}))
         listed = status if kind is http else list(status["regions"].values())
         assert [(r["name"], r["key"], int(r["byte_size"])) for r in listed] == [("both", key, 72)]
-        c.infer("net", [given(kind, "input", (2, 6), ("both", 0, 48))], outputs=[asked(kind, ("both", 48, 24))])
+        c.infer("net", [lying(kind, "input", (2, 6), ("both", 0, 48))], outputs=[asked(kind, ("both", 48, 24))])
         got = memory.get_contents_as_numpy(handle, np.float32, [2, 3], offset=48)
         np.testing.assert_array_equal(got, rt.load(files[0])(x))
         c.unregister_system_shared_memory()
@@ -165,7 +157,7 @@ def test_bad_places_are_refused_and_nothing_is_written(server: Running, kind: Mo
         before, wanted = data.copy(), target(name)
         outputs = None if wanted is None else [asked(kind, wanted)]
         with pytest.raises(Exception, match=text):
-            client(server, kind).infer("net", [given(kind, "input", (1, 6), source(name))], outputs=outputs)
+            client(server, kind).infer("net", [lying(kind, "input", (1, 6), source(name))], outputs=outputs)
         np.testing.assert_array_equal(data, before)
 
 
@@ -178,7 +170,7 @@ def test_a_step_that_has_no_place_for_its_output_is_not_made(
         for t, x in enumerate(xs):
             put(data, 0, x)
             how: dict[str, Any] = {"sequence_id": 31, "sequence_start": t == 0, "sequence_end": t == 2}
-            step = [given(kind, "x_t", (1, 3), (name, 0, 12))]
+            step = [lying(kind, "x_t", (1, 3), (name, 0, 12))]
             with pytest.raises(Exception, match="at least 16"):
                 c.infer("gru", step, outputs=[asked(kind, (name, 12, 15))], **how)
             c.infer("gru", step, outputs=[asked(kind, (name, 12, 16))], **how)
@@ -196,10 +188,10 @@ def test_an_object_that_becomes_shorter_is_an_error_and_no_end(server: Running, 
             for place, target in ((4090, None), (6000, None), (0, 4095), (0, 8000)):
                 wanted = [asked(kind, None if target is None else ("shrinks", target, 12))]
                 with pytest.raises(Exception, match="became shorter"):
-                    c.infer("net", [given(kind, "input", (1, 6), ("shrinks", place, 24))], outputs=wanted)
+                    c.infer("net", [lying(kind, "input", (1, 6), ("shrinks", place, 24))], outputs=wanted)
             assert os.path.getsize(f"/dev/shm{key}") == 4100
             c.infer(
-                "net", [given(kind, "input", (1, 6), ("shrinks", 0, 24))], outputs=[asked(kind, ("shrinks", 0, 12))]
+                "net", [lying(kind, "input", (1, 6), ("shrinks", 0, 24))], outputs=[asked(kind, ("shrinks", 0, 12))]
             )
         finally:
             c.unregister_system_shared_memory("shrinks")
@@ -271,7 +263,7 @@ def test_off_unless_it_is_asked_for(files: tuple[Path, ...], kind: ModuleType) -
         with pytest.raises(Exception, match="--shared-memory"):
             c.register_system_shared_memory("a", key, 64)
         with pytest.raises(Exception, match="--shared-memory is not set"):
-            c.infer("net", [given(kind, "input", (1, 6), ("a", 0, 24))])
+            c.infer("net", [lying(kind, "input", (1, 6), ("a", 0, 24))])
         extensions = c.get_server_metadata(**({} if kind is http else {"as_json": True}))["extensions"]
         assert "system_shared_memory" not in extensions
 

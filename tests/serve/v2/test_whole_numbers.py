@@ -16,18 +16,11 @@ import numpy as np
 import pytest
 import torch
 from torch import Tensor, nn
+from tritonclient.utils import InferenceServerException
 
 import rtaccel as rt
 from tests.serve.v2.protocol_server import Running, running
-
-pytest.importorskip("uvicorn", reason="needs the package uvicorn (extra 'serve')")
-pytest.importorskip("grpc", reason="needs the package grpcio (extra 'serve')")
-http = pytest.importorskip("tritonclient.http", reason="needs the package tritonclient[http]")
-rpc = pytest.importorskip("tritonclient.grpc", reason="needs the package tritonclient[grpc]")
-
-from tritonclient.utils import InferenceServerException  # noqa: E402
-
-CLIENTS = pytest.mark.parametrize("kind", [http, rpc], ids=["http", "grpc"])
+from tests.serve.v2.triton_clients import CLIENTS, client, given, http, rpc
 
 
 class Sums(nn.Module):
@@ -73,23 +66,13 @@ def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Running]:
         yield made
 
 
-def client(server: Running, kind: ModuleType) -> Any:
-    return kind.InferenceServerClient(server.http if kind is http else server.grpc)
-
-
 def numbers(rows: int = 1) -> tuple[np.ndarray, np.ndarray]:
     made = np.random.default_rng().integers(-(2**31), 2**31, (2, rows, 16)).astype(np.int32)
     return made[0], made[1]
 
 
-def given(kind: ModuleType, name: str, x: np.ndarray, datatype: str = "INT32", **how: Any) -> Any:
-    made = kind.InferInput(name, list(x.shape), datatype)
-    made.set_data_from_numpy(x, **how)
-    return made
-
-
 def both(kind: ModuleType, a: np.ndarray, b: np.ndarray) -> list[Any]:
-    return [given(kind, "INPUT0", a), given(kind, "INPUT1", b)]
+    return [given(kind, "INPUT0", a, "INT32"), given(kind, "INPUT1", b, "INT32")]
 
 
 def check(answer: Any, a: np.ndarray, b: np.ndarray) -> None:
@@ -114,7 +97,10 @@ def test_sums_and_differences(server: Running, kind: ModuleType, rows: int) -> N
 @pytest.mark.parametrize("binary", [False, True])
 def test_json_and_bytes(server: Running, binary: bool) -> None:
     c, (a, b) = client(server, http), numbers(2)
-    inputs = [given(http, "INPUT0", a, binary_data=binary), given(http, "INPUT1", b, binary_data=not binary)]
+    inputs = [
+        given(http, "INPUT0", a, "INT32", binary_data=binary),
+        given(http, "INPUT1", b, "INT32", binary_data=not binary),
+    ]
     asked = [http.InferRequestedOutput("OUTPUT0", binary_data=not binary),
              http.InferRequestedOutput("OUTPUT1", binary_data=binary)]  # fmt: skip
     more: dict[str, Any] = {"query_params": {"one": 1}, "headers": {"test": "1"}}
@@ -244,7 +230,7 @@ VALUES = [11, 7, 5, 3, 2, 0, 1]
 
 
 def one(kind: ModuleType, value: int) -> Any:
-    return given(kind, "INPUT", np.full((1, 1), value, np.int32))
+    return given(kind, "INPUT", np.full((1, 1), value, np.int32), "INT32")
 
 
 @CLIENTS
