@@ -6,6 +6,8 @@ x [M, K], weight [N, K], bias [N], residual [M, N], y [M, N]. attrs:
 
 input_format "none": x as `linear` takes it (int8 with a QParams, or float32 with weights of any format of contract_weights)
              "int8": float32 x to int8 rows as the `quantize` operator does, for int8 or int4 weights
+             "static": the same with one scale, x_scale and x_zero_point. A row that holds a NaN or an infinity counts as q = 0 in
+               int8 outputs, and is NaN in float32 ones
              "float8": float32 x to e4m3 rows (formats/fp8.py), for float8_e4m3fn weights with weight_scale [N]:
                t[m, n] = (sum_k x8[m, k] * w8[n, k]) * float32(weight_scale[n] * row_scale[m]) + bias[n]
 residual     True: the last input is a residual, float32; act(t) + residual rounds once
@@ -29,6 +31,7 @@ from torch import Tensor
 from rtaccel.core.errors import FormatError
 from rtaccel.core.registry import Case, Cost, Operator, Tolerance, register_operator
 from rtaccel.core.stage import Problem, QParams, Stage, Value
+from rtaccel.core.stage_traits import Int8Flow, static_inside
 from rtaccel.core.traits import Weights
 from rtaccel.core.weight_format import WeightFormat
 from rtaccel.formats import fp8, int8
@@ -38,6 +41,7 @@ from rtaccel.kernels.fused_linear.fusion import ResidualFusion
 from rtaccel.kernels.linear import contract as linear
 from rtaccel.kernels.linear import contract_weights
 from rtaccel.kernels.linear.convert import only_weight
+from rtaccel.kernels.quantize import contract as quantize
 
 EPS = torch.finfo(torch.float32).eps
 FLOAT8_SUM = 2.0**-12
@@ -48,30 +52,68 @@ def input_format(stage: Stage) -> str:
     how = str(stage.attrs.get("input_format", "none"))
     weight = WeightFormat.of(stage.tensors["weight"])
     float8 = weight is WeightFormat.FLOAT8
-    fits = {"none": not float8, "int8": weight.integer, "float8": float8}
+    fits = {"none": not float8, "int8": weight.integer, "static": weight.integer, "float8": float8}
     if not fits.get(how, False):
         raise FormatError(
-            "fused_linear", f"input_format={how!r} with {weight} weights", "none, int8 or float8 as the weights are",
+            "fused_linear", f"input_format={how!r} with {weight} weights", "none, int8, static or float8 as the weights are",
             "See its contract.",
         )  # fmt: skip
     return how
+
+
+def x_quant(stage: Stage) -> QParams:
+    """Of x, where one scale quantizes it inside."""
+    return QParams(float(stage.attrs["x_scale"]), int(stage.attrs["x_zero_point"]))
+
+
+def static_scale(stage: Stage) -> tuple[float, int]:
+    """(what x is multiplied by, its zero point), where one scale quantizes it inside."""
+    quant = x_quant(stage)
+    return inverse_scale(quant), quant.zero_point
+
+
+def quantized(stage: Stage, x: Tensor) -> tuple[Tensor, ...]:
+    """x as the linear layer inside takes it."""
+    how = input_format(stage)
+    if how == "static":
+        return (quantize.static(x, *static_scale(stage)),)
+    return int8.dynamic(x) if how == "int8" else (x,)
+
+
+def handed_on(stage: Stage, x: Tensor, a: Tensor) -> Tensor:
+    """`a` with NaN in the rows that a static scale cannot hold."""
+    if input_format(stage) != "static" or stage.outputs[0].dtype == "int8":
+        return a
+    return a.masked_fill(~torch.isfinite(x).all(-1, keepdim=True), float("nan"))
+
+
+def hands_on(stage: Stage) -> bool:
+    """Whether a row of float32 x that int8 cannot hold is NaN in y."""
+    inside = stage.attrs.get("input_format", "none") in ("int8", "static")
+    return inside and stage.outputs[0].dtype == "float32"
 
 
 def inner(stage: Stage) -> Stage:
     """The linear layer inside, with a float32 output; not for float8."""
     x, n = stage.inputs[0], stage.outputs[0].width
     inputs: tuple[Value, ...] = (x,)
-    if input_format(stage) == "int8":
+    how = input_format(stage)
+    if how == "int8":
         inputs = (Value("q", x.width, "int8"), Value("row_scale", 1))
+    elif how == "static":
+        inputs = (Value("q", x.width, "int8", x_quant(stage)),)
     return Stage("linear", stage.name, inputs, (Value("a", n),), stage.tensors, stage.attrs)
 
 
 def lower(stage: Stage) -> Mapping[str, Any]:
     y = stage.outputs[0].quant
-    out = {"y_inv_scale": 1.0, "y_zero_point": 0}
+    out: dict[str, Any] = {"y_inv_scale": 1.0, "y_zero_point": 0}
     if y is not None:
         out = {"y_inv_scale": inverse_scale(y), "y_zero_point": y.zero_point}
-    if input_format(stage) != "float8":
+    how = input_format(stage)
+    if how == "static":
+        out |= dict(zip(("x_inv_scale", "x_zero_point"), static_scale(stage)))
+    if how != "float8":
         return {**linear.lower(inner(stage)), **out}
     scale = stage.tensors["weight_scale"]
     return {
@@ -88,9 +130,8 @@ def _activated(stage: Stage, x: Tensor) -> tuple[Tensor, Tensor | float]:
     """act(t) and how far a kernel may be from it."""
     how = input_format(stage)
     if how != "float8":
-        inputs = int8.dynamic(x) if how == "int8" else (x,)
-        made = inner(stage)
-        return linear.reference(made, *inputs)[0], linear.tolerance(made, *inputs).atol
+        made, inputs = inner(stage), quantized(stage, x)
+        return handed_on(stage, x, linear.reference(made, *inputs)[0]), linear.tolerance(made, *inputs).atol
     low = lower(stage)
     q, row_scale = fp8.dynamic(x)
     scale, offset = (low["multiplier"] * row_scale).double(), low["offset"].double()
@@ -141,25 +182,28 @@ def make_stage(
     k: int, n: int, kind: str, activation: str = "none", parameter: float = 0.0, residual: bool = False,
     out: str = "float32", group_size: int = 32,
 ) -> Stage:  # fmt: skip
-    """A stage with random weights. kind: "w8a8-static", "w8a8-rows", "w4a8-rows", "float8", or one of linear's further
-    kinds ("bfloat16", "w8a16", "w4a16", "w4a8-static")."""
-    if kind in ("w8a8-static", "w8a8-rows", "float8"):
-        made = linear.make_stage(k, n, "static" if kind == "w8a8-static" else "dynamic", activation, parameter)
+    """A stage with random weights. kind: "w8a8-static", "w8a8-rows", "w4a8-rows", "float8", or "w8a8-inside" and "w4a8-inside",
+    whose x is quantized inside by one scale, or one of linear's others ("bfloat16", "w8a16", "w4a16", "w4a8-static")."""
+    inside = kind.endswith("-inside")
+    if kind in ("w8a8-static", "w8a8-rows", "w8a8-inside", "float8"):
+        static = inside or kind == "w8a8-static"
+        made = linear.make_stage(k, n, "static" if static else "dynamic", activation, parameter)
     else:
-        weights = "w4a8-dynamic" if kind == "w4a8-rows" else kind
+        weights = {"w4a8-rows": "w4a8-dynamic", "w4a8-inside": "w4a8-static"}.get(kind, kind)
         made = contract_weights.make_stage(k, n, weights, activation, parameter, group_size=group_size)
     tensors = dict(made.tensors)
     if kind == "float8":
         g = torch.Generator().manual_seed(k + n)
         weight = torch.randn(n, k, generator=g) / max(k, 1) ** 0.5
         tensors["weight"], tensors["weight_scale"] = fp8.quantize_weight(weight)
-    how = {"float8": "float8", "w8a8-rows": "int8", "w4a8-rows": "int8"}.get(kind, "none")
+    how = "static" if inside else {"float8": "float8", "w8a8-rows": "int8", "w4a8-rows": "int8"}.get(kind, "none")
     x = Value("x", k) if how != "none" else made.inputs[0]
+    quant = made.inputs[0].quant
+    more = {"x_scale": quant.scale, "x_zero_point": quant.zero_point} if inside and quant is not None else {}
     inputs = (x, Value("r", n)) if residual else (x,)
     y = Value("y", n, out, QParams(0.037, 11) if out == "int8" else None)
-    return Stage(
-        "fused_linear", "case", inputs, (y,), tensors, {**made.attrs, "input_format": how, "residual": residual}
-    )
+    attrs = {**made.attrs, "input_format": how, "residual": residual, **more}
+    return Stage("fused_linear", "case", inputs, (y,), tensors, attrs)
 
 
 def make_inputs(stage: Stage, rows: int, seed: int) -> tuple[Tensor, ...]:
@@ -172,7 +216,9 @@ def make_inputs(stage: Stage, rows: int, seed: int) -> tuple[Tensor, ...]:
     return x, torch.randn(rows, stage.outputs[0].width, generator=g)
 
 
-KINDS = ("w8a8-static", "w8a8-rows", "w4a8-rows", "float8", "bfloat16", "w8a16", "w4a16", "w4a8-static")
+KINDS = (
+    "w8a8-static", "w8a8-rows", "w4a8-rows", "float8", "bfloat16", "w8a16", "w4a16", "w4a8-static", "w8a8-inside", "w4a8-inside",
+)  # fmt: skip
 
 
 def cases() -> Iterator[Case]:
@@ -201,6 +247,7 @@ OPERATOR = register_operator(
         lower=lower,
         make_stage=make_stage,
         weights=Weights(only_weight),
+        int8=Int8Flow(marks=static_inside, hands_on=hands_on),
         fusion=ResidualFusion(),
     )
 )

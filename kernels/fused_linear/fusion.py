@@ -1,6 +1,7 @@
 """The neighbors that `linear` and `fused_linear` take into one launch on a GPU.
 
-quantize (a scale per row) -> linear             fused_linear with quantize="int8"
+quantize (a scale per row) -> linear             fused_linear with input_format="int8"
+quantize (static) -> linear                      fused_linear with input_format="static"
 linear -> a sum with another value               fused_linear with a residual
 quantize (static) -> linear -> linear ...        mlp, in int8 or in int4
 """
@@ -24,6 +25,15 @@ class ResidualFusion(Fusion):
     def with_residual(self, stage: Stage, other: Value, outputs: tuple[Value, ...]) -> Stage:
         attrs = {**stage.attrs, "input_format": stage.attrs.get("input_format", "none"), "residual": True}
         return replace(stage, op="fused_linear", inputs=(stage.inputs[0], other), outputs=outputs, attrs=attrs)
+
+    def static(self, stage: Stage, source: Stage) -> Stage | None:
+        """Layers with int8 or int4 weights and one scale."""
+        quant = source.outputs[0].quant
+        attrs = {"residual": False, **stage.attrs, "input_format": "static"}
+        if quant is None or stage.tensors["weight"].dtype.itemsize > 1:
+            return None
+        attrs |= {"x_scale": quant.scale, "x_zero_point": quant.zero_point}
+        return replace(stage, op="fused_linear", inputs=(source.inputs[0], *stage.inputs[1:]), attrs=attrs)
 
 
 class LinearFusion(ResidualFusion):

@@ -6,7 +6,7 @@ from torch import Tensor
 
 from rtaccel.core.registry import Impl, Prepared, register_impl
 from rtaccel.core.stage import Problem, Stage
-from rtaccel.formats import fp8, int8
+from rtaccel.formats import fp8
 from rtaccel.formats.int8 import to_int8
 from rtaccel.kernels._common import activations
 from rtaccel.kernels.fused_linear import contract
@@ -28,7 +28,7 @@ def prepare(stage: Stage, problem: Problem) -> Prepared:
         product = linear.prepare(inner, Problem.of(inner, problem.rows, problem.device))
 
         def multiply(x: Tensor) -> Tensor:
-            return product(*(int8.dynamic(x) if how == "int8" else (x,)))[0]
+            return contract.handed_on(stage, x, product(*contract.quantized(stage, x))[0])
 
     def call(x: Tensor, residual: Tensor | None = None) -> tuple[Tensor]:
         a = multiply(x)

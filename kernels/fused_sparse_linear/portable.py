@@ -6,7 +6,6 @@ from torch import Tensor
 
 from rtaccel.core.registry import Impl, Prepared, register_impl
 from rtaccel.core.stage import Problem, Stage
-from rtaccel.formats import int8
 from rtaccel.kernels.fused_sparse_linear import contract
 from rtaccel.kernels.sparse_linear import portable as sparse
 
@@ -15,7 +14,7 @@ def prepare(stage: Stage, problem: Problem) -> Prepared:
     product = sparse.prepare(contract.inner(stage), contract.inner_problem(problem))
 
     def call(x: Tensor) -> tuple[Tensor, ...]:
-        return product(*int8.dynamic(x))
+        return (contract.handed_on(stage, x, product(*contract.quantized(stage, x))[0]),)
 
     return call
 

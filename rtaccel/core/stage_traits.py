@@ -23,6 +23,11 @@ def static_inside(stage: Stage) -> bool:
     return "x_scale" in stage.attrs or stage.outputs[0].quant is not None
 
 
+def never(stage: Stage) -> bool:
+    """For `Int8Flow.hands_on`."""
+    return False
+
+
 @dataclass(frozen=True)
 class Int8Flow:
     """How int8 goes in and out.
@@ -34,6 +39,8 @@ class Int8Flow:
         "sum" for a second output).
     marks: whether float32 inputs of a stage, if it has any, become int8 with a static scale: int8 cannot hold a NaN, so the
         plan marks the sample.
+    hands_on: whether all of a row of the first output is NaN where that row of the first input, float32 as well, holds a NaN or
+        an infinity: the plan then need not mark it.
     state_observer: (name of the layer, whether its states come with every call) -> what finds the range of an int8 state.
     """
 
@@ -41,6 +48,7 @@ class Int8Flow:
     writes: bool = False
     beside: bool = False
     marks: Callable[[Stage], bool] = any_is_static
+    hands_on: Callable[[Stage], bool] = never
     state_observer: Callable[[str, bool], StateObserver] | None = None
 
 

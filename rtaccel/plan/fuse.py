@@ -24,8 +24,8 @@ def fuse(stages: Sequence[Stage], outputs: Sequence[Value], rows: int, whole: bo
     outside. whole: chains of any size become one stage, for a caller who says himself what does not fit."""
     readers = Counter(v.name for s in stages for v in s.inputs)
     readers.update(v.name for v in outputs)
-    stages = _static(_rows(stages, readers), readers)
-    return tuple(_chains(_residuals(stages, readers), readers, rows, whole))
+    chained = _chains(_residuals(_rows(stages, readers), readers), readers, rows, whole)
+    return tuple(_static(chained, readers))
 
 
 def _quantizers(stages: Sequence[Stage], readers: Counter[str], outputs: int) -> dict[str, Stage]:

@@ -18,6 +18,7 @@ from rtaccel.core.registry import Prepared, operator
 from rtaccel.core.stage import GraphIO, Stage
 from rtaccel.plan.choose import Choice, choose_all
 from rtaccel.plan.fuse import fuse
+from rtaccel.plan.nan_marks import marked_values
 
 if TYPE_CHECKING:
     from rtaccel.kernels._core.cpu import States
@@ -59,23 +60,19 @@ class StagedPlan:
             for call, stage in zip(prepared, group.stages)
         ]
         # int8 cannot hold a NaN: static quantization marks the row, and the outputs of that row become NaN.
-        # The fourth input of attention is a mask, which may hold infinities.
-        holding = [s for s in group.stages if operator(s.op).int8.marks(s)]
-        checked = {v.name: v for s in holding for v in s.inputs[:3] if v.dtype == "float32"}
-        self._checked = list(checked)
-        self.marks, self.triton = bool(checked), triton
+        self._floats = [p for p in group.outputs if p.value.dtype == "float32" and p.value.name not in group.states]
+        self._checked = marked_values(group.stages, [p.value for p in self._floats])
+        self.marks, self.triton = bool(self._checked), triton
         self._group, self._batch, self._device = group, batch, device
         self._order: Order = StreamOrder() if device == "cuda" else NO_ORDER
-        self._propagate_nan: dict[tuple[str, str], Callable[[Tensor, Tensor], None]] | None = None
-        if triton and checked:
-            from rtaccel.kernels._gpu.triton_nan_propagation import nan_propagator
+        self._propagate_nan: Callable[[Sequence[Tensor], Sequence[Tensor]], None] | None = None
+        if triton and self._checked and self._floats:
+            from rtaccel.kernels._gpu.triton_nan_values import values_propagator
 
-            floats = [p.value for p in group.outputs if p.value.dtype == "float32" and p.value.name not in group.states]
-            self._propagate_nan = {
-                (v.name, y.name): nan_propagator(v.steps * v.width, y.steps * y.width)
-                for v in checked.values()
-                for y in floats
-            }
+            sizes, widths = (
+                tuple(v.steps * v.width for v in vs) for vs in (self._checked, [p.value for p in self._floats])
+            )
+            self._propagate_nan = values_propagator(sizes, widths)
 
     def _fits(self, tensors: tuple[Tensor, ...], ports: tuple[GraphIO, ...]) -> bool:
         if len(tensors) != len(ports):
@@ -114,24 +111,32 @@ class StagedPlan:
                 given = [env[v.name].reshape(-1, v.width) if by_row else env[v.name] for v in sources]
                 for value, result in zip(targets, call(*given)):
                     env[value.name] = result.reshape(samples, *value.shape)
-            for name in self._checked if self._propagate_nan is None else ():
-                bad = ~torch.isfinite(env[name]).flatten(1).all(1)
-                nonfinite = bad if nonfinite is None else nonfinite | bad
+            if self._propagate_nan is not None:
+                self._hand_on(env, inputs)
+            else:
+                for value in self._checked:
+                    bad = ~torch.isfinite(env[value.name]).flatten(1).all(1)
+                    nonfinite = bad if nonfinite is None else nonfinite | bad
         results = []
         for port in self._group.outputs:
             y = env[port.value.name]
-            marked = y.is_floating_point() and port.value.name not in self._group.states
-            if self._propagate_nan is not None and marked:
-                if any(t.untyped_storage().data_ptr() == y.untyped_storage().data_ptr() for t in inputs):
-                    y = y.clone()  # a view of the caller's own memory
-                for name in self._checked:
-                    self._propagate_nan[name, port.value.name](env[name].contiguous(), y)
-            if nonfinite is not None and marked:
+            if nonfinite is not None and y.is_floating_point() and port.value.name not in self._group.states:
                 y = torch.where(
                     nonfinite.reshape(-1, *(1 for _ in port.value.shape)), torch.full_like(y, float("nan")), y
                 )
             results.append(y.reshape(*lead, *port.trailing))
         return results[0] if len(results) == 1 else tuple(results)
+
+    def _hand_on(self, env: dict[str, Tensor], inputs: tuple[Tensor, ...]) -> None:
+        """Makes the float results NaN where a checked value is not finite, in one launch."""
+        assert self._propagate_nan is not None
+        checked = [env[v.name].contiguous() for v in self._checked]
+        own = {t.untyped_storage().data_ptr() for t in inputs}
+        for port in self._floats:
+            y = env[port.value.name]
+            if y.untyped_storage().data_ptr() in own:
+                env[port.value.name] = y.clone()  # a view of the caller's own memory
+        self._propagate_nan(checked, [env[p.value.name] for p in self._floats])
 
     call_flat = call
 

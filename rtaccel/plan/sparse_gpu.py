@@ -6,8 +6,8 @@
 bytes: weights, indices, x and y, once. The constants are those of one card, an H100, from its data sheet and from what others
 published; those that are marked are guesses. No card has confirmed the model; it is made to err towards dense.
 
-With dynamic int8 rows a sparse layer of few rows is one launch or two: its programs quantize the rows themselves, each anew, or
-a kernel before does it. The model says which, in the attribute `rows_in_front` of the stage.
+With int8 rows a sparse layer is one launch or two: its programs quantize few rows themselves, each anew, or a kernel before does
+it. The model says which, in the attribute `rows_in_front` of the stage. A dense layer of up to eight rows is one launch.
 """
 
 from __future__ import annotations
@@ -61,6 +61,9 @@ LAUNCH_US = 1.3
 FEW_ROWS = 4
 """Rows up to which a kernel keeps one sum per row; from there on tensor cores multiply blocks of at least 16 x 16, and single
 weights meet the numbers of up to TILE rows, which were put side by side in a launch before."""
+
+FEW_DENSE_ROWS = 8
+"""Rows that the programs of a dense layer round by one scale themselves."""
 
 TILE = 32
 
@@ -120,12 +123,12 @@ def modeled(
         found = f"{zeros(weight):.0%} zeros in {weight.numel()} weights"
         return SparseChoice(dense, f"{dense.name} is computed dense: {found}")
     rows, matrix = rows * dense.outputs[0].steps, dense.matrices()
-    times = {"dense": _dense_us(matrix, rows)}
+    times = {"dense": _dense_us(matrix, rows, backend)}
     choices: dict[str, tuple[str, tuple[int, int], bool]] = {}
     for label, layout, block in _forms(matrix, rows, first, backend):
         packed = _packed(matrix, rows, layout, block)
         times[label], in_front = min(
-            _sparse_us(matrix, rows, packed, how) for how in _ways(matrix, rows, packed, backend)
+            _sparse_us(matrix, rows, packed, how, backend) for how in _ways(matrix, rows, packed, backend)
         )
         choices[label] = layout, block, in_front
     best_blocks = min(
@@ -225,22 +228,28 @@ def _multiplied(dense: Stage) -> float:
     return RATE["int8" if dense.inputs[0].dtype == "int8" else "bfloat16"]
 
 
-def _dense_us(dense: Stage, rows: int) -> float:
+def _rounds_x(dense: Stage, backend: str) -> bool:
+    """Whether it is for the layer alone that x is rounded, and Triton's kernels may do it."""
+    return dense.inputs[0].dtype == "int8" and (backend == "triton" or len(dense.inputs) == 2)
+
+
+def _dense_us(dense: Stage, rows: int, backend: str) -> float:
     cost = operator(dense.op).cost(Problem.of(dense, rows, "cuda"))
-    return max(cost.bytes / BANDWIDTH, cost.flops / (DENSE_PART * _multiplied(dense)))
+    before = _rounds_x(dense, backend) and len(dense.inputs) == 1 and rows > FEW_DENSE_ROWS
+    return before * LAUNCH_US + max(cost.bytes / BANDWIDTH, cost.flops / (DENSE_PART * _multiplied(dense)))
 
 
 def _ways(dense: Stage, rows: int, packed: Packed, backend: str) -> tuple[bool, ...]:
     """Whether rows are quantized in front, in the same launch: each way that there is."""
-    can = len(dense.inputs) == 2 and packed.words > 0 and _holds(dense.outputs[0].width, dense.inputs[0].width)
+    can = dense.inputs[0].dtype == "int8" and packed.words > 0 and _holds(dense.outputs[0].width, dense.inputs[0].width)
     return (False, True) if can and backend == "triton" else (False,)
 
 
-def _sparse_us(dense: Stage, rows: int, packed: Packed, in_front: bool) -> tuple[float, bool]:
+def _sparse_us(dense: Stage, rows: int, packed: Packed, in_front: bool, backend: str) -> tuple[float, bool]:
     weight = dense.tensors["weight"]
     cost = operator(dense.op).cost(Problem.of(dense, rows, "cuda"))
     moved = cost.bytes - weight.numel() * weight.element_size() + packed.bytes
-    launches = int(len(dense.inputs) == 2 and not in_front)
+    launches = int(_rounds_x(dense, backend) and not in_front)
     if rows <= FEW_ROWS:
         work = rows * _gathering(dense, packed, in_front)
     else:

@@ -55,7 +55,7 @@ def built(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
 
 def test_the_command_builds_each_kernel_once(built: Path, capsys: pytest.CaptureFixture[str]) -> None:
     names = [c.name for c in CubinStore(built)]
-    for start in ("quantize_static", "linear_gemv_M1_N32_K64", "linear_gemv_M1_N10_K32", "propagate_nan"):
+    for start in ("fused_gemv_M1_int8_static_N32_K64", "linear_gemv_M1_N10_K32", "propagate_nan"):
         assert sum(name.startswith(start) for name in names) == 1, names
     words = ["build-kernels", "--arch", "sm_90", "--model", "network_of_test:make", "--out", str(built), "--json"]
     assert main(words) == 0

@@ -53,8 +53,26 @@ def test_an_encoder_of_six_layers_is_one_graph(scheme: str, static: bool) -> Non
     assert (dict(nodes.torch), dict(nodes.library), nodes.copies) == ({}, {}, int(static))
     assert launches(nodes, "attention_") == 6 and launches(nodes, "norm_") == 12
     assert launches(nodes, "linear_") == 24
-    beside = launches(nodes, "quantize_", "propagate_nan_")
-    assert sum(nodes.triton.values()) == 6 + 12 + 24 + beside and (beside > 0) == static
+    assert launches(nodes, "quantize_") == 7 * static and launches(nodes, "propagate_nan_") == static
+    assert sum(nodes.triton.values()) == 6 + 12 + 24 + 8 * static
+
+
+@pytest.mark.parametrize(
+    ("model", "rows", "count"),
+    [
+        (nn.Linear(96, 40), 1, 1),
+        (nn.Sequential(nn.Linear(96, 40), nn.GELU()), 8, 1),
+        (nn.Linear(1024, 40), 16, 2),
+        (nn.Sequential(nn.Linear(2048, 2048), nn.ReLU(), nn.Linear(2048, 2048)), 1, 3),
+    ],
+)
+def test_a_layer_with_one_scale_hands_on_its_nan_itself(model: nn.Module, rows: int, count: int) -> None:
+    """Few rows are one launch, many two. Of two layers the first one's int8 result has no NaN, so a launch hands it on."""
+    nodes = captured(model, torch.randn(rows, next(model.parameters()).shape[1]), "w8a8", True)
+    found = launches(nodes, "linear_", "fused_gemv_"), launches(nodes, "quantize_"), launches(nodes, "propagate_nan_")
+    layers = sum(isinstance(m, nn.Linear) for m in model.modules())
+    assert found == (layers, int(rows > 8), int(layers > 1))
+    assert sum(nodes.triton.values()) == count and not nodes.torch
 
 
 @pytest.mark.parametrize("scheme", ["w8a8", "w4a16", "w8a16", "float32"])

@@ -29,6 +29,10 @@ def apart(stage: Stage, x: Tensor, residual: Tensor | None = None) -> Tensor:
     if stage.attrs["input_format"] == "int8":
         inputs = Value("q", k, "int8"), Value("s", 1)
         given = QUANTIZE.reference(Stage("quantize", "q", stage.inputs[:1], inputs), x)
+    if stage.attrs["input_format"] == "static":
+        quant = QParams(stage.attrs["x_scale"], stage.attrs["x_zero_point"])
+        inputs = (Value("q", k, "int8", quant),)
+        given = QUANTIZE.reference(Stage("quantize", "q", stage.inputs[:1], inputs), x)
     (a,) = LINEAR.reference(Stage("linear", "l", inputs, (Value("a", n),), stage.tensors, stage.attrs), *given)
     total = a if residual is None else torch.from_numpy(a.numpy() + residual.numpy())
     quant = stage.outputs[0].quant
@@ -49,7 +53,7 @@ def test_is_its_operators_one_after_another(kind: str, activation: str, residual
         assert same(FUSED.reference(stage, *inputs)[0], apart(stage, *inputs)), (rows, n, k)
 
 
-@pytest.mark.parametrize("kind", ["w8a8-static", "w8a8-rows"])
+@pytest.mark.parametrize("kind", ["w8a8-static", "w8a8-rows", "w8a8-inside", "w4a8-inside"])
 def test_plain_torch_gives_the_same_bits(kind: str) -> None:
     for rows, n, k in SIZES:
         stage = make_stage(k, n, kind, "relu", 0.0, True, "int8")
@@ -84,7 +88,7 @@ def test_float8_against_a_float64_product(rows: int, n: int, k: int) -> None:
 
 
 @pytest.mark.parametrize("bad", [NAN, INF])
-@pytest.mark.parametrize("kind", ["w8a8-rows", "w4a8-rows", "float8"])
+@pytest.mark.parametrize("kind", ["w8a8-rows", "w4a8-rows", "float8", "w8a8-inside", "w4a8-inside"])
 def test_a_bad_row_is_nan_and_a_bad_residual_one_number(kind: str, bad: float) -> None:
     stage = make_stage(37, 11, kind, "none", 0.0, True)
     x, residual = make_inputs(stage, 4, seed=3)
@@ -95,6 +99,18 @@ def test_a_bad_row_is_nan_and_a_bad_residual_one_number(kind: str, bad: float) -
         assert same(y[2, 5], torch.tensor(bad)), name
         y[2, 5] = 0
         assert torch.isfinite(y[[0, 2, 3]]).all(), name
+
+
+@pytest.mark.parametrize("kind", ["w8a8-inside", "w4a8-inside"])
+def test_a_bad_row_counts_as_zeros_of_int8_where_y_is_int8(kind: str) -> None:
+    stage = make_stage(37, 11, kind, "relu", out="int8")
+    (x,) = make_inputs(stage, 3, seed=3)
+    zero_point = QParams(stage.attrs["x_scale"], stage.attrs["x_zero_point"])
+    x[1, 5] = NAN
+    plain = Stage("linear", "l", (Value("q", 37, "int8", zero_point),), stage.outputs, stage.tensors, stage.attrs)
+    zeros = LINEAR.reference(plain, torch.zeros(1, 37, dtype=torch.int8))[0]
+    for name, run in runs(stage, 3).items():
+        assert same(run(x)[0][1:2], zeros), name
 
 
 def test_a_row_of_zeros_leaves_the_bias() -> None:
@@ -119,7 +135,7 @@ def test_samples_are_apart(kind: str, residual: bool) -> None:
         ("w8a8-rows", "float8", "input_format='float8' with int8 weights"),
         ("w4a8-rows", "float8", "input_format='float8' with int4 weights"),
         ("bfloat16", "int8", "input_format='int8' with bfloat16 weights"),
-        ("w8a8-rows", "rows", "input_format='rows'.*none, int8 or float8"),
+        ("w8a8-rows", "rows", "input_format='rows'.*none, int8, static or float8"),
     ],
 )
 def test_inputs_that_do_not_go_with_the_weights(kind: str, how: str, words: str) -> None:

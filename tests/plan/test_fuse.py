@@ -119,19 +119,36 @@ def test_a_chain_in_int4_is_one_stage_and_mixed_ones_are_not_joined() -> None:
         backend="portable",
     )  # fmt: skip
     (step,) = made._program.steps
-    assert [s.op for s in fuse(step.group.stages, [p.value for p in step.group.outputs], 1)] == ["quantize"] + 3 * [
+    assert [s.op for s in fuse(step.group.stages, [p.value for p in step.group.outputs], 1)] == ["fused_linear"] + 2 * [
         "linear"
     ]
 
 
 def test_chains_that_do_not_fit_stay_layers() -> None:
     stages, outputs = group_of(chain(12, 40, 6), (torch.randn(1, 12),), "w8a8", True)
-    assert [s.op for s in fuse(stages, outputs, 64)] == [s.op for s in stages]  # many rows: tensor cores
+    inside = ["fused_linear", "linear"]
+    assert [s.op for s in fuse(stages, outputs, 64)] == inside  # many rows: tensor cores
     wide, wide_outputs = group_of(chain(12, 1030, 1030, 6), (torch.randn(1, 12),), "w8a8", True)
-    assert [s.op for s in fuse(wide, wide_outputs, 1)] == [s.op for s in wide]
+    assert [s.op for s in fuse(wide, wide_outputs, 1)] == [*inside, "linear"]
     assert [s.op for s in fuse(wide, wide_outputs, 1, whole=True)] == ["mlp"]
     dynamic, dynamic_outputs = group_of(chain(12, 40, 6), (torch.randn(1, 12),), "w8a8", False)
     assert "mlp" not in [s.op for s in fuse(dynamic, dynamic_outputs, 1)]
+
+
+@pytest.mark.parametrize("scheme", ["w8a8", "w4a8"])
+def test_x_is_quantized_in_a_layer(scheme: str) -> None:
+    """With the same scale, and the same numbers; not where another stage reads the int8 numbers too."""
+    stages, outputs = group_of(Residual().eval(), (torch.randn(1, 16),), scheme, True)
+    fused = fuse(stages, outputs, 1)
+    quantizers = [s for s in stages if s.op == "quantize"]
+    assert quantizers and not any(s.op == "quantize" for s in fused)
+    inside = [s for s in fused if s.attrs.get("input_format") == "static"]
+    assert [(s.attrs["x_scale"], s.attrs["x_zero_point"]) for s in inside] == [
+        (s.outputs[0].quant.scale, s.outputs[0].quant.zero_point) for s in quantizers if s.outputs[0].quant
+    ]
+    assert_same(stages, fused, outputs)
+    read = [quantizers[0].outputs[0], *outputs]
+    assert "quantize" in [s.op for s in fuse(stages, read, 1)]
 
 
 @pytest.mark.parametrize("op", ["lstm", "gru"])

@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
 import torch
 from torch import nn
 
 import rtaccel as rt
 from rtaccel.core.registry import operators
-from rtaccel.core.stage import Stage
+from rtaccel.core.stage import QParams, Stage, Value
+from rtaccel.plan.nan_marks import marked_values
 
 
 def _loses_nan(stage: Stage) -> bool:
@@ -57,3 +60,33 @@ def test_a_layer_of_dynamic_rows_before_a_static_one(backend: str | None, bad: f
     y = fast(x)
     others = [r for r in range(rows) if r != row]
     assert y[row].isnan().all() and y[others].isfinite().all()
+
+
+def layer(x: Value, y: Value, how: str = "static") -> Stage:
+    attrs = {"input_format": how, "x_scale": 0.1, "x_zero_point": 3} if how == "static" else {"input_format": how}
+    return Stage("fused_linear", y.name, (x,), (y,), {}, attrs)
+
+
+A, B, C = (Value(name, 4) for name in "abc")
+Q = Value("q", 4, "int8", QParams(0.1, 0))
+
+
+@pytest.mark.parametrize(
+    ("stages", "floats", "looked_at"),
+    [
+        ([layer(A, B)], [B], []),
+        ([layer(A, B), layer(B, C)], [C], []),
+        ([layer(A, B), layer(B, C, "int8")], [C], []),  # rows with a scale each hand it on too
+        ([layer(A, B), layer(B, C)], [B, C], ["b"]),  # one result alone does not say it of the other
+        ([layer(A, Q)], [C], ["a"]),  # int8 has no NaN
+        ([layer(A, B), layer(B, Q)], [C], ["b"]),  # b is looked at, and is NaN where a is
+        ([layer(A, B), layer(B, C, "none")], [C], ["a"]),  # floats alone say nothing
+        (
+            [layer(replace(A, steps=2), replace(B, steps=2))],
+            [replace(B, steps=2)],
+            ["a"],
+        ),  # a row is not all of a sample
+    ],
+)
+def test_what_a_plan_looks_at(stages: list[Stage], floats: list[Value], looked_at: list[str]) -> None:
+    assert [v.name for v in marked_values(stages, floats)] == looked_at

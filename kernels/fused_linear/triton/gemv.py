@@ -3,10 +3,12 @@
 As linear's triton_gemv and triton_gemv_int4, with what stands around the layer: float32 rows are quantized in front, and a
 residual is added behind. Every program finds max |x| of its rows, x lying in L2, and rounds what it reads.
 
-Rows that are quantized here are read as float32, 16 bytes at a time: of a line of 4 S numbers along K, word i of S holds
+With int8 weights the warps of a program share the rounding of float32 rows, and weights lie as they are.
+
+With int4 weights each warp rounds what it multiplies, 16 bytes at a time: of a line of 4 S numbers along K, word i of S holds
 numbers i, S + i, 2 S + i and 3 S + i. So a lane's four words meet four consecutive numbers of x four times, and nothing is
-exchanged. With S = 32 eight lanes read a line of 128 bytes of x; with 4 they would read four. A line lies within a group of int4
-and pads K by no more than a twentieth, or is as short as it can be. x that is int8 already is read as it lies.
+exchanged. With S = 32 eight lanes read a line of 128 bytes of x; with 4 they would read four. A line lies within a group of int4.
+x that is int8 already is read as it lies.
 """
 
 from __future__ import annotations
@@ -24,9 +26,10 @@ from rtaccel.core.registry import Impl, Prepared, register_impl
 from rtaccel.core.stage import Problem, Stage
 from rtaccel.core.weight_format import WeightFormat
 from rtaccel.formats import int4
-from rtaccel.kernels._gpu.triton_device import dot4, round_half_even
-from rtaccel.kernels._gpu.triton_epilogue import Epilogue, epilogue_of_rows, epilogue_types, sums_of_rows
+from rtaccel.kernels._gpu.triton_device import dot4
+from rtaccel.kernels._gpu.triton_epilogue import Epilogue, epilogue_of_rows, epilogue_types
 from rtaccel.kernels._gpu.triton_launch import bind
+from rtaccel.kernels._gpu.triton_rounded import is_spoiled, row_scale, shared_words
 from rtaccel.kernels._gpu.triton_rows import too_many_rows
 from rtaccel.kernels._gpu.triton_spec import (
     GPU_DP4A,
@@ -41,133 +44,65 @@ from rtaccel.kernels._gpu.triton_spec import (
 )
 from rtaccel.kernels._gpu.triton_tiles import repeated
 from rtaccel.kernels.fused_linear import contract
+from rtaccel.kernels.fused_linear.triton.few_rows import add_products
 from rtaccel.kernels.linear.contract import MAX_K
 from rtaccel.kernels.linear.triton.gemv_int4 import pack as pack_int4
 from rtaccel.kernels.linear.triton.gemv_int4 import run_of
-from rtaccel.kernels.linear.triton.w8a8 import pad_rows
-
-PADDED = 1.05
-"""Weights with their padding, of those that are there, up to which a line is as long as it may be."""
+from rtaccel.kernels.linear.triton.w8a8 import LINE, pad_rows
 
 ROWS_OF_A_PROGRAM = 4
-TINY = tl.constexpr(2.0**-100)
-INFINITY_BITS = tl.constexpr(0x7F800000)
+SHARED_WORDS = 1024
+"""Of x in a step, of all rows, where warps share the rounding: 32 in a lane, beside as many of weights for a row."""
 
 
 @triton.jit
-def row_scale(x_row, inside, K: tl.constexpr, BLOCK_K: tl.constexpr):
-    """(inverse, scale) of one row of float32, as `quantize` has them; inverse 0 where the row counts as zeros."""
-    k = tl.arange(0, BLOCK_K)
-    bits = tl.zeros((BLOCK_K,), tl.int32)
-    for k0 in range(0, K, BLOCK_K):
-        x = tl.load(x_row + k0 + k, mask=(k0 + k < K) & inside, other=0.0)  # [BLOCK_K]
-        bits = tl.maximum(bits, x.to(tl.int32, bitcast=True) & 0x7FFFFFFF)
-    peak_bits = tl.max(bits, 0)
-    finite = peak_bits < INFINITY_BITS
-    keep = finite & (peak_bits.to(tl.float32, bitcast=True) >= TINY)
-    safe = tl.where(keep, peak_bits.to(tl.float32, bitcast=True), 1.0)
-    limit = tl.full((), 127.0, tl.float32)
-    scale = tl.where(keep, tl.div_rn(safe, limit), tl.where(finite, 1.0, float("nan")))
-    return tl.where(keep, tl.div_rn(limit, safe), 0.0), scale
+def end_of_sums(sums, spoils, scales_of_rows, ROWS: tl.constexpr, X: tl.constexpr, SHARED: tl.constexpr):
+    """(sums of rows, their scales). A row that a static scale cannot hold counts as zeros, and is NaN in float32."""
+    accs, scales = (), ()
+    for r in tl.static_range(ROWS):
+        acc = tl.sum(sums[r], 1)
+        if X == "static":
+            nan = tl.sum(spoils[r], 0) + tl.zeros_like(acc).to(tl.float32) if SHARED else tl.sum(spoils[r], 1)
+            bad = is_spoiled(nan)
+            acc = tl.where(bad, tl.zeros_like(acc), acc)
+            scales = scales + (tl.where(bad, float("nan"), 1.0),)  # noqa: RUF005
+        accs = accs + (acc,)  # noqa: RUF005
+    return accs, scales if X == "static" else scales_of_rows
 
 
-@triton.jit
-def quantize4(a, b, c, d, ASM: tl.constexpr):
-    """int32 words of four float32 numbers, each |v| < 127.5, rounded half to even; a in the lowest byte. A NaN or an infinity
-    gives some number."""
-    if ASM:
-        r = tl.inline_asm_elementwise(
-            """{
-            .reg .s32 p, q, u, v, w;
-            cvt.rni.s32.f32 p, $1;
-            cvt.rni.s32.f32 q, $2;
-            cvt.rni.s32.f32 u, $3;
-            cvt.rni.s32.f32 v, $4;
-            cvt.pack.sat.s8.s32.b32 w, v, u, 0;
-            cvt.pack.sat.s8.s32.b32 $0, q, p, w;
-            }""",
-            "=r,f,f,f,f", [a, b, c, d], dtype=tl.int32, is_pure=True, pack=1,
-        )  # fmt: skip
-    else:
-        r = _byte(a) | (_byte(b) << 8) | (_byte(c) << 16) | (_byte(d) << 24)
-    return r
-
-
-@triton.jit
-def _byte(v):
-    return round_half_even(tl.minimum(tl.maximum(v, -127.0), 127.0)).to(tl.int32) & 255
-
-
-@triton.jit
-def x_words(
-    x_row, at, inside, inverse, K: tl.constexpr, QUANTIZE: tl.constexpr, SHARE: tl.constexpr, ASM: tl.constexpr
-):
-    """Words of a row of x as int8: those at `at`; QUANTIZE: of the float32 numbers at, at + SHARE, at + 2 and 3 SHARE.
-
-    Every load has the shape of `at`, [n, words]."""
-    if QUANTIZE:
-        k = at
-        a = tl.load(x_row + k, mask=inside & (k < K), other=0.0) * inverse
-        b = tl.load(x_row + k + SHARE, mask=inside & (k + SHARE < K), other=0.0) * inverse
-        c = tl.load(x_row + k + 2 * SHARE, mask=inside & (k + 2 * SHARE < K), other=0.0) * inverse
-        d = tl.load(x_row + k + 3 * SHARE, mask=inside & (k + 3 * SHARE < K), other=0.0) * inverse
-        words = quantize4(a, b, c, d, ASM)
-    else:
-        words = tl.load(x_row + at, mask=inside & (at < K // 4), other=0)
-    return words
-
-
-@triton.jit
-def _add(acc, w, scales, x_row, at, inside, inverse, K: tl.constexpr, GROUP: tl.constexpr, QUANTIZE: tl.constexpr,
-         SHARE: tl.constexpr, RUN: tl.constexpr, ASM: tl.constexpr):  # fmt: skip
-    """acc + the products of one row of x with a tile of weights."""
-    NEXT: tl.constexpr = 4 * RUN if QUANTIZE else RUN  # from a run of int4 to the other one of its words
-    if QUANTIZE:
-        x_at = at // SHARE * (4 * SHARE) + at % SHARE
-        if GROUP:
-            x_at += at // RUN * (4 * RUN)
-    elif GROUP:
-        x_at = at // RUN * (2 * RUN) + at % RUN
-    else:
-        x_at = at
-    if GROUP:
-        low = dot4(
-            (w << 4) & -252645136, x_words(x_row, x_at, inside, inverse, K, QUANTIZE, SHARE, ASM), tl.zeros_like(w), ASM
-        )
-        acc = tl.fma(low.to(tl.float32), (scales << 16).to(tl.float32, bitcast=True), acc)
-        high = dot4(
-            w & -252645136, x_words(x_row, x_at + NEXT, inside, inverse, K, QUANTIZE, SHARE, ASM), tl.zeros_like(w), ASM
-        )  # fmt: skip
-        acc = tl.fma(high.to(tl.float32), (scales & -65536).to(tl.float32, bitcast=True), acc)
-    else:
-        acc = dot4(w, x_words(x_row, x_at, inside, inverse, K, QUANTIZE, SHARE, ASM), acc, ASM)
-    return acc
-
-
-@triton.jit(do_not_specialize=["rows", "y_zero_point"])
+@triton.jit(do_not_specialize=["rows", "y_zero_point", "x_zero_point"])
 def fused_gemv_kernel(
     x_ptr, weight_ptr, scale_ptr,
     y_ptr, multiplier_ptr, offset_ptr, compensation_ptr, residual_ptr, parameter, y_inv_scale, y_zero_point, rows,
+    x_inv_scale, x_zero_point,
     N: tl.constexpr, ACTIVATION: tl.constexpr, INT8_OUT: tl.constexpr, ASM: tl.constexpr, K: tl.constexpr,
-    WORDS: tl.constexpr, GROUP: tl.constexpr, QUANTIZE: tl.constexpr, SHARE: tl.constexpr, RUN: tl.constexpr, ROWS: tl.constexpr,
+    WORDS: tl.constexpr, GROUP: tl.constexpr, X: tl.constexpr, SHARE: tl.constexpr, RUN: tl.constexpr, ROWS: tl.constexpr,
     BLOCK_N: tl.constexpr, BLOCK_W: tl.constexpr, BLOCK_K: tl.constexpr,
 ):  # fmt: skip
+    """X: "int8", or float32 that is quantized here, by a scale for each row ("rows") or one for all ("static")."""
+    SHARED: tl.constexpr = X != "int8" and not GROUP
     m = tl.program_id(0).to(tl.int64) * ROWS
     n = tl.program_id(1) * BLOCK_N + tl.arange(0, BLOCK_N)
     word = tl.arange(0, BLOCK_W)[None, :]
     in_n = (n < N)[:, None]
     zero = tl.zeros((BLOCK_N, BLOCK_W), tl.int32)
     w_row = weight_ptr + n[:, None].to(tl.int64) * WORDS
-    X_STEP: tl.constexpr = K if QUANTIZE else K // 4
+    X_STEP: tl.constexpr = K // 4 if X == "int8" else K
     x_row = x_ptr + m * X_STEP
-    inverses, scales_of_rows, accs = (), (), ()
+    inverses, scales_of_rows, accs, spoils = (), (), (), ()
     for r in tl.static_range(ROWS):
         inverse, scale = 1.0, 1.0
-        if QUANTIZE:
+        if X == "rows":
             inverse, scale = row_scale(x_row + r * K, m + tl.zeros((BLOCK_K,), tl.int32) + r < rows, K, BLOCK_K)
+        elif X == "static":
+            inverse = x_inv_scale
         inverses = inverses + (inverse,)  # noqa: RUF005
         scales_of_rows = scales_of_rows + (scale,)  # noqa: RUF005
         accs = accs + (tl.zeros((BLOCK_N, BLOCK_W), tl.float32 if GROUP else tl.int32),)  # noqa: RUF005
+        if SHARED:
+            spoils = spoils + (tl.zeros((BLOCK_W,), tl.float32),)  # noqa: RUF005
+        else:
+            spoils = spoils + (tl.zeros((BLOCK_N, BLOCK_W if X == "static" else 1), tl.float32),)  # noqa: RUF005
     for w0 in range(0, WORDS, BLOCK_W):
         at = w0 + word + zero
         inside = in_n & (at < WORDS)
@@ -179,30 +114,51 @@ def fused_gemv_kernel(
             quad = w0 // 4 + tl.arange(0, BLOCK_W // 4)[None, :]  # four words of a lane have the same scales
             pair = tl.max_contiguous(quad // (GROUP // 16), (1, 2))  # triton_tiles.repeated
             scales = repeated(tl.load(s_row + pair, mask=in_n & (pair < PAIRS), other=0), 4)  # two each
-        sums = ()
+        sums, spoiled = (), ()
         for r in tl.static_range(ROWS):
-            within = m + zero + r < rows
-            total = _add(
-                accs[r], w, scales, x_row + r * X_STEP, at, within, inverses[r], K, GROUP, QUANTIZE, SHARE, RUN, ASM
-            )  # fmt: skip
+            if SHARED:
+                within = m + r + tl.zeros((BLOCK_W, 1), tl.int32) < rows
+                at_x = w0 + tl.arange(0, BLOCK_W)
+                words, nan = shared_words(
+                    x_row + r * X_STEP, at_x, within, inverses[r], x_zero_point, spoils[r], K, X == "static", ASM
+                )  # fmt: skip
+                total = dot4(w, words[None, :] + zero, accs[r], ASM)
+            else:
+                within = m + zero + r < rows
+                total, nan = add_products(
+                    accs[r], spoils[r], w, scales, x_row + r * X_STEP, at, within, inverses[r], x_zero_point, K, GROUP, X, SHARE,
+                    RUN, ASM,
+                )  # fmt: skip
             sums = sums + (total,)  # noqa: RUF005
-        accs = sums
-    epilogue_of_rows(sums_of_rows(accs, ROWS), m, rows, n, scales_of_rows if QUANTIZE else None, Epilogue(
+            spoiled = spoiled + (nan,)  # noqa: RUF005
+        accs, spoils = sums, spoiled
+    totals, ends = end_of_sums(accs, spoils, scales_of_rows, ROWS, X, SHARED)
+    epilogue_of_rows(totals, m, rows, n, ends if X == "rows" or (X == "static" and not INT8_OUT) else None, Epilogue(
         y_ptr, multiplier_ptr, offset_ptr, compensation_ptr, None, residual_ptr, parameter, y_inv_scale, y_zero_point, N,
         ACTIVATION, INT8_OUT, ASM,
     ), ROWS)  # fmt: skip
 
 
+QUANTIZED = {"int8": "rows", "static": "static"}
+"""What a stage says of its rows -> what the kernel does to x."""
+
+
+def x_of(problem: Problem) -> str:
+    return QUANTIZED.get(str(problem.attrs.get("input_format", "none")), "int8")
+
+
 def instructions(problem: Problem) -> int:
     """Of a lane for 16 bytes of weights and a row: dp4a, loads and what rounds x. Counted in the code."""
     words = 8 if problem.weight_format is WeightFormat.INT4 else 4
-    return words * (14 if problem.attrs.get("input_format") == "int8" else 2) + (10 if words == 8 else 0)
+    if words == 4:
+        return words * (2 if x_of(problem) == "int8" else 5)
+    return words * {"int8": 2, "rows": 14, "static": 20}[x_of(problem)] + 10
 
 
 def supports(problem: Problem) -> str | None:
     if problem.weight_format not in (WeightFormat.INT8, WeightFormat.INT4):
         return f"multiplies int8 x by int8 or int4 weights, not by {problem.weight_format}"
-    quantized = problem.attrs.get("input_format") == "int8"
+    quantized = x_of(problem) != "int8"
     if problem.in_dtypes[0] == "float32" and not quantized:
         return "multiplies int8 x, not float32"
     k, n = problem.in_widths[0], problem.out_widths[0]
@@ -215,14 +171,9 @@ def supports(problem: Problem) -> str | None:
 
 
 def share_of(problem: Problem) -> int:
-    """Words of a line."""
-    k = problem.in_widths[0]
-    if problem.weight_format is WeightFormat.INT4:
-        group = int(problem.attrs["group_size"])
-        return next((s for s in (32, 16, 8) if group % (4 * s) == 0), 4)
-    if problem.attrs.get("input_format") != "int8":
-        return 4
-    return next((s for s in (32, 16, 8) if -(-k // (4 * s)) * 4 * s <= PADDED * k), 4)
+    """Words of a line of int4 weights."""
+    group = int(problem.attrs["group_size"]) if problem.weight_format is WeightFormat.INT4 else 0
+    return next((s for s in (32, 16, 8) if group % (4 * s) == 0), 4) if group else 4
 
 
 def words_of(problem: Problem) -> int:
@@ -231,25 +182,27 @@ def words_of(problem: Problem) -> int:
     if problem.weight_format is WeightFormat.INT4:
         run = run_of(k, int(problem.attrs["group_size"]))
         return -(-k // (2 * run)) * (run // 4)
-    share = share_of(problem)
-    return -(-k // (4 * share)) * share
+    return -(-k // LINE) * (LINE // 4)
 
 
 def specialize(problem: Problem) -> Specialisation:
     n, k, words = problem.out_widths[0], problem.in_widths[0], words_of(problem)
-    outputs, block_w = power_of_two(n, 1, 8), power_of_two(words, 32, 128)
+    outputs, m = power_of_two(n, 1, 8), power_of_two(problem.matrix_rows, 1, ROWS_OF_A_PROGRAM)
     group = int(problem.attrs["group_size"]) if problem.weight_format is WeightFormat.INT4 else 0
-    quantize, residual = problem.attrs.get("input_format") == "int8", bool(problem.attrs.get("residual"))
+    x, residual = x_of(problem), bool(problem.attrs.get("residual"))
     int8_out, activation = problem.out_dtypes[0] == "int8", str(problem.attrs.get("activation", "none"))
-    tile = Tiling(power_of_two(problem.matrix_rows, 1, ROWS_OF_A_PROGRAM), outputs, 4 * block_w, num_warps=outputs)
+    block_w = power_of_two(words, 32, 128 if group or x == "int8" else SHARED_WORDS // m)
+    tile = Tiling(m, outputs, 4 * block_w, num_warps=outputs)
     signature, absent = leave_out(
         {
-            "x_ptr": "*fp32" if quantize else "*i32", "weight_ptr": "*i32", "scale_ptr": "*i32",
+            "x_ptr": "*i32" if x == "int8" else "*fp32", "weight_ptr": "*i32", "scale_ptr": "*i32",
             **epilogue_types(int8_out, "compensation_ptr", "residual_ptr"), "rows": "i32",
+            "x_inv_scale": "fp32", "x_zero_point": "i32",
         },
-        scale_ptr=group, compensation_ptr=not group and not quantize, residual_ptr=residual,
+        scale_ptr=group, compensation_ptr=not group and x != "rows", residual_ptr=residual, x_inv_scale=x == "static",
+        x_zero_point=x == "static",
     )  # fmt: skip
-    kind = (f"int4_g{group}" if group else "int8") + ("_rows8" if quantize else "_a8")
+    kind = (f"int4_g{group}" if group else "int8") + {"rows": "_rows8", "static": "_static", "int8": "_a8"}[x]
     more = "".join(f"_{w}" for w, on in (("residual", residual), ("int8", int8_out)) if on)
     return Specialisation(
         name=f"fused_gemv_M{tile.block_m}_{kind}_N{n}_K{k}_{activation}{more}",
@@ -257,7 +210,7 @@ def specialize(problem: Problem) -> Specialisation:
         signature=signature,
         constants={
             "N": n, "ACTIVATION": activation, "INT8_OUT": int8_out, "ASM": not settings.triton_interpret(), "K": k,
-            "WORDS": words, "GROUP": group, "QUANTIZE": quantize, "SHARE": share_of(problem),
+            "WORDS": words, "GROUP": group, "X": x, "SHARE": share_of(problem),
             "RUN": run_of(k, group) // 4 if group else 0, "ROWS": tile.block_m,
             "BLOCK_N": outputs, "BLOCK_W": block_w, "BLOCK_K": power_of_two(k, 32, 1024), **absent,
         },
@@ -279,7 +232,7 @@ def prepare(stage: Stage, problem: Problem) -> Prepared:
     """x [M, K] and, where the stage has one, residual float32 [M, N] -> y [M, N]; any M, best for those of the problem."""
     low, spec = contract.lower(stage), specialize(problem)
     launch, tile, given = bind(spec), spec.tiling, spec.constants
-    n, k, quantize, share = given["N"], given["K"], given["QUANTIZE"], given["SHARE"]
+    n, k, quantize, share = given["N"], given["K"], given["X"] != "int8", given["SHARE"]
     pointers = {"multiplier_ptr": low["multiplier"].contiguous(), "offset_ptr": low["offset"].contiguous()}
     if given["GROUP"]:
         q = int4.unpack(low["weight"], k)
@@ -289,14 +242,15 @@ def prepare(stage: Stage, problem: Problem) -> Prepared:
         words, scales = pack_int4(int4.pack(q), low["group_scale"], q.shape[1], given["GROUP"], run)
         pointers |= {"weight_ptr": words, "scale_ptr": scales}
     else:
-        lines = in_lines(low["weight"], share) if quantize else pad_rows(low["weight"])
-        pointers["weight_ptr"] = lines.view(torch.int32)
+        pointers["weight_ptr"] = pad_rows(low["weight"]).view(torch.int32)
         if "compensation_ptr" in spec.signature:
             pointers["compensation_ptr"] = -low["x_zero_point"] * low["weight"].sum(1, dtype=torch.int32)
     pointers = {name: tensor.contiguous().to(problem.device) for name, tensor in pointers.items()}
     scalars: dict[str, Any] = {
         "parameter": low["activation_parameter"], "y_inv_scale": low["y_inv_scale"], "y_zero_point": low["y_zero_point"],
     }  # fmt: skip
+    if given["X"] == "static":
+        scalars["x_inv_scale"], scalars["x_zero_point"] = contract.static_scale(stage)
     dtype = torch.int8 if given["INT8_OUT"] else torch.float32
 
     def call(x: Tensor, *residual: Tensor) -> tuple[Tensor]:
@@ -321,6 +275,9 @@ def specializations() -> Iterator[Specialisation]:
         (contract.make_stage(1024, 1024, "w8a8-rows", residual=True), 4),
         (contract.make_stage(1024, 1024, "w8a8-static", residual=True), 1),
         (contract.make_stage(1024, 1024, "w4a8-rows", "gelu"), 1),
+        (contract.make_stage(1024, 1024, "w8a8-inside"), 1),
+        (contract.make_stage(1024, 1024, "w8a8-inside", "relu", residual=True, out="int8"), 4),
+        (contract.make_stage(1024, 1024, "w4a8-inside", "gelu"), 1),
     ):
         yield specialize(Problem.of(stage, rows, "cuda")).with_requirements(GPU_DP4A, WIDE_LOAD)
 

@@ -9,7 +9,7 @@ from rtaccel.core import settings
 from rtaccel.core.registry import Impl, Prepared, register_impl
 from rtaccel.core.stage import Problem, Stage
 from rtaccel.core.weight_format import WeightFormat
-from rtaccel.kernels._gpu.triton_spec import BF16_MMA, FP8_MMA, INT8_MMA, MAX_N, WIDE_LOAD, Specialisation
+from rtaccel.kernels._gpu.triton_spec import BF16_MMA, FP8_MMA, INT8_MMA, MAX_N, WIDE_LOAD, Specialisation, power_of_two
 from rtaccel.kernels.fused_linear import contract
 from rtaccel.kernels.linear.contract import MAX_K
 from rtaccel.kernels.linear.triton.mixed_config import WEIGHTS, KernelConfig, Operands, specialize
@@ -17,10 +17,21 @@ from rtaccel.kernels.linear.triton.mixed_config import WEIGHTS, KernelConfig, Op
 FLOAT8_CAPABILITY = (8, 9)
 
 
+INSIDE = 8192
+"""Numbers of x in the rows of a program up to which it rounds them by one scale itself. With more a launch before costs less, by
+the model of bench/device/layers.py: programs would round the same rows again. Not measured on a card."""
+
+
 def select_config(problem: Problem) -> KernelConfig:
     rows = str(problem.attrs.get("input_format", "none"))
     plain = replace(problem, in_widths=problem.in_widths[:1], in_dtypes=problem.in_dtypes[:1])
-    return replace(KernelConfig.of_linear(plain), rows=rows, residual=bool(problem.attrs.get("residual")))
+    config = replace(KernelConfig.of_linear(plain), rows=rows, residual=bool(problem.attrs.get("residual")))
+    return replace(config, compensated=True) if rows == "static" and config.weight == "int8" else config
+
+
+def rounds_inside(problem: Problem) -> bool:
+    """Whether programs round x by one scale themselves."""
+    return power_of_two(problem.matrix_rows, 16, 64) * problem.in_widths[0] <= INSIDE
 
 
 def supports(problem: Problem) -> str | None:
@@ -28,7 +39,10 @@ def supports(problem: Problem) -> str | None:
         return f"has at most 65535 programs along N, for N <= {MAX_N}, not N = {problem.out_widths[0]}"
     if problem.weight_format not in WEIGHTS:
         return f"has no form for {problem.weight_format} weights, which torch multiplies"
-    if (problem.in_dtypes[0] == "int8" or problem.attrs.get("input_format") == "int8") and problem.in_widths[0] > MAX_K:
+    how = problem.attrs.get("input_format")
+    if how == "static" and not rounds_inside(problem):
+        return f"rounds x in programs of one launch up to {INSIDE} numbers in their rows; a launch before does so once"
+    if (problem.in_dtypes[0] == "int8" or how in ("int8", "static")) and problem.in_widths[0] > MAX_K:
         return f"sums in int32, which holds K <= {MAX_K}, not K = {problem.in_widths[0]}"
     if problem.weight_format is WeightFormat.FLOAT8 and not settings.triton_interpret():
         import torch
@@ -49,6 +63,7 @@ def specializations() -> Iterator[Specialisation]:
     """The forms that are compiled and held to a budget without a GPU."""
     for stage, rows, requires in (
         (contract.make_stage(1024, 1024, "w8a8-rows", "relu", out="int8"), 1, (INT8_MMA, WIDE_LOAD)),
+        (contract.make_stage(512, 1024, "w8a8-inside", "relu"), 16, (INT8_MMA, WIDE_LOAD)),
         (contract.make_stage(1024, 1024, "w4a16", residual=True), 16, (BF16_MMA, WIDE_LOAD)),
         (contract.make_stage(1024, 1024, "float8", "gelu"), 1, (FP8_MMA, WIDE_LOAD)),
     ):

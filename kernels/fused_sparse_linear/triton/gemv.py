@@ -23,8 +23,10 @@ def supports_with(kernel: ModuleType) -> Callable[[Problem], str | None]:
 
     def supports(problem: Problem) -> str | None:
         k, n = problem.in_widths[0], problem.out_widths[0]
+        if "x_scale" in problem.attrs and not problem.attrs.get("rows_in_front"):
+            return "rounds x in each of its programs; the model of sparse layers holds one launch before to be faster"
         whole = contract.inner_problem(problem)
-        whole = Problem(**{**vars(whole), "in_widths": (-(-k // 4) * 4, 1)})
+        whole = Problem(**{**vars(whole), "in_widths": (-(-k // 4) * 4, *whole.in_widths[1:])})
         reason: str | None = kernel.supports(whole)
         if reason is None and not held_words(k, power_of_two(n, 1, 8)):
             return f"holds a row of x in shared memory, for K <= {1024 * power_of_two(n, 1, 8)}, not K = {k}"
@@ -37,7 +39,8 @@ def prepare_with(kernel: ModuleType) -> Callable[[Stage, Problem], Prepared]:
     """x float32 [M, K] -> y [M, N]; any M, best for those of the problem."""
 
     def prepare(stage: Stage, problem: Problem) -> Prepared:
-        made: Prepared = kernel.prepare(contract.inner(stage), contract.inner_problem(problem), quantize=True)
+        how = "static" if contract.is_static(stage) else "rows"
+        made: Prepared = kernel.prepare(contract.inner(stage), contract.inner_problem(problem), quantize=how)
         return made
 
     return prepare
@@ -50,13 +53,19 @@ def specializations() -> Iterator[Specialisation]:
         (1024, 1024, 4, (LARGEST, LARGEST), "none"),
     ):
         config = KernelConfig.of(problem_of_size(k, n, "dynamic", "window", rows, activation=activation), b, c).fused(
-            True
+            "rows"
         )
         yield gemv.specialize(config, rows).with_requirements(GPU_DP4A, WIDE_LOAD)
-    config = KernelConfig.of(problem_of_size(1024, 1024, "dynamic", "2:4", 1), 1, 4).fused(True)
+    config = KernelConfig.of(problem_of_size(1024, 1024, "dynamic", "2:4", 1), 1, 4).fused("rows")
     yield semi.specialize(config, 1).with_requirements(GPU_DP4A, WIDE_LOAD, semi.PERMUTE)
+    for k, n, rows, layout, (b, c), kernel in (
+        (4096, 256, 1, "window", (1, 4), gemv), (1024, 1024, 4, "window", (LARGEST, LARGEST), gemv),
+        (4096, 256, 1, "2:4", (1, 4), semi),
+    ):  # fmt: skip
+        config = KernelConfig.of(problem_of_size(k, n, "static", layout, rows, activation="relu"), b, c).fused("static")
+        yield kernel.specialize(config, rows).with_requirements(GPU_DP4A, WIDE_LOAD)
     problem = problem_of_size(1024, 1024, "w4a8-dynamic", "2:4", 1, group_size=32)
-    config = semi_int4.select_config(problem).fused(True)
+    config = semi_int4.select_config(problem).fused("rows")
     yield semi_int4.specialize(config, 32, 1).with_requirements(GPU_DP4A, WIDE_LOAD, semi.PERMUTE)
 
 

@@ -12,8 +12,8 @@ int4        int8       int8 x int8                 int32 in a group, exact; grou
 int4        float32    bfloat16 x bfloat16         float32, a scale per group
 float8      float32    float8 x float8             float32; x rounded to e4m3 with a scale per row
 
-With float32 x and int8 products ("rows") the rows are quantized here, in front: every program finds max |x| of its rows,
-x lying in L2, and rounds what it reads. So a dynamic layer is one launch.
+With float32 x and int8 products ("int8", "static") the rows are quantized here: every program finds max |x| of its rows, or
+whether they are finite, x lying in L2, and rounds what it reads. So a layer is one launch.
 
 int4: a byte holds two weights of neighboring groups, each left in the upper half of a byte, as 16 q: `w << 4` and
 `w & 0xF0` are then int8 numbers at once, and the 16 is taken out of the scale, which is exact. The two scales of a pair
@@ -40,13 +40,14 @@ INFINITY_BITS = tl.constexpr(0x7F800000)
 class XRows(NamedTuple):
     """Rows m of x [M, K] and what they are multiplied as.
 
-    inverse, keep [m]: of `row_scales`, where ROWS says that they are quantized here. DOT: the type that the tensor cores take.
+    inverse [m] or one number, keep [m]: where ROWS says that they are quantized here. DOT: the type that the tensor cores take.
     """
 
     x_ptr: Any
     m: Any
     in_m: Any
     inverse: Any
+    zero_point: Any
     keep: Any
     K: Any
     ROWS: Any
@@ -55,18 +56,21 @@ class XRows(NamedTuple):
 
 
 @triton.jit
-def row_scales(x_ptr, m, in_m, LIMIT: tl.constexpr, K: tl.constexpr, BLOCK_K: tl.constexpr):
-    """(inverse, scale, keep) of rows of float32 x, as `quantize` has them: inverse = LIMIT / max |x|, scale its opposite.
-
-    The maximum is taken on the bits: without the sign their order is that of the numbers, with NaN above infinity.
-    """
+def row_peaks(x_ptr, m, in_m, K: tl.constexpr, BLOCK_K: tl.constexpr):
+    """The bits of max |x| of rows: without the sign their order is that of the numbers, with NaN above infinity."""
     k = tl.arange(0, BLOCK_K)
     bits = tl.zeros((m.shape[0], BLOCK_K), tl.int32)
     for k0 in range(0, K, BLOCK_K):
         at = k0 + k[None, :]
         x = tl.load(x_ptr + m[:, None].to(tl.int64) * K + at, mask=in_m[:, None] & (at < K), other=0.0)  # [m, BLOCK_K]
         bits = tl.maximum(bits, x.to(tl.int32, bitcast=True) & 0x7FFFFFFF)
-    peak_bits = tl.max(bits, 1)
+    return tl.max(bits, 1)
+
+
+@triton.jit
+def row_scales(x_ptr, m, in_m, LIMIT: tl.constexpr, K: tl.constexpr, BLOCK_K: tl.constexpr):
+    """(inverse, scale, keep) of rows of float32 x, as `quantize` has them: inverse = LIMIT / max |x|, scale its opposite."""
+    peak_bits = row_peaks(x_ptr, m, in_m, K, BLOCK_K)
     finite = peak_bits < INFINITY_BITS
     keep = finite & (peak_bits.to(tl.float32, bitcast=True) >= TINY)
     safe = tl.where(keep, peak_bits.to(tl.float32, bitcast=True), 1.0)
@@ -80,7 +84,9 @@ def _load_x(x, at):
     """Columns `at` of rows of x as the tensor cores take them, [m, at]."""
     there = x.in_m[:, None] & (at < x.K)[None, :]
     tile = tl.load(x.x_ptr + x.m[:, None].to(tl.int64) * x.K + at[None, :], mask=there, other=0)  # [m, at]
-    if x.ROWS == "int8":
+    if x.ROWS == "static":
+        tile = tl.where(x.keep[:, None], to_int8(tile * x.inverse, x.zero_point), 0).to(tl.int8)
+    elif x.ROWS == "int8":
         tile = tl.where(x.keep[:, None], tl.maximum(to_int8(tile * x.inverse[:, None], 0), -127), 0).to(tl.int8)
     elif x.ROWS == "float8":
         tile = tl.where(x.keep[:, None], tile * x.inverse[:, None], 0.0)
@@ -174,10 +180,11 @@ def _sum_int4(
     return acc
 
 
-@triton.jit(do_not_specialize=["rows", "y_zero_point"])
+@triton.jit(do_not_specialize=["rows", "y_zero_point", "x_zero_point"])
 def mixed_kernel(
     x_ptr, weight_ptr, scale_ptr, work_ptr, count_ptr,
     y_ptr, multiplier_ptr, offset_ptr, compensation_ptr, row_scale_ptr, residual_ptr, parameter, y_inv_scale, y_zero_point, rows,
+    x_inv_scale, x_zero_point,
     N: tl.constexpr, ACTIVATION: tl.constexpr, INT8_OUT: tl.constexpr, ASM: tl.constexpr, K: tl.constexpr,
     ROWS: tl.constexpr, DOT: tl.constexpr, GROUP: tl.constexpr, SPLIT: tl.constexpr, BLOCK_M: tl.constexpr,
     BLOCK_N: tl.constexpr, BLOCK_K: tl.constexpr,
@@ -190,17 +197,27 @@ def mixed_kernel(
         inverse, row_scale, keep = row_scales(x_ptr, m, in_m, 127.0, K, BLOCK_K)
     elif ROWS == "float8":
         inverse, row_scale, keep = row_scales(x_ptr, m, in_m, 448.0, K, BLOCK_K)
+    elif ROWS == "static":
+        inverse = x_inv_scale
+        keep = row_peaks(x_ptr, m, in_m, K, BLOCK_K) < INFINITY_BITS
+        if not INT8_OUT:
+            row_scale = tl.where(keep, 1.0, float("nan"))
     elif row_scale_ptr is not None:
         row_scale = tl.load(row_scale_ptr + m, mask=in_m, other=0.0)  # [BLOCK_M]
 
     if GROUP:
         acc = _sum_int4(
-            XRows(x_ptr, m, in_m, inverse, keep, K, ROWS, DOT, ASM), weight_ptr, scale_ptr, GROUP, SPLIT, BLOCK_M, BLOCK_N,
-            BLOCK_K,
+            XRows(x_ptr, m, in_m, inverse, x_zero_point, keep, K, ROWS, DOT, ASM), weight_ptr, scale_ptr, GROUP, SPLIT, BLOCK_M,
+            BLOCK_N, BLOCK_K,
         )  # fmt: skip
     else:
         acc = _sum_dense(
-            XRows(x_ptr, m, in_m, inverse, keep, K, ROWS, DOT, ASM), weight_ptr, SPLIT, BLOCK_M, BLOCK_N, BLOCK_K
+            XRows(x_ptr, m, in_m, inverse, x_zero_point, keep, K, ROWS, DOT, ASM),
+            weight_ptr,
+            SPLIT,
+            BLOCK_M,
+            BLOCK_N,
+            BLOCK_K,
         )
 
     split_epilogue(acc, m, in_m, n, row_scale, work_ptr, count_ptr, Epilogue(

@@ -58,7 +58,8 @@ class Laid:
 @dataclass(frozen=True)
 class KernelConfig:
     """x: dtype of the activations as given. rows: "int8" or "float8" where float32 x is quantized in the kernel, a scale per
-    row. scaled: int8 x comes with a scale per row. compensated: it has a zero point, for which an int32 is added to sums.
+    row, and "static" with one scale. scaled: int8 x comes with a scale per row. compensated: it has a zero point, for which an
+    int32 is added to sums.
     group: of int4 weights, else 0. residual: a float32 [M, N] is added after the activation."""
 
     n: int
@@ -104,7 +105,7 @@ class KernelConfig:
         """The type that the tensor cores multiply."""
         if self.rows == "float8":
             return "fp8"
-        if self.x == "int8" or self.rows == "int8":
+        if self.x == "int8" or self.rows in ("int8", "static"):
             return "int8" if self.block_k >= 32 else "fp16"
         return "bf16"
 
@@ -114,8 +115,11 @@ class KernelConfig:
         return -(-self.k // (2 * self.group)) if self.group else -(-self.k // self.block_k)
 
     def __str__(self) -> str:
-        x = {"none": {"int8": "a8", "float32": "a16"}[self.x], "int8": "rows8", "float8": "rowsf8"}[self.rows]
-        more = "".join(f"_{w}" for w, on in (("residual", self.residual), ("int8", self.int8_out)) if on)
+        x = {"none": {"int8": "a8", "float32": "a16"}[self.x], "int8": "rows8", "float8": "rowsf8", "static": "static"}[
+            self.rows
+        ]
+        said = (("marked", self.scaled and self.compensated), ("residual", self.residual), ("int8", self.int8_out))
+        more = "".join(f"_{w}" for w, on in said if on)
         group = f"_g{self.group}" if self.group else ""
         return f"{self.weight}{group}_{x}_N{self.n}_K{self.k}_{self.activation}{more}"
 
@@ -157,9 +161,11 @@ def specialize(config: KernelConfig, rows: int) -> Specialisation:
             "weight_ptr": {"bf16": "*bf16", "fp8": "*fp8e4nv"}.get(config.weight, "*i8"), "scale_ptr": "*i32",
             "work_ptr": "*i32" if exact else "*fp32", "count_ptr": "*i32",
             **epilogue_types(config.int8_out, "compensation_ptr", "row_scale_ptr", "residual_ptr"), "rows": "i32",
+            "x_inv_scale": "fp32", "x_zero_point": "i32",
         },
         scale_ptr=config.group, work_ptr=split > 1, count_ptr=split > 1, compensation_ptr=config.compensated,
-        row_scale_ptr=config.scaled, residual_ptr=config.residual,
+        row_scale_ptr=config.scaled, residual_ptr=config.residual, x_inv_scale=config.rows == "static",
+        x_zero_point=config.rows == "static",
     )  # fmt: skip
     return Specialisation(
         name=f"linear_mixed_M{tile.block_m}_{config}" + (f"_split{split}" if split > 1 else ""),
@@ -204,7 +210,8 @@ def pack(
 @dataclass(frozen=True)
 class Operands:
     """A form's numbers on the device, and its call. multiplier and offset float32 [N]; scalars: the activation's
-    parameter, y_inv_scale, y_zero_point; compensation int32 [N] where the form has it."""
+    parameter, y_inv_scale, y_zero_point; compensation int32 [N] where the form has it. x_scale: what x is multiplied by and its
+    zero point, where the kernel rounds it by them."""
 
     config: KernelConfig
     spec: Specialisation
@@ -214,6 +221,7 @@ class Operands:
     offset: Tensor
     compensation: Tensor | None
     scalars: tuple[float, float, int]
+    x_scale: dict[str, Any]
 
     @classmethod
     def of(cls, config: KernelConfig, low: Mapping[str, Any], rows: int, device: str) -> Operands:
@@ -235,6 +243,7 @@ class Operands:
             offset=offset.contiguous().to(device),
             compensation=compensation,
             scalars=(low["activation_parameter"], low.get("y_inv_scale", 1.0), low.get("y_zero_point", 0)),
+            x_scale={name: low[name] for name in ("x_inv_scale", "x_zero_point") if name in spec.signature},
         )
 
     def check(self, op: str, x: Tensor, row_scale: Tensor | None, residual: Tensor | None) -> None:
@@ -287,7 +296,7 @@ class Operands:
             launch(
                 (lines, columns, split), x_ptr=x, weight_ptr=self.weight, y_ptr=y, multiplier_ptr=self.multiplier,
                 offset_ptr=self.offset, rows=x.shape[0], parameter=parameter, y_inv_scale=y_inv_scale, y_zero_point=y_zero_point,
-                **pointers, **given,
+                **self.x_scale, **pointers, **given,
             )  # fmt: skip
             return (y,)
 

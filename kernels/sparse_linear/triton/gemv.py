@@ -38,12 +38,13 @@ from rtaccel.kernels.sparse_linear.triton.walk import held_rows, streams, take, 
 WORD = 4
 
 
-@triton.jit(do_not_specialize=["rows", "y_zero_point"])
+@triton.jit(do_not_specialize=["rows", "y_zero_point", "x_zero_point"])
 def sparse_gemv_kernel(
     x_ptr, weight_ptr, columns_ptr, starts_ptr,
     y_ptr, multiplier_ptr, offset_ptr, compensation_ptr, row_scale_ptr, parameter, y_inv_scale, y_zero_point, rows,
+    x_inv_scale, x_zero_point,
     N: tl.constexpr, ACTIVATION: tl.constexpr, INT8_OUT: tl.constexpr, ASM: tl.constexpr, K: tl.constexpr,
-    QUANTIZE: tl.constexpr, B: tl.constexpr, C: tl.constexpr, HELD: tl.constexpr, ROWS: tl.constexpr,
+    QUANTIZE: tl.constexpr, SCALED: tl.constexpr, B: tl.constexpr, C: tl.constexpr, HELD: tl.constexpr, ROWS: tl.constexpr,
     BLOCK_N: tl.constexpr, BLOCK_W: tl.constexpr,
 ):  # fmt: skip
     """B outputs share their columns; C words are a block. HELD: words of a row of x that the program holds, 0 for none."""
@@ -52,8 +53,8 @@ def sparse_gemv_kernel(
     m = tl.program_id(0).to(tl.int64) * ROWS
     n = tl.program_id(1) * BLOCK_N + tl.arange(0, BLOCK_N)
     zero = tl.zeros((BLOCK_N, BLOCK_W), tl.int32)
-    x_row = x_ptr + m * (K if QUANTIZE else X_WORDS)
-    held, scales = held_rows(x_row, m, rows, ROWS, K, HELD, QUANTIZE)
+    x_row = x_ptr + m * (X_WORDS if QUANTIZE == "" else K)
+    held, scales = held_rows(x_row, m, rows, x_inv_scale, x_zero_point, ROWS, K, HELD, QUANTIZE)
     weights, columns, length = streams(weight_ptr, columns_ptr, starts_ptr, n, N, X_WORDS, B, C, UNIT)
 
     accs = (zero,) * ROWS
@@ -66,7 +67,7 @@ def sparse_gemv_kernel(
             sums = sums + (dot4(w, x, accs[r], ASM),)  # noqa: RUF005
         accs = sums
 
-    epilogue_of_rows(sums_of_rows(accs, ROWS, True), m, rows, n[None, :], scales if QUANTIZE else None, Epilogue(
+    epilogue_of_rows(sums_of_rows(accs, ROWS, True), m, rows, n[None, :], scales if SCALED else None, Epilogue(
         y_ptr, multiplier_ptr, offset_ptr, compensation_ptr, row_scale_ptr, None, parameter, y_inv_scale, y_zero_point, N,
         ACTIVATION, INT8_OUT, ASM,
     ), ROWS)  # fmt: skip
@@ -92,14 +93,14 @@ def specialize(config: KernelConfig, rows: int) -> Specialisation:
         kernel=sparse_gemv_kernel,
         signature=config.signature(config.where, weight_ptr="*i32", **config.x_in_words),
         constants={
-            **config.constants, "QUANTIZE": config.quantize, "B": config.b, "C": config.c // WORD, "HELD": held, "ROWS": m,
+            **config.constants, **config.quantizing, "B": config.b, "C": config.c // WORD, "HELD": held, "ROWS": m,
             "BLOCK_N": outputs, "BLOCK_W": tile.block_k // WORD,
         },
         tiling=tile,
     )  # fmt: skip
 
 
-def prepare(stage: Stage, problem: Problem, quantize: bool = False) -> Prepared:
+def prepare(stage: Stage, problem: Problem, quantize: str = "") -> Prepared:
     """x int8 [M, K] and, with dynamic rows, row_scale float32 [M, 1] -> y [M, N]; any M, best for those of the
     problem. quantize: x is float32 instead, and quantized here."""
     config = KernelConfig.of_blocks(stage, problem, 1, WORD).fused(quantize)

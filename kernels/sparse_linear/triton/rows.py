@@ -26,6 +26,7 @@ from rtaccel.core.registry import Prepared
 from rtaccel.core.stage import Problem, Stage
 from rtaccel.core.weight_format import WeightFormat
 from rtaccel.formats import blocks
+from rtaccel.formats.int8 import inverse_scale
 from rtaccel.kernels._gpu.triton_epilogue import epilogue_types
 from rtaccel.kernels._gpu.triton_launch import bind
 from rtaccel.kernels._gpu.triton_spec import (
@@ -69,7 +70,7 @@ def stored_block(stage: Stage) -> tuple[int, int]:
 class KernelConfig:
     """What a kernel is specialized on besides its tiles. weight, x: dtypes. scaled: int8 x with a scale per row.
     compensated: int8 x with a zero point, for which an int32 is added to the sums. quantize: x is given in float32, and the
-    kernel makes int8 numbers and the scale of a row of it."""
+    kernel makes int8 numbers of it, by a scale for each row ("rows") or one for all ("static")."""
 
     n: int
     k: int
@@ -81,7 +82,7 @@ class KernelConfig:
     scaled: bool
     compensated: bool
     int8_out: bool
-    quantize: bool = False
+    quantize: str = ""
 
     @classmethod
     def of(cls, problem: Problem, b: int, c: int) -> KernelConfig:
@@ -95,7 +96,7 @@ class KernelConfig:
             c=c,
             activation=str(problem.attrs.get("activation", "none")),
             scaled=scaled,
-            compensated=problem.in_dtypes[0] == "int8" and not scaled,
+            compensated=problem.in_dtypes[0] == "int8" and (not scaled or "x_scale" in problem.attrs),
             int8_out=problem.out_dtypes[0] == "int8",
         )
 
@@ -105,8 +106,13 @@ class KernelConfig:
         b, c = stored_block(stage)
         return cls.of(problem, side(b, outputs), side(c, inputs))
 
-    def fused(self, quantize: bool) -> KernelConfig:
-        return replace(self, x="float32", quantize=True) if quantize else self
+    def fused(self, quantize: str) -> KernelConfig:
+        return replace(self, x="float32", quantize=quantize) if quantize else self
+
+    @property
+    def held_scales(self) -> bool:
+        """Whether the kernel has the scales of rows that it holds: with one for all, what makes a row NaN."""
+        return self.quantize == "rows" or (self.quantize == "static" and not self.int8_out)
 
     @property
     def word(self) -> torch.dtype:
@@ -127,7 +133,10 @@ class KernelConfig:
         return torch.int16 if -(-self.k // self.c) <= 32_768 else torch.int32
 
     def __str__(self) -> str:
-        rows = "rows8" if self.quantize else "a16" if self.x == "float32" else "dynamic" if self.scaled else "static"
+        rows = "a16" if self.x == "float32" else "dynamic" if self.scaled else "static"
+        rows = {"rows": "rows8", "static": "inside"}.get(
+            self.quantize, "marked" if self.scaled and self.compensated else rows
+        )
         out = "int8" if self.int8_out else "float32"
         return f"{self.weight}_{self.b}x{self.c}_N{self.n}_K{self.k}_{rows}_{self.activation}_{out}"
 
@@ -142,12 +151,21 @@ class KernelConfig:
     def _used(self) -> dict[str, bool]:
         return {"compensation_ptr": self.compensated, "row_scale_ptr": self.scaled and not self.quantize}
 
+    @property
+    def quantizing(self) -> dict[str, Any]:
+        """Further constants of the kernels that may quantize x."""
+        static = self.quantize == "static"
+        absent = leave_out({}, x_inv_scale=static, x_zero_point=static)[1]
+        return {"QUANTIZE": self.quantize, "SCALED": self.held_scales, **absent}
+
     def signature(self, where: Mapping[str, str], **types: str) -> dict[str, str]:
         """Run-time arguments in source order. where: those that say where the weights are."""
         found = {
             "x_ptr": POINTERS[self.x], "weight_ptr": POINTERS[self.weight], **where,
             **epilogue_types(self.int8_out, "compensation_ptr", "row_scale_ptr"), "rows": "i32", **types,
         }  # fmt: skip
+        if self.quantize == "static":
+            found |= {"x_inv_scale": "fp32", "x_zero_point": "i32"}
         return leave_out(found, **self._used)[0]
 
     @property
@@ -188,6 +206,10 @@ def params(stage: Stage, config: KernelConfig) -> tuple[Tensor, dict[str, Tensor
         "parameter": low["activation_parameter"], "y_inv_scale": low.get("y_inv_scale", 1.0),
         "y_zero_point": low.get("y_zero_point", 0),
     }  # fmt: skip
+    if config.quantize == "static":
+        quant = stage.inputs[0].quant
+        assert quant is not None
+        scalars |= {"x_inv_scale": inverse_scale(quant), "x_zero_point": quant.zero_point}
     return weight, found, scalars
 
 

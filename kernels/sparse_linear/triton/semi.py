@@ -3,12 +3,14 @@
 int8 x int8: a word of weights holds the values of two groups of four inputs, a byte beside it their four places. The places
 become the selector of one byte permutation that picks what the values multiply from two words of x; one dp4a sums it. For each 32
 inputs, 16 bytes of values and 4 of places, 20 where dense weights have 32. Of `fused_sparse_linear` x is float32, which the
-program rounds and holds:
+warps of a program round together:
 
-    values [N, lines, 4]  int32   word j of a line: groups j and 4 + j of its eight
-    places [N, lines, 4]  uint8   two bits each, of group j in the low four
+    values [N, lines, S]  int32   word j of a line: groups j and S + j of its 2 S
+    places [N, lines, S]  uint8   two bits each, of group j in the low four
 
-Float32 x: two values of a group in one word (bfloat16) or half a word (int8), multiplied by the x that they name.
+Float32 x: two values of a group in one word (bfloat16) or half a word (int8). The warps read x together, four numbers of a group
+at a time, and give it to each other by way of shared memory. A lane has all four and selects the two that its places name. So
+nothing is gathered.
 """
 
 from __future__ import annotations
@@ -18,32 +20,29 @@ from collections.abc import Iterator
 import torch
 import triton
 import triton.language as tl
-from torch import Tensor
 
 from rtaccel.core.registry import Impl, Prepared, register_impl
 from rtaccel.core.stage import Problem, Stage
 from rtaccel.core.weight_format import WeightFormat
-from rtaccel.formats import semi
 from rtaccel.kernels._gpu.triton_device import dot4
-from rtaccel.kernels._gpu.triton_epilogue import Epilogue, epilogue_of_rows, sums_of_rows
+from rtaccel.kernels._gpu.triton_epilogue import Epilogue, epilogue_of_rows
+from rtaccel.kernels._gpu.triton_rounded import is_spoiled, row_scale, shared_words, split4
 from rtaccel.kernels._gpu.triton_spec import FUSED, GPU_DP4A, WIDE_LOAD, Specialisation, Tiling, power_of_two
 from rtaccel.kernels._gpu.triton_tiles import repeated
-from rtaccel.kernels.sparse_linear.triton.gemv_float import finite_row
 from rtaccel.kernels.sparse_linear.triton.permute import pick_bytes
 from rtaccel.kernels.sparse_linear.triton.rows import (
     MAX_ROWS,
     KernelConfig,
-    held_words,
     launcher,
     more_than_few,
     operands_of,
     problem_of_size,
     unsupported,
 )
-from rtaccel.kernels.sparse_linear.triton.walk import held_rows, x_words
+from rtaccel.kernels.sparse_linear.triton.semi_pack import pack_lines, pack_pairs, share_of
 
-GROUPS = 8
-"""Of a line: 32 inputs."""
+SHARED_WORDS = 512
+"""Of weights in a step, of all rows, where warps share the rounding of x: 16 in a lane, with 32 of x."""
 
 PERMUTE = r"PRMT"
 WHERE = {"metadata_ptr": "*u8"}
@@ -56,42 +55,92 @@ def selector(metadata):
     return ((apart | (apart << 2)) & 0x3333) | 0x4400
 
 
-@triton.jit(do_not_specialize=["rows", "y_zero_point"])
+@triton.jit
+def _rows_of_x(
+    x_row, m, rows, inverse, ROWS: tl.constexpr, K: tl.constexpr, QUANTIZE: tl.constexpr, SHAPE: tl.constexpr
+):  # fmt: skip
+    """(what rows are multiplied by, their scales, sums of zeros), tuples; x_row is the first."""
+    inverses, scales, spoils = (), (), ()
+    for r in tl.static_range(ROWS):
+        factor, scale = 1.0, 1.0
+        if QUANTIZE == "rows":
+            factor, scale = row_scale(x_row + r * K, m + tl.zeros((1024,), tl.int32) + r < rows, K, 1024)
+        elif QUANTIZE == "static":
+            factor = inverse
+        inverses = inverses + (factor,)  # noqa: RUF005
+        scales = scales + (scale,)  # noqa: RUF005
+        spoils = spoils + (tl.zeros((SHAPE,), tl.float32),)  # noqa: RUF005
+    return inverses, scales, spoils
+
+
+@triton.jit
+def _ended(accs, scales, spoils, ROWS: tl.constexpr, STATIC: tl.constexpr):
+    """(sums of rows [1, n], their scales). A row that a static scale cannot hold counts as zeros, and is NaN in float32."""
+    totals, ends = (), ()
+    for r in tl.static_range(ROWS):
+        total = tl.sum(accs[r], 1)[None, :]
+        scale = scales[r]
+        if STATIC:
+            bad = is_spoiled(tl.sum(spoils[r], 0) + tl.zeros_like(total).to(tl.float32))
+            total = tl.where(bad, tl.zeros_like(total), total)
+            scale = tl.where(bad, float("nan"), 1.0)
+        totals = totals + (total,)  # noqa: RUF005
+        ends = ends + (scale,)  # noqa: RUF005
+    return totals, ends
+
+
+@triton.jit(do_not_specialize=["rows", "y_zero_point", "x_zero_point"])
 def semi_gemv_kernel(
     x_ptr, weight_ptr, metadata_ptr,
     y_ptr, multiplier_ptr, offset_ptr, compensation_ptr, row_scale_ptr, parameter, y_inv_scale, y_zero_point, rows,
+    x_inv_scale, x_zero_point,
     N: tl.constexpr, ACTIVATION: tl.constexpr, INT8_OUT: tl.constexpr, ASM: tl.constexpr, K: tl.constexpr,
-    QUANTIZE: tl.constexpr, HELD: tl.constexpr, ROWS: tl.constexpr, BLOCK_N: tl.constexpr, BLOCK_W: tl.constexpr,
+    QUANTIZE: tl.constexpr, SCALED: tl.constexpr, SHARE: tl.constexpr, ROWS: tl.constexpr, BLOCK_N: tl.constexpr,
+    BLOCK_W: tl.constexpr,
 ):  # fmt: skip
-    """HELD: words of a row of x that the program holds, 0 for none."""
+    """SHARE: words of half a line of x."""
     X_WORDS: tl.constexpr = (K + 3) // 4
-    W_WORDS: tl.constexpr = (K + 31) // 32 * 4
+    W_WORDS: tl.constexpr = (K + 8 * SHARE - 1) // (8 * SHARE) * SHARE
+    X_STEP: tl.constexpr = X_WORDS if QUANTIZE == "" else K
     m = tl.program_id(0).to(tl.int64) * ROWS
     n = tl.program_id(1) * BLOCK_N + tl.arange(0, BLOCK_N)
-    word = tl.arange(0, BLOCK_W)[None, :]
     zero = tl.zeros((BLOCK_N, BLOCK_W), tl.int32)
     row_at = n[:, None].to(tl.int64) * W_WORDS
-    x_row = x_ptr + m * (K if QUANTIZE else X_WORDS)
-    held, scales = held_rows(x_row, m, rows, ROWS, K, HELD, QUANTIZE)
+    x_row = x_ptr + m * X_STEP
+    inverses, scales, spoils = _rows_of_x(x_row, m, rows, x_inv_scale, ROWS, K, QUANTIZE, BLOCK_W)
 
     accs = (zero,) * ROWS
     for w0 in range(0, W_WORDS, BLOCK_W):
-        at = w0 + word + zero
+        word = w0 + tl.arange(0, BLOCK_W)
+        at = word[None, :] + zero
         inside = (at < W_WORDS) & (n < N)[:, None]
         w = tl.load(weight_ptr + row_at + at, mask=inside, other=0)  # [BLOCK_N, BLOCK_W]
         metadata = tl.load(metadata_ptr + row_at + at, mask=inside, other=0)  # [BLOCK_N, BLOCK_W]
         pick = selector(metadata.to(tl.int32))
-        x_at = at // 4 * 8 + at % 4
-        first, second = x_at < X_WORDS, x_at + 4 < X_WORDS
-        sums = ()
+        sums, nans = (), ()
         for r in tl.static_range(ROWS):
-            within = m + zero + r < rows
-            low = x_words(held[r], x_row + r * X_WORDS, x_at, first & within, HELD)
-            high = x_words(held[r], x_row + r * X_WORDS, x_at + 4, second & within, HELD)
+            nan = spoils[r]
+            if QUANTIZE == "":
+                x_at = at // SHARE * (2 * SHARE) + at % SHARE
+                there = m + zero + r < rows
+                low = tl.load(x_row + r * X_STEP + x_at, mask=there & (x_at < X_WORDS), other=0)  # [BLOCK_N, BLOCK_W]
+                high = tl.load(x_row + r * X_STEP + x_at + SHARE, mask=there & (x_at + SHARE < X_WORDS), other=0)
+            else:
+                first = word // SHARE * (2 * SHARE) + word % SHARE
+                there = m + r + tl.zeros((BLOCK_W, 1), tl.int32) < rows
+                low_words, nan = shared_words(
+                    x_row + r * X_STEP, first, there, inverses[r], x_zero_point, nan, K, QUANTIZE == "static", ASM
+                )  # fmt: skip
+                high_words, nan = shared_words(
+                    x_row + r * X_STEP, first + SHARE, there, inverses[r], x_zero_point, nan, K, QUANTIZE == "static", ASM
+                )  # fmt: skip
+                low, high = low_words[None, :] + zero, high_words[None, :] + zero
             sums = sums + (dot4(w, pick_bytes(low, high, pick, ASM), accs[r], ASM),)  # noqa: RUF005
-        accs = sums
+            nans = nans + (nan,)  # noqa: RUF005
+        accs, spoils = sums, nans
 
-    epilogue_of_rows(sums_of_rows(accs, ROWS, True), m, rows, n[None, :], scales if QUANTIZE else None, Epilogue(
+    totals, ends = _ended(accs, scales, spoils, ROWS, QUANTIZE == "static")
+    epilogue_of_rows(totals, m, rows, n[None, :], ends if SCALED else None, Epilogue(
         y_ptr, multiplier_ptr, offset_ptr, compensation_ptr, row_scale_ptr, None, parameter, y_inv_scale, y_zero_point, N,
         ACTIVATION, INT8_OUT, ASM,
     ), ROWS)  # fmt: skip
@@ -108,6 +157,13 @@ def pair_values(pair, BF16: tl.constexpr):
         first = (wide << 24) >> 24
         second = (wide << 16) >> 24
     return first, second
+
+
+@triton.jit
+def one_of(a, b, c, d, place):
+    """The number that the two lower bits of `place` name."""
+    odd = place & 1 != 0
+    return tl.where(place & 2 != 0, tl.where(odd, d, c), tl.where(odd, b, a))
 
 
 @triton.jit
@@ -129,22 +185,26 @@ def semi_gemv_float_kernel(
     n = tl.program_id(1) * BLOCK_N + tl.arange(0, BLOCK_N)
     x_row = x_ptr + m * K
     row_at = n[:, None].to(tl.int64) * PAIRS
-    acc = tl.zeros((BLOCK_N, BLOCK_W), tl.float32)
+    zero = tl.zeros((BLOCK_N, BLOCK_W), tl.float32)
+    acc, spoiled = zero, tl.zeros((BLOCK_W, 4), tl.float32)
     for g0 in range(0, PAIRS, BLOCK_W):
-        group = g0 + tl.arange(0, BLOCK_W)[None, :] + tl.zeros((BLOCK_N, BLOCK_W), tl.int32)
+        groups = g0 + tl.arange(0, BLOCK_W)
+        group = groups[None, :] + tl.zeros((BLOCK_N, BLOCK_W), tl.int32)
         inside = (group < PAIRS) & (n < N)[:, None]
         pairs = tl.load(weight_ptr + row_at + group, mask=inside, other=0)  # [BLOCK_N, BLOCK_W]
         first, second = pair_values(pairs, BF16)
         byte = g0 // 2 + tl.arange(0, BLOCK_W // 2)[None, :]  # of two groups, in the lane that has both
-        metadata = tl.load(metadata_ptr + row_at // 2 + byte, mask=(byte * 2 < PAIRS) & (n < N)[:, None], other=0)
-        metadata = (repeated(metadata.to(tl.int32), 2) >> (group % 2 * 4)) & 15
-        # Not so, for the layout alone (triton_tiles.repeated): they may be odd, so no load takes two at once.
-        first_at = tl.max_contiguous(group * 4 + (metadata & 3), (1, 2))
-        second_at = tl.max_contiguous(group * 4 + (metadata >> 2), (1, 2))
-        x_first = tl.load(x_row + first_at, mask=inside & (first_at < K), other=0.0)  # [BLOCK_N, BLOCK_W]
-        x_second = tl.load(x_row + second_at, mask=inside & (second_at < K), other=0.0)  # [BLOCK_N, BLOCK_W]
-        acc = tl.fma(second.to(tl.float32), x_second, tl.fma(first.to(tl.float32), x_first, acc))
-    total = tl.where(finite_row(x_row, K, BLOCK_N, BLOCK_W), tl.sum(acc, 1)[None, :], float("nan"))
+        places = tl.load(metadata_ptr + row_at // 2 + byte, mask=(byte * 2 < PAIRS) & (n < N)[:, None], other=0)
+        places = repeated(places.to(tl.int32), 2) >> (group % 2 * 4)
+        at = groups[:, None] * 4 + tl.arange(0, 4)[None, :]
+        x = tl.load(x_row + at, mask=at < K, other=0.0)  # [BLOCK_W, 4]
+        spoiled = tl.fma(x, tl.zeros_like(x), spoiled)
+        a, b, c, d = split4(x)
+        a, b, c, d = a[None, :] + zero, b[None, :] + zero, c[None, :] + zero, d[None, :] + zero
+        acc = tl.fma(first.to(tl.float32), one_of(a, b, c, d, places), acc)
+        acc = tl.fma(second.to(tl.float32), one_of(a, b, c, d, places >> 2), acc)
+    sums = tl.sum(acc, 1)[None, :]
+    total = tl.where(is_spoiled(tl.sum(tl.sum(spoiled, 1), 0) + tl.zeros_like(sums)), float("nan"), sums)
     epilogue_of_rows((total,), m, rows, n[None, :], None, Epilogue(
         y_ptr, multiplier_ptr, offset_ptr, compensation_ptr, row_scale_ptr, None, parameter, y_inv_scale, y_zero_point, N,
         ACTIVATION, INT8_OUT, ASM,
@@ -167,14 +227,15 @@ def specialize(config: KernelConfig, rows: int) -> Specialisation:
     """One warp per output, up to eight in a program, 16 bytes of values per lane and step. Not measured on a card."""
     outputs, int8 = power_of_two(config.n, 1, 8), config.x == "int8" or config.quantize
     m = power_of_two(rows, 1, MAX_ROWS) if int8 else 1
-    tile = Tiling(block_m=m, block_n=outputs, block_k=1024 if int8 else 512, num_warps=outputs)
-    words: dict[str, object] = {"BLOCK_N": outputs, "BLOCK_W": 128}
+    quantized = bool(config.quantize)
+    share = share_of(config.k)
+    words_of_row = -(-config.k // (8 * share)) * share if int8 else -(-config.k // 32) * 8
+    most = (SHARED_WORDS // m if quantized else 128) if int8 else 256
+    block_w = power_of_two(words_of_row, 32, most) if quantized or not int8 else most
+    tile = Tiling(block_m=m, block_n=outputs, block_k=block_w * (8 if int8 else 4), num_warps=outputs)
+    words: dict[str, object] = {"BLOCK_N": outputs, "BLOCK_W": block_w}
     if int8:
-        words |= {
-            "ROWS": m,
-            "QUANTIZE": config.quantize,
-            "HELD": held_words(config.k, outputs) if config.quantize else 0,
-        }
+        words |= {"ROWS": m, **config.quantizing, "SHARE": share}
     else:
         words["BF16"] = config.weight == "bfloat16"
     return Specialisation(
@@ -185,7 +246,7 @@ def specialize(config: KernelConfig, rows: int) -> Specialisation:
         ),
         constants={**config.constants, **words},
         tiling=tile,
-        registers=64 if m == MAX_ROWS else 0,  # left to itself triton 3.6 spills two
+        registers=64 if m == MAX_ROWS and not quantized else 0,  # left to itself triton 3.6 spills two
     )
 
 
@@ -193,46 +254,12 @@ def pairs_of(config: KernelConfig) -> str:
     return "*i32" if config.weight == "bfloat16" else "*i16"
 
 
-def grouped(weight: Tensor) -> tuple[Tensor, Tensor]:
-    """Values [N, groups, 2] and places uint8 [N, groups], two bits each; the groups padded to whole lines."""
-    values, positions = semi.pack(weight, "sparse_linear")
-    n, groups = weight.shape[0], semi.groups_of(weight.shape[1])
-    more = -groups % GROUPS
-    metadata = torch.stack((positions & 15, positions >> 4), 2).flatten(1)[:, :groups]
-    return (
-        torch.nn.functional.pad(values.view(n, groups, 2), (0, 0, 0, more)),
-        torch.nn.functional.pad(metadata, (0, more)),
-    )
-
-
-def pack_lines(weight: Tensor) -> dict[str, Tensor]:
-    """As the int8 kernel reads them."""
-    values, metadata = grouped(weight)
-    n = weight.shape[0]
-    words = values.view(n, -1, 2, 4, 2).transpose(2, 3).flatten(1).contiguous().view(torch.int32)
-    low, high = metadata.view(n, -1, 2, 4).unbind(2)
-    return {"weight_ptr": words, "metadata_ptr": (low | (high << 4)).reshape(n, -1)}
-
-
-def pack_pairs(weight: Tensor, groups: int = GROUPS) -> dict[str, Tensor]:
-    """A word or half a word a group, and places two in a byte; the groups a multiple of so many."""
-    values, metadata = grouped(weight)
-    more = -metadata.shape[1] % groups
-    values, metadata = (
-        torch.nn.functional.pad(values, (0, 0, 0, more)).contiguous(),
-        torch.nn.functional.pad(metadata, (0, more)),
-    )
-    pairs = values.view(torch.int32 if weight.dtype == torch.bfloat16 else torch.int16).squeeze(2)
-    return {"weight_ptr": pairs, "metadata_ptr": metadata[:, 0::2] | (metadata[:, 1::2] << 4)}
-
-
-def prepare(stage: Stage, problem: Problem, quantize: bool = False) -> Prepared:
+def prepare(stage: Stage, problem: Problem, quantize: str = "") -> Prepared:
     """x [M, K] and, with dynamic rows, row_scale float32 [M, 1] -> y [M, N]; any M, best for those of the problem.
     quantize: x is float32 instead of int8, and quantized here."""
-    config = KernelConfig.of(problem, 1, 4)
-    int8 = config.x == "int8"
+    plain = KernelConfig.of(problem, 1, 4)
+    config, int8 = plain.fused(quantize), plain.x == "int8"
     there, scalars = operands_of(stage, config, problem.device, pack_lines if int8 else pack_pairs)
-    config = config.fused(quantize)
     return launcher(
         config, specialize(config, problem.matrix_rows), there, scalars, config.word if int8 else torch.float32
     )

@@ -22,7 +22,8 @@ from rtaccel.kernels._gpu.triton_nan_propagation import nan_propagator
 from rtaccel.kernels._gpu.triton_spec import BF16_MMA, INT8_MMA, Specialisation, Tiling, power_of_two
 from rtaccel.kernels.linear.triton.mixed import as_operand
 from rtaccel.kernels.sparse_linear.triton.rows import KernelConfig, launcher, operands_of, problem_of_size, unsupported
-from rtaccel.kernels.sparse_linear.triton.semi import WHERE, nibble, pack_pairs, pair_values, pairs_of
+from rtaccel.kernels.sparse_linear.triton.semi import WHERE, nibble, pair_values, pairs_of
+from rtaccel.kernels.sparse_linear.triton.semi_pack import pack_pairs
 
 
 @triton.jit

@@ -41,7 +41,8 @@ from rtaccel.kernels.sparse_linear.triton.rows import (
     operands_of,
     problem_of_size,
 )
-from rtaccel.kernels.sparse_linear.triton.semi import PERMUTE, grouped, selector
+from rtaccel.kernels.sparse_linear.triton.semi import PERMUTE, selector
+from rtaccel.kernels.sparse_linear.triton.semi_pack import grouped
 from rtaccel.kernels.sparse_linear.triton.walk import held_rows, x_words
 
 LINE = 32
@@ -67,13 +68,14 @@ def _row(
     return tl.fma(second.to(tl.float32), high_scale, tl.fma(first.to(tl.float32), low_scale, acc))
 
 
-@triton.jit(do_not_specialize=["rows", "y_zero_point"])
+@triton.jit(do_not_specialize=["rows", "y_zero_point", "x_zero_point"])
 def semi_int4_kernel(
     x_ptr, weight_ptr, metadata_ptr, scale_ptr,
     y_ptr, multiplier_ptr, offset_ptr, compensation_ptr, row_scale_ptr, parameter, y_inv_scale, y_zero_point, rows,
+    x_inv_scale, x_zero_point,
     N: tl.constexpr, ACTIVATION: tl.constexpr, INT8_OUT: tl.constexpr, ASM: tl.constexpr, K: tl.constexpr,
-    QUANTIZE: tl.constexpr, HELD: tl.constexpr, GROUP: tl.constexpr, ROWS: tl.constexpr, BLOCK_N: tl.constexpr,
-    BLOCK_W: tl.constexpr,
+    QUANTIZE: tl.constexpr, SCALED: tl.constexpr, HELD: tl.constexpr, GROUP: tl.constexpr, ROWS: tl.constexpr,
+    BLOCK_N: tl.constexpr, BLOCK_W: tl.constexpr,
 ):  # fmt: skip
     """HELD: words of a row of x that the program holds, 0 for none."""
     X_WORDS: tl.constexpr = (K + 3) // 4
@@ -85,8 +87,8 @@ def semi_int4_kernel(
     word = tl.arange(0, BLOCK_W)[None, :]
     zero = tl.zeros((BLOCK_N, BLOCK_W), tl.int32)
     row_at = n[:, None].to(tl.int64) * PAIRS
-    x_row = x_ptr + m * (K if QUANTIZE else X_WORDS)
-    held, x_scales = held_rows(x_row, m, rows, ROWS, K, HELD, QUANTIZE)
+    x_row = x_ptr + m * (X_WORDS if QUANTIZE == "" else K)
+    held, x_scales = held_rows(x_row, m, rows, x_inv_scale, x_zero_point, ROWS, K, HELD, QUANTIZE)
 
     accs = (tl.zeros((BLOCK_N, BLOCK_W), tl.float32),) * ROWS
     for w0 in range(0, PAIRS * EACH, BLOCK_W):
@@ -114,7 +116,7 @@ def semi_int4_kernel(
             sums = sums + (total,)  # noqa: RUF005
         accs = sums
 
-    epilogue_of_rows(sums_of_rows(accs, ROWS, True), m, rows, n[None, :], x_scales if QUANTIZE else None, Epilogue(
+    epilogue_of_rows(sums_of_rows(accs, ROWS, True), m, rows, n[None, :], x_scales if SCALED else None, Epilogue(
         y_ptr, multiplier_ptr, offset_ptr, compensation_ptr, row_scale_ptr, None, parameter, y_inv_scale, y_zero_point, N,
         ACTIVATION, INT8_OUT, ASM,
     ), ROWS)  # fmt: skip
@@ -157,7 +159,7 @@ def specialize(config: KernelConfig, group: int, rows: int) -> Specialisation:
         kernel=semi_int4_kernel,
         signature=config.signature(WHERE, weight_ptr="*i32", **config.x_in_words),
         constants={
-            **config.constants, "QUANTIZE": config.quantize, "HELD": held_words(config.k, outputs) if config.quantize else 0,
+            **config.constants, **config.quantizing, "HELD": held_words(config.k, outputs) if config.quantize else 0,
             "GROUP": group, "ROWS": m, "BLOCK_N": outputs, "BLOCK_W": 128,
         },
         tiling=tile,
@@ -184,7 +186,7 @@ def pack(packed: Tensor, group_scale: Tensor, k: int, group: int) -> dict[str, T
     }  # fmt: skip
 
 
-def prepare(stage: Stage, problem: Problem, quantize: bool = False) -> Prepared:
+def prepare(stage: Stage, problem: Problem, quantize: str = "") -> Prepared:
     """x int8 [M, K] and, with dynamic rows, row_scale float32 [M, 1] -> y [M, N]; any M, best for those of the
     problem. quantize: x is float32 instead, and quantized here."""
     config, group = select_config(problem).fused(quantize), int(stage.attrs["group_size"])

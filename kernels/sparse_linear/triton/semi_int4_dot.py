@@ -27,8 +27,8 @@ from rtaccel.kernels._gpu.triton_epilogue import Epilogue, epilogue
 from rtaccel.kernels._gpu.triton_spec import INT8_MMA, Specialisation, Tiling, power_of_two
 from rtaccel.kernels.linear import contract as linear
 from rtaccel.kernels.sparse_linear.triton.rows import KernelConfig, launcher, operands_of, problem_of_size
-from rtaccel.kernels.sparse_linear.triton.semi import grouped
 from rtaccel.kernels.sparse_linear.triton.semi_int4 import LINE, select_config, unsupported
+from rtaccel.kernels.sparse_linear.triton.semi_pack import grouped
 
 WHERE = {"metadata_ptr": "*u8", "scale_ptr": "*i16"}
 

@@ -61,22 +61,28 @@ def take(weights, columns, at0, length, X: tl.constexpr, C: tl.constexpr, BLOCK_
 
 
 @triton.jit
-def held_row(x_row, there, K: tl.constexpr, WORDS: tl.constexpr, QUANTIZE: tl.constexpr):
-    """(words, scale) of one row of x: int32 [WORDS], four int8 numbers each and zeros beyond K, and float32 [1].
+def held_row(x_row, there, inverse, zero_point, K: tl.constexpr, WORDS: tl.constexpr, QUANTIZE: tl.constexpr):
+    """(words, scale) of one row of x: int32 [WORDS], four int8 numbers each, and float32 [1].
 
-    QUANTIZE: x is float32, rounded as the `quantize` operator does with a scale per row; else it lies in words, and the scale is
-    not known here. there: a tile [1]; a row that is not is not read."""
+    QUANTIZE: x is float32, rounded as the `quantize` operator does. "rows": with a scale of its own. "static": by inverse and
+    zero_point, and the scale is 1 for a finite row. Else it lies in words, and the scale is not known here. there: a tile [1]; a
+    row that is not is not read."""
     scale = tl.full((1,), 1.0, tl.float32)
-    if QUANTIZE:
+    if QUANTIZE != "":
         at = tl.arange(0, WORDS)[:, None] * 4 + tl.arange(0, 4)[None, :]
         x = tl.load(x_row + at, mask=(at < K) & there[:, None], other=0.0)  # [WORDS, 4]
         bits = tl.max(tl.max(x.to(tl.int32, bitcast=True) & 0x7FFFFFFF, 1), 0) + tl.zeros((1,), tl.int32)
         finite = bits < INFINITY_BITS
-        keep = finite & (bits.to(tl.float32, bitcast=True) >= TINY)
-        peak = tl.where(keep, bits.to(tl.float32, bitcast=True), 1.0)
-        limit = tl.full((1,), 127.0, tl.float32)
-        scale = tl.where(keep, tl.div_rn(peak, limit), tl.where(finite, 1.0, float("nan")))
-        q = tl.maximum(to_int8(x * tl.div_rn(limit, peak)[:, None], 0), -127).to(tl.int32)
+        if QUANTIZE == "static":
+            keep = finite
+            scale = tl.where(finite, 1.0, float("nan"))
+            q = to_int8(x * inverse, zero_point).to(tl.int32)
+        else:
+            keep = finite & (bits.to(tl.float32, bitcast=True) >= TINY)
+            peak = tl.where(keep, bits.to(tl.float32, bitcast=True), 1.0)
+            limit = tl.full((1,), 127.0, tl.float32)
+            scale = tl.where(keep, tl.div_rn(peak, limit), tl.where(finite, 1.0, float("nan")))
+            q = tl.maximum(to_int8(x * tl.div_rn(limit, peak)[:, None], 0), -127).to(tl.int32)
         q = tl.where(keep[:, None], q, 0) & 255
         words = tl.sum(q << (8 * tl.arange(0, 4))[None, :], 1)
     else:
@@ -86,13 +92,16 @@ def held_row(x_row, there, K: tl.constexpr, WORDS: tl.constexpr, QUANTIZE: tl.co
 
 
 @triton.jit
-def held_rows(x_row, m, rows, ROWS: tl.constexpr, K: tl.constexpr, WORDS: tl.constexpr, QUANTIZE: tl.constexpr):
+def held_rows(
+    x_row, m, rows, inverse, zero_point, ROWS: tl.constexpr, K: tl.constexpr, WORDS: tl.constexpr, QUANTIZE: tl.constexpr
+):  # fmt: skip
     """`held_row` of rows m .. m + ROWS - 1, in two tuples; x_row is the first. WORDS 0: nothing is held."""
     held, scales = (), ()
     for r in tl.static_range(ROWS):
         if WORDS:
             there = m + tl.zeros((1,), tl.int64) + r < rows
-            words, scale = held_row(x_row + r * (K if QUANTIZE else K // 4), there, K, WORDS, QUANTIZE)
+            at = x_row + r * (K // 4 if QUANTIZE == "" else K)
+            words, scale = held_row(at, there, inverse, zero_point, K, WORDS, QUANTIZE)
         else:
             words, scale = tl.zeros((1,), tl.int32), tl.full((1,), 1.0, tl.float32)
         held = held + (words,)  # noqa: RUF005
