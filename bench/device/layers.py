@@ -98,7 +98,8 @@ def launched(note: Any, code: Code) -> Launch:
     moved = sum(bytes_ for name, bytes_ in size.items() if name not in ("work_ptr", "count_ptr"))
     if spec.name.startswith(BY_ROWS):
         return Launch(spec.name, programs, spec.tiling.num_warps, moved, size["x_ptr"], 0, loop + rest, 1)
-    x_bytes = note.grid[0] * note.grid[1] * rows * c["K"] * tensors["x_ptr"].element_size()
+    each = tensors["x_ptr"].element_size() if tensors["x_ptr"].is_floating_point() else 1  # int8, in words or alone
+    x_bytes = note.grid[0] * note.grid[1] * rows * c["K"] * each
     times = trips(spec.name, c)
     if spec.name.startswith("sparse"):
         return _sparse(note, Launch(spec.name, programs, spec.tiling.num_warps, moved, x_bytes, loop, rest, times))
@@ -231,8 +232,8 @@ def lines(found: Mapping[str, Any]) -> list[str]:
     made = [
         "", "## Single layers", "",
         "Time of the card for one call with weights from memory, in us: a range from the machine code and sizes of the launches",
-        "(`bench/device/layers.py`). Layers in W8A8, sparse and warm ones (`graph`) are whole graphs; static W8A8 has a launch",
-        "that rounds x and one that hands on its NaN. The ways of the longest launch are bytes of memory, x that all programs",
+        "(`bench/device/layers.py`). Layers in W8A8, sparse and warm ones (`graph`) are whole graphs. Static W8A8 of many rows",
+        "has a launch before that rounds x. The ways of the longest launch are bytes of memory, x that all programs",
         "read in L2, instructions, tensor cores, and the parts of sums that programs share. The longest of the first four",
         "counts, and the parts behind it. torch is fp16 at the same end of the machine, at its best, which few libraries",
         "reach. The last column but one is how many times as fast as that a layer is.", "",

@@ -38,9 +38,9 @@ GATHERS = 3.7e5
 """Pieces of up to 16 bytes that all multiprocessors together fetch from anywhere in x in a microsecond: 32 in 20 cycles each. A
 guess."""
 
-SHARED_GATHERS = 1.2e6
-"""Words of four int8 numbers that they gather from shared memory, where a program holds its rows of x: 32 in 6 cycles, as some
-of 32 at random lie in one bank. A guess."""
+SHARED_GATHERS = 1.8e6
+"""Words of four int8 numbers that they gather from shared memory, where a program holds its rows of x: 32 in 4 cycles, as about
+three of 32 at random lie in one bank. A guess."""
 
 L2_BANDWIDTH = 6.9e6
 """Bytes a microsecond from L2, where every program reads the rows of x that it holds; measured by others on an H800."""
@@ -55,8 +55,19 @@ CHAIN_US = 0.4
 """What the chain of reads row start -> column -> x takes longer than reading weights and x side by side. A guess from the
 latency of L2 and memory, 150 and 270 ns."""
 
-LAUNCH_US = 1.3
-"""Of one more kernel in a CUDA graph."""
+LAUNCH_US = 2.5
+"""Of one more kernel in a CUDA graph: the gap between two nodes and its first ways to memory, the middle of what
+bench/device/layers.py takes for them."""
+
+SPLIT_US = 2.1
+"""Of parts of sums that programs share, where a dense layer of many rows has few tiles."""
+
+SPLIT_OUTPUTS = 2048
+"""Up to which it has few tiles."""
+
+SPREAD = 4e5
+"""Weights of a 2:4 layer, with those that are left out, that tensor cores multiply in a microsecond: they are spread out in
+registers first. From the machine code, as bench/device/layers.py counts it."""
 
 FEW_ROWS = 4
 """Rows up to which a kernel keeps one sum per row; from there on tensor cores multiply blocks of at least 16 x 16, and single
@@ -67,6 +78,9 @@ FEW_DENSE_ROWS = 8
 
 TILE = 32
 
+MOST_BLOCKS = 0.9
+"""Of the weights, in blocks that are there: with more there is nothing to leave out."""
+
 MIN_WEIGHTS = 65_536
 """Weights below which nothing is looked at: the dense kernel then only waits for its launch."""
 
@@ -76,14 +90,15 @@ _BLOCKS = ((64, 64), (32, 32), (16, 16), (8, 16), (1, 16))
 @dataclass(frozen=True)
 class Packed:
     """A form of a weight as a GPU kernel packs it. gathers: pieces of x for one row of it; for all rows where weights are single.
-    words: of four int8 numbers of x for one row, where a kernel of few rows can hold x; held: whether it always does. single:
-    each weight alone meets the numbers of many rows."""
+    words: of four int8 numbers of x for one row, where a kernel of few rows can hold x; held: whether it always does. given: in
+    2:4, where warps give each other x and gather nothing. single: each weight alone meets the numbers of many rows."""
 
     bytes: int
     gathers: int
     entries: int
     words: int = 0
     held: bool = False
+    given: bool = False
     single: bool = False
 
 
@@ -125,12 +140,15 @@ def modeled(
     rows, matrix = rows * dense.outputs[0].steps, dense.matrices()
     times = {"dense": _dense_us(matrix, rows, backend)}
     choices: dict[str, tuple[str, tuple[int, int], bool]] = {}
+    moved: dict[str, int] = {}
     for label, layout, block in _forms(matrix, rows, first, backend):
         packed = _packed(matrix, rows, layout, block)
+        if layout == "blocks" and packed.entries > MOST_BLOCKS * dense.tensors["weight"].numel():
+            continue
         times[label], in_front = min(
             _sparse_us(matrix, rows, packed, how, backend) for how in _ways(matrix, rows, packed, backend)
         )
-        choices[label] = layout, block, in_front
+        choices[label], moved[label] = (layout, block, in_front), packed.bytes
     best_blocks = min(
         (label for label in choices if label.startswith("blocks")), key=lambda label: times[label], default=""
     )
@@ -139,7 +157,7 @@ def modeled(
     how = f"with {rows} rows by a model of an H100 that no card has confirmed"
     found = f"{zeros(_params(dense)):.1%} zeros"
     asked = "unstructured" if always and "unstructured" in choices else None
-    best = asked or min(choices, key=lambda label: times[label], default=None)
+    best = asked or min(choices, key=lambda label: (round(times[label], 3), moved[label]), default=None)
     if best is None or (asked is None and times[best] > MAX_TIME_RATIO * times["dense"]):
         return SparseChoice(dense, f"{dense.name} is computed dense, which is not slower ({found}): {figures} {how}")
     layout, block, in_front = choices[best]
@@ -185,8 +203,9 @@ def _packed(dense: Stage, rows: int, layout: str, block: tuple[int, int]) -> Pac
         int8 = dense.inputs[0].dtype == "int8"
         picked = 0 if int8 else 2 * n * fours // 5  # int8 x streams; 32 picks lie in four lines
         return Packed(
-            int(n * fours * (2 * size + 0.5)), picked, n * k, words=n * fours if int8 and rows <= FEW_ROWS else 0
-        )
+            int(n * fours * (2 * size + 0.5)), picked, n * k, words=n * fours if int8 and rows <= FEW_ROWS else 0,
+            given=dense.weight_format is not WeightFormat.INT4,
+        )  # fmt: skip
     single = rows > FEW_ROWS and (layout == "window" or weight.dtype == torch.float32)
     x_bytes = 1 if dense.inputs[0].dtype == "int8" else 4
     least = 1 if single else (4 // x_bytes if rows <= FEW_ROWS else 16)
@@ -235,8 +254,13 @@ def _rounds_x(dense: Stage, backend: str) -> bool:
 
 def _dense_us(dense: Stage, rows: int, backend: str) -> float:
     cost = operator(dense.op).cost(Problem.of(dense, rows, "cuda"))
-    before = _rounds_x(dense, backend) and len(dense.inputs) == 1 and rows > FEW_DENSE_ROWS
-    return before * LAUNCH_US + max(cost.bytes / BANDWIDTH, cost.flops / (DENSE_PART * _multiplied(dense)))
+    more = 0.0
+    work = cost.flops / (DENSE_PART * _multiplied(dense))
+    if _rounds_x(dense, backend) and rows > FEW_DENSE_ROWS:
+        more += LAUNCH_US * (len(dense.inputs) == 1) + SPLIT_US * (dense.outputs[0].width <= SPLIT_OUTPUTS)
+    elif _rounds_x(dense, backend) and backend == "triton":
+        work = max(work, rows * _holding(dense, True))
+    return more + max(cost.bytes / BANDWIDTH, work)
 
 
 def _ways(dense: Stage, rows: int, packed: Packed, backend: str) -> tuple[bool, ...]:
@@ -255,6 +279,8 @@ def _sparse_us(dense: Stage, rows: int, packed: Packed, in_front: bool, backend:
     else:
         rate = RATE["float32"] if packed.single else _multiplied(dense)
         work = 2 * rows * packed.entries / (SPARSE_PART * rate)
+        if packed.given:
+            work = max(work, packed.entries / SPREAD)
         if packed.single:
             work, launches = max(work, packed.gathers / GATHERS), launches + 1
         launches += int(dense.inputs[0].dtype == "float32")  # rows that are not finite are marked after
@@ -265,6 +291,10 @@ def _gathering(dense: Stage, packed: Packed, in_front: bool) -> float:
     """Of one row of x, in microseconds."""
     if not (in_front or packed.held):
         return packed.gathers / GATHERS
+    return _holding(dense, in_front) + (0.0 if packed.given else packed.words / SHARED_GATHERS)
+
+
+def _holding(dense: Stage, quantizing: bool) -> float:
+    """Of one row of x, that every program of a few outputs reads and may quantize, in microseconds."""
     params = -(-dense.outputs[0].width // OUTPUTS) * dense.inputs[0].width
-    holding = params * (4 / L2_BANDWIDTH + QUANTIZING / ISSUE) if in_front else params / L2_BANDWIDTH
-    return packed.words / SHARED_GATHERS + holding
+    return params * (4 / L2_BANDWIDTH + QUANTIZING / ISSUE) if quantizing else params / L2_BANDWIDTH

@@ -1,4 +1,4 @@
-"""Single layers as a whole graph has them: W8A8 with its rounding before and its NaN behind, sparse layers, and warm ones.
+"""Single layers as a whole graph has them: W8A8 with what rounds x, sparse layers, and warm ones.
 
 The launches are those of a captured plan, counted as `bench/device/layers.py` counts one. Sparse weights are the table's own, so
 what is kept of them is known to the byte.

@@ -3,12 +3,8 @@
 As linear's triton_gemv and triton_gemv_int4, with what stands around the layer: float32 rows are quantized in front, and a
 residual is added behind. Every program finds max |x| of its rows, x lying in L2, and rounds what it reads.
 
-With int8 weights the warps of a program share the rounding of float32 rows, and weights lie as they are.
-
-With int4 weights each warp rounds what it multiplies, 16 bytes at a time: of a line of 4 S numbers along K, word i of S holds
-numbers i, S + i, 2 S + i and 3 S + i. So a lane's four words meet four consecutive numbers of x four times, and nothing is
-exchanged. With S = 32 eight lanes read a line of 128 bytes of x; with 4 they would read four. A line lies within a group of int4.
-x that is int8 already is read as it lies.
+The warps of a program share the rounding of float32 rows (kernels/_gpu/triton_rounded.py). x that is int8 already is read as it
+lies.
 """
 
 from __future__ import annotations
@@ -44,7 +40,6 @@ from rtaccel.kernels._gpu.triton_spec import (
 )
 from rtaccel.kernels._gpu.triton_tiles import repeated
 from rtaccel.kernels.fused_linear import contract
-from rtaccel.kernels.fused_linear.triton.few_rows import add_products
 from rtaccel.kernels.linear.contract import MAX_K
 from rtaccel.kernels.linear.triton.gemv_int4 import pack as pack_int4
 from rtaccel.kernels.linear.triton.gemv_int4 import run_of
@@ -56,14 +51,26 @@ SHARED_WORDS = 1024
 
 
 @triton.jit
-def end_of_sums(sums, spoils, scales_of_rows, ROWS: tl.constexpr, X: tl.constexpr, SHARED: tl.constexpr):
+def add_products(acc, w, scales, low, high, GROUP: tl.constexpr, ASM: tl.constexpr):
+    """acc with the products of words of x and a tile of weights: low meets words of int8, or the lower halves of bytes."""
+    if GROUP:
+        sums = dot4((w << 4) & -252645136, low, tl.zeros_like(w), ASM)
+        acc = tl.fma(sums.to(tl.float32), (scales << 16).to(tl.float32, bitcast=True), acc)
+        sums = dot4(w & -252645136, high, tl.zeros_like(w), ASM)
+        acc = tl.fma(sums.to(tl.float32), (scales & -65536).to(tl.float32, bitcast=True), acc)
+    else:
+        acc = dot4(w, low, acc, ASM)
+    return acc
+
+
+@triton.jit
+def end_of_sums(sums, spoils, scales_of_rows, ROWS: tl.constexpr, X: tl.constexpr):
     """(sums of rows, their scales). A row that a static scale cannot hold counts as zeros, and is NaN in float32."""
     accs, scales = (), ()
     for r in tl.static_range(ROWS):
         acc = tl.sum(sums[r], 1)
         if X == "static":
-            nan = tl.sum(spoils[r], 0) + tl.zeros_like(acc).to(tl.float32) if SHARED else tl.sum(spoils[r], 1)
-            bad = is_spoiled(nan)
+            bad = is_spoiled(tl.sum(spoils[r], 0) + tl.zeros_like(acc).to(tl.float32))
             acc = tl.where(bad, tl.zeros_like(acc), acc)
             scales = scales + (tl.where(bad, float("nan"), 1.0),)  # noqa: RUF005
         accs = accs + (acc,)  # noqa: RUF005
@@ -76,11 +83,11 @@ def fused_gemv_kernel(
     y_ptr, multiplier_ptr, offset_ptr, compensation_ptr, residual_ptr, parameter, y_inv_scale, y_zero_point, rows,
     x_inv_scale, x_zero_point,
     N: tl.constexpr, ACTIVATION: tl.constexpr, INT8_OUT: tl.constexpr, ASM: tl.constexpr, K: tl.constexpr,
-    WORDS: tl.constexpr, GROUP: tl.constexpr, X: tl.constexpr, SHARE: tl.constexpr, RUN: tl.constexpr, ROWS: tl.constexpr,
+    WORDS: tl.constexpr, GROUP: tl.constexpr, X: tl.constexpr, RUN: tl.constexpr, ROWS: tl.constexpr,
     BLOCK_N: tl.constexpr, BLOCK_W: tl.constexpr, BLOCK_K: tl.constexpr,
 ):  # fmt: skip
     """X: "int8", or float32 that is quantized here, by a scale for each row ("rows") or one for all ("static")."""
-    SHARED: tl.constexpr = X != "int8" and not GROUP
+    SHARED: tl.constexpr = X != "int8"
     m = tl.program_id(0).to(tl.int64) * ROWS
     n = tl.program_id(1) * BLOCK_N + tl.arange(0, BLOCK_N)
     word = tl.arange(0, BLOCK_W)[None, :]
@@ -99,10 +106,7 @@ def fused_gemv_kernel(
         inverses = inverses + (inverse,)  # noqa: RUF005
         scales_of_rows = scales_of_rows + (scale,)  # noqa: RUF005
         accs = accs + (tl.zeros((BLOCK_N, BLOCK_W), tl.float32 if GROUP else tl.int32),)  # noqa: RUF005
-        if SHARED:
-            spoils = spoils + (tl.zeros((BLOCK_W,), tl.float32),)  # noqa: RUF005
-        else:
-            spoils = spoils + (tl.zeros((BLOCK_N, BLOCK_W if X == "static" else 1), tl.float32),)  # noqa: RUF005
+        spoils = spoils + (tl.zeros((BLOCK_W,), tl.float32),)  # noqa: RUF005
     for w0 in range(0, WORDS, BLOCK_W):
         at = w0 + word + zero
         inside = in_n & (at < WORDS)
@@ -118,21 +122,32 @@ def fused_gemv_kernel(
         for r in tl.static_range(ROWS):
             if SHARED:
                 within = m + r + tl.zeros((BLOCK_W, 1), tl.int32) < rows
-                at_x = w0 + tl.arange(0, BLOCK_W)
-                words, nan = shared_words(
-                    x_row + r * X_STEP, at_x, within, inverses[r], x_zero_point, spoils[r], K, X == "static", ASM
+                first = w0 + tl.arange(0, BLOCK_W)
+                if GROUP:
+                    first = first // RUN * (2 * RUN) + first % RUN
+                low, nan = shared_words(
+                    x_row + r * X_STEP, first, within, inverses[r], x_zero_point, spoils[r], K, X == "static", ASM
                 )  # fmt: skip
-                total = dot4(w, words[None, :] + zero, accs[r], ASM)
+                low = low[None, :] + zero
+                high = low
+                if GROUP:
+                    high, nan = shared_words(
+                        x_row + r * X_STEP, first + RUN, within, inverses[r], x_zero_point, nan, K, X == "static", ASM
+                    )  # fmt: skip
+                    high = high[None, :] + zero
             else:
-                within = m + zero + r < rows
-                total, nan = add_products(
-                    accs[r], spoils[r], w, scales, x_row + r * X_STEP, at, within, inverses[r], x_zero_point, K, GROUP, X, SHARE,
-                    RUN, ASM,
-                )  # fmt: skip
+                nan = spoils[r]
+                there = m + zero + r < rows
+                x_at = at // RUN * (2 * RUN) + at % RUN if GROUP else at
+                low = tl.load(x_row + r * X_STEP + x_at, mask=there & (x_at < K // 4), other=0)  # [BLOCK_N, BLOCK_W]
+                high = low
+                if GROUP:
+                    high = tl.load(x_row + r * X_STEP + x_at + RUN, mask=there & (x_at + RUN < K // 4), other=0)
+            total = add_products(accs[r], w, scales, low, high, GROUP, ASM)
             sums = sums + (total,)  # noqa: RUF005
             spoiled = spoiled + (nan,)  # noqa: RUF005
         accs, spoils = sums, spoiled
-    totals, ends = end_of_sums(accs, spoils, scales_of_rows, ROWS, X, SHARED)
+    totals, ends = end_of_sums(accs, spoils, scales_of_rows, ROWS, X)
     epilogue_of_rows(totals, m, rows, n, ends if X == "rows" or (X == "static" and not INT8_OUT) else None, Epilogue(
         y_ptr, multiplier_ptr, offset_ptr, compensation_ptr, None, residual_ptr, parameter, y_inv_scale, y_zero_point, N,
         ACTIVATION, INT8_OUT, ASM,
@@ -150,9 +165,7 @@ def x_of(problem: Problem) -> str:
 def instructions(problem: Problem) -> int:
     """Of a lane for 16 bytes of weights and a row: dp4a, loads and what rounds x. Counted in the code."""
     words = 8 if problem.weight_format is WeightFormat.INT4 else 4
-    if words == 4:
-        return words * (2 if x_of(problem) == "int8" else 5)
-    return words * {"int8": 2, "rows": 14, "static": 20}[x_of(problem)] + 10
+    return words * (2 if x_of(problem) == "int8" else 5) + (10 if words == 8 else 0)
 
 
 def supports(problem: Problem) -> str | None:
@@ -170,12 +183,6 @@ def supports(problem: Problem) -> str | None:
     return too_many_rows(problem.matrix_rows, weight_bytes, instructions(problem))
 
 
-def share_of(problem: Problem) -> int:
-    """Words of a line of int4 weights."""
-    group = int(problem.attrs["group_size"]) if problem.weight_format is WeightFormat.INT4 else 0
-    return next((s for s in (32, 16, 8) if group % (4 * s) == 0), 4) if group else 4
-
-
 def words_of(problem: Problem) -> int:
     """int32 words of a row of weights."""
     k = problem.in_widths[0]
@@ -191,7 +198,8 @@ def specialize(problem: Problem) -> Specialisation:
     group = int(problem.attrs["group_size"]) if problem.weight_format is WeightFormat.INT4 else 0
     x, residual = x_of(problem), bool(problem.attrs.get("residual"))
     int8_out, activation = problem.out_dtypes[0] == "int8", str(problem.attrs.get("activation", "none"))
-    block_w = power_of_two(words, 32, 128 if group or x == "int8" else SHARED_WORDS // m)
+    most = 128 if x == "int8" else SHARED_WORDS // (2 * m if group else m)
+    block_w = power_of_two(words, 32, most)
     tile = Tiling(m, outputs, 4 * block_w, num_warps=outputs)
     signature, absent = leave_out(
         {
@@ -210,7 +218,7 @@ def specialize(problem: Problem) -> Specialisation:
         signature=signature,
         constants={
             "N": n, "ACTIVATION": activation, "INT8_OUT": int8_out, "ASM": not settings.triton_interpret(), "K": k,
-            "WORDS": words, "GROUP": group, "X": x, "SHARE": share_of(problem),
+            "WORDS": words, "GROUP": group, "X": x,
             "RUN": run_of(k, group) // 4 if group else 0, "ROWS": tile.block_m,
             "BLOCK_N": outputs, "BLOCK_W": block_w, "BLOCK_K": power_of_two(k, 32, 1024), **absent,
         },
@@ -218,26 +226,14 @@ def specialize(problem: Problem) -> Specialisation:
     )  # fmt: skip
 
 
-def in_lines(q: Tensor, share: int) -> Tensor:
-    """int8 [N, K] -> [N, K padded to lines], the numbers of each line in the order in which rows are quantized: 0, share,
-    2 share, 3 share, 1, ..."""
-    n, k = q.shape
-    line = 4 * share
-    padded = q.new_zeros((n, -(-k // line) * line))
-    padded[:, :k] = q
-    return padded.view(n, -1, 4, share).transpose(2, 3).reshape(padded.shape).contiguous()
-
-
 def prepare(stage: Stage, problem: Problem) -> Prepared:
     """x [M, K] and, where the stage has one, residual float32 [M, N] -> y [M, N]; any M, best for those of the problem."""
     low, spec = contract.lower(stage), specialize(problem)
     launch, tile, given = bind(spec), spec.tiling, spec.constants
-    n, k, quantize, share = given["N"], given["K"], given["X"] != "int8", given["SHARE"]
+    n, k, quantize = given["N"], given["K"], given["X"] != "int8"
     pointers = {"multiplier_ptr": low["multiplier"].contiguous(), "offset_ptr": low["offset"].contiguous()}
     if given["GROUP"]:
-        q = int4.unpack(low["weight"], k)
-        q = in_lines(q, share) if quantize else pad_rows(q)
-        run = 4 * given["RUN"]
+        q, run = pad_rows(int4.unpack(low["weight"], k)), 4 * given["RUN"]
         q = q[:, : -(-k // (2 * run)) * 2 * run]  # what pads a line beyond the last run is zero
         words, scales = pack_int4(int4.pack(q), low["group_scale"], q.shape[1], given["GROUP"], run)
         pointers |= {"weight_ptr": words, "scale_ptr": scales}

@@ -115,7 +115,10 @@ def semi_gemv_kernel(
         at = word[None, :] + zero
         inside = (at < W_WORDS) & (n < N)[:, None]
         w = tl.load(weight_ptr + row_at + at, mask=inside, other=0)  # [BLOCK_N, BLOCK_W]
-        metadata = tl.load(metadata_ptr + row_at + at, mask=inside, other=0)  # [BLOCK_N, BLOCK_W]
+        fours = (
+            at // 4 * 4 + at % 4
+        )  # `at`, but a lane is to have no more than four: their words would lie 64 bytes apart
+        metadata = tl.load(metadata_ptr + row_at + fours, mask=inside, other=0)  # [BLOCK_N, BLOCK_W]
         pick = selector(metadata.to(tl.int32))
         sums, nans = (), ()
         for r in tl.static_range(ROWS):

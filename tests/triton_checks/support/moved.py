@@ -153,7 +153,6 @@ SIDE_BY_SIDE: tuple[Apart, ...] = (
     Apart("attention_T1_", ("q_ptr", "k_ptr", "v_ptr"), BEGIN),
     Apart("cached_attention_", ("v_ptr",), BEGIN),
     Apart("cached_attention_", ("keys_ptr", "values_ptr"), "a step has 64 bytes of a row of one head"),
-    Apart("fused_gemv_M1_int4_g32_rows8", ("x_ptr",), "the four numbers of a word lie in one group, 16 bytes apart in x"),
     Apart("linear_dot_M16_N33_K130", ("weight_ptr",), "rows of 130 bytes are padded to 144"),
     Apart("linear_float32_M64_N1024_K64", ("x_ptr", "weight_ptr"), "a step has 64 bytes of a row, for many rows"),
     Apart("linear_mixed_M16_bf16_a16_N128_K640", ("x_ptr",), "a lane has eight numbers of x, as it has of weights: 32 bytes"),
@@ -167,9 +166,6 @@ SIDE_BY_SIDE: tuple[Apart, ...] = (
     Apart("sparse_semi_dot", PLACES, "two places are a byte, and a lane reads a byte for the pair that it has"),
     Apart("sparse_semi_int4_dot_g128", PLACES, "two places are a byte, and a lane reads a byte for the pair that it has"),
     Apart("sparse_semi_int4_dot_g32_M64", ("scale_ptr",), "scales of rows lie 64 bytes apart"),
-    Apart("sparse_semi_gemv_M1_bfloat16", ("x_ptr",), "places name two of four, and a lane has four of those, 64 bytes apart"),
-    Apart("sparse_semi_gemv_M1_int8_1x4_N256", ("x_ptr",), "a word selects from two halves of 32 bytes of x"),
-    Apart("sparse_semi_gemv_M4_int8_1x4_N1024", ("x_ptr",), "a word selects from two halves of 32 bytes of x"),
     Apart("sparse_semi_int4_dot_g32_M64", ("weight_ptr", "metadata_ptr"), "a step has one group of a row: 32 bytes"),
     Apart("sparse_semi_int4_g128_M4", ("x_ptr",), "a word selects from two halves of 32 bytes of x"),
 )  # fmt: skip

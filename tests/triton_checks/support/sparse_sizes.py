@@ -42,4 +42,7 @@ def of_size(stage: Stage, spec: Specialisation) -> Stage:
     inputs, outputs = (replace(x, width=k), *rest), (replace(stage.outputs[0], width=n),)
     attrs = {name: a for name, a in stage.attrs.items() if name not in ("layout", "stored_bytes", "entries")}
     made = contract.sparse_stage(Stage("linear", "sized", inputs, outputs, tensors, attrs), layout, (b, c))
+    if "_inside_" in spec.name:
+        inside = fused.fused(made, Value("x", k), x.quant)
+        return replace(inside, attrs={**inside.attrs, "rows_in_front": 1})
     return fused.fused(made, Value("x", k)) if "_rows8_" in spec.name else made
