@@ -232,7 +232,7 @@ def lines(found: Mapping[str, Any]) -> list[str]:
     made = [
         "", "## Single layers", "",
         "Time of the card for one call with weights from memory, in us: a range from the machine code and sizes of the launches",
-        "(`bench/device/layers.py`). Layers in W8A8, sparse and warm ones (`graph`) are whole graphs. Static W8A8 of many rows",
+        "(`bench/device/layers.py`). Layers in W8A8, sparse and warm ones (`graph`) are whole graphs. W8A8 of many rows",
         "has a launch before that rounds x. The ways of the longest launch are bytes of memory, x that all programs",
         "read in L2, instructions, tensor cores, and the parts of sums that programs share. The longest of the first four",
         "counts, and the parts behind it. torch is fp16 at the same end of the machine, at its best, which few libraries",

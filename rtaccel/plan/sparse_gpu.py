@@ -257,7 +257,7 @@ def _dense_us(dense: Stage, rows: int, backend: str) -> float:
     more = 0.0
     work = cost.flops / (DENSE_PART * _multiplied(dense))
     if _rounds_x(dense, backend) and rows > FEW_DENSE_ROWS:
-        more += LAUNCH_US * (len(dense.inputs) == 1) + SPLIT_US * (dense.outputs[0].width <= SPLIT_OUTPUTS)
+        more += LAUNCH_US + SPLIT_US * (dense.outputs[0].width <= SPLIT_OUTPUTS)
     elif _rounds_x(dense, backend) and backend == "triton":
         work = max(work, rows * _holding(dense, True))
     return more + max(cost.bytes / BANDWIDTH, work)

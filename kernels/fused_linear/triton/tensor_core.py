@@ -18,7 +18,7 @@ FLOAT8_CAPABILITY = (8, 9)
 
 
 INSIDE = 8192
-"""Numbers of x in the rows of a program up to which it rounds them by one scale itself. With more a launch before costs less, by
+"""Numbers of x in the rows of a program up to which it rounds them to int8 itself. With more a launch before costs less, by
 the model of bench/device/layers.py: programs would round the same rows again. Not measured on a card."""
 
 
@@ -30,7 +30,7 @@ def select_config(problem: Problem) -> KernelConfig:
 
 
 def rounds_inside(problem: Problem) -> bool:
-    """Whether programs round x by one scale themselves."""
+    """Whether programs round x to int8 themselves."""
     return power_of_two(problem.matrix_rows, 16, 64) * problem.in_widths[0] <= INSIDE
 
 
@@ -40,7 +40,7 @@ def supports(problem: Problem) -> str | None:
     if problem.weight_format not in WEIGHTS:
         return f"has no form for {problem.weight_format} weights, which torch multiplies"
     how = problem.attrs.get("input_format")
-    if how == "static" and not rounds_inside(problem):
+    if how in ("static", "int8") and not rounds_inside(problem):
         return f"rounds x in programs of one launch up to {INSIDE} numbers in their rows; a launch before does so once"
     if (problem.in_dtypes[0] == "int8" or how in ("int8", "static")) and problem.in_widths[0] > MAX_K:
         return f"sums in int32, which holds K <= {MAX_K}, not K = {problem.in_widths[0]}"
@@ -62,7 +62,7 @@ def prepare(stage: Stage, problem: Problem) -> Prepared:
 def specializations() -> Iterator[Specialisation]:
     """The forms that are compiled and held to a budget without a GPU."""
     for stage, rows, requires in (
-        (contract.make_stage(1024, 1024, "w8a8-rows", "relu", out="int8"), 1, (INT8_MMA, WIDE_LOAD)),
+        (contract.make_stage(512, 1024, "w8a8-rows", "relu", out="int8"), 1, (INT8_MMA, WIDE_LOAD)),
         (contract.make_stage(512, 1024, "w8a8-inside", "relu"), 16, (INT8_MMA, WIDE_LOAD)),
         (contract.make_stage(1024, 1024, "w4a16", residual=True), 16, (BF16_MMA, WIDE_LOAD)),
         (contract.make_stage(1024, 1024, "float8", "gelu"), 1, (FP8_MMA, WIDE_LOAD)),
