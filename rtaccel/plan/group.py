@@ -67,7 +67,7 @@ class StagedPlan:
         self._order: Order = StreamOrder() if device == "cuda" else NO_ORDER
         self._propagate_nan: Callable[[Sequence[Tensor], Sequence[Tensor]], None] | None = None
         if triton and self._checked and self._floats:
-            from rtaccel.kernels._gpu.triton_nan_values import values_propagator
+            from rtaccel.kernels._general.triton_nan_values import values_propagator
 
             sizes, widths = (
                 tuple(v.steps * v.width for v in vs) for vs in (self._checked, [p.value for p in self._floats])

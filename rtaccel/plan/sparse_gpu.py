@@ -78,7 +78,7 @@ FEW_DENSE_ROWS = 8
 
 TILE = 32
 
-MOST_BLOCKS = 0.9
+MAX_BLOCKS = 0.9
 """Of the weights, in blocks that are there: with more there is nothing to leave out."""
 
 MIN_WEIGHTS = 65_536
@@ -143,7 +143,7 @@ def modeled(
     moved: dict[str, int] = {}
     for label, layout, block in _forms(matrix, rows, first, backend):
         packed = _packed(matrix, rows, layout, block)
-        if layout == "blocks" and packed.entries > MOST_BLOCKS * dense.tensors["weight"].numel():
+        if layout == "blocks" and packed.entries > MAX_BLOCKS * dense.tensors["weight"].numel():
             continue
         times[label], in_front = min(
             _sparse_us(matrix, rows, packed, how, backend) for how in _ways(matrix, rows, packed, backend)

@@ -1,26 +1,36 @@
 """What the sparse Triton kernels read: each byte of the weights once. And their assembly, on a card, as its twin computes.
 
 As check_kernels.py, started by tests/gpu/test_triton_interpreter.py.
+
+Layers that round x by one scale themselves, too, and what hands on a NaN in one launch: the bits of the CPU, and its NaN.
 """
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from dataclasses import replace
 from typing import Any
 
 import pytest
 import torch
 import triton
 import triton.language as tl
-from torch import Tensor
+from torch import Tensor, nn
 
+import rtaccel as rt
 from rtaccel.backends import require
-from rtaccel.core.stage import Problem
+from rtaccel.core.registry import impls, operator
+from rtaccel.core.stage import Problem, Stage
+from rtaccel.kernels._general import triton_nan_values
+from rtaccel.kernels._general.triton_nan_values import PIECE, parts_of, values_propagator
+from rtaccel.kernels.fused_linear import contract as dense
+from rtaccel.kernels.fused_sparse_linear import contract as sparse
 from rtaccel.kernels.linear import contract as linear
 from rtaccel.kernels.sparse_linear import contract
 from rtaccel.kernels.sparse_linear.triton.permute import pick_bytes
 from rtaccel.kernels.sparse_linear.triton.rows import stored_block
 from rtaccel.plan import sparse_gpu
-from tests.triton_checks.support.sparse_stages import DEVICE, taking
+from tests.triton_checks.support.sparse_stages import DEVICE, fresh_seed, nan_filled, taking  # noqa: F401
 
 require("triton")
 
@@ -98,3 +108,135 @@ def test_the_assembly_picks_as_its_twin() -> None:
         twins_kernel[(s.numel() // 256,)](a, b, s, y, ASM=asm, BLOCK=256)
         found.append(y)
     assert torch.equal(*found)
+
+
+pytestmark = pytest.mark.filterwarnings("ignore::RuntimeWarning")
+
+BAD = (float("nan"), float("inf"), float("-inf"))
+
+
+def set_nonfinite(x: Tensor) -> None:
+    """About half of the rows get a NaN or an infinity somewhere, another a number far outside of the scale."""
+    for row in x.view(x.shape[0], -1):
+        place = int(torch.randint(row.numel(), ()))
+        if torch.rand(()) < 0.5:
+            row[place] = BAD[int(torch.randint(3, ()))]
+        elif torch.rand(()) < 0.5:
+            row[place] = 3e38 if torch.rand(()) < 0.5 else -3e38
+
+
+def ends_of(stage: Stage, rows: int, inputs: Sequence[Tensor]) -> int:
+    """Runs every kernel that takes the stage against its contract; how many did."""
+    op, ran = operator(stage.op), 0
+    (want,), tolerance = op.reference(stage, *inputs), op.tolerance(stage, *inputs)
+    for impl in impls("triton", stage.op):
+        if impl.supports(Problem.of(stage, rows, DEVICE)) is not None:
+            continue
+        (got,) = impl.prepare(stage, Problem.of(stage, rows, DEVICE))(*(t.to(DEVICE) for t in inputs))
+        got, ran = got.cpu(), ran + 1
+        assert torch.equal(got.isnan() if got.is_floating_point() else got != got, want != want), impl.name
+        there = want == want
+        if want.dtype == torch.int8:
+            assert int((got.int() - want.int()).abs().max()) <= tolerance.steps, impl.name
+        else:
+            atol = torch.as_tensor(tolerance.atol, dtype=torch.float64).expand(want.shape)
+            assert bool(((got - want).abs().double() <= atol)[there].all()), impl.name
+    return ran
+
+
+SIZES = ((1, 1, 1), (1, 33, 130), (2, 5, 36), (3, 17, 131), (8, 70, 257), (5, 9, 640), (1, 11, 4100), (17, 40, 96))
+
+
+@pytest.mark.parametrize("out", ["float32", "int8"])
+@pytest.mark.parametrize("kind", ["w8a8-inside", "w4a8-inside"])
+@pytest.mark.parametrize("size", SIZES, ids=str)
+def test_dense_layers(size: tuple[int, int, int], kind: str, out: str) -> None:
+    rows, n, k = size
+    for activation, residual in (("relu", False), ("none", True)):
+        stage = dense.make_stage(k, n, kind, activation, residual=residual, out=out)
+        inputs = dense.make_inputs(stage, rows, int(torch.randint(1 << 30, ())))
+        set_nonfinite(inputs[0])
+        assert ends_of(stage, rows, inputs) >= 2
+
+
+@pytest.mark.parametrize("out", ["float32", "int8"])
+@pytest.mark.parametrize("layout", ["window", "2:4", "blocks"])
+@pytest.mark.parametrize("size", SIZES[:6], ids=str)
+def test_sparse_layers(size: tuple[int, int, int], layout: str, out: str) -> None:
+    rows, n, k = size
+    for scheme in ("static", "w4a8-static")[: 2 if layout == "2:4" else 1]:
+        group = {"group_size": 32} if scheme != "static" else {}
+        stage = sparse.make_stage(k, n, layout, 0.4, scheme, activation="relu", out=out, **group)
+        inputs = sparse.make_inputs(stage, rows, int(torch.randint(1 << 30, ())))
+        set_nonfinite(inputs[0])
+        ran = ends_of(stage, rows, inputs)
+        front = replace(stage, attrs={**stage.attrs, "rows_in_front": 1})
+        assert ran == 1 and ends_of(front, rows, inputs) == 1 + (rows <= 4)
+
+
+@pytest.mark.parametrize(
+    ("sizes", "widths"),
+    [
+        ((33,), (7,)), ((5, 7, 9000, 100_000), (3, 12)), ((PIECE, 1, PIECE - 1, 1), (1,)), ((20_000,), (5000,)),
+        ((3,) * 40, (2,) * 5),
+    ],
+)  # fmt: skip
+def test_one_launch_looks_at_every_value(sizes: tuple[int, ...], widths: tuple[int, ...]) -> None:
+    """Twice with the same counters: a graph is replayed."""
+    propagate = values_propagator(sizes, widths)
+    for samples in (3, 0, 1, 4, 4):
+        xs = [torch.randn(samples, k) for k in sizes]
+        ys = [torch.randn(samples, n) for n in widths]
+        bad = torch.zeros(samples, dtype=torch.bool)
+        for sample in range(samples):
+            if torch.rand(()) < 0.6:
+                x = xs[int(torch.randint(len(xs), ()))]
+                x[sample, int(torch.randint(x.shape[1], ()))] = BAD[int(torch.randint(3, ()))]
+                bad[sample] = True
+        there = [y.to(DEVICE) for y in ys]
+        propagate([x.to(DEVICE) for x in xs], there)
+        for y, got in zip(ys, there):
+            want = y.masked_fill(bad[:, None], float("nan"))
+            assert torch.equal(got.cpu().nan_to_num(7.0), want.nan_to_num(7.0))
+
+
+def test_every_number_is_looked_at_once() -> None:
+    for sizes in ((1,), (PIECE + 1, 3), (3, PIECE * 3, 4, PIECE, 9)):
+        parts = parts_of(sizes)
+        assert sorted(v for part in parts for v in part.values) == list(range(len(sizes)))
+        for part in parts:
+            numbers = sum(sizes[v] for v in part.values)
+            assert numbers <= PIECE * part.programs and (part.programs == 1 or len(part.values) == 1)
+    assert triton_nan_values.specialize((5,), (3,)) is triton_nan_values.specialize((5,), (3,))
+
+
+class Tokens(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.a, self.norm, self.b, self.c = nn.Linear(24, 24), nn.LayerNorm(24), nn.Linear(24, 24), nn.Linear(24, 5)
+
+    def forward(self, x: Tensor) -> tuple[Tensor, Tensor]:
+        h = self.norm(x + self.a(x).relu())
+        return self.c(self.b(h) + h), h
+
+
+@pytest.mark.parametrize(
+    ("model", "shape"),
+    [
+        (nn.Linear(45, 7), (3, 45)), (nn.Sequential(nn.Linear(44, 30), nn.GELU(), nn.Linear(30, 7)), (20, 44)),
+        (Tokens(), (2, 6, 24)),
+    ],
+)  # fmt: skip
+def test_a_plan_has_the_nan_of_the_cpu(model: nn.Module, shape: tuple[int, ...]) -> None:
+    """Samples, not rows: a NaN in one token makes all of its sample NaN."""
+    model, data = model.eval(), torch.randn(32, *shape[1:])
+    given = {"scheme": "w8a8", "calibration": data, "verify": False}
+    here = rt.compile(model, (torch.randn(shape),), **given)
+    there = rt.compile(model, (torch.randn(shape, device=DEVICE),), backend="triton", **given)
+    for _ in range(3):
+        x = torch.randn(shape)
+        set_nonfinite(x)
+        want, got = here(x), there(x.to(DEVICE))
+        for a, b in zip(*((v,) if isinstance(v, Tensor) else v for v in (want, got))):
+            assert torch.equal(a.isnan(), b.cpu().isnan())
+            assert torch.allclose(a.nan_to_num(), b.cpu().nan_to_num(), rtol=1e-4, atol=1e-3)

@@ -128,12 +128,12 @@ def test_rows_of_the_model_of_time(monkeypatch: pytest.MonkeyPatch) -> None:
         kept = weight * masks.keep(torch.rand(n, n), pattern) if pattern is not None else weight
         return sparse_gpu.modeled(Stage("linear", "l", (Value("x", n),), (Value("y", n),), {"weight": kept}), rows)
 
-    assert chosen(rt.BlockSparse((64, 64), 0.9), 16).stage.attrs["layout"] == "blocks"
     assert chosen(rt.SemiStructured(), 1).stage.attrs["layout"] == "2:4"
     assert not chosen(rt.SemiStructured(), 256).sparse
     assert not chosen(rt.Unstructured(0.9), 64).sparse
     with monkeypatch.context() as patch:  # two launches more are what a layer of this size never saves
         patch.setattr(sparse_gpu, "LAUNCH_US", 0.0)
+        assert chosen(rt.BlockSparse((64, 64), 0.9), 16).stage.attrs["layout"] == "blocks"
         assert chosen(rt.Unstructured(0.97), 8).stage.attrs["layout"] == "window"
     nothing = chosen(None, 1)
     assert not nothing.sparse

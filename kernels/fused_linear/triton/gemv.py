@@ -3,7 +3,7 @@
 As linear's triton_gemv and triton_gemv_int4, with what stands around the layer: float32 rows are quantized in front, and a
 residual is added behind. Every program finds max |x| of its rows, x lying in L2, and rounds what it reads.
 
-The warps of a program share the rounding of float32 rows (kernels/_gpu/triton_rounded.py). x that is int8 already is read as it
+The warps of a program share the rounding of float32 rows (kernels/_gpu/triton_rows.py). x that is int8 already is read as it
 lies.
 """
 
@@ -25,8 +25,7 @@ from rtaccel.formats import int4
 from rtaccel.kernels._gpu.triton_device import dot4
 from rtaccel.kernels._gpu.triton_epilogue import Epilogue, epilogue_of_rows, epilogue_types
 from rtaccel.kernels._gpu.triton_launch import bind
-from rtaccel.kernels._gpu.triton_rounded import is_spoiled, row_scale, shared_words
-from rtaccel.kernels._gpu.triton_rows import too_many_rows
+from rtaccel.kernels._gpu.triton_rows import is_marked, row_scale, shared_words, too_many_rows
 from rtaccel.kernels._gpu.triton_spec import (
     GPU_DP4A,
     MAX_N,
@@ -64,13 +63,13 @@ def add_products(acc, w, scales, low, high, GROUP: tl.constexpr, ASM: tl.constex
 
 
 @triton.jit
-def end_of_sums(sums, spoils, scales_of_rows, ROWS: tl.constexpr, X: tl.constexpr):
+def end_of_sums(sums, nan_marks, scales_of_rows, ROWS: tl.constexpr, X: tl.constexpr):
     """(sums of rows, their scales). A row that a static scale cannot hold counts as zeros, and is NaN in float32."""
     accs, scales = (), ()
     for r in tl.static_range(ROWS):
         acc = tl.sum(sums[r], 1)
         if X == "static":
-            bad = is_spoiled(tl.sum(spoils[r], 0) + tl.zeros_like(acc).to(tl.float32))
+            bad = is_marked(tl.sum(nan_marks[r], 0) + tl.zeros_like(acc).to(tl.float32))
             acc = tl.where(bad, tl.zeros_like(acc), acc)
             scales = scales + (tl.where(bad, float("nan"), 1.0),)  # noqa: RUF005
         accs = accs + (acc,)  # noqa: RUF005
@@ -96,7 +95,7 @@ def fused_gemv_kernel(
     w_row = weight_ptr + n[:, None].to(tl.int64) * WORDS
     X_STEP: tl.constexpr = K // 4 if X == "int8" else K
     x_row = x_ptr + m * X_STEP
-    inverses, scales_of_rows, accs, spoils = (), (), (), ()
+    inverses, scales_of_rows, accs, nan_marks = (), (), (), ()
     for r in tl.static_range(ROWS):
         inverse, scale = 1.0, 1.0
         if X == "rows":
@@ -106,7 +105,7 @@ def fused_gemv_kernel(
         inverses = inverses + (inverse,)  # noqa: RUF005
         scales_of_rows = scales_of_rows + (scale,)  # noqa: RUF005
         accs = accs + (tl.zeros((BLOCK_N, BLOCK_W), tl.float32 if GROUP else tl.int32),)  # noqa: RUF005
-        spoils = spoils + (tl.zeros((BLOCK_W,), tl.float32),)  # noqa: RUF005
+        nan_marks = nan_marks + (tl.zeros((BLOCK_W,), tl.float32),)  # noqa: RUF005
     for w0 in range(0, WORDS, BLOCK_W):
         at = w0 + word + zero
         inside = in_n & (at < WORDS)
@@ -118,7 +117,7 @@ def fused_gemv_kernel(
             quad = w0 // 4 + tl.arange(0, BLOCK_W // 4)[None, :]  # four words of a lane have the same scales
             pair = tl.max_contiguous(quad // (GROUP // 16), (1, 2))  # triton_tiles.repeated
             scales = repeated(tl.load(s_row + pair, mask=in_n & (pair < PAIRS), other=0), 4)  # two each
-        sums, spoiled = (), ()
+        sums, nan_mark = (), ()
         for r in tl.static_range(ROWS):
             if SHARED:
                 within = m + r + tl.zeros((BLOCK_W, 1), tl.int32) < rows
@@ -126,7 +125,7 @@ def fused_gemv_kernel(
                 if GROUP:
                     first = first // RUN * (2 * RUN) + first % RUN
                 low, nan = shared_words(
-                    x_row + r * X_STEP, first, within, inverses[r], x_zero_point, spoils[r], K, X == "static", ASM
+                    x_row + r * X_STEP, first, within, inverses[r], x_zero_point, nan_marks[r], K, X == "static", ASM
                 )  # fmt: skip
                 low = low[None, :] + zero
                 high = low
@@ -136,7 +135,7 @@ def fused_gemv_kernel(
                     )  # fmt: skip
                     high = high[None, :] + zero
             else:
-                nan = spoils[r]
+                nan = nan_marks[r]
                 there = m + zero + r < rows
                 x_at = at // RUN * (2 * RUN) + at % RUN if GROUP else at
                 low = tl.load(x_row + r * X_STEP + x_at, mask=there & (x_at < K // 4), other=0)  # [BLOCK_N, BLOCK_W]
@@ -145,9 +144,9 @@ def fused_gemv_kernel(
                     high = tl.load(x_row + r * X_STEP + x_at + RUN, mask=there & (x_at + RUN < K // 4), other=0)
             total = add_products(accs[r], w, scales, low, high, GROUP, ASM)
             sums = sums + (total,)  # noqa: RUF005
-            spoiled = spoiled + (nan,)  # noqa: RUF005
-        accs, spoils = sums, spoiled
-    totals, ends = end_of_sums(accs, spoils, scales_of_rows, ROWS, X)
+            nan_mark = nan_mark + (nan,)  # noqa: RUF005
+        accs, nan_marks = sums, nan_mark
+    totals, ends = end_of_sums(accs, nan_marks, scales_of_rows, ROWS, X)
     epilogue_of_rows(totals, m, rows, n, ends if X == "rows" or (X == "static" and not INT8_OUT) else None, Epilogue(
         y_ptr, multiplier_ptr, offset_ptr, compensation_ptr, None, residual_ptr, parameter, y_inv_scale, y_zero_point, N,
         ACTIVATION, INT8_OUT, ASM,

@@ -26,7 +26,7 @@ from rtaccel.core.stage import Problem, Stage
 from rtaccel.core.weight_format import WeightFormat
 from rtaccel.kernels._gpu.triton_device import dot4
 from rtaccel.kernels._gpu.triton_epilogue import Epilogue, epilogue_of_rows
-from rtaccel.kernels._gpu.triton_rounded import is_spoiled, row_scale, shared_words, split4
+from rtaccel.kernels._gpu.triton_rows import is_marked, row_scale, shared_words, split4
 from rtaccel.kernels._gpu.triton_spec import FUSED, GPU_DP4A, WIDE_LOAD, Specialisation, Tiling, power_of_two
 from rtaccel.kernels._gpu.triton_tiles import repeated
 from rtaccel.kernels.sparse_linear.triton.permute import pick_bytes
@@ -60,7 +60,7 @@ def _rows_of_x(
     x_row, m, rows, inverse, ROWS: tl.constexpr, K: tl.constexpr, QUANTIZE: tl.constexpr, SHAPE: tl.constexpr
 ):  # fmt: skip
     """(what rows are multiplied by, their scales, sums of zeros), tuples; x_row is the first."""
-    inverses, scales, spoils = (), (), ()
+    inverses, scales, nan_marks = (), (), ()
     for r in tl.static_range(ROWS):
         factor, scale = 1.0, 1.0
         if QUANTIZE == "rows":
@@ -69,19 +69,19 @@ def _rows_of_x(
             factor = inverse
         inverses = inverses + (factor,)  # noqa: RUF005
         scales = scales + (scale,)  # noqa: RUF005
-        spoils = spoils + (tl.zeros((SHAPE,), tl.float32),)  # noqa: RUF005
-    return inverses, scales, spoils
+        nan_marks = nan_marks + (tl.zeros((SHAPE,), tl.float32),)  # noqa: RUF005
+    return inverses, scales, nan_marks
 
 
 @triton.jit
-def _ended(accs, scales, spoils, ROWS: tl.constexpr, STATIC: tl.constexpr):
+def _ended(accs, scales, nan_marks, ROWS: tl.constexpr, STATIC: tl.constexpr):
     """(sums of rows [1, n], their scales). A row that a static scale cannot hold counts as zeros, and is NaN in float32."""
     totals, ends = (), ()
     for r in tl.static_range(ROWS):
         total = tl.sum(accs[r], 1)[None, :]
         scale = scales[r]
         if STATIC:
-            bad = is_spoiled(tl.sum(spoils[r], 0) + tl.zeros_like(total).to(tl.float32))
+            bad = is_marked(tl.sum(nan_marks[r], 0) + tl.zeros_like(total).to(tl.float32))
             total = tl.where(bad, tl.zeros_like(total), total)
             scale = tl.where(bad, float("nan"), 1.0)
         totals = totals + (total,)  # noqa: RUF005
@@ -107,7 +107,7 @@ def semi_gemv_kernel(
     zero = tl.zeros((BLOCK_N, BLOCK_W), tl.int32)
     row_at = n[:, None].to(tl.int64) * W_WORDS
     x_row = x_ptr + m * X_STEP
-    inverses, scales, spoils = _rows_of_x(x_row, m, rows, x_inv_scale, ROWS, K, QUANTIZE, BLOCK_W)
+    inverses, scales, nan_marks = _rows_of_x(x_row, m, rows, x_inv_scale, ROWS, K, QUANTIZE, BLOCK_W)
 
     accs = (zero,) * ROWS
     for w0 in range(0, W_WORDS, BLOCK_W):
@@ -122,7 +122,7 @@ def semi_gemv_kernel(
         pick = selector(metadata.to(tl.int32))
         sums, nans = (), ()
         for r in tl.static_range(ROWS):
-            nan = spoils[r]
+            nan = nan_marks[r]
             if QUANTIZE == "":
                 x_at = at // SHARE * (2 * SHARE) + at % SHARE
                 there = m + zero + r < rows
@@ -140,9 +140,9 @@ def semi_gemv_kernel(
                 low, high = low_words[None, :] + zero, high_words[None, :] + zero
             sums = sums + (dot4(w, pick_bytes(low, high, pick, ASM), accs[r], ASM),)  # noqa: RUF005
             nans = nans + (nan,)  # noqa: RUF005
-        accs, spoils = sums, nans
+        accs, nan_marks = sums, nans
 
-    totals, ends = _ended(accs, scales, spoils, ROWS, QUANTIZE == "static")
+    totals, ends = _ended(accs, scales, nan_marks, ROWS, QUANTIZE == "static")
     epilogue_of_rows(totals, m, rows, n[None, :], ends if SCALED else None, Epilogue(
         y_ptr, multiplier_ptr, offset_ptr, compensation_ptr, row_scale_ptr, None, parameter, y_inv_scale, y_zero_point, N,
         ACTIVATION, INT8_OUT, ASM,
@@ -189,7 +189,7 @@ def semi_gemv_float_kernel(
     x_row = x_ptr + m * K
     row_at = n[:, None].to(tl.int64) * PAIRS
     zero = tl.zeros((BLOCK_N, BLOCK_W), tl.float32)
-    acc, spoiled = zero, tl.zeros((BLOCK_W, 4), tl.float32)
+    acc, nan_mark = zero, tl.zeros((BLOCK_W, 4), tl.float32)
     for g0 in range(0, PAIRS, BLOCK_W):
         groups = g0 + tl.arange(0, BLOCK_W)
         group = groups[None, :] + tl.zeros((BLOCK_N, BLOCK_W), tl.int32)
@@ -201,13 +201,13 @@ def semi_gemv_float_kernel(
         places = repeated(places.to(tl.int32), 2) >> (group % 2 * 4)
         at = groups[:, None] * 4 + tl.arange(0, 4)[None, :]
         x = tl.load(x_row + at, mask=at < K, other=0.0)  # [BLOCK_W, 4]
-        spoiled = tl.fma(x, tl.zeros_like(x), spoiled)
+        nan_mark = tl.fma(x, tl.zeros_like(x), nan_mark)
         a, b, c, d = split4(x)
         a, b, c, d = a[None, :] + zero, b[None, :] + zero, c[None, :] + zero, d[None, :] + zero
         acc = tl.fma(first.to(tl.float32), one_of(a, b, c, d, places), acc)
         acc = tl.fma(second.to(tl.float32), one_of(a, b, c, d, places >> 2), acc)
     sums = tl.sum(acc, 1)[None, :]
-    total = tl.where(is_spoiled(tl.sum(tl.sum(spoiled, 1), 0) + tl.zeros_like(sums)), float("nan"), sums)
+    total = tl.where(is_marked(tl.sum(tl.sum(nan_mark, 1), 0) + tl.zeros_like(sums)), float("nan"), sums)
     epilogue_of_rows((total,), m, rows, n[None, :], None, Epilogue(
         y_ptr, multiplier_ptr, offset_ptr, compensation_ptr, row_scale_ptr, None, parameter, y_inv_scale, y_zero_point, N,
         ACTIVATION, INT8_OUT, ASM,

@@ -26,7 +26,7 @@ from rtaccel.kernels._gpu.triton_spec import Specialisation, Tiling, power_of_tw
 PIECE = 8192
 """Numbers that a program looks at: 32 in each of 256 threads."""
 
-MOST_PIECES = 32767
+MAX_PIECES = 32767
 """That each half of a word counts."""
 
 
@@ -89,7 +89,7 @@ def specialize(sizes: tuple[int, ...], widths: tuple[int, ...]) -> Specialisatio
     """For samples of values with so many numbers each, and results with so many."""
     parts = parts_of(sizes)
     every = sum(part.programs for part in parts)
-    assert every <= MOST_PIECES, sizes
+    assert every <= MAX_PIECES, sizes
     xs, ys = _pointers("x", len(sizes)), _pointers("y", len(widths))
     counted = ["count_ptr"] if every > 1 else []
     lines = [f"def kernel({', '.join([*xs, *ys, *counted])}):", "    m = tl.program_id(0).to(tl.int64)"]
