@@ -25,7 +25,7 @@ PAGE = Path(__file__).parent / "reference" / "support-matrix.md"
 BACKENDS = {"cpu": "CPU", "triton": "Triton", "numba_cuda": "Numba CUDA"}
 """Backend -> its name on the page. Kernels in plain torch (`portable`) exist for every row and are not listed."""
 
-ROWS = (1, 4, 16, 128)
+ROWS = (1, 4, 16, 128, 1 << 20)
 """Batch sizes that kernels are asked for: some take few rows alone, some many alone."""
 
 COLUMNS = (

@@ -40,6 +40,7 @@ def options(arguments: list[str]) -> argparse.Namespace:
     )
     parser.add_argument("--resume", action="store_true", help="leave out the networks that the file has already")
     parser.add_argument("--out", type=Path, help="JSON file; under bench/results where not given")
+    parser.add_argument("--scheme", choices=("float32", "w8a8"), default="float32", help="gpu: the scheme to count")
     parser.add_argument("--page", type=Path, help="gpu: the page to write, of what --out has")
     parser.add_argument("--survey", type=Path, default=SURVEY, help="page: the survey to show")
     parser.add_argument("--latency", type=Path, help="page: the latencies to show; the newest where not given")
@@ -72,8 +73,8 @@ def main(arguments: list[str]) -> None:
         path = asked.out or GPU
         record = read(path)
         if asked.resume:
-            chosen = [entry for entry in chosen if entry.name not in record.get("networks", {})]
-        gpu.count_all(chosen, record, lambda found: write(path, found), asked.limit)
+            chosen = [entry for entry in chosen if entry.name not in record.get(gpu.key_of(asked.scheme), {})]
+        gpu.count_all(chosen, record, lambda found: write(path, found), asked.limit, asked.scheme)
         page_of_gpu = asked.page or (None if asked.out else GPU_PAGE)
         if page_of_gpu is not None:
             page_of_gpu.write_text(gpu.page(record))

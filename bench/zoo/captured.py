@@ -32,7 +32,7 @@ NOTHING = {
 }  # fmt: skip
 """Calls of PyTorch that launch nothing, beside views."""
 
-LIBRARY = {"mm", "addmm", "bmm", "baddbmm", "addmv", "convolution", "_fft_c2c", "_fft_r2c", "_fft_c2r"}
+LIBRARY = {"mm", "_int_mm", "addmm", "bmm", "baddbmm", "addmv", "convolution", "_fft_c2c", "_fft_r2c", "_fft_c2r"}
 """Calls that are cuBLAS's, cuDNN's or cuFFT's."""
 
 

@@ -12,6 +12,8 @@ from typing import Any
 
 from bench.zoo.entry import Entry, NotInstalled, entries
 
+FLOAT32, INT8 = "float32", "w8a8"
+
 
 @dataclass(frozen=True)
 class Count:
@@ -30,8 +32,8 @@ class Count:
     specialized: bool = False
 
 
-def count(entry: Entry) -> Count:
-    """Raises what capturing the network raises."""
+def count(entry: Entry, scheme: str = FLOAT32) -> Count:
+    """scheme: W8A8 has static scales, of the entry's own inputs. Raises what capturing the network raises."""
     from torch.utils import _pytree as pytree
 
     from bench.zoo.captured import Nodes, capture, taken
@@ -40,7 +42,7 @@ def count(entry: Entry) -> Count:
     from rtaccel.convert.lower import lower
     from rtaccel.convert.passes.program import SubgraphStep
     from rtaccel.core.errors import UnsupportedProblem
-    from rtaccel.core.scheme import SchemeMap
+    from rtaccel.core.scheme import W8A8, SchemeMap
 
     model, inputs = entry.build()
     args = check_example(model, inputs)
@@ -52,7 +54,9 @@ def count(entry: Entry) -> Count:
         if not specialized:
             raise
         captured, graph = choose_batch_mode(model, args, specialize=True)
-    program = lower(captured, graph, SchemeMap("float32"), None, equalize=False)
+    plain = scheme == FLOAT32
+    chosen = SchemeMap(scheme if plain else W8A8(activation="static"))
+    program = lower(captured, graph, chosen, None if plain else [args], equalize=False)
     rows = max(1, program.samples(pytree.tree_leaves(args)))
     nodes, calls, stages = Nodes(), 0, 0
     reasons: dict[str, str] = {}
@@ -73,12 +77,16 @@ def count(entry: Entry) -> Count:
 
 
 def count_all(
-    chosen: Sequence[Entry], record: dict[str, Any], save: Callable[[dict[str, Any]], None], limit: float
+    chosen: Sequence[Entry],
+    record: dict[str, Any],
+    save: Callable[[dict[str, Any]], None],
+    limit: float,
+    scheme: str = FLOAT32,
 ) -> None:
     """Each network in a process of its own, which may take `limit` seconds."""
-    networks = record.setdefault("networks", {})
+    networks = record.setdefault(key_of(scheme), {})
     for entry in chosen:
-        command = [sys.executable, "-m", "bench.zoo.gpu", entry.name]
+        command = [sys.executable, "-m", "bench.zoo.gpu", entry.name, scheme]
         try:
             done = subprocess.run(command, capture_output=True, text=True, timeout=limit, check=False)
             found = json.loads(done.stdout.splitlines()[-1]) if done.returncode == 0 else {"failed": _last(done.stderr)}
@@ -87,6 +95,11 @@ def count_all(
         networks[entry.name] = found
         save(record)
         print(entry.name, line(found), flush=True)
+
+
+def key_of(scheme: str) -> str:
+    """Where the counts of a scheme are in a record."""
+    return "networks" if scheme == FLOAT32 else f"networks_{scheme}"
 
 
 def _last(text: str) -> str:
@@ -126,6 +139,17 @@ LEFT = """
 |---|---|---|
 """
 
+IN_INT8 = """
+## In W8A8
+
+With static scales, of the same inputs: {networks} networks, {stages} stages, {triton} launches of Triton's kernels and
+{copies} copies. PyTorch launches {left} kernels in them, {library} more are of libraries, and {calls} calls fall back.
+{whole} networks have no kernel of PyTorch's.
+"""
+IN_INT8_LEFT = """
+| network | stages | launches of Triton's | copies | of libraries | PyTorch's kernels | calls that fall back |
+|---|---|---|---|---|---|---|
+"""
 
 NOT_COUNTED = """
 ## Not counted
@@ -140,26 +164,45 @@ def shortened(why: str) -> str:
     return why.rpartition("Error: ")[2].removeprefix("rtaccel.core.errors.").partition(";")[0].replace("|", "/")
 
 
-def page(record: dict[str, Any]) -> str:
-    counted = {name: found for name, found in record["networks"].items() if "failed" not in found}
+def sums(counted: dict[str, dict[str, Any]]) -> dict[str, int]:
+    """What a page says of all networks together."""
     total = {word: sum(found[word] for found in counted.values()) for word in ("stages", "triton", "copies", "calls")}
     made = {word: sum(sum(found[word].values()) for found in counted.values()) for word in ("library", "torch")}
-    whole = sum(not found["torch"] and not found["library"] and not found["calls"] for found in counted.values())
+    whole = sum(is_whole(found) for found in counted.values())
+    return {**total, "networks": len(counted), "left": made["torch"], "library": made["library"], "whole": whole}
+
+
+def is_whole(found: dict[str, Any]) -> bool:
+    return not found["torch"] and not found["library"] and not found["calls"]
+
+
+def row(name: str, found: dict[str, Any]) -> str:
+    numbers = " | ".join(str(found[word] or "-") for word in ("stages", "triton", "copies"))
+    star = " *" if found.get("specialized") else ""
+    others = f"{named(found['library'])} | {named(found['torch'])} | {found['calls'] or '-'}"
+    return f"| {name}{star} | {numbers} | {others} |\n"
+
+
+def succeeded(networks: dict[str, dict[str, Any]]) -> dict[str, dict[str, Any]]:
+    return {name: found for name, found in networks.items() if "failed" not in found}
+
+
+def page(record: dict[str, Any]) -> str:
+    counted = succeeded(record["networks"])
     starred = sum(found.get("specialized", False) for found in counted.values())
-    text = HEAD.format(
-        networks=len(counted), left=made["torch"], library=made["library"], whole=whole, specialized=starred, **total
-    )
+    text = HEAD.format(specialized=starred, **sums(counted)) + "".join(row(*item) for item in counted.items())
     left, reasons = Counter[str](), dict[str, str]()
-    for name, found in counted.items():
-        numbers = " | ".join(str(found[word] or "-") for word in ("stages", "triton", "copies"))
-        star = " *" if found.get("specialized") else ""
-        others = f"{named(found['library'])} | {named(found['torch'])} | {found['calls'] or '-'}"
-        text += f"| {name}{star} | {numbers} | {others} |\n"
+    for found in counted.values():
         left.update(found["reasons"].keys())
         reasons |= found["reasons"]
     if left:
         text += LEFT + "".join(f"| {op} | {n} | {reasons[op]} |\n" for op, n in left.most_common())
-    failed = {name: found["failed"] for name, found in record["networks"].items() if "failed" in found}
+    int8 = record.get(key_of(INT8), {})
+    if int8:
+        parted = {name: found for name, found in succeeded(int8).items() if not is_whole(found)}
+        text += IN_INT8.format(**sums(succeeded(int8)))
+        text += IN_INT8_LEFT * bool(parted) + "".join(row(*item) for item in parted.items())
+    failed = {name: found["failed"] for name, found in (record["networks"] | int8).items() if "failed" in found}
     if failed:
         text += NOT_COUNTED + "".join(f"| {name} | {shortened(why)} |\n" for name, why in failed.items())
     return text
@@ -176,7 +219,7 @@ def main() -> None:
     torch.set_num_threads(1)
     warnings.filterwarnings("ignore")
     try:
-        print(json.dumps(asdict(count(entries()[sys.argv[1]]))))
+        print(json.dumps(asdict(count(entries()[sys.argv[1]], *sys.argv[2:]))))
     except NotInstalled as error:
         sys.exit(str(error))
 

@@ -24,7 +24,8 @@ if TYPE_CHECKING:
 
 Prepared = Callable[..., "tuple[Tensor, ...]"]
 """What `prepare` returns: input tensors in, a tuple of output tensors out, each [M, *value.shape]. Kernels of an operator
-that is `by_row` are only ever given matrices: the steps are joined with the samples before, and parted after."""
+that is `by_row` are only ever given matrices: the steps are joined with the samples before, and parted after.
+One that changes tensors of its own from call to call names them in an attribute `kept`."""
 
 
 @dataclass(frozen=True)

@@ -46,7 +46,9 @@ class Executable(Protocol):
 
 
 class StagedPlan:
-    """Runs prepared stages one after another: for backends whose kernels are launched from Python."""
+    """Runs prepared stages one after another: for backends whose kernels are launched from Python.
+
+    kept: tensors that calls change beside their results, of prepared stages that say so by an attribute of this name."""
 
     packed_bytes = 0
     scratch_bytes = 0
@@ -62,6 +64,7 @@ class StagedPlan:
         # int8 cannot hold a NaN: static quantization marks the row, and the outputs of that row become NaN.
         self._floats = [p for p in group.outputs if p.value.dtype == "float32" and p.value.name not in group.states]
         self._checked = marked_values(group.stages, [p.value for p in self._floats])
+        self.kept = tuple(t for call in prepared for t in getattr(call, "kept", ()))
         self.marks, self.triton = bool(self._checked), triton
         self._group, self._batch, self._device = group, batch, device
         self._order: Order = StreamOrder() if device == "cuda" else NO_ORDER

@@ -135,7 +135,8 @@ class Executor:
         if not flat or kwargs.num_children or not all(step.plan or step.raw_kernel for step in self.steps):
             return
         o = self.options
-        plan = joined(self.program, self._results, Edge(o.batch_size, o.batch, o.device))
+        kept = tuple(t for step in self.steps if isinstance(step.plan, StagedPlan) for t in step.plan.kept)
+        plan = joined(self.program, self._results, Edge(o.batch_size, o.batch, o.device), kept)
         if plan is not None:
             self.direct = self.joined = GraphPlan(plan, layer, o.batch_size)
             self.bind = self.joined.bind

@@ -110,6 +110,21 @@ def test_the_page_adds_up() -> None:
     assert "| partly | 9 | 7 | 1 | - | 2 gather, 1 mul | 1 |" in text
     assert "| take | 1 | why |" in text and "| gone | UnsupportedProblem: compile: got Net |" in text
     assert "Stages in PyTorch" not in gpu.page({"networks": {"whole": networks["whole"]}})
+    assert "In W8A8" not in text
+    both = gpu.page({"networks": {"whole": networks["whole"]}, "networks_w8a8": networks})
+    said = both[both.index("## In W8A8") :]
+    assert "3 networks, 19 stages, 17 launches" in said and "1 networks have no" in said
+    assert "| partly |" in said and "| whole |" not in said and "| gone |" in said
+
+
+def test_int8_layers_are_counted_with_their_quantization() -> None:
+    """A large product is cuBLAS's, with what makes int8 of x before it; a small one, and a transposed convolution, are ours."""
+    model = nn.Sequential(nn.Linear(1024, 1024), nn.Linear(1024, 8)).eval()
+    found = gpu.count(Entry("made", "torch", lambda: (model, (torch.randn(1, 256, 1024),))), gpu.INT8)
+    assert (found.library, found.torch, found.calls) == ({"_int_mm": 1}, {}, 0)
+    up = nn.Sequential(nn.ConvTranspose1d(16, 16, 4, 2), nn.Conv1d(16, 4, 3)).eval()
+    found = gpu.count(Entry("made", "torch", lambda: (up, (torch.randn(1, 16, 40),))), gpu.INT8)
+    assert (found.library, found.torch, found.calls, found.reasons) == ({}, {}, 0, {})
 
 
 def test_another_file_leaves_the_page_alone(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
@@ -117,7 +132,7 @@ def test_another_file_leaves_the_page_alone(monkeypatch: pytest.MonkeyPatch, tmp
     page, own, asked = tmp_path / "zoo-gpu.md", tmp_path / "own.json", tmp_path / "asked.md"
     monkeypatch.setattr(command, "GPU_PAGE", page)
     monkeypatch.setattr(command, "GPU", tmp_path / "zoo-gpu.json")
-    monkeypatch.setattr(gpu, "count_all", lambda chosen, record, write, limit: write(record))
+    monkeypatch.setattr(gpu, "count_all", lambda chosen, record, write, limit, scheme: write(record))
     monkeypatch.setattr(gpu, "page", lambda record: "written")
     command.main(["gpu", "--out", str(own)])
     assert own.exists() and not page.exists()

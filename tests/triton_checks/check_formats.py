@@ -312,9 +312,20 @@ def test_the_hand_over_to_blas(kind: str, activation: str) -> None:
             if scheme != kind
             else contract_weights.make_stage(k, n, kind, activation)
         )
-        assert impl.supports(Problem.of(stage, 128)) is None
+        small = impl.supports(Problem.of(stage, 128))
+        assert small is None if scheme == kind else "one launch with its epilogue" in (small or "")
         assert "M = 127" in (impl.supports(Problem.of(stage, 127)) or "")
         check("linear", impl, stage, 128, 0, 1, 17, 131)
+
+
+@pytest.mark.parametrize(("k", "rows", "said"), [
+    (1024, 1024, None), (1024, 56, "M = 56"), (1024, 1021, "would copy x"), (1030, 1024, "would copy x"),
+    (64, 1024, "one launch with its epilogue"),
+])  # fmt: skip
+def test_w8a8_that_is_handed_over(k: int, rows: int, said: str | None) -> None:
+    """Large products that cuBLAS takes as they lie."""
+    found = impl_of("linear", "triton_blas").supports(Problem.of(contract.make_stage(k, 1024, "static"), rows))
+    assert found is None if said is None else said in (found or "")
 
 
 def test_w4a8_is_not_handed_over() -> None:

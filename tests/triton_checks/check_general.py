@@ -51,6 +51,7 @@ STEPS = {
     "linear_scan": 4,
     "cached_attention": 1,
     "table_row": 1,
+    "draw": 1,
     "order": 9,
     "put": 5,
     "fourier": 3,

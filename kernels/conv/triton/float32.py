@@ -24,7 +24,7 @@ from rtaccel.kernels._gpu.triton_activations import activate
 from rtaccel.kernels._gpu.triton_launch import bind
 from rtaccel.kernels._gpu.triton_spec import MAX_N, Specialisation, Tiling, ffma_tiling, leave_out, power_of_two
 from rtaccel.kernels.conv import cases, contract
-from rtaccel.kernels.conv.triton.window_config import check_inputs, geometry_of, optional_pointers, window_of
+from rtaccel.kernels.conv.triton.window_config import by_table, check_inputs, geometry_of, optional_pointers, window_of
 
 
 @triton.jit
@@ -102,7 +102,7 @@ def specialize(problem: Problem) -> Specialisation:
     """Not measured on a card."""
     g, n, groups = geometry_of(problem), problem.out_widths[0], int(problem.attrs.get("groups", 1))
     window = window_of(problem)
-    table = g.in_steps is not None or g.out_steps is not None or g.out_rows is not None
+    table = by_table(g)
     positions, k = problem.rows * problem.out_steps[0], g.taps * window.C // groups
     if groups == 1:
         tile = ffma_tiling(positions, n, k)

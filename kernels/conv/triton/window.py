@@ -3,7 +3,7 @@
 One program computes block_n channels of block_m positions, of one sample or of several. The sum runs over taps and channels as
 one axis, k = tap * C + c: a layer of one or two channels fills its tiles as one of many does, and nothing is unfolded in memory.
 Each element of a tile finds its own row of x; where all rows of the image are there, from k and the position by arithmetic with
-constants, else (in_steps, out_steps) through a table [out steps, taps].
+constants, else (in_steps, out_steps, out_rows) through a table [out steps, taps].
 
 Dynamic samples come as int8 numbers and a scale each (triton/window_config.py). Padding is the zero point, so that the
 compensation of kernels/linear/triton/w8a8.py, -zero_point times the sum of all weights of an output, holds at the edges too.

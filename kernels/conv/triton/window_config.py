@@ -59,8 +59,6 @@ def unsupported(problem: Problem) -> str | None:
         return "reads and writes a row of channels for each position, not planes"
     if problem.attrs.get("stream", 0):
         return "computes windows; a stream stays on the GPU as a whole"
-    if problem.attrs.get("out_rows") is not None:
-        return "computes rows by a stride and a dilation"
     if problem.out_widths[0] > MAX_N:
         return f"has at most 65535 programs along N, for N <= {MAX_N}, not N = {problem.out_widths[0]}"
     return None
@@ -90,10 +88,15 @@ def window_of(problem: Problem) -> Window:
     return Window(c, steps, problem.out_steps[0], g.kernel, g.in_size, g.stride, g.padding, g.dilation, g.out_size[1])
 
 
+def by_table(g: Geometry) -> bool:
+    """Whether a row of x is looked up, where neither stride nor dilation say it: some rows alone, or a transposed convolution."""
+    return any(rows is not None for rows in (g.in_steps, g.out_steps, g.out_rows))
+
+
 def specialize_window(name: str, kernel: Any, problem: Problem, tile: Tiling, **own: Any) -> Specialisation:
     """own: further constants of the kernel."""
     g, attrs, n = geometry_of(problem), problem.attrs, problem.out_widths[0]
-    table, dynamic = g.in_steps is not None or g.out_steps is not None, is_dynamic(problem)
+    table, dynamic = by_table(g), is_dynamic(problem)
     residual, int8_out = len(problem.in_widths) > 1, problem.out_dtypes[0] == "int8"
     activation = str(attrs.get("activation", "none"))
     window = window_of(problem)

@@ -1,9 +1,10 @@
 """Hand-over to cuBLAS for many rows: the product is torch's, what follows it is one Triton kernel.
 
-From some number of rows the time is that of the tensor cores, not of the weights, and there nothing here is faster than the
-vendor's library. int8 x int8 goes to `torch._int_mm` (int32 sums, exact). float32 x is rounded to bfloat16 and multiplied by
-the weight in bfloat16, with sums and results in float32: an int8 weight is exact so, an int4 one is spread out once, its
-q * scale rounded to 8 bits. That needs more memory than the format saves, and `explain()` shows the name of this kernel.
+From some number of rows the time is that of the tensor cores, not of the weights, and there nothing here is held to be
+faster than the vendor's library. int8 x int8 goes to `torch._int_mm` (int32 sums, exact). float32 x is rounded to bfloat16
+and multiplied by the weight in bfloat16, with sums and results in float32: an int8 weight is exact so, an int4 one is spread
+out once, its q * scale rounded to 8 bits. That needs more memory than the format saves, and `explain()` shows the name of
+this kernel.
 
 W4A8 has no such form: its sums over a group are whole numbers by contract.
 """
@@ -30,6 +31,10 @@ from rtaccel.kernels.linear.triton.mixed_config import KernelConfig, Operands
 FEWEST_ROWS = 128
 """Rows from which the product is handed over. Not measured on a card: below it a tile of 64 rows still reads each weight at
 most twice."""
+
+MOST = 2**27
+"""Operations of W8A8 up to which one launch is worth more than cuBLAS's share of the peak, with its sums in memory and an
+epilogue that reads them: as float32 has it. Not measured."""
 
 
 @triton.jit(do_not_specialize=["rows", "y_zero_point"])
@@ -59,6 +64,15 @@ def supports(problem: Problem) -> str | None:
         return f"has no form for {problem.weight_format} weights"
     if problem.weight_format is WeightFormat.INT4 and problem.in_dtypes[0] == "int8":
         return "W4A8 keeps its sums over groups in whole numbers, which cuBLAS has no product for"
+    if problem.weight_format is WeightFormat.INT8 and problem.in_dtypes[0] == "int8":
+        operations = 2 * problem.matrix_rows * problem.in_widths[0] * problem.out_widths[0]
+        if operations <= MOST:
+            return (
+                f"hands W8A8 to cuBLAS from {MOST} operations, here {operations}: less is one launch with its epilogue"
+            )
+        if problem.in_widths[0] % 16 or problem.matrix_rows % 8:
+            own = f"{problem.in_widths[0]} and {problem.matrix_rows}"
+            return f"would copy x for cuBLAS, which takes K % 16 == 0 and M % 8 == 0, not {own}"
     if problem.in_dtypes[0] == "int8" and problem.in_widths[0] > contract.MAX_K:
         return f"sums in int32, which holds K <= {contract.MAX_K}, not K = {problem.in_widths[0]}"
     return None

@@ -26,6 +26,7 @@ from rtaccel.kernels._gpu.triton_spec import (
 )
 from rtaccel.kernels.linear import contract
 from rtaccel.kernels.linear.triton.w8a8 import KernelConfig, Operands, launcher, unsupported
+from rtaccel.kernels.linear.triton.wide_config import MULTIPROCESSORS
 
 
 @triton.jit(do_not_specialize=["rows", "y_zero_point"])
@@ -57,11 +58,13 @@ def dot_kernel(
 
 
 def tiling(problem: Problem) -> Tiling:
-    """Narrow tiles of N, so that a small layer still spreads over many multiprocessors. Not measured on a card."""
+    """Narrow tiles of N, so that a small layer still spreads over many multiprocessors; wide ones where rows do that, so that
+    each row is read less often. Not measured on a card."""
     k, n, m = problem.in_widths[0], problem.out_widths[0], problem.matrix_rows
+    spread = triton.cdiv(m, 64) * triton.cdiv(n, 64) >= MULTIPROCESSORS
     return Tiling(
         block_m=power_of_two(m, 16, 64),
-        block_n=16 if n <= 512 else 32 if n <= 2048 else 64,
+        block_n=power_of_two(n, 16, 64) if spread else 16 if n <= 512 else 32 if n <= 2048 else 64,
         block_k=power_of_two(k, 32, 128 if m > 16 else 256),
         num_warps=4,
         num_stages=3 if k > 256 else 1,
@@ -94,6 +97,7 @@ def specializations() -> Iterator[Specialisation]:
         ((1024, 1024, "dynamic", "gelu", "float32"), 16, (INT8_MMA, ASYNC_COPY), ()),
         ((1024, 1024, "static", "relu", "int8"), 64, (INT8_MMA, ASYNC_COPY), ()),
         ((130, 33, "static", "none", "float32"), 1, (INT8_MMA, WIDE_LOAD), (FUSED,)),
+        ((96, 384, "static", "relu", "int8"), 3136, (INT8_MMA, WIDE_LOAD), (FUSED,)),
     ):
         stage = contract.make_stage(k, n, scheme, activation, out=out)
         yield specialize(Problem.of(stage, rows, "cuda")).with_requirements(*requires, forbids=forbids)

@@ -92,8 +92,8 @@ class GraphPlan(DevicePlan):
         return (results,) if isinstance(results, Tensor) else tuple(results)
 
     def _kept(self) -> tuple[Tensor, ...]:
-        """What calls write beside their results, and later ones read: states."""
-        return ()
+        """What calls write beside their results, and later ones read: states, and what stages count."""
+        return self._staged.kept
 
     def _captured(self, inputs: tuple[Tensor, ...], outputs: Sequence[Tensor] | None = None) -> Graph:
         """A graph of the kernels on these tensors; its results are copied to `outputs`, where given, in the graph. What is kept

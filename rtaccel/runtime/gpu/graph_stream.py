@@ -116,7 +116,7 @@ class GraphStream(GraphPlan):
         return results
 
     def _kept(self) -> tuple[Tensor, ...]:
-        return (*self._states, self._left)
+        return (*self._states, self._left, *self._staged.kept)
 
     def held(self) -> dict[str, Tensor]:
         return {MARK.name: self._zeros, **{v.name: state for v, state in zip(self._values, self._states)}}

@@ -34,7 +34,10 @@ class Edge:
 class JoinedPlan(StagedPlan):
     """results: tensors in, tensors out, whatever is between them."""
 
-    def __init__(self, group: Subgraph, results: Callable[[Sequence[Any]], list[Any]], edge: Edge) -> None:
+    def __init__(
+        self, group: Subgraph, results: Callable[[Sequence[Any]], list[Any]], edge: Edge, kept: tuple[Tensor, ...] = ()
+    ) -> None:
+        self.kept = kept
         self._group, self._results, self._batch, self._device = group, results, edge.batch, edge.device
         self._order: Order = StreamOrder() if edge.device == "cuda" else NO_ORDER
 
@@ -49,8 +52,11 @@ class JoinedPlan(StagedPlan):
     call_flat = call
 
 
-def joined(program: Program, results: Callable[[Sequence[Any]], list[Any]], edge: Edge) -> JoinedPlan | None:
-    """The plan of a program with tensors as arguments and results; None for any other. Runs it once, for the shapes of both."""
+def joined(
+    program: Program, results: Callable[[Sequence[Any]], list[Any]], edge: Edge, kept: tuple[Tensor, ...] = ()
+) -> JoinedPlan | None:
+    """The plan of a program with tensors as arguments and results; None for any other. Runs it once, for the shapes of both.
+    kept: as a StagedPlan's, of all its steps."""
     if program.casts or not all(isinstance(name, str) for name in program.outputs):
         return None
     if not all(isinstance(a.dtype, torch.dtype) for a in program.arguments):
@@ -67,7 +73,7 @@ def joined(program: Program, results: Callable[[Sequence[Any]], list[Any]], edge
     if not all(isinstance(y, Tensor) and y.shape[:lead] == (edge.samples,) * lead for y in found):
         return None
     outputs = [_port(name, y.shape[lead:], y.dtype, lead) for name, y in zip(program.outputs, found)]
-    return JoinedPlan(Subgraph((), tuple(inputs), tuple(outputs)), results, edge)
+    return JoinedPlan(Subgraph((), tuple(inputs), tuple(outputs)), results, edge, kept)
 
 
 def _input(argument: Argument, lead: int) -> GraphIO:

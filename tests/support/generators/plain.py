@@ -46,6 +46,15 @@ plain(
 plain("determinants", (1,), lambda x: torch.linalg.det(x[:, :1, None].expand(-1, 3, 3) + torch.eye(3)))
 plain("square", ANY_RANK, lambda x: x.tanh() ** 2, whole=False)
 
+NOISE = {
+    "normal": torch.randn_like, "uniform": torch.rand_like, "shifted": lambda x: torch.normal(x, 0.5),
+    "truths": lambda x: torch.bernoulli(torch.sigmoid(x)), "same": lambda x: torch.bernoulli(x, 0.25),
+    "waiting": lambda x: torch.empty_like(x).exponential_(), "between": lambda x: torch.empty_like(x).uniform_(-1, 2),
+    "all": lambda x: torch.randn(x.shape), "row": lambda x: torch.rand(x.shape[-1:]),
+}  # fmt: skip
+"""Random numbers, which are multiplied by 0: nothing is left of them but where they are finite, and their shape."""
+add("noise", "any", (1, 2, 3, 4), lambda m, a, x: x + 0.0 * NOISE[a["kind"]](x), args=one_of(kind=[*NOISE]))
+
 # -- other ways to look at a tensor -----------------------------------------------------------------------------------
 
 plain("turn", (2,), lambda x: x.transpose(1, 2))

@@ -66,6 +66,7 @@ GENERAL = (
     ("linear_scan", "1-3x7"),
     ("cached_attention", "1-M3-R7-H2-D5"),
     ("table_row", "M3-T7-C17"),
+    ("draw", "M2-5x13"),
     ("order", "rows-float32-up-5x3-k3"),
     ("order", "rows-int64-down-3x16-k16"),
     ("put", "rows-add-float32-5x3-4"),
