@@ -26,7 +26,7 @@ FACTORS = (0xD2511F53, 0xCD9E8D57)
 STEPS = (0x9E3779B9, 0xBB67AE85)
 """What multiplies two words of a counter in each round, and what is added to the two of the key."""
 
-MOST_PLACES, MOST_SEEDS, MOST_NUMBERS = 1 << 31, 1 << 63, 1 << 31
+MAX_PLACES, MAX_SEEDS, MAX_NUMBERS = 1 << 31, 1 << 63, 1 << 31
 WORD = 0xFFFFFFFF
 
 
@@ -46,11 +46,11 @@ def philox(counter: list[Tensor], key: tuple[int, int]) -> list[Tensor]:
 def checked(stage: Stage) -> tuple[int, int]:
     """(seed, place)"""
     seed, place, y = stage.attrs["seed"], stage.attrs["place"], stage.outputs[0]
-    if not 0 <= seed < MOST_SEEDS or not 0 <= place < MOST_PLACES:
+    if not 0 <= seed < MAX_SEEDS or not 0 <= place < MAX_PLACES:
         raise FormatError(
             "draw", f"seed {seed}, place {place}", "a seed below 2^63, a place below 2^31", "Correct the stage."
         )
-    if len(stage.inputs) != 1 or y.dtype != "float32" or not 0 < y.steps * y.width < MOST_NUMBERS:
+    if len(stage.inputs) != 1 or y.dtype != "float32" or not 0 < y.steps * y.width < MAX_NUMBERS:
         raise ShapeError(
             "draw", f"{len(stage.inputs)} inputs, {y.dtype}{list(y.shape)}", "one input, and float32 with elements",
             "Correct the stage.",

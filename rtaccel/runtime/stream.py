@@ -213,7 +213,7 @@ def stream(
     mode: on a GPU, "persistent", the default of one stream: a persistent kernel with its states. It takes
         an LSTM or GRU in static W8A8 or W4A8, with or without such a linear head, or causal convolutions in static W8A8 with
         residuals, activations and linear layers. Tensors are then the CPU's as well, `close()` ends the kernel, and
-        the past of the stream is in the state dict, of a recurrent one where the kernel is that in CUDA C++ (`explain()` says).
+        the past of the stream is in the state dict.
         "graph", the default of several: a time step of all streams is one CUDA graph, of any model and number of streams, their
         states in the GPU's memory. Tensors are the GPU's.
     front: what turns a time step as it comes, float32 [streams, ...], into one of the model, [streams, features]: any model

@@ -148,6 +148,9 @@ def test_its_past_goes_on(groups: int, tmp_path: Path) -> None:
         assert past.numel() == plain.state_dict()["_extra_state"].numel()
         other.load_state_dict(live.state_dict())
         same(reach + 2, live, other)
+        other.load_stream(0, plain.save_stream(0))
+        plain.load_stream(0, live.save_stream(0))
+        same(1, live, other)
     bad = torch.full((1, 6), float("nan"))
     for stream in (plain, live):
         stream.step(bad)

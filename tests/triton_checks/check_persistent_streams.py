@@ -5,6 +5,7 @@ native mailbox and the kernel, to the same bits as the stream on the CPU. Starte
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -25,7 +26,7 @@ from rtaccel.kernels.recurrent.triton.config import KernelConfig, Operands
 from rtaccel.runtime.options import Options
 from rtaccel.runtime.stream import StreamModel
 from tests.triton_checks.support.interpreted_device import TIMEOUT_NS, in_its_place
-from tests.triton_checks.support.sides import DEVICE, Side
+from tests.triton_checks.support.sides import DEVICE, INTERPRET, Side
 
 require("triton")
 
@@ -84,8 +85,70 @@ def test_a_stream_that_stays(make: Callable[[], nn.Module], head: Callable[[], A
     live.bind(x, out=y)()
     assert torch.equal(y, plain.step(x))
     assert "programs with" in live.explain() and "one persistent kernel: it runs" in live.explain()
-    assert live.state_dict()["_extra_state"].numel() == 0
     live.close()
+
+
+@pytest.mark.parametrize(
+    ("make", "head"),
+    [
+        (lambda: nn.LSTM(6, 20, 2, batch_first=True), lambda: nn.Linear(20, 3)),
+        (lambda: nn.GRU(7, 13, 2, batch_first=True), lambda: None),
+    ],
+    ids=["lstm-head", "gru"],
+)
+def test_its_past_goes_on(make: Callable[[], nn.Module], head: Callable[[], Any], tmp_path: Path) -> None:
+    """Before the first step, behind some and behind a NaN: on the same kernel, on another one, on the CPU, and from there back. A
+    reset before it is saved is kept, and other bytes change nothing."""
+    torch.manual_seed(3)
+    stack = make()
+    features = int(stack.input_size)  # type: ignore[arg-type]
+    live, plain = stayed(Net(stack, head()).eval(), features)
+    other = StreamModel(live._program, live._options, ("x_t",))
+
+    def stepped(count: int, *streams: StreamModel) -> None:
+        for _ in range(count):
+            x = torch.randn(1, features)
+            want = plain.step(x)
+            for stream in streams:
+                assert torch.equal(stream.step(x).nan_to_num(77.0), want.nan_to_num(77.0))
+
+    def past(stream: StreamModel) -> Tensor:
+        return stream.state_dict()["_extra_state"]
+
+    assert torch.equal(past(live), past(plain))
+    for steps in (0, 1, 4):
+        stepped(steps, live)
+        ends = live.save_stream(0)
+        assert ends[:-8] == plain.save_stream(0)[:-8]  # but for the number of its steps, the bytes of the CPU's stream
+        other.load_state_dict(live.state_dict())
+        stepped(2, live, other)
+    loaded = rt.load(rt.save(live, tmp_path / "live.rta", states=True))
+    x = torch.randn(1, features)
+    want = plain.step(x)
+    assert torch.equal(torch.from_numpy(loaded.step(x.numpy())), want)
+    assert torch.equal(live.step(x), want)
+    other.load_stream(0, plain.save_stream(0))
+    live.suspend()
+    other.suspend()  # which has made no step since it was loaded
+    stepped(2, live, other)
+    for wrong in (b"1234", bytes(len(ends) - 8) + (-1).to_bytes(8, "little", signed=True)):
+        with pytest.raises(rt.FormatError, match="load_stream"):
+            live.load_stream(0, wrong)
+    stepped(1, live)
+    for stream in (plain, live):
+        stream.step(torch.full((1, features), float("nan")))
+    other.load_state_dict(live.state_dict())
+    for _ in range(2):
+        y = live.step(x)
+        assert y.isnan().all() and torch.equal(other.step(x).isnan(), y.isnan())
+    plain.load_stream(0, live.save_stream(0))
+    assert plain.step(x).isnan().all()
+    for stream in (plain, live):
+        stream.reset()
+    other.load_state_dict(live.state_dict())
+    stepped(3, live, other)
+    live.close()
+    other.close()
 
 
 def test_what_cannot_stay() -> None:
@@ -121,10 +184,23 @@ def test_programs_that_share_a_stream(with_head: bool, side: Callable[..., Side]
     exchange = torch.zeros(persistent.exchange_words(form), dtype=torch.int64, device=DEVICE)
     made = side(k, outputs, commands=True)
     given = {**persistent.weights_of(ops, of_head), **persistent.scalars_of(ops), "exchange_ptr": exchange}
-    given |= {"idle_looks": 0, "second": 0}
+    past = torch.zeros(2 * persistent.past_numbers(form) + 1, device=DEVICE)
+    if INTERPRET:  # programs are processes
+        exchange, past = exchange.share_memory_(), past.share_memory_()
+    given |= {"idle_looks": 0, "second": 0, "past_ptr": past}
     made.start(spec, given, programs=form.parts)
     states = [torch.zeros(1, 2, hidden)] * 2
-    for time_step in range(5):
+    for time_step in range(8):
+        if time_step == 5:  # a program that starts late reads none of what the others leave
+            assert made.end() == triton_mailbox.ABORTED
+            ends, begins = past[: past.numel() // 2], past[past.numel() // 2 : -1]
+            torch.testing.assert_close(
+                ends.view(2, 2, hidden), torch.stack(states).squeeze(1).to(DEVICE), rtol=0, atol=0
+            )
+            begins.copy_(ends)
+            exchange.zero_()
+            made = side(k, outputs, commands=True)
+            made.start(spec, given, programs=form.parts)
         x, y = torch.randn(1, k), torch.full((1, outputs), 7.0)
         command = int(time_step == 2)
         assert made.box.exchange(x.data_ptr(), y.data_ptr(), TIMEOUT_NS, command)

@@ -107,13 +107,11 @@ def test_the_bits_of_the_cpu_after_a_swap(make: Callable[[], Pair], width: int) 
         assert not live.swap_pending
         kernel = kernel or live._executor.steps[0].plan._kernel._running
         assert live._executor.steps[0].plan._kernel._running is kernel
-    live.suspend()  # a new kernel begins with the set that was used last, and without a past
-    reset(plain)
+    live.suspend()  # a new kernel begins with the set that was used last, and goes on
     call()
     live.swap(states[1])  # while it runs; then ended with the order not sent
     plain.swap(states[1])
     live.suspend()
-    reset(plain)
     call()
     live.close()
 
@@ -197,7 +195,8 @@ def test_programs_that_share_a_stream(with_head: bool, side: Callable[..., Side]
     sets = shared(WeightSets(packed[0], DEVICE))
     exchange = torch.zeros(recurrent.exchange_words(form), dtype=torch.int64, device=DEVICE)
     made = side(k, outputs, commands=True)
-    given = {"exchange_ptr": exchange, **sets.tensors, **scalars[0], "idle_looks": 0, "second": 0}
+    past = torch.zeros(2 * recurrent.past_numbers(form) + 1, device=DEVICE)
+    given = {"exchange_ptr": exchange, "past_ptr": past, **sets.tensors, **scalars[0], "idle_looks": 0, "second": 0}
     made.start(recurrent.specialize("lstm", form, outputs, "relu" if with_head else None), given, programs=form.parts)
     states = [torch.zeros(1, 2, hidden)] * 2
     for time_step, which in enumerate((0, 1, 1, 2, 0, 2, 2)):

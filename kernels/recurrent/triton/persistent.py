@@ -46,7 +46,7 @@ from rtaccel.kernels._persistent.triton_exchange import publish, receive, split
 from rtaccel.kernels._persistent.triton_mailbox import SPINS_PER_LOOK, answer, wait
 from rtaccel.kernels.recurrent.layout import Geometry
 from rtaccel.kernels.recurrent.triton.config import MULTIPROCESSORS, KernelConfig, Operands, select_config
-from rtaccel.kernels.recurrent.triton.kernel import Weights, persistent_tiles, time_step
+from rtaccel.kernels.recurrent.triton.kernel import Weights, persistent_tiles, state_words, time_step
 from rtaccel.kernels.recurrent.triton.stack import problem_of
 
 RESET = 1
@@ -74,13 +74,14 @@ def head(words, words_ptr, params_ptr, compensation_ptr, N: tl.constexpr, CHUNK:
 @triton.jit(do_not_specialize=["x_zero_point", "y_zero_point", "idle_looks", "second"])
 def stream_kernel(
     request_ptr, reply_ptr, control_ptr, words_ptr, params_ptr, compensation_ptr, head_words_ptr, head_numbers_ptr,
-    head_compensation_ptr, exchange_ptr, x_inverse, x_zero_point, h_inverse, y_inverse, y_zero_point, idle_looks, second,
-    CUT: tl.constexpr, MESSAGE: tl.constexpr, PASSED: tl.constexpr, N: tl.constexpr, HEAD: tl.constexpr,
+    head_compensation_ptr, exchange_ptr, past_ptr, x_inverse, x_zero_point, h_inverse, y_inverse, y_zero_point, idle_looks,
+    second, CUT: tl.constexpr, MESSAGE: tl.constexpr, PASSED: tl.constexpr, N: tl.constexpr, HEAD: tl.constexpr,
     ACTIVATION: tl.constexpr, LOOK: tl.constexpr,
 ):  # fmt: skip
     """Grid (PARTS,). MESSAGE, PASSED: words polled of the mailbox, and of what the first program passes on. N: numbers of the
     answer. HEAD: they, padded, or 0 where h is the answer. second: the set of weights at the start, 1 is the one behind the
-    first."""
+    first. past: h of all layers and what else is carried, NaN where the stream is corrupted; the same to begin with, and a
+    number that is not 0 where it is."""
     BU: tl.constexpr = CUT.BU
     CH: tl.constexpr = CUT.CH
     NH: tl.constexpr = CUT.NH
@@ -89,12 +90,16 @@ def stream_kernel(
     y_slots = exchange_ptr + 2 * LAYERS * CUT.SLOT
     x_slots = y_slots + 2 * CUT.SLOT
 
+    PAST: tl.constexpr = (2 if CUT.GATES == 4 else 1) * LAYERS * CUT.H
+    own = program * BU + tl.arange(0, BU)
+    begins_ptr = past_ptr + PAST
     hidden, states = (), ()
-    for _ in tl.static_range(LAYERS * NH):
-        hidden = hidden + (tl.zeros((CH,), tl.int32),)  # noqa: RUF005
-    for _ in tl.static_range(LAYERS):
-        states = states + (tl.zeros((BU,), tl.float32),)  # noqa: RUF005
-    alive = tl.full((), 1, tl.int1)
+    for layer in tl.static_range(LAYERS):
+        hidden = hidden + state_words(begins_ptr + layer * CUT.H, h_inverse, CUT.H, CH, NH)
+    for layer in tl.static_range(LAYERS):
+        carried = begins_ptr + (PAST - (LAYERS - layer) * CUT.H) + own
+        states = states + (tl.load(carried, mask=own < CUT.H, other=0.0),)  # noqa: RUF005
+    alive = tl.load(begins_ptr + PAST) == 0.0
     sequence = tl.full((), 0, tl.int32)
     state = tl.full((), 0, tl.int64)
     end = tl.full((), 0, tl.int32)
@@ -162,6 +167,11 @@ def stream_kernel(
                         out = head((passed,), head_words, head_numbers, head_compensation, HEAD, CH, NH, ACTIVATION,
                                    CUT.ASM)  # fmt: skip
                         answer(reply_ptr, tl.where(alive, out, float("nan")), sequence, N)
+                for layer in tl.static_range(LAYERS):
+                    at = past_ptr + layer * CUT.H + own
+                    tl.store(at, tl.where(alive, outputs[layer], float("nan")), mask=own < CUT.H)
+                    if CUT.GATES == 4:
+                        tl.store(at + LAYERS * CUT.H, tl.where(alive, states[layer], float("nan")), mask=own < CUT.H)
     if program == 0:
         tl.store(control_ptr + 1, state, cache_modifier=".wt")
 
@@ -182,7 +192,7 @@ def specialize(op: str, kernel_config: KernelConfig, outputs: int, activation: s
     pointers = {
         "request_ptr": "*i64", "reply_ptr": "*i64", "control_ptr": "*i64", "words_ptr": "*i32", "params_ptr": "*fp32",
         "compensation_ptr": "*i32", "head_words_ptr": "*i32", "head_numbers_ptr": "*fp32",
-        "head_compensation_ptr": "*i32", "exchange_ptr": "*i64",
+        "head_compensation_ptr": "*i32", "exchange_ptr": "*i64", "past_ptr": "*fp32",
     }  # fmt: skip
     ended = f"N{outputs}_{activation}" if activation is not None else "states"
     return Specialisation(
@@ -247,6 +257,12 @@ def exchange_words(kernel_config: KernelConfig) -> int:
         if kernel_config.parts > 1
         else 1
     )
+
+
+def past_numbers(kernel_config: KernelConfig) -> int:
+    """float32 numbers of a past, of which the kernel has two and one number more."""
+    g = kernel_config.geometry
+    return (2 if kernel_config.gates == 4 else 1) * g.layers * g.hidden
 
 
 def weights_of(operands: Operands, of_head: HeadOperands) -> dict[str, Tensor]:

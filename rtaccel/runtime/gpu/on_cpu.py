@@ -9,7 +9,6 @@ from typing import TYPE_CHECKING
 
 import torch
 
-from rtaccel.core.errors import UnsupportedProblem
 from rtaccel.runtime.state.native_past import ENDING, saved
 
 if TYPE_CHECKING:
@@ -17,8 +16,7 @@ if TYPE_CHECKING:
 
 
 def on_cpu(live: StreamModel, states: bool) -> StreamModel:
-    """A stream on the CPU with the weights of one on a GPU. states: and its past. Raises UnsupportedProblem where the kernel
-    gives that to nobody."""
+    """A stream on the CPU with the weights of one on a GPU. states: and its past."""
     options = replace(live._options, mode=None, device="cpu", backend=None)
     made = type(live)(live._program, options, live._argument_names)
     made.note_verified(live._verified)
@@ -26,13 +24,7 @@ def on_cpu(live: StreamModel, states: bool) -> StreamModel:
     if states and plan.saves_as_native:
         made._plan().load_state(plan.save_state())
     elif states:
-        past = plan.save_state()
-        if not past:
-            raise UnsupportedProblem(
-                "save", "states=True for a stream whose kernel keeps them", "one by the kernel in CUDA C++",
-                "Leave states out: the loaded stream starts anew.",
-            )  # fmt: skip
-        made._plan().load_state(as_native(past, plan.state_rows, live._memory))
+        made._plan().load_state(as_native(plan.save_state(), plan.state_rows, live._memory))
     return made
 
 

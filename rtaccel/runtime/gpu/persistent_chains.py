@@ -15,9 +15,9 @@ from torch import Tensor
 from rtaccel.core.errors import UnsupportedProblem
 from rtaccel.core.stage import Stage
 from rtaccel.plan.explain import Line
+from rtaccel.runtime.gpu.persistent_at_rest import AtRest
 from rtaccel.runtime.gpu.persistent_choice import TRITON, allowed
 from rtaccel.runtime.gpu.persistent_launch import PersistentLaunch
-from rtaccel.runtime.gpu.persistent_rings import Rings
 from rtaccel.runtime.gpu.persistent_weights import Packed, WeightSets, same_numbers
 
 if TYPE_CHECKING:
@@ -35,7 +35,7 @@ class PersistentChain:
     kernel = TRITON
     programs, commands, states = 1, True, 0
     past: Tensor | None = None
-    rings: Rings | None = None
+    at_rest: AtRest | None = None
     sets: WeightSets | None = None
     second = 0
     ends_by_message = False

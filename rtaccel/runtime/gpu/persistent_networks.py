@@ -14,6 +14,7 @@ from rtaccel.core.registry import operator
 from rtaccel.core.stage import Stage
 from rtaccel.core.traits import Persistent
 from rtaccel.plan.explain import Line
+from rtaccel.runtime.gpu.persistent_at_rest import AtRest
 from rtaccel.runtime.gpu.persistent_chains import STEP, chain_network
 from rtaccel.runtime.gpu.persistent_launch import PersistentLaunch
 from rtaccel.runtime.gpu.persistent_rings import Rings
@@ -24,8 +25,8 @@ from rtaccel.runtime.gpu.persistent_weights import Packed, WeightSets
 class Network(Protocol):
     """inputs, outputs: float32 numbers of a call. programs: of the kernel, a multiprocessor each. commands: whether a message has
     a word more, of what to do before it. states: float32 numbers of its past, which it gives and takes by messages; 0 where
-    nobody can ask for them. past: 8-byte words for them that both sides see, put there before it is prepared. rings: its past in
-    device memory, which lies there from the end of a run to the next start; None where that is not how it keeps it.
+    nobody can ask for them. past: 8-byte words for them that both sides see, put there before it is prepared. at_rest: its past
+    in device memory, which lies there from the end of a run to the next start; None where that is not how it keeps it.
     sets: its weights on the device, where a message can exchange them; second: which of the two a start begins with.
     ends_by_message: all of its blocks read the mailbox, and end together; else by the word for it, at which the first looks."""
 
@@ -36,7 +37,7 @@ class Network(Protocol):
     commands: bool
     states: int
     past: Tensor | None
-    rings: Rings | None
+    at_rest: AtRest | None
     sets: WeightSets | None
     second: int
 
@@ -61,7 +62,7 @@ class PersistentConvolutions:
 
     programs, commands, states = 1, True, 0
     past: Tensor | None = None
-    rings: Rings | None = None
+    at_rest: AtRest | None = None
     sets: WeightSets | None = None
     second = 0
     ends_by_message = False
@@ -85,7 +86,7 @@ class PersistentConvolutions:
 
         kernel, ops = bind(specialize(self.config)), Operands.of(self.config, "cpu")
         rings, sets = ops.rings.to(device), WeightSets(ops.joined, device)
-        self.sets, self.rings = sets, Rings(self.config, rings)
+        self.sets, self.at_rest = sets, Rings(self.config, rings)
 
         def arguments(requests: Tensor, replies: Tensor, control: Tensor) -> dict[str, Any]:
             return {

@@ -7,27 +7,25 @@ saved counts as that of no call: the newest column is in the last row. So both w
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from typing import Any
 
 import torch
 from torch import Tensor
 
+from rtaccel.runtime.gpu.persistent_at_rest import AtRest
 from rtaccel.runtime.state.native_past import ENDING, loaded, row_bytes, saved
 
 OFFSET = -128
 """int8 numbers are bytes from 0 on in a native plan."""
 
 
-class Rings:
+class Rings(AtRest):
     """config: a kernels.conv.triton.persistent_config.KernelConfig. rings: its words on the device, with the age and the steps
     of a NaN behind them."""
 
     def __init__(self, config: Any, rings: Tensor) -> None:
-        self._config, self._on_device = config, rings
-        self._words = torch.zeros(rings.shape, dtype=rings.dtype, device="cpu")
-        if rings.is_cuda:
-            self._words = self._words.pin_memory()
+        super().__init__(rings)
+        self._config = config
 
     @property
     def _layers(self) -> list[tuple[Any, int, int, int]]:
@@ -46,9 +44,7 @@ class Rings:
         held = b"".join(saved(_zeros(o) ^ OFFSET) for o, *_ in self._layers)
         return held + ENDING.pack(0, 0, 0)
 
-    def read(self, number: int, copying: Callable[[Callable[[], None]], None]) -> bytes:
-        """Behind the message of this number, when the kernel has ended."""
-        copying(lambda: _copy(self._words, self._on_device))
+    def _found(self, number: int) -> bytes:
         age, nonfinite = self._words[-2:].tolist()
         held = []
         for o, first, rows, size in self._layers:
@@ -60,25 +56,10 @@ class Rings:
             held.append(saved(columns ^ OFFSET))
         return b"".join(held) + ENDING.pack(max(nonfinite - 1, 0), 0, 0)
 
-    def write(self, past: bytes | None, copying: Callable[[Callable[[], None]], None]) -> None:
-        """Before a start; None for a stream that begins anew. Raises ValueError for bytes that are no past of it."""
-        self._words.zero_()
-        if past is not None:
-            self._set(past)
-        copying(lambda: _copy(self._on_device, self._words))
+    def _marked(self, left: int) -> bool:
+        return 0 <= left <= self._config.memory
 
-    def check(self, past: bytes) -> None:
-        """Raises ValueError for bytes that are no past of it."""
-        if len(past) != self.size:
-            raise ValueError(f"{self.size} bytes expected")
-        left, behind, tick = ENDING.unpack(past[-ENDING.size :])
-        if not 0 <= left <= self._config.memory:
-            raise ValueError(f"a mark for {left} calls")
-        if tick < 0 or tick < behind:
-            raise ValueError(f"a stream after {tick - behind} steps")
-
-    def _set(self, past: bytes) -> None:
-        self.check(past)
+    def _put(self, past: bytes) -> None:
         left, behind, tick = ENDING.unpack(past[-ENDING.size :])
         at = 0
         for o, first, rows, size in self._layers:
@@ -89,10 +70,6 @@ class Rings:
                 for back in range(o.reach):  # what was the newest column counts as message 0
                     ring[-back % rows, : o.inputs] = columns[(tick - behind - 1 - back) % (o.reach + 1)] ^ OFFSET
         self._words[-2], self._words[-1] = self._config.memory + 1, left + 1 if left else 0
-
-
-def _copy(to: Tensor, source: Tensor) -> None:
-    to.copy_(source, non_blocking=True)
 
 
 def _zeros(operation: Any) -> Tensor:

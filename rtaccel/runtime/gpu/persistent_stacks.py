@@ -23,9 +23,10 @@ from rtaccel.kernels.recurrent.cuda import stages as cuda_stages
 from rtaccel.kernels.recurrent.cuda.config import MAX_THREADS, KernelConfig
 from rtaccel.kernels.recurrent.layout import Geometry
 from rtaccel.plan.explain import Line
+from rtaccel.runtime.gpu.persistent_at_rest import AtRest
 from rtaccel.runtime.gpu.persistent_choice import TRITON, allowed
 from rtaccel.runtime.gpu.persistent_launch import PersistentLaunch
-from rtaccel.runtime.gpu.persistent_rings import Rings
+from rtaccel.runtime.gpu.persistent_states import StackStates
 from rtaccel.runtime.gpu.persistent_weights import Packed, WeightSets, same_numbers
 
 if TYPE_CHECKING:
@@ -39,7 +40,7 @@ class _Stack:
 
     commands, states = True, 0
     past: Tensor | None = None
-    rings: Rings | None = None
+    at_rest: AtRest | None = None
     sets: WeightSets | None = None
     second = 0
     ends_by_message = False
@@ -98,15 +99,16 @@ class TritonStack(_Stack):
             torch.zeros(persistent.exchange_words(self.config), dtype=torch.int64),
         )
         exchange = exchange.to(device)
-        self.sets = sets
+        past = torch.zeros(2 * persistent.past_numbers(self.config) + 1, device="cpu").to(device)
+        self.sets, self.at_rest = sets, StackStates(past, self.config.geometry.hidden)
 
         def arguments(requests: Tensor, replies: Tensor, control: Tensor) -> dict[str, Any]:
             return {
                 "request_ptr": requests, "reply_ptr": replies, "control_ptr": control, **sets.tensors,
-                "exchange_ptr": exchange, **scalars, "idle_looks": 0, "second": self.second,
+                "exchange_ptr": exchange, "past_ptr": past, **scalars, "idle_looks": 0, "second": self.second,
             }  # fmt: skip
 
-        return PersistentLaunch(kernel, self.config.parts, arguments, sets, [exchange])
+        return PersistentLaunch(kernel, self.config.parts, arguments, (sets, past), [exchange])
 
     def _operands(self) -> tuple[dict[str, Tensor], dict[str, float | int]]:
         """(what other weights change, what they do not), in host memory."""

@@ -7,9 +7,9 @@ import time
 
 import torch
 
-from rtaccel.core.errors import UnsupportedProblem
 from rtaccel.runtime.gpu.persistent import PersistentPlan
-from rtaccel.runtime.gpu.persistent_rings import Rings
+from rtaccel.runtime.gpu.persistent_at_rest import AtRest
+from rtaccel.runtime.state.native_past import of_stream, with_stream
 
 STATES_S = 30.0
 """For the kernel to give its states."""
@@ -26,31 +26,26 @@ class PersistentStream(PersistentPlan):
     """The states while the kernel does not run; None where it starts anew."""
 
     @property
-    def _rings(self) -> Rings | None:
-        return self._network.rings
-
-    @property
-    def keeps(self) -> bool:
-        """Whether somebody can ask for the states."""
-        return self._network.past is not None or self._rings is not None
+    def _resting(self) -> AtRest | None:
+        return self._network.at_rest
 
     @property
     def saves_as_native(self) -> bool:
         """Whether `save_state` gives the bytes of a native plan of the same program."""
-        return self._rings is not None
+        return self._resting is not None
 
     def _started(self) -> None:
         anew = bool(self._kernel.box.command & RESET)
-        if self._rings is not None:
-            self._rings.write(None if anew else self._kept, self._card.copying)
+        if self._resting is not None:
+            self._resting.write(None if anew else self._kept, self._card.copying)
         super()._started()
         kept, self._kept = self._kept, None
-        if kept is not None and not anew and self._rings is None:
+        if kept is not None and not anew and self._resting is None:
             self._load(kept)
 
     def suspend(self) -> None:
-        """Ends the kernel, and keeps the states where it gives them; else the stream starts anew."""
-        if self._kernel.running and self.keeps:
+        """Ends the kernel, and keeps the states."""
+        if self._kernel.running:
             self._kept = self.save_state()
         super().suspend()
 
@@ -59,19 +54,17 @@ class PersistentStream(PersistentPlan):
         self._kernel.box.order(RESET)
 
     def save_state(self) -> bytes:
-        """Of a recurrent stack, float32 h of all layers, then c of an LSTM; NaN where the stream is corrupted. Of convolutions,
-        what a native plan saves. Nothing where the kernel gives its past to nobody.
+        """Of a recurrent stack in CUDA C++, float32 h of all layers, then c of an LSTM; NaN where the stream is corrupted. Of
+        other streams what a native plan saves.
 
         Asks a running kernel, or ends it where the past lies in device memory: the next call starts it again. So it raises
         BackendUnavailable where the kernel does not answer or end, and once the model is closed.
         """
         past = self._network.past
-        if not self.keeps:
-            return b""
         if self._closed is not None:
             self.start()  # which says why not
-        if self._rings is not None:
-            return self._at_rest(self._rings)
+        if self._resting is not None:
+            return self._at_rest(self._resting)
         assert past is not None
         zeros = bytes(4 * past.numel())
         if (
@@ -87,17 +80,17 @@ class PersistentStream(PersistentPlan):
                 self._fail("its states", "the kernel did not give them")
         return past.view(torch.int32)[::2].numpy().tobytes()  # the lower half of every word
 
-    def _at_rest(self, rings: Rings) -> bytes:
-        """What `rings` has when the kernel has ended."""
+    def _at_rest(self, resting: AtRest) -> bytes:
+        """What `resting` has when the kernel has ended."""
         if self._kernel.box.command & RESET:
-            return rings.empty()
+            return resting.empty()
         if self._kernel.running:
             number = self._kernel.box.number
             self._kernel.end()
             if self._kernel.lost:
                 self._fail("a kernel that ends", "the kernel did not end")
-            self._kept = rings.read(number, self._card.copying)
-        return rings.empty() if self._kept is None else self._kept
+            self._kept = resting.read(number, self._card.copying)
+        return resting.empty() if self._kept is None else self._kept
 
     @property
     def state_rows(self) -> int:
@@ -106,12 +99,9 @@ class PersistentStream(PersistentPlan):
         return self._network.past.numel() // int(self._network.stages[0].attrs["hidden"])
 
     def load_state(self, state: bytes) -> None:
-        """What `save_state` gave. Nothing where it gives nothing: a new kernel stands before its first step. Raises ValueError
-        for other bytes of rings."""
-        if not self.keeps:
-            return
-        if self._rings is not None:
-            self._rings.check(state)
+        """What `save_state` gave. Raises ValueError for other bytes where they lie in device memory."""
+        if self._resting is not None:
+            self._resting.check(state)
             self._kernel.end()
         self._kernel.box.withdraw(RESET)
         if self._kernel.running:
@@ -120,20 +110,19 @@ class PersistentStream(PersistentPlan):
             self._kept = bytes(state)
 
     def save_stream(self, stream: int) -> bytes:
-        """That of the only one. Raises UnsupportedProblem where its kernel gives it to nobody."""
-        if not self.keeps:
-            raise UnsupportedProblem(
-                "save_stream", self._network.line().kernel, "a stream whose kernel gives its states: that in CUDA C++",
-                "Install NVRTC (pip install 'rtaccel[cuda]') and make the stream again.",
-            )  # fmt: skip
-        return self.save_state()
+        """That of the only one; in the bytes of a native plan where the past lies in device memory."""
+        state = self.save_state()
+        return state if self._resting is None else of_stream(state)
 
     def load_stream(self, stream: int, state: bytes) -> None:
         """Raises ValueError for what `save_stream` did not give."""
-        if self._rings is None:
-            words = 0 if self._network.past is None else self._network.past.numel()
-            if len(state) != 4 * words:
-                raise ValueError(f"{4 * words} expected")
+        if self._resting is not None:
+            self.load_state(with_stream(state))
+            return
+        assert self._network.past is not None
+        words = self._network.past.numel()
+        if len(state) != 4 * words:
+            raise ValueError(f"{4 * words} expected")
         self.load_state(state)
 
     def _load(self, state: bytes) -> None:

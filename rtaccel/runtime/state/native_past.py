@@ -13,6 +13,23 @@ ROW = 64
 ENDING = struct.Struct("<qqq")
 """Of one stream: how long it stays marked, how many steps it is behind, the tick."""
 
+STREAM = struct.Struct("<qq")
+"""The same where a stream is saved by itself: how long it stays marked, the steps that it has made."""
+
+
+def of_stream(state: bytes) -> bytes:
+    """One stream by itself, of a plan that has no other."""
+    left, behind, tick = ENDING.unpack(state[-ENDING.size :])
+    return state[: -ENDING.size] + STREAM.pack(left, tick - behind)
+
+
+def with_stream(stream: bytes) -> bytes:
+    """The opposite. Raises ValueError for fewer bytes than any stream has."""
+    if len(stream) < STREAM.size:
+        raise ValueError(f"at least {STREAM.size} bytes expected")
+    left, steps = STREAM.unpack(stream[-STREAM.size :])
+    return stream[: -STREAM.size] + ENDING.pack(left, 0, steps)
+
 
 def row_bytes(width: int, dtype: torch.dtype) -> int:
     return -(-width * dtype.itemsize // ROW) * ROW
