@@ -6,7 +6,7 @@ A `Text` collects the lines of such a kernel: operands by strides or by a table 
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -98,23 +98,31 @@ class Text:
             ending=f"_{tile.block_m}x{tile.block_n}",
         )
 
-    def launcher(self, stage: Stage, spec: Specialisation, device: str) -> Callable[..., tuple[Tensor]]:
-        """Inputs of the stage, [M, ...] -> y; any M."""
-        launch, tile, n, out = bind(spec), spec.tiling, self.n, self.out
-        fixed = {name: tensor.to(device) for name, tensor in self.fixed.items()}
-        dtype = getattr(torch, out.dtype)
+    def launcher(self, stage: Stage, spec: Specialisation, device: str) -> Launcher:
+        return Launcher(stage, spec, self.n, {name: tensor.to(device) for name, tensor in self.fixed.items()})
 
-        def call(*inputs: Tensor) -> tuple[Tensor]:
-            given = require_values(stage, inputs)
-            m = inputs[0].shape[0]
-            y = torch.empty((m, *out.shape), dtype=dtype, device=inputs[0].device)
-            if y.numel():
-                pointers = {f"x{i}_ptr": x for i, x in enumerate(given)}
-                grid = (triton.cdiv(m, tile.block_m), triton.cdiv(n, tile.block_n))
-                launch(grid, y_ptr=y, rows=m, **pointers, **fixed)
-            return (y,)
 
-        return call
+class Launcher:
+    """Inputs of a stage, [M, ...] -> y; any M. fixed: pointers that are the same in each launch."""
+
+    def __init__(self, stage: Stage, spec: Specialisation, n: int, fixed: dict[str, Tensor]) -> None:
+        self._launch, self._tile, self._n, self._fixed = bind(spec), spec.tiling, n, fixed
+        self._stage, self._shape = stage, stage.outputs[0].shape
+        self._dtype = getattr(torch, stage.outputs[0].dtype)
+
+    def __call__(self, *inputs: Tensor) -> tuple[Tensor]:
+        return self.into((None,), *inputs)
+
+    def into(self, outputs: tuple[Tensor | None], *inputs: Tensor) -> tuple[Tensor]:
+        """outputs: where y goes, which is none of the inputs; None for memory of its own."""
+        given, (y,) = require_values(self._stage, inputs), outputs
+        if y is None:
+            y = torch.empty((inputs[0].shape[0], *self._shape), dtype=self._dtype, device=inputs[0].device)
+        if y.numel():
+            pointers = {f"x{i}_ptr": x for i, x in enumerate(given)}
+            grid = (triton.cdiv(y.shape[0], self._tile.block_m), triton.cdiv(self._n, self._tile.block_n))
+            self._launch(grid, y_ptr=y, rows=y.shape[0], **pointers, **self._fixed)
+        return (y,)
 
 
 def text_of(lines: Sequence[str]) -> str:

@@ -25,7 +25,9 @@ if TYPE_CHECKING:
 Prepared = Callable[..., "tuple[Tensor, ...]"]
 """What `prepare` returns: input tensors in, a tuple of output tensors out, each [M, *value.shape]. Kernels of an operator
 that is `by_row` are only ever given matrices: the steps are joined with the samples before, and parted after.
-One that changes tensors of its own from call to call names them in an attribute `kept`."""
+One that changes tensors of its own from call to call names them in an attribute `kept`. One that writes its results where
+it is told has a method `into(outputs, *inputs)`, with None for a result in memory of its own; `over` says which outputs may lie
+over which inputs, by their numbers."""
 
 
 @dataclass(frozen=True)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any, Protocol
 
@@ -15,7 +15,7 @@ from rtaccel.backends.cuda_streams import NO_ORDER, Order, StreamOrder
 from rtaccel.core.batch import ANY_BATCH, BatchRange
 from rtaccel.core.errors import UnsupportedProblem
 from rtaccel.core.registry import Prepared, operator
-from rtaccel.core.stage import GraphIO, Stage
+from rtaccel.core.stage import GraphIO, Stage, Value
 from rtaccel.plan.choose import Choice, choose_all
 from rtaccel.plan.fuse import fuse
 from rtaccel.plan.nan_marks import marked_values
@@ -48,6 +48,7 @@ class Executable(Protocol):
 class StagedPlan:
     """Runs prepared stages one after another: for backends whose kernels are launched from Python.
 
+    placed: values that are written over another, by name: into memory that nobody reads any more.
     kept: tensors that calls change beside their results, of prepared stages that say so by an attribute of this name."""
 
     packed_bytes = 0
@@ -67,6 +68,7 @@ class StagedPlan:
         self.kept = tuple(t for call in prepared for t in getattr(call, "kept", ()))
         self.marks, self.triton = bool(self._checked), triton
         self._group, self._batch, self._device = group, batch, device
+        self.placed: dict[str, str] = {}
         self._order: Order = StreamOrder() if device == "cuda" else NO_ORDER
         self._propagate_nan: Callable[[Sequence[Tensor], Sequence[Tensor]], None] | None = None
         if triton and self._checked and self._floats:
@@ -112,7 +114,7 @@ class StagedPlan:
         with torch.no_grad():
             for call, sources, targets, by_row in self._steps:
                 given = [env[v.name].reshape(-1, v.width) if by_row else env[v.name] for v in sources]
-                for value, result in zip(targets, call(*given)):
+                for value, result in zip(targets, self._made(call, targets, by_row, given, env)):
                     env[value.name] = result.reshape(samples, *value.shape)
             if self._propagate_nan is not None:
                 self._hand_on(env, inputs)
@@ -142,6 +144,32 @@ class StagedPlan:
         self._propagate_nan(checked, [env[p.value.name] for p in self._floats])
 
     call_flat = call
+
+    def _made(
+        self, call: Prepared, targets: Sequence[Value], by_row: bool, given: Sequence[Tensor], env: dict[str, Tensor]
+    ) -> tuple[Tensor, ...]:
+        over = [self.placed.get(v.name) for v in targets] if self.placed else []
+        if not any(over):
+            return call(*given)
+        into: Callable[..., tuple[Tensor, ...]] = call.into  # type: ignore[attr-defined]
+        memory = [None if name is None else env[name] for name in over]
+        return into(tuple(t if t is None or not by_row else t.view(-1, t.shape[-1]) for t in memory), *given)
+
+    def places(self, pairs: Iterable[tuple[str, str]]) -> dict[str, str]:
+        """Of pairs (a value that is made, one from outside that it follows): those where it may be written over the other. What
+        makes it can be told where, no later stage reads the other one, nor is that a result; and it is not read by what makes
+        the value either, but where that allows it."""
+        found, results = dict[str, str](), {p.value.name for p in self._group.outputs}
+        for made, over in pairs:
+            for at, (call, sources, targets, _) in enumerate(self._steps):
+                place = next((i for i, v in enumerate(targets) if v.name == made), None)
+                if place is None or over in results or not hasattr(call, "into"):
+                    continue
+                read = [i for i, v in enumerate(sources) if v.name == over]
+                later = any(v.name == over for step in self._steps[at + 1 :] for v in step[1])
+                if not later and read in ([], [getattr(call, "over", {}).get(place)]):
+                    found[made] = over
+        return found
 
     def held(self) -> dict[str, Tensor]:
         """What its stages read beside its inputs, by name: the states of streams."""

@@ -13,7 +13,12 @@ from torch import Tensor, nn
 import rtaccel as rt
 from rtaccel.backends import require
 from rtaccel.core import settings
-from tests.support.fake_device import streams_in_graphs
+from rtaccel.core.registry import Case, impls, operator
+from rtaccel.core.stage import GraphIO, Problem, Stage, Value
+from rtaccel.kernels._core.cpu import States
+from rtaccel.plan.group import StagedPlan, Subgraph, plan_group
+from rtaccel.runtime.gpu.graph_stream import GraphStream, graph_stream
+from tests.support.fake_device import FakeDevice, streams_in_graphs
 
 require("triton")
 INTERPRETED = settings.triton_interpret()
@@ -97,6 +102,58 @@ def test_steps_are_those_of_the_cpu(name: str, scheme: str) -> None:
                 else torch.equal(got, want)
             )
             assert near, (t, (got - want).abs().max())
+
+
+IN_PLACE = {"convolutions": 2, "attention": 2, "gru": 0, "lstm": 0, "rnn": 0}
+"""Of a model's states: those that a stage writes where they lie. What makes the others reads them."""
+
+
+@pytest.mark.parametrize("name", MODELS)
+def test_states_that_are_written_in_place(name: str) -> None:
+    with IN_GRAPHS():
+        plan = rt.stream(MODELS[name]().eval(), torch.randn(2, 6), device=DEVICE, mode=MODE)._plan()
+        assert len(plan._in_place) == IN_PLACE[name]
+        at = [state.data_ptr() for state in plan._states]
+        after = plan._advanced(plan._inputs, plan._states, plan._left)[1]
+        assert sum(new.data_ptr() == place for new, place in zip(after, at)) == IN_PLACE[name]
+
+
+def test_a_state_that_is_still_read_is_not_written_over(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Newest numbers in front: a program writes what the next one reads. Where the plan did it all the same, a replay would show
+    that."""
+    wide = 5000
+    x, s = Value("x", wide), Value("s", wide)
+    parts = (((1,), (0, 1), (0, 1)), ((wide - 1,), (0, 1), (1, 1)))
+    stage = Stage("assemble", "shifted", (x, s), (s,), {}, {"parts": parts, "fill": 0.0})
+    group = Subgraph((stage,), (GraphIO.matrix(x),), ())
+
+    def planned() -> GraphStream:
+        return graph_stream(
+            group, States(frozenset({"s"}), 1), FakeDevice(), lambda g: plan_group(g, 1, DEVICE, "triton")
+        )[0]
+
+    assert planned()._in_place == {}
+    monkeypatch.setattr(StagedPlan, "places", lambda self, pairs: dict(pairs))
+    with pytest.raises(rt.UnsupportedProblem, match="does not write state 0"):
+        planned()
+
+
+@pytest.mark.parametrize("case", list(operator("cached_attention").cases())[::2], ids=lambda case: case.id)
+def test_keys_and_values_in_place(case: Case) -> None:
+    """The bits of another place, over several steps; nothing but the new row is written."""
+    (impl,) = impls("triton", "cached_attention")
+    inputs = [x.to(DEVICE) for x in case.make(3)]
+    call: Any = impl.prepare(case.stage, Problem.of(case.stage, len(inputs[0]), DEVICE))
+    apart, kept = list(inputs), [x.clone() for x in inputs]
+    for _ in range(3):
+        y, *states = call(*apart)
+        z, keys, values, count = call.into((None, kept[3], kept[4], None), *kept)
+        for got, want in zip((z, keys, values, count), (y, *states)):
+            assert torch.equal(got.nan_to_num(7.0), want.nan_to_num(7.0))
+        assert keys.data_ptr() == kept[3].data_ptr() and values.data_ptr() == kept[4].data_ptr()
+        apart[3:], kept[3:] = states, [keys, values, count]
+    with pytest.raises(rt.ShapeError, match="both or neither"):
+        call.into((None, kept[3], None, None), *kept)
 
 
 def test_ten_thousand_streams_are_one_kernel() -> None:

@@ -3,17 +3,23 @@
 It goes through them with the largest score and the sum of exponentials so far, as kernels/attention/triton does. The new key and
 value stand in the place of the oldest before anything is computed with them. The first of the heads that share keys writes the
 states, so each kept number is written once; the others read it, from L2 where the card has it by then.
+
+Where the new keys and values lie over the old ones, the new row is all that is written. Other programs may read that place
+before or after: they have the new row of their own, and take nothing from there. A count is read by all heads, so it has
+another place.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
+from types import MappingProxyType
 
 import torch
 import triton
 import triton.language as tl
 from torch import Tensor
 
+from rtaccel.core.errors import ShapeError
 from rtaccel.core.registry import Impl, Prepared, register_impl
 from rtaccel.core.stage import Problem, Stage
 from rtaccel.kernels._general.triton_tile import require_values
@@ -72,17 +78,20 @@ def cached_attention_kernel(
         values = tl.where(r[:, None] == newest, v_new[None, :], values)
         acc = acc * faded + tl.sum(p[:, None] * tl.where(filled[:, None], values, 0.0), 0)
         largest = now
-        if head % GROUP == 0:
+        if keys_out_ptr is not None and head % GROUP == 0:
             tl.store(keys_out_ptr + (m * width + kv + d[:, None]) * R + r[None, :], keys, mask=inside)
             tl.store(values_out_ptr + place, values, mask=below)
     y = acc / total if EMPTY_NAN else acc / tl.where(total == 0.0, 1.0, total)
     tl.store(y_ptr + (m * HEADS + head) * D + d, y, mask=d < D)
+    if keys_out_ptr is None and head % GROUP == 0:
+        tl.store(keys_ptr + (m * width + kv + d) * R + newest, k_new, mask=d < D)
+        tl.store(values_ptr + (m * R + newest) * width + kv + d, v_new, mask=d < D)
     if head == 0:
         tl.store(count_out_ptr + m, tl.where(count + 1 < 2 * R, count + 1, R).to(tl.float32))
 
 
-def specialize(stage: Stage, problem: Problem) -> Specialisation:
-    """A program has one stream, so the number of rows makes no other form."""
+def specialize(stage: Stage, problem: Problem, in_place: bool = False) -> Specialisation:
+    """A program has one stream, so the number of rows makes no other form. in_place: new keys and values lie over the old."""
     low, (q, k, v, keys) = contract.lower(stage), stage.inputs[:4]
     heads, d, places = low["heads"], low["head_dim"], keys.width
     block_d = power_of_two(d, 1, MAX_HEAD_DIM)
@@ -90,8 +99,13 @@ def specialize(stage: Stage, problem: Problem) -> Specialisation:
     rows = low["bias"].shape[0] if "bias" in low else 0
     pointers = ("q_ptr", "k_ptr", "v_ptr", "keys_ptr", "values_ptr", "count_ptr", "bias_ptr", "y_ptr", "keys_out_ptr",
                 "values_out_ptr", "count_out_ptr")  # fmt: skip
-    signature, absent = leave_out({**dict.fromkeys(pointers, "*fp32"), "scale": "fp32"}, bias_ptr=bool(rows))
-    kinds = (f"_bias{rows}" if rows else "") + ("_nan" if low["empty_row"] == "nan" else "")
+    signature, absent = leave_out(
+        {**dict.fromkeys(pointers, "*fp32"), "scale": "fp32"},
+        bias_ptr=bool(rows),
+        keys_out_ptr=not in_place,
+        values_out_ptr=not in_place,
+    )
+    kinds = (f"_bias{rows}" if rows else "") + ("_nan" if low["empty_row"] == "nan" else "") + "_in_place" * in_place
     columns = [(value.width, low[name]) for value, name in ((q, "q_column"), (k, "k_column"), (v, "v_column"))]
     widths = "_".join(f"{width}-{column}" for width, column in columns)
     return Specialisation(
@@ -112,29 +126,54 @@ def supports(problem: Problem) -> str | None:
     return None if d <= MAX_HEAD_DIM else f"holds q in registers, heads of at most {MAX_HEAD_DIM} columns, not {d}"
 
 
-def prepare(stage: Stage, problem: Problem) -> Prepared:
-    """q, k, v, keys, values and count, as the contract has them -> (y, and the three states after the step); any M."""
-    low, launch = contract.lower(stage), bind(specialize(stage, problem))
-    constant = {"bias_ptr": low["bias"].float().contiguous().to(problem.device)} if "bias" in low else {}
-    inputs = ("q_ptr", "k_ptr", "v_ptr", "keys_ptr", "values_ptr", "count_ptr")
-    outputs = ("y_ptr", "keys_out_ptr", "values_out_ptr", "count_out_ptr")
+class Attention:
+    """q, k, v, keys, values and count, as the contract has them -> (y, and the three states after the step); any M.
 
-    def call(*given: Tensor) -> tuple[Tensor, ...]:
-        x = require_values(stage, given)
+    over: outputs that may lie over an input that they follow, by their numbers."""
+
+    over: Mapping[int, int] = MappingProxyType({1: 3, 2: 4})
+
+    def __init__(self, stage: Stage, problem: Problem) -> None:
+        low = contract.lower(stage)
+        self._stage, self._heads, self._scale = stage, low["heads"], low["scale"]
+        self._apart, self._in_place = (bind(specialize(stage, problem, in_place)) for in_place in (False, True))
+        has_bias = "bias" in low
+        self._fixed = {"bias_ptr": low["bias"].float().contiguous().to(problem.device)} if has_bias else {}
+
+    def __call__(self, *given: Tensor) -> tuple[Tensor, ...]:
+        return self.into((None,) * 4, *given)
+
+    def into(self, outputs: Sequence[Tensor | None], *given: Tensor) -> tuple[Tensor, ...]:
+        """outputs: where each result goes; None for one in memory of its own. Keys and values lie over the given ones, both of
+        them, or apart from them."""
+        x = require_values(self._stage, given)
         m = x[0].shape[0]
-        made = tuple(torch.empty((m, *v.shape), dtype=torch.float32, device=x[0].device) for v in stage.outputs)
+        made = tuple(
+            torch.empty((m, *v.shape), dtype=torch.float32, device=x[0].device) if y is None else y
+            for v, y in zip(self._stage.outputs, outputs)
+        )
+        same = [outputs[a] is not None and made[a].data_ptr() == x[b].data_ptr() for a, b in self.over.items()]
+        if m and any(same) and not all(same):  # one form for both
+            raise ShapeError("cached_attention", "keys or values alone in place", "both or neither", "Report it.")
         if m:
-            pointers = {**dict(zip(inputs, x)), **dict(zip(outputs, made)), **constant}
-            launch((m * low["heads"],), scale=low["scale"], **pointers)
+            inputs = ("q_ptr", "k_ptr", "v_ptr", "keys_ptr", "values_ptr", "count_ptr")
+            results = {"y_ptr": made[0], "keys_out_ptr": made[1], "values_out_ptr": made[2], "count_out_ptr": made[3]}
+            if all(same):
+                results = {name: y for name, y in results.items() if name not in ("keys_out_ptr", "values_out_ptr")}
+            launch = self._in_place if all(same) else self._apart
+            launch((m * self._heads,), scale=self._scale, **dict(zip(inputs, x)), **results, **self._fixed)
         return made
 
-    return call
+
+def prepare(stage: Stage, problem: Problem) -> Prepared:
+    return Attention(stage, problem)
 
 
 def specializations() -> Iterator[Specialisation]:
     """The forms that are compiled and held to a budget without a GPU."""
     for stage in (contract.make_stage(256, 4, 64), contract.make_stage(100, 8, 16, kv_heads=2, bias=8)):
         yield specialize(stage, Problem.of(stage, 1, "cuda"))
+        yield specialize(stage, Problem.of(stage, 1, "cuda"), in_place=True)
 
 
 register_impl(Impl("cached_attention", "triton_ring", "triton", 10, supports, prepare))

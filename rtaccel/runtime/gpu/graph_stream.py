@@ -1,7 +1,8 @@
 """Many streams in a graph: their states stay in the device's memory, and a time step of all of them is one replay.
 
 A stage reads states and gives new ones, as it does other values. So a group with states becomes one that has them at its edge,
-before and after (`with_states`). The graph copies what comes out to where it came from.
+before and after (`with_states`). What a stage makes of a state that nobody reads any more it writes where that lies. Else the
+graph copies it there at its end, as where a kernel reads all states of a layer and writes new ones.
 
 int8 has no number for a NaN. Where a stage rounds to it, the plan marks the stream (`marks.py`), and a count says for how many
 further steps its results are NaN: as long as the model could feel it, or for ever. That is what a stream on the CPU does.
@@ -85,6 +86,8 @@ class GraphStream(GraphPlan):
         self.state_bytes = sum(t.numel() * t.element_size() for t in self._states)
         self._left = torch.zeros(count, dtype=torch.int32, device=device)
         self._zeros = torch.zeros((count, 1), device=device)
+        pairs = [(after.name, before.name) for before, after in zip(stated.before, stated.after) if after is not before]
+        self._in_place = staged.placed = staged.places(pairs)
         self._marks = Marks.of(staged, group, stated.after, states.memory) if staged.marks else None
         super().__init__(staged, layer, count, group)
         self.scratch_bytes = self.state_bytes
@@ -111,9 +114,23 @@ class GraphStream(GraphPlan):
     def _launched(self, inputs: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
         results, after = self._advanced(inputs, self._states, self._left)
         for state, new, written in zip(self._states, after, self._written):
-            if written:
+            if written and new.data_ptr() != state.data_ptr():
                 state.copy_(new)
         return results
+
+    def _any_kept(self, kept: Sequence[Tensor]) -> Sequence[Tensor]:
+        """States of random numbers, but for those of one number, which count."""
+        states, others = kept[: len(self._states)], kept[len(self._states) :]
+        plain = [not v.dtype.startswith("float") or v.steps * v.width == 1 for v in self._values]
+        return (*(t if same else torch.randn_like(t) for t, same in zip(states, plain)), *others)
+
+    def _compared(self, inputs: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
+        """Nothing is written over a state that may still be read."""
+        self._staged.placed = {}
+        try:
+            return self._launched(inputs)
+        finally:
+            self._staged.placed = self._in_place
 
     def _kept(self) -> tuple[Tensor, ...]:
         return (*self._states, self._left, *self._staged.kept)

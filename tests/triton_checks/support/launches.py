@@ -99,8 +99,12 @@ def _caller(impl: Impl, stage: Stage, rows: int) -> Call:
         call = impl.prepare(stage, Problem.of(stage, rows, "cpu" if "sparse" in stage.op else META))
 
     def launches(rows: int) -> list[Launch]:
+        given = [torch.empty((rows, *v.shape), dtype=getattr(torch, v.dtype), device=META) for v in stage.inputs]
+        over = getattr(call, "over", {})
         with triton_launch.noted() as notes:
-            call(*(torch.empty((rows, *v.shape), dtype=getattr(torch, v.dtype), device=META) for v in stage.inputs))
+            call(*given)
+            if over:  # a form that writes over what it reads
+                call.into([given[over[i]] if i in over else None for i in range(len(stage.outputs))], *given)  # type: ignore[attr-defined]
         return [_launch(note) for note in notes]
 
     return launches

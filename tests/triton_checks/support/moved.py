@@ -30,7 +30,7 @@ INDICES = (*TABLES, "metadata_ptr")
 
 SCRATCH = ("work_ptr", "count_ptr", "control_ptr", "barrier_ptr")
 EXCEPTIONS = {
-    "cached_attention_": "a graph gives its states anew: each kept number is read and written",
+    "cached_attention_": "a form gives its states anew: each kept number is read and written; one in place reads what it writes",
     "conv_window_M16_1x64_C48_N48_1x3": "rows of x come from a table, and every lane of such a load is counted",
     "fourier_": "the matrices of roots are read too",
     "grid_sample_": "where a tap reads is computed, so every tap counts as another number; neighbors share theirs, from L1",
@@ -151,7 +151,7 @@ BEGIN = "rows begin at any number, and a lane has one"
 ROW, PLACES = ("weight_ptr", "columns_ptr"), ("metadata_ptr",)
 SIDE_BY_SIDE: tuple[Apart, ...] = (
     Apart("attention_T1_", ("q_ptr", "k_ptr", "v_ptr"), BEGIN),
-    Apart("cached_attention_", ("v_ptr",), BEGIN),
+    Apart("cached_attention_", ("k_ptr", "v_ptr"), BEGIN),
     Apart("cached_attention_", ("keys_ptr", "values_ptr"), "a step has 64 bytes of a row of one head"),
     Apart("linear_dot_M16_N33_K130", ("weight_ptr",), "rows of 130 bytes are padded to 144"),
     Apart("linear_float32_M64_N1024_K64", ("x_ptr", "weight_ptr"), "a step has 64 bytes of a row, for many rows"),
