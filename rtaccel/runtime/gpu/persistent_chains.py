@@ -15,7 +15,7 @@ from torch import Tensor
 from rtaccel.core.errors import UnsupportedProblem
 from rtaccel.core.stage import Stage
 from rtaccel.plan.explain import Line
-from rtaccel.runtime.gpu.persistent_at_rest import AtRest
+from rtaccel.runtime.gpu.past.at_rest import AtRest
 from rtaccel.runtime.gpu.persistent_choice import TRITON, allowed
 from rtaccel.runtime.gpu.persistent_launch import PersistentLaunch
 from rtaccel.runtime.gpu.persistent_weights import Packed, WeightSets, same_numbers

@@ -14,10 +14,10 @@ from rtaccel.core.registry import operator
 from rtaccel.core.stage import Stage
 from rtaccel.core.traits import Persistent
 from rtaccel.plan.explain import Line
-from rtaccel.runtime.gpu.persistent_at_rest import AtRest
+from rtaccel.runtime.gpu.past.at_rest import AtRest
+from rtaccel.runtime.gpu.past.rings import Rings
 from rtaccel.runtime.gpu.persistent_chains import STEP, chain_network
 from rtaccel.runtime.gpu.persistent_launch import PersistentLaunch
-from rtaccel.runtime.gpu.persistent_rings import Rings
 from rtaccel.runtime.gpu.persistent_stacks import stack_network
 from rtaccel.runtime.gpu.persistent_weights import Packed, WeightSets
 

@@ -23,10 +23,10 @@ from rtaccel.kernels.recurrent.cuda import stages as cuda_stages
 from rtaccel.kernels.recurrent.cuda.config import MAX_THREADS, KernelConfig
 from rtaccel.kernels.recurrent.layout import Geometry
 from rtaccel.plan.explain import Line
-from rtaccel.runtime.gpu.persistent_at_rest import AtRest
+from rtaccel.runtime.gpu.past.at_rest import AtRest
+from rtaccel.runtime.gpu.past.states import StackStates
 from rtaccel.runtime.gpu.persistent_choice import TRITON, allowed
 from rtaccel.runtime.gpu.persistent_launch import PersistentLaunch
-from rtaccel.runtime.gpu.persistent_states import StackStates
 from rtaccel.runtime.gpu.persistent_weights import Packed, WeightSets, same_numbers
 
 if TYPE_CHECKING:

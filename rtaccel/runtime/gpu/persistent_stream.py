@@ -7,8 +7,8 @@ import time
 
 import torch
 
+from rtaccel.runtime.gpu.past.at_rest import AtRest
 from rtaccel.runtime.gpu.persistent import PersistentPlan
-from rtaccel.runtime.gpu.persistent_at_rest import AtRest
 from rtaccel.runtime.state.native_past import of_stream, with_stream
 
 STATES_S = 30.0

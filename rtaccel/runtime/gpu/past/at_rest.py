@@ -42,7 +42,7 @@ class AtRest:
         raise NotImplementedError
 
     def _marked(self, left: int) -> bool:
-        """Whether a NaN may be felt for so many further steps; -1 for ever."""
+        """Whether a stream may stay marked for so many further steps; -1 for ever."""
         raise NotImplementedError
 
     def read(self, number: int, copying: Copying) -> bytes:

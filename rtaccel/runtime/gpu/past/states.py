@@ -5,11 +5,11 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from rtaccel.runtime.gpu.persistent_at_rest import AtRest
+from rtaccel.runtime.gpu.past.at_rest import AtRest
 from rtaccel.runtime.state.native_past import ENDING, loaded, row_bytes, saved
 
 FOREVER = -1
-"""For how long a NaN is felt."""
+"""For how long a stream stays marked behind a NaN."""
 
 
 class StackStates(AtRest):

@@ -12,7 +12,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from rtaccel.runtime.gpu.persistent_at_rest import AtRest
+from rtaccel.runtime.gpu.past.at_rest import AtRest
 from rtaccel.runtime.state.native_past import ENDING, loaded, row_bytes, saved
 
 OFFSET = -128

@@ -1,0 +1,1 @@
+"""The past of persistent streams between two runs of their kernels."""
