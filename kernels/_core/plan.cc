@@ -104,15 +104,30 @@ void rta_plan::run_block(Lane& lane, const void* const* in, void* const* out, in
 template void rta_plan::run_block(Lane&, const void* const*, void* const*, int64_t, int64_t, const Cut*, Unmarked&&);
 template void rta_plan::run_block(Lane&, const void* const*, void* const*, int64_t, int64_t, const Cut*, Marks&);
 
+// A sample that was marked now is so for as many steps as its past is read. What its states hold that is no number
+// would mark it anew in each of them.
+void rta_plan::settle(const Lane& lane, int64_t s) const {
+  for (int id : states) {
+    const Value& v = values[id];
+    if (v.dtype != RTA_FLOAT32) continue;
+    for (int64_t r = 0; r < v.steps; ++r) {
+      float* row = reinterpret_cast<float*>(lane.at[id] + s * sample_bytes(id) + r * v.pitch);
+      for (int64_t c = 0; c < v.width; ++c)
+        if (!(row[c] - row[c] == 0.0f)) row[c] = 0.0f;
+    }
+  }
+}
+
 // Float outputs of a sample that was marked, now or within the memory of its states, become NaN.
 void rta_plan::propagate_nan(Lane& lane, int64_t first, int64_t samples) {
   for (int64_t s = 0; s < samples; ++s) {
     bool bad = lane.nan_marks[s] != 0.0f;
     if (!states.empty()) {
       int64_t& left = nonfinite[sample_at(first + s)];
-      if (bad)
+      if (bad) {
         left = memory;
-      else if (left != 0)
+        if (memory >= 0) settle(lane, s);
+      } else if (left != 0)
         bad = true;
       if (!bad) continue;
       if (left > 0 && lane.nan_marks[s] == 0.0f) --left;

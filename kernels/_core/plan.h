@@ -198,6 +198,7 @@ struct rta_plan : rta_plan_body {
   bool side_by_side(int64_t first, int64_t samples) const;
   int64_t sample_at(int64_t place) const { return some ? some[place] : place; }
   void propagate_nan(rta::Lane& lane, int64_t first, int64_t samples);
+  void settle(const rta::Lane& lane, int64_t s) const;
   int64_t blocks_each(int64_t samples) const;
   rta::Cut cut_for(int64_t samples) const;
   void plan_threads();
