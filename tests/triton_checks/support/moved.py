@@ -154,6 +154,9 @@ SIDE_BY_SIDE: tuple[Apart, ...] = (
     Apart("cached_attention_", ("k_ptr", "v_ptr"), BEGIN),
     Apart("cached_attention_", ("keys_ptr", "values_ptr"), "a step has 64 bytes of a row of one head"),
     Apart("linear_dot_M16_N33_K130", ("weight_ptr",), "rows of 130 bytes are padded to 144"),
+    Apart(
+        "linear_dot_M64_N384_K96", ("x_ptr", "weight_ptr"), "rows of 96 bytes follow each other, so one in two meets a line more"
+    ),
     Apart("linear_float32_M64_N1024_K64", ("x_ptr", "weight_ptr"), "a step has 64 bytes of a row, for many rows"),
     Apart("linear_mixed_M16_bf16_a16_N128_K640", ("x_ptr",), "a lane has eight numbers of x, as it has of weights: 32 bytes"),
     Apart("linear_mixed_M16_int4_g32_a8", ("x_ptr",), "a step has the 32 bytes of x of one group"),
