@@ -58,6 +58,11 @@ class StreamModel(CompiledModel):
     step = native_entry("call", step)
 
     def _step_some(self, inputs: tuple[Any, ...], streams: Sequence[int] | Tensor, out: Any) -> Any:
+        if not self.streams:
+            raise ShapeError(
+                "step", "streams= for a model that keeps no states", "a call without it",
+                "Call step with the rows that you want: each is independent of the others.",
+            )  # fmt: skip
         plan = self._plan()
         if not isinstance(streams, Tensor):
             streams = torch.tensor(streams, device="cpu") if len(streams) else torch.empty(0, dtype=torch.int64)

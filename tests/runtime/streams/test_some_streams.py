@@ -135,3 +135,11 @@ def test_threads_give_the_same_bits() -> None:
     for i in range(4):
         chosen = torch.randperm(300, generator=torch.Generator().manual_seed(i))[:256]
         assert torch.equal(one.step(x, streams=chosen), two.step(x, streams=chosen))
+
+
+def test_a_model_without_states_is_called_with_the_rows_that_are_wanted() -> None:
+    live = rt.stream(nn.Sequential(nn.Linear(6, 8), nn.ReLU()).eval(), torch.randn(5, 6))
+    x = torch.randn(5, 6)
+    with pytest.raises(rt.ShapeError, match=r"keeps no states.*Call step with the rows"):
+        live.step(x[:2], streams=[3, 1])
+    assert live.streams == 0 and torch.allclose(live.step(x[:2]), live.step(x)[:2], atol=1e-6)
