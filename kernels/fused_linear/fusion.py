@@ -11,9 +11,16 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import replace
 
-from rtaccel.core.stage import Stage, Value
+from rtaccel.core.stage import Problem, Stage, Value
 from rtaccel.core.stage_traits import Fusion
 from rtaccel.kernels._common.activations import HOMOGENEOUS
+
+
+def _is_librarys(stage: Stage, rows: int) -> bool:
+    """Whether cuBLAS multiplies it where x is int8 already: a product so large that launches are not what it costs."""
+    from rtaccel.kernels.linear.triton import blas
+
+    return stage.op == "linear" and blas.supports(Problem.of(stage, rows, "cuda")) is None
 
 
 class ResidualFusion(Fusion):
@@ -26,11 +33,11 @@ class ResidualFusion(Fusion):
         attrs = {**stage.attrs, "input_format": stage.attrs.get("input_format", "none"), "residual": True}
         return replace(stage, op="fused_linear", inputs=(stage.inputs[0], other), outputs=outputs, attrs=attrs)
 
-    def static(self, stage: Stage, source: Stage) -> Stage | None:
+    def static(self, stage: Stage, source: Stage, rows: int) -> Stage | None:
         """Layers with int8 or int4 weights and one scale."""
         quant = source.outputs[0].quant
         attrs = {"residual": False, **stage.attrs, "input_format": "static"}
-        if quant is None or stage.tensors["weight"].dtype.itemsize > 1:
+        if quant is None or stage.tensors["weight"].dtype.itemsize > 1 or _is_librarys(stage, rows):
             return None
         attrs |= {"x_scale": quant.scale, "x_zero_point": quant.zero_point}
         return replace(stage, op="fused_linear", inputs=(source.inputs[0], *stage.inputs[1:]), attrs=attrs)

@@ -43,7 +43,7 @@ class RecurrentSparse(Sparse):
 
 
 class RecurrentFusion(Fusion):
-    def static(self, stage: Stage, source: Stage) -> Stage | None:
+    def static(self, stage: Stage, source: Stage, rows: int) -> Stage | None:
         """With int8 and int4 weights a stage quantizes x itself, with the same scale."""
         quant = source.outputs[0].quant
         if quant is None or stage.tensors["weight_ih_l0"].dtype.itemsize > 1:

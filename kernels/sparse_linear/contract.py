@@ -281,7 +281,7 @@ class SparseFusion(Fusion):
             replace(stage, op="fused_sparse_linear", inputs=source.inputs) if stage.attrs.get("rows_in_front") else None
         )
 
-    def static(self, stage: Stage, source: Stage) -> Stage | None:
+    def static(self, stage: Stage, source: Stage, rows: int) -> Stage | None:
         """In its launch where the model holds that to be faster, else in one before that marks rows."""
         from rtaccel.kernels.fused_sparse_linear.contract import fused  # which imports this contract
 

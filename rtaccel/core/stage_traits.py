@@ -164,8 +164,8 @@ class Fusion:
         """The stage with the rows that `source` quantizes for it, a scale each, quantized inside."""
         return None
 
-    def static(self, stage: Stage, source: Stage) -> Stage | None:
-        """The stage with the input that `source` quantizes by a static scale quantized inside."""
+    def static(self, stage: Stage, source: Stage, rows: int) -> Stage | None:
+        """The stage with the input that `source` quantizes by a static scale quantized inside, for batches of about `rows`."""
         return None
 
     def takes_residual(self, stage: Stage) -> bool:

@@ -25,7 +25,7 @@ def fuse(stages: Sequence[Stage], outputs: Sequence[Value], rows: int, whole: bo
     readers = Counter(v.name for s in stages for v in s.inputs)
     readers.update(v.name for v in outputs)
     chained = _chains(_residuals(_rows(stages, readers), readers), readers, rows, whole)
-    return tuple(_static(chained, readers))
+    return tuple(_static(chained, readers, rows))
 
 
 def _quantizers(stages: Sequence[Stage], readers: Counter[str], outputs: int) -> dict[str, Stage]:
@@ -55,13 +55,13 @@ def _rows(stages: Sequence[Stage], readers: Counter[str]) -> list[Stage]:
     return fused
 
 
-def _static(stages: Sequence[Stage], readers: Counter[str]) -> list[Stage]:
+def _static(stages: Sequence[Stage], readers: Counter[str], rows: int) -> list[Stage]:
     """x quantized for one stage alone is quantized in it, with the same scale."""
     sources = _quantizers(stages, readers, 1)
     fused: list[Stage] = []
     for stage in stages:
         source = sources.get(stage.inputs[0].name)
-        made = None if source is None else operator(stage.op).fusion.static(stage, source)
+        made = None if source is None else operator(stage.op).fusion.static(stage, source, rows)
         if made is not None:
             fused = [s for s in fused if s is not source]
         fused.append(made or stage)

@@ -269,9 +269,7 @@ def test_few_rows_by_thirds_fit_the_registers(group: int, rows: int, capability:
     assert (found.stack_bytes, found.local_bytes, found.spills) == (0, 0, 0)
 
 
-@pytest.mark.parametrize(
-    ("name", "gathered"), [("sparse_gemv_float_M1_float32_1x1", 4), ("sparse_semi_gemv_M1_bfloat16", 8)]
-)
+@pytest.mark.parametrize(("name", "gathered"), [("sparse_gemv_float_M1_float32_1x1", 4)])
 def test_what_is_said_of_neighbors_joins_no_loads(name: str, gathered: int) -> None:
     """Numbers of x whose places memory says are loaded one by one: the hint in their offsets is for the layout alone."""
     (spec,) = (spec for spec in specializations() if spec.name.startswith(name))

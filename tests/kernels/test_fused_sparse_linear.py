@@ -105,7 +105,7 @@ def test_triton_kernels_are_named_after_their_backend() -> None:
     """<backend>_<idea>, as `explain()` shows them; those here take the idea from the file of sparse_linear."""
     pytest.importorskip("triton")
     assert {i.name for i in impls("triton", "fused_sparse_linear")} == {
-        "triton_gemv", "triton_semi", "triton_semi_int4",
+        "triton_gemv", "triton_marked", "triton_semi", "triton_semi_int4",
     }  # fmt: skip
     others = {i.name for i in impls("triton") if not i.name.startswith("triton_")}
     assert others == {"cuda_float32", "cuda_window"}  # CUDA C++, in the same graphs

@@ -63,6 +63,12 @@ def _refused(what: str) -> FormatError:
     return FormatError("swap", what, EXPECTED, NEXT)
 
 
+def _kind(t: Tensor) -> tuple[object, ...]:
+    """What kernels see beside the contents; where a tensor without elements would lie is nothing."""
+    lies = (t.stride(), t.storage_offset(), t.untyped_storage().nbytes()) if t.numel() else ()
+    return (t.shape, t.dtype, t.device, *lies)
+
+
 def _tensors(a: Any, b: Any, path: str, seen: set[tuple[int, int]]) -> Iterator[tuple[Tensor, Tensor]]:
     """Tensors at the same places of two prepared kernels. Raises FormatError where something else differs."""
     if a is b or (id(a), id(b)) in seen:
@@ -71,12 +77,10 @@ def _tensors(a: Any, b: Any, path: str, seen: set[tuple[int, int]]) -> Iterator[
     if type(a) is not type(b):
         raise _refused(f"{path}: a {type(a).__name__} and a {type(b).__name__}")
     if isinstance(a, Tensor):
-        kind = [
-            (t.shape, t.stride(), t.dtype, t.device, t.storage_offset(), t.untyped_storage().nbytes()) for t in (a, b)
-        ]
-        if kind[0] != kind[1]:
+        if _kind(a) != _kind(b):
             raise _refused(f"{path}: {a.dtype}{list(a.shape)} and {b.dtype}{list(b.shape)}")
-        yield a, b
+        if a.numel():
+            yield a, b
         return
     key = getattr(type(a), "exchange_key", None)
     if key is not None:  # memory or code that holds nothing of the weights
