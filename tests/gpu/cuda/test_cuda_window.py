@@ -23,7 +23,7 @@ from rtaccel.kernels.recurrent.layout import Geometry
 from tests.cuda_checks import on_host
 from tests.cuda_checks.windows import GATES, HostLaunch, chosen, computed, cut, differing
 
-pytestmark = pytest.mark.skipif(on_host.missing() is not None, reason="no C++ compiler")
+pytestmark = [pytest.mark.skipif(on_host.missing() is not None, reason="no C++ compiler"), pytest.mark.turns(2)]
 
 CUTS: dict[str, tuple[Any, ...]] = {
     "lstm-one": ("lstm", 1, 5, Geometry(7, layers=3, time=5), "int8-own", "float32", True, (1, 4, 7)),
