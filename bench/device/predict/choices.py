@@ -19,6 +19,7 @@ from torch import Tensor
 
 from bench.device import layers
 from bench.device.launches import Code, compiled
+from bench.device.predict.single import launches_of_group
 from rtaccel.core.stage import GraphIO, Stage, Value
 from rtaccel.kernels.linear import contract as linear
 from rtaccel.kernels.sparse_linear import contract as sparse
@@ -92,19 +93,11 @@ def forms(dense: Stage, m: int, pattern: str) -> Iterator[Stage]:
 
 def us_of(stage: Stage, m: int, code: Code = compiled) -> tuple[float, float]:
     """(low, high), with the rounding of x and what hands on its NaN."""
-    from bench.zoo.captured import given_of, plan_of
-    from rtaccel.kernels._gpu.triton_launch import noted, played
-
     x, q = Value("x", stage.inputs[0].width), replace(stage.inputs[0], name="q")
     quantize = Stage("quantize", "quantize", (x,), (q,))
     ends = (GraphIO.matrix(x),), (GraphIO.matrix(stage.outputs[0]),)
     group = Subgraph((quantize, replace(stage, inputs=(q,))), *ends)
-    with played():
-        plan, _ = plan_of(group, m)
-        tensors = given_of(group, m)
-        with noted() as found:
-            plan.call(tensors)
-    told = layers.told(f"{m}x{x.width}x{stage.outputs[0].width}", [layers.launched(note, code) for note in found])
+    told = layers.told(f"{m}x{x.width}x{stage.outputs[0].width}", launches_of_group(group, m, code))
     return told["low"], told["high"]
 
 
@@ -115,12 +108,9 @@ def predicted() -> dict[str, dict[str, tuple[float, float]]]:
     for m, size, pattern in rows():
         of: dict[str, tuple[float, float]] = {}
         for stage in forms(dense_stage(size, pattern), m, pattern):
-            label = label_of(stage)
-            if label == "dense":
-                dense_us.setdefault((m, size), us_of(stage, m) if (m, size) not in dense_us else (0.0, 0.0))
-                of[label] = dense_us[m, size]
-            else:
-                of[label] = us_of(stage, m)
+            label, known = label_of(stage), (m, size)
+            of[label] = dense_us[known] if label == "dense" and known in dense_us else us_of(stage, m)
+        dense_us[m, size] = of["dense"]  # whatever the pattern is
         found[title(m, size, pattern)] = of
     return found
 

@@ -16,6 +16,7 @@ from bench.device.launches import LOW as WARM_LOW
 from bench.device.launches import Code, compiled
 from bench.device.layers import Card, Launch
 from bench.device.planned.layers import DYNAMIC, INT4, LINEAR, ONE_ROW, SPARSE_GOALS, SPARSE_PATTERNS
+from rtaccel.plan.group import Subgraph
 
 WARM: tuple[Card, Card] = (
     replace(layers.LOW, bandwidth=layers.LOW.l2, memory_us=WARM_LOW.memory_us),
@@ -72,9 +73,7 @@ def launches_of(layer: SingleLayer, code: Code = compiled) -> list[Launch]:
 
     from bench.device.rows.graphs import calibration, given, scheme_of
     from bench.device.rows.sparse import layer_of
-    from bench.zoo.captured import given_of, plan_of
     from rtaccel.convert.passes.sparse_gpu import in_modelled_form
-    from rtaccel.kernels._gpu.triton_launch import noted, played
     from rtaccel.runtime.gpu.ahead import _lowered
 
     if layer.pattern:
@@ -86,7 +85,14 @@ def launches_of(layer: SingleLayer, code: Code = compiled) -> list[Launch]:
         data = calibration(x)  # type: ignore[assignment]
     program, count = _lowered(model, (x,), scheme_of(layer.scheme), data)
     (step,) = in_modelled_form(program, count).steps
-    group = step.group  # type: ignore[union-attr]
+    return launches_of_group(step.group, count, code)  # type: ignore[union-attr]
+
+
+def launches_of_group(group: Subgraph, count: int, code: Code = compiled) -> list[Launch]:
+    """Those of a captured plan for so many samples."""
+    from bench.zoo.captured import given_of, plan_of
+    from rtaccel.kernels._gpu.triton_launch import noted, played
+
     with played():
         plan, _ = plan_of(group, count)
         tensors = given_of(group, count)
