@@ -38,7 +38,14 @@ struct Lane {
 };
 
 inline int64_t element_bytes(rta_dtype dtype) {
-  return dtype == RTA_FLOAT32 || dtype == RTA_INT32 ? 4 : dtype == RTA_INT64 ? 8 : 1;
+  switch (dtype) {
+    case RTA_FLOAT32:
+    case RTA_INT32: return 4;
+    case RTA_INT64: return 8;
+    case RTA_BFLOAT16:
+    case RTA_FLOAT16: return 2;
+    default: return 1;
+  }
 }
 
 struct PackedParts {

@@ -17,8 +17,10 @@ static int64_t times(int64_t bytes, int64_t samples) {
   return made;
 }
 
-// Whole numbers that lie so at the edge of a plan alone.
-static bool is_narrow(rta_dtype dtype) { return dtype == RTA_INT32 || dtype == RTA_UINT8; }
+// Numbers that lie so at the edge of a plan alone.
+static bool is_narrow(rta_dtype dtype) {
+  return dtype == RTA_INT32 || dtype == RTA_UINT8 || dtype == RTA_BFLOAT16 || dtype == RTA_FLOAT16;
+}
 
 int rta_plan::add_value(rta_dtype dtype, int64_t steps, int64_t width, rta_role role) {
   if (finished) fail("the plan is finished");
@@ -26,7 +28,10 @@ int rta_plan::add_value(rta_dtype dtype, int64_t steps, int64_t width, rta_role 
     fail("a value has %lld steps of width %lld", static_cast<long long>(steps), static_cast<long long>(width));
   const bool edge = is_narrow(dtype) && (role == RTA_INPUT || role == RTA_OUTPUT);
   if (dtype != RTA_FLOAT32 && dtype != RTA_INT8 && dtype != RTA_INT64 && !edge)
-    fail("a value has dtype %d, expected float32, int8, int64, or int32 and uint8 for an input or output", dtype);
+    fail(
+        "a value has dtype %d, expected float32, int8, int64, or int32, uint8, bfloat16 and float16 for an input or "
+        "output",
+        dtype);
   const int id = static_cast<int>(values.size());
   const int64_t bytes = width * element_bytes(dtype);
   roles.push_back(role);

@@ -19,9 +19,17 @@
 extern "C" {
 #endif
 
-/* Values are float32, int8 or int64; an input or output may be int32, or uint8 (bytes, and truth values as 1 and 0).
-   The others are dtypes of attributes. */
-typedef enum { RTA_FLOAT32 = 0, RTA_INT8 = 1, RTA_INT64 = 2, RTA_INT32 = 3, RTA_UINT8 = 4, RTA_BFLOAT16 = 5 } rta_dtype;
+/* Values are float32, int8 or int64; an input or output may be int32, bfloat16, float16, or uint8 (bytes, and truth
+   values as 1 and 0). */
+typedef enum {
+  RTA_FLOAT32 = 0,
+  RTA_INT8 = 1,
+  RTA_INT64 = 2,
+  RTA_INT32 = 3,
+  RTA_UINT8 = 4,
+  RTA_BFLOAT16 = 5,
+  RTA_FLOAT16 = 6
+} rta_dtype;
 
 /* A state belongs to the plan and lives from call to call, one for each sample of the batch. */
 typedef enum { RTA_INNER = 0, RTA_INPUT = 1, RTA_OUTPUT = 2, RTA_STATE = 3 } rta_role;

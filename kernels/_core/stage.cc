@@ -33,7 +33,7 @@ void fail(const char* format, ...) {
 }
 
 const char* dtype_name(rta_dtype dtype) {
-  constexpr const char* kNames[] = {"float32", "int8", "int64", "int32", "uint8", "bfloat16"};
+  constexpr const char* kNames[] = {"float32", "int8", "int64", "int32", "uint8", "bfloat16", "float16"};
   return kNames[dtype];
 }
 

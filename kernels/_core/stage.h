@@ -182,7 +182,8 @@ class Stage {
   // Whether output `out` may be the same value as input `in`, as a state that is read and written: not unless
   // overridden.
   virtual bool updates(int in, int out) const;
-  // Whether its outputs may be int32 or uint8, which only the results of a plan are; false unless overridden.
+  // Whether its outputs may be int32, uint8, bfloat16 or float16, which only the results of a plan are; false unless
+  // overridden.
   virtual bool narrows() const;
   // What a state holds before the first call: one sample of it. Zero unless overridden.
   virtual void start(int id, char* state) const;

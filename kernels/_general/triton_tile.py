@@ -24,7 +24,10 @@ from rtaccel.kernels._gpu.triton_spec import Specialisation, Tiling, power_of_tw
 TILE = 1024
 """Elements of a program: 256 threads with 4 each, a load of 16 bytes."""
 
-POINTERS = {"float32": "*fp32", "int64": "*i64", "int8": "*i8", "bool": "*i1", "uint8": "*u8", "int32": "*i32"}
+POINTERS = {
+    "float32": "*fp32", "int64": "*i64", "int8": "*i8", "bool": "*i1", "uint8": "*u8", "int32": "*i32", "bfloat16": "*bf16",
+    "float16": "*fp16",
+}  # fmt: skip
 
 
 @dataclass

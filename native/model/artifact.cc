@@ -80,13 +80,14 @@ size_t bytes_of(rta_dtype dtype) {
     case RTA_FLOAT32:
     case RTA_INT32: return 4;
     case RTA_INT64: return 8;
-    case RTA_BFLOAT16: return 2;
+    case RTA_BFLOAT16:
+    case RTA_FLOAT16: return 2;
     default: return 1;
   }
 }
 
 rta_dtype dtype_of(uint32_t number) {
-  if (number > RTA_BFLOAT16) refuse(RTA_BAD_FORMAT, "a dtype numbered %u", number);
+  if (number > RTA_FLOAT16) refuse(RTA_BAD_FORMAT, "a dtype numbered %u", number);
   return static_cast<rta_dtype>(number);
 }
 

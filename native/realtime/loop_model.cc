@@ -7,7 +7,10 @@
 namespace {
 
 size_t dtype_bytes(rta_dtype dtype) {
-  return dtype == RTA_INT64 ? 8 : dtype == RTA_FLOAT32 || dtype == RTA_INT32 ? 4 : dtype == RTA_BFLOAT16 ? 2 : 1;
+  return dtype == RTA_INT64                              ? 8
+         : dtype == RTA_FLOAT32 || dtype == RTA_INT32    ? 4
+         : dtype == RTA_BFLOAT16 || dtype == RTA_FLOAT16 ? 2
+                                                         : 1;
 }
 
 }  // namespace

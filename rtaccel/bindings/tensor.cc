@@ -17,7 +17,7 @@ constexpr Dtype kDtypes[] = {
     {"float32", RTA_FLOAT32, dlpack::kFloat, 4}, {"int8", RTA_INT8, dlpack::kInt, 1},
     {"int64", RTA_INT64, dlpack::kInt, 8},       {"int32", RTA_INT32, dlpack::kInt, 4},
     {"uint8", RTA_UINT8, dlpack::kUnsigned, 1},  {"bfloat16", RTA_BFLOAT16, dlpack::kBfloat, 2},
-    {"bool", RTA_UINT8, dlpack::kBool, 1},
+    {"bool", RTA_UINT8, dlpack::kBool, 1},       {"float16", RTA_FLOAT16, dlpack::kFloat, 2},
 };
 
 // What `allocate` gives, as the DLPack specification lays it out.

@@ -65,6 +65,9 @@ def lower(
     if exported.trained:
         names = sorted({d.name for d in graph.op_nodes if d.name in exported.trained})
         notes.append(f"as training with fake quantization left them, whatever the scheme: {', '.join(names)}")
+    if exported.halves:
+        kinds = " and ".join(str(d).removeprefix("torch.") for d in exported.halves)
+        notes.append(f"computed in float32, without the rounding of {kinds} between layers")
     if sparsity is not None:
         graph = pruned(graph, sparsity, notes)
     even = balanced(exported, graph, scheme, calibration, memo.balanced, notes)

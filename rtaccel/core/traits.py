@@ -39,6 +39,7 @@ class Role(Enum):
     COPY = "copies parts of values by strides into its output (attrs parts, fill)"
     FORMULA = "makes float32 of float32 by strides (attrs program, dims, places)"
     WHOLE = "makes int64 or float32 of int64, float32, int32 or bool (attrs program, dims, places)"
+    CAST = "makes float32 of float16 or bfloat16, or one of these of float32"
     DRAW = "gives float32 numbers in [0, 1), others in each call (attrs seed, place)"
     QUANTIZE = "makes int8 of float32: with the static scale of its output, or with a scale per row as a second output"
 

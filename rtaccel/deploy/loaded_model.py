@@ -17,6 +17,8 @@ from rtaccel.deploy.native_errors import typed
 from rtaccel.deploy.nesting import as_returned, as_they_lie, described, flattened, nested, sample_dims, tree_of
 
 UNCHECKED, LARGE, IN_PLACE = 1, 2, 4  # as rta_model.h has them
+_BITS = {"bfloat16": "uint16"}
+"""NumPy has no bfloat16, so an array has its bits."""
 
 
 class LoadedModel:
@@ -27,7 +29,8 @@ class LoadedModel:
 
     Inputs are C-contiguous arrays of the dtype and shape in `model.inputs` (-1: any number of samples): NumPy's, torch's, or
     anything with the buffer protocol or DLPack on the CPU. Nothing is cast or copied. Results are NumPy
-    arrays; torch tensors where the first input is one. Raises ShapeError for what does not fit, FormatError for an index out
+    arrays; torch tensors where the first input is one. NumPy has no bfloat16: an array of uint16 has its
+    bits. Raises ShapeError for what does not fit, FormatError for an index out
     of range.
 
     `model.outputs` says how results lie, samples first. A result that the model returns otherwise, such as the last states
@@ -61,7 +64,7 @@ class LoadedModel:
         self._run("call", given, outs)
         torch = sys.modules.get("torch")
         if torch is not None and isinstance(given[0], torch.Tensor):
-            outs = tuple(torch.from_numpy(out) for out in outs)
+            outs = self._as_torch(outs)
         return nested(self._returned, as_returned(outs, self._samples))
 
     def step(self, *inputs: Any, streams: Sequence[int] | None = None, out: Any = None) -> Any:
@@ -85,7 +88,7 @@ class LoadedModel:
             return out
         torch = sys.modules.get("torch")
         if torch is not None and isinstance(given[0], torch.Tensor):
-            outs = tuple(torch.from_numpy(made) for made in outs)
+            outs = self._as_torch(outs)
         return nested(self._returned, as_returned(outs, self._samples))
 
     def run_flat(
@@ -158,8 +161,14 @@ class LoadedModel:
         results = []
         for _, dtype, shape in self.outputs:
             left = iter(sizes)
-            results.append(np.empty([next(left, 1) if s < 0 else s for s in shape], np.dtype(dtype)))
+            results.append(np.empty([next(left, 1) if s < 0 else s for s in shape], np.dtype(_BITS.get(dtype, dtype))))
         return tuple(results)
+
+    def _as_torch(self, outs: tuple[Any, ...]) -> tuple[Any, ...]:
+        torch = sys.modules["torch"]
+        kinds = [getattr(torch, dtype) for _, dtype, _ in self.outputs]
+        made = (torch.from_numpy(out) for out in outs)
+        return tuple(t.view(kind) if kind == torch.bfloat16 else t for t, kind in zip(made, kinds))
 
     def loop_step(self, op: str, ports: Sequence[Port]) -> tuple[Any, list[Port], list[Any]]:
         """As a step of an `rt.Loop`, for inputs of these (shape, dtype), with or without their batch of one."""

@@ -32,7 +32,7 @@ def _random_input(value: Value, rows: int, device: str, whole: int) -> Tensor:
         return torch.full((rows, *value.shape), whole, dtype=getattr(torch, value.dtype), device=device)
     if value.dtype == "int8":
         return torch.randint(-127, 128, (rows, *value.shape), dtype=torch.int8, device=device)
-    return torch.rand(rows, *value.shape, device=device) + 0.01
+    return (torch.rand(rows, *value.shape, device=device) + 0.01).to(getattr(torch, value.dtype))
 
 
 def time_stage(choice: Choice) -> float:

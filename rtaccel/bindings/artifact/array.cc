@@ -12,9 +12,10 @@ struct Format {
   char kind;  // f, i, u, b
   int bytes;
 };
-constexpr Format kFormats[] = {{"float32", 'f', 4}, {"float64", 'f', 8}, {"float16", 'f', 2}, {"int8", 'i', 1},
-                               {"int16", 'i', 2},   {"int32", 'i', 4},   {"int64", 'i', 8},   {"uint8", 'u', 1},
-                               {"uint16", 'u', 2},  {"uint32", 'u', 4},  {"uint64", 'u', 8},  {"bool", 'b', 1}};
+constexpr Format kFormats[] = {{"float32", 'f', 4},  {"float64", 'f', 8}, {"float16", 'f', 2}, {"int8", 'i', 1},
+                               {"int16", 'i', 2},    {"int32", 'i', 4},   {"int64", 'i', 8},   {"uint8", 'u', 1},
+                               {"bfloat16", 'r', 2}, {"uint16", 'u', 2},  {"uint32", 'u', 4},  {"uint64", 'u', 8},
+                               {"bool", 'b', 1}};
 
 const char* named(char kind, int64_t bytes) {
   for (const Format& f : kFormats)
@@ -43,7 +44,7 @@ std::string described(const char* dtype, int rank, const int64_t* shape) {
 }  // namespace
 
 const char* dtype_name(rta_dtype dtype) {
-  constexpr const char* kNames[] = {"float32", "int8", "int64", "int32", "uint8", "bfloat16"};
+  constexpr const char* kNames[] = {"float32", "int8", "int64", "int32", "uint8", "bfloat16", "float16"};
   return kNames[dtype];
 }
 
@@ -66,8 +67,9 @@ void Array::release() {
 std::string Array::check(const rta_tensor& wanted, const char* dtype, int rank, const int64_t* shape,
                          int64_t item_bytes) {
   const char* expected = dtype_name(wanted.dtype);
-  bool fits = rank == wanted.rank &&
-              (std::strcmp(dtype, expected) == 0 || (wanted.dtype == RTA_UINT8 && std::strcmp(dtype, "bool") == 0));
+  const bool again = (wanted.dtype == RTA_UINT8 && std::strcmp(dtype, "bool") == 0) ||
+                     (wanted.dtype == RTA_BFLOAT16 && std::strcmp(dtype, "uint16") == 0);  // NumPy has no bfloat16
+  bool fits = rank == wanted.rank && (std::strcmp(dtype, expected) == 0 || again);
   samples = 1;
   bytes = item_bytes;
   for (int d = 0; fits && d < rank; ++d) {
@@ -115,11 +117,12 @@ std::string Array::open(PyObject* object, const rta_tensor& wanted, bool written
   const auto type = dlpack_.dtype();
   using Code = nb::dlpack::dtype_code;
   const auto code = static_cast<Code>(type.code);
-  const char kind = code == Code::Float  ? 'f'
-                    : code == Code::Int  ? 'i'
-                    : code == Code::UInt ? 'u'
-                    : code == Code::Bool ? 'b'
-                                         : 0;
+  const char kind = code == Code::Float    ? 'f'
+                    : code == Code::Int    ? 'i'
+                    : code == Code::UInt   ? 'u'
+                    : code == Code::Bool   ? 'b'
+                    : code == Code::Bfloat ? 'r'
+                                           : 0;
   data = dlpack_.data();
   return check(wanted, type.lanes == 1 && kind ? named(kind, type.bits / 8) : "another dtype", rank, shape,
                type.bits / 8);

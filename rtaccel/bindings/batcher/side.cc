@@ -92,7 +92,8 @@ class ArraySide : public Side {
     data = memory;
     const nb::capsule owner(memory, [](void* p) noexcept { delete[] static_cast<char*>(p); });
     using Code = nb::dlpack::dtype_code;
-    const Code code = t.dtype == RTA_FLOAT32 ? Code::Float : t.dtype == RTA_UINT8 ? Code::UInt : Code::Int;
+    const bool real = t.dtype == RTA_FLOAT32 || t.dtype == RTA_FLOAT16;
+    const Code code = real ? Code::Float : t.dtype == RTA_UINT8 ? Code::UInt : Code::Int;
     const nb::dlpack::dtype type = {static_cast<uint8_t>(code), static_cast<uint8_t>(8 * bytes), 1};
     return nb::cast(nb::ndarray<nb::numpy>(memory, static_cast<size_t>(t.rank), shape, owner, nullptr, type));
   }
@@ -100,6 +101,7 @@ class ArraySide : public Side {
  private:
   static int64_t bytes_of(rta_dtype dtype) {
     if (dtype == RTA_BFLOAT16) throw nb::value_error("bfloat16, which NumPy has not");
+    if (dtype == RTA_FLOAT16) return 2;
     return dtype == RTA_INT64 ? 8 : dtype == RTA_FLOAT32 || dtype == RTA_INT32 ? 4 : 1;
   }
   std::vector<rta_tensor> tensors_;

@@ -21,6 +21,7 @@ from rtaccel.convert.frontend.decompositions.read_numbers import keep_as_tensors
 from rtaccel.convert.frontend.functionalize import functionalize
 from rtaccel.convert.frontend.guards.numbers import Guard
 from rtaccel.convert.frontend.guards.sizes import batch_range
+from rtaccel.convert.frontend.half import in_float32
 from rtaccel.convert.frontend.packed import check_longest, packed_sequences
 from rtaccel.convert.frontend.private_copy import attributes_kept
 from rtaccel.convert.frontend.recurrent_shapes import known_shapes
@@ -51,6 +52,7 @@ class ExportedGraph:
     any_batch: the first dimension of every tensor is open in the graph. batch: the sizes of it for which the graph is the
     model. retraced: the calls of one run, not what torch.export took from the code. fitted: the graph for arguments of other
     sizes, where further dimensions are open. trained: numbers of layers that trained with fake quantization, by dotted name.
+    halves: what the model's numbers are in that the graph computes in float32.
     guarded: how the model's results are nested, where those of the graph are in one row and a flag is the last of them."""
 
     graph: fx.Graph
@@ -64,6 +66,7 @@ class ExportedGraph:
     fitted: Callable[[Sequence[Any]], ExportedGraph] | None = None
     trained: Mapping[str, TrainedNumbers] = field(default_factory=dict)
     guarded: Any = None
+    halves: tuple[torch.dtype, ...] = ()
 
 
 @contextmanager
@@ -324,18 +327,21 @@ def _captured(program: torch.export.ExportedProgram, batch: BatchRange, any_batc
             "a graph that is the same at every call",
             "Compute both branches and take one with torch.where, or write a fixed number of rounds out.",
         )
+    inputs = tuple(spec.arg.name for spec in signature.input_specs if spec.kind.name == "USER_INPUT")
     check_longest(program.graph)
+    halves = in_float32(program.graph, constants, inputs)
     keep_as_tensors(program.graph)
     without_complex(program.graph)  # what is left complex stays PyTorch's
     count_in_float(program.graph)
     return ExportedGraph(
         graph=with_loops_rolled(with_all_entries(program.graph)),
         constants=constants,
-        inputs=tuple(spec.arg.name for spec in signature.input_specs if spec.kind.name == "USER_INPUT"),
+        inputs=inputs,
         in_spec=program.call_spec.in_spec,
         out_spec=program.call_spec.out_spec,
         any_batch=any_batch,
         batch=batch,
+        halves=halves,
     )
 
 

@@ -10,6 +10,7 @@ import torch
 from torch import Tensor, fx
 
 from rtaccel.convert.frontend import layout
+from rtaccel.convert.frontend.half import HALVES
 from rtaccel.convert.frontend.layout import Atom, View
 from rtaccel.convert.frontend.nodes import hints
 
@@ -61,7 +62,7 @@ def look(build: Builder, node: fx.Node) -> bool:
         return False
     view = build.views.get(node.args[0].name)
     meta = node.meta.get("val")
-    if view is None or (isinstance(meta, Tensor) and meta.dtype != node.args[0].meta["val"].dtype):
+    if view is None or (isinstance(meta, Tensor) and meta.dtype != node.args[0].meta["val"].dtype and not widens(node)):
         return False
     result = found(build, view, node, Arguments(node))
     if result is None:
@@ -73,8 +74,25 @@ def look(build: Builder, node: fx.Node) -> bool:
     return True
 
 
+def widens(node: fx.Node) -> bool:
+    """Whether a call gives float32 of an input in half precision."""
+    source = node.args[0] if node.args else None
+    if node.target is not aten._to_copy.default or not isinstance(source, fx.Node) or source.op != "placeholder":
+        return False
+    given, made = source.meta.get("val"), node.meta.get("val")
+    return (
+        isinstance(given, Tensor) and given.dtype in HALVES and isinstance(made, Tensor) and made.dtype == torch.float32
+    )
+
+
 def _sizes(node: fx.Node) -> list[int]:
     return hints(node.meta["val"].shape)
+
+
+@looks(aten._to_copy.default)
+def _wide(build: Builder, view: View, node: fx.Node, call: Arguments) -> View | None:
+    """Half precision is stored as float32 already."""
+    return view if widens(node) else None
 
 
 @looks(

@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from dataclasses import replace
 from math import prod
 
+import torch
 from torch import Tensor, fx
 
 from rtaccel.convert.frontend.export import ExportedGraph
@@ -76,13 +77,19 @@ class Emitter:
             outputs=self.graph.outputs,
             constants={k: v for k, v in self.graph.constants.items() if k in read},
             views=views,
-            casts={n: dtype for n in views if n in self.nodes and (dtype := stored_apart(self.nodes[n])) is not None},
+            casts={n: dtype for n in views if (dtype := self._returned_as(n)) is not None},
             batched=self.graph.batch,
             batch=self.exported.batch,
             in_spec=self.exported.in_spec,
             out_spec=self.exported.out_spec,
             notes=notes,
         )
+
+    def _returned_as(self, name: str) -> torch.dtype | None:
+        """What the tensor of a view is for torch and the caller, where its value holds another dtype."""
+        node, view = self.nodes.get(name), self.graph.views[name]
+        dtype = None if node is None else stored_apart(node)
+        return None if str(dtype).endswith(f".{self.graph.buffers[view.base].dtype}") else dtype
 
     @staticmethod
     def _closure(pending: list[OpNode], done: set[str]) -> list[OpNode]:

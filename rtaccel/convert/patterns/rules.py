@@ -97,7 +97,13 @@ def match(build: Builder, node: fx.Node) -> OpNode | str:
         if isinstance(op_node, OpNode):
             return op_node if op_node.op in operators() else f"there is no operator {op_node.op}"
         reason = op_node
-    return reason
+    return "computes in float64, and kernels in float32: model.float() compiles whole" if _is_double(node) else reason
+
+
+def _is_double(node: fx.Node) -> bool:
+    return any(
+        isinstance(v := n.meta.get("val"), Tensor) and v.dtype == torch.float64 for n in (node, *node.all_input_nodes)
+    )
 
 
 class Call:

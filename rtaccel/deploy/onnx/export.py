@@ -21,7 +21,7 @@ from rtaccel.deploy.onnx.registry import forms
 from rtaccel.deploy.onnx.writer import IR_VERSION, OPSET, Writer
 from rtaccel.runtime.compiled import CompiledModel
 
-_TYPES = {"float32": 1, "int64": 7, "int32": 6, "bool": 9, "float64": 11}
+_TYPES = {"float32": 1, "int64": 7, "int32": 6, "bool": 9, "float64": 11, "float16": 10, "bfloat16": 16}
 
 
 def to_onnx(fast: CompiledModel, path: Any = None) -> Any:

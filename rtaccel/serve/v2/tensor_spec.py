@@ -9,10 +9,11 @@ from typing import Any
 
 import numpy as np
 
-from rtaccel.core.errors import FormatError, ShapeError
+from rtaccel.core.errors import FormatError, ShapeError, UnsupportedProblem
 
 DATATYPES: dict[str, tuple[str, np.dtype[Any]]] = {
     "float32": ("FP32", np.dtype(np.float32)),
+    "float16": ("FP16", np.dtype(np.float16)),
     "int8": ("INT8", np.dtype(np.int8)),
     "int32": ("INT32", np.dtype(np.int32)),
     "int64": ("INT64", np.dtype(np.int64)),
@@ -33,6 +34,11 @@ class TensorSpec:
 
     @classmethod
     def of(cls, name: str, dtype: str, shape: Sequence[int]) -> TensorSpec:
+        if dtype not in DATATYPES:
+            raise UnsupportedProblem(
+                "serve", f"{name}: {dtype}", f"one of {', '.join(DATATYPES)}, which NumPy has too",
+                "Cast in the model: take float32, and give y.float().",
+            )  # fmt: skip
         datatype, numpy_dtype = DATATYPES[dtype]
         return cls(name, datatype, numpy_dtype, tuple(shape))
 

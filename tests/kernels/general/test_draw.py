@@ -189,3 +189,55 @@ def test_the_noise_of_a_speaker_network() -> None:
     assert {"draw", "strided_expression"} <= {*operators_of(fast)}
     off = (fast(x) - x.mean(1)) / 1e-5
     assert float(off.min()) == pytest.approx(1, abs=0.1) and float(off.max()) == pytest.approx(9, abs=0.1)
+
+
+class Choice(nn.Module):
+    """Numbers of 0 to 6, by chances that a layer gives."""
+
+    def __init__(self, count: int, replacement: bool) -> None:
+        super().__init__()
+        self.layer, self.count, self.replacement = nn.Linear(5, 7), count, replacement
+
+    def forward(self, x: Tensor) -> Tensor:
+        return torch.multinomial(torch.softmax(self.layer(x), -1), self.count, self.replacement)
+
+
+@pytest.mark.parametrize(("count", "replacement"), [(1, False), (1, True), (4, True), (3, False)])
+def test_choices_come_with_their_chances(count: int, replacement: bool) -> None:
+    torch.manual_seed(5)
+    model = Choice(count, replacement).eval()
+    fast = rt.compile(model, (torch.randn(4, 5),), strict=True)
+    x = torch.randn(1, 5)
+    given = torch.cat([fast(x.expand(4000, 5)) for _ in range(3)])
+    assert given.shape == (12000, count) and given.dtype == torch.int64 and (given.min(), given.max()) == (0, 6)
+    chances = torch.softmax(model.layer(x), -1)[0]
+    first = torch.bincount(given[:, 0], minlength=7) / len(given)
+    assert (first - chances).abs().max() < 5 * sqrt(0.25 / len(given))
+    if count > 1 and replacement:
+        both = torch.bincount(given[:, 0] * 7 + given[:, 1], minlength=49) / len(given)
+        assert (both - (chances[:, None] * chances).reshape(-1)).abs().max() < 5 * sqrt(0.25 / len(given))
+    elif count > 1:
+        assert (given.sort(-1).values.diff(dim=-1) > 0).all()  # none twice
+        second = chances[:, None] * chances / (1 - chances[:, None]) * (1 - torch.eye(7))
+        both = torch.bincount(given[:, 0] * 7 + given[:, 1], minlength=49) / len(given)
+        assert (both - second.reshape(-1)).abs().max() < 5 * sqrt(0.25 / len(given))
+
+
+def test_a_policy_that_draws_its_action() -> None:
+    class Policy(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.layer = nn.Linear(5, 7)
+
+        def forward(self, x: Tensor) -> tuple[Tensor, Tensor]:
+            chosen = torch.distributions.Categorical(logits=self.layer(x))
+            action = chosen.sample()
+            return action, chosen.log_prob(action)
+
+    model = Policy().eval()
+    fast = rt.compile(model, (torch.randn(2, 5),), strict=True)
+    x = torch.randn(300, 5)
+    action, chance = fast(x)
+    want = torch.log_softmax(model.layer(x), -1).gather(-1, action[:, None])[:, 0]
+    torch.testing.assert_close(chance, want, rtol=1e-4, atol=1e-4)
+    assert len(set(action.tolist())) > 3 and not torch.equal(fast(x)[0], action)

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from rtaccel.convert.frontend.decompositions import fake_quantized
+from rtaccel.convert.frontend.decompositions.chosen import multinomial
 from rtaccel.convert.frontend.decompositions.computed_conv import convolution
 from rtaccel.convert.frontend.decompositions.counting import MOST
 from rtaccel.convert.frontend.decompositions.distances import cdist, index_put, quantile
@@ -192,6 +193,7 @@ OWN: dict[Any, Callable[..., Any]] = {
     torch.ops.aten.pad.default: shifted_out,
     **TRUTHS,
     torch.ops.aten.einsum.default: einsum,
+    torch.ops.aten.multinomial.default: multinomial,
     torch.ops.aten.cdist.default: cdist,
     torch.ops.aten._cdist_forward.default: cdist,
     torch.ops.aten.quantile.default: quantile,

@@ -220,7 +220,8 @@ class Builder(Values):
             return node.name
         if self.batch is not None and view.batch_dim is None:
             return node.name
-        if stored_apart(node) is not None:
+        apart = stored_apart(node)
+        if apart is not None and self.buffers[view.base].dtype != str(apart).removeprefix("torch."):
             return node.name
         if self.windowed:
             return self.whole(view).base

@@ -11,6 +11,7 @@ from torch import Tensor, fx
 
 from rtaccel.convert.frontend import layout
 from rtaccel.convert.frontend.export import ExportedGraph
+from rtaccel.convert.frontend.half import HALVES
 from rtaccel.convert.frontend.layout import View
 from rtaccel.convert.frontend.nodes import Buffer, OpNode, gather_node, hints, module_name
 from rtaccel.core.registry import with_role
@@ -19,7 +20,7 @@ from rtaccel.core.traits import Role
 _VECTOR = 16
 """Numbers from which on a row fills vectors."""
 _DTYPES = {torch.float32: "float32", torch.int64: "int64"}
-_APART = {torch.bool: "float32", torch.uint8: "float32", torch.int32: "int64"}
+_APART = {torch.bool: "float32", torch.uint8: "float32", torch.int32: "int64", **dict.fromkeys(HALVES, "float32")}
 
 
 class Values:
@@ -63,7 +64,7 @@ class Values:
         return shape if prod(shape) else None
 
     def _widen(self, node: fx.Node) -> None:
-        """An input of truth values, bytes or int32, in the dtype that operators compute in."""
+        """An input of truth values, bytes, int32 or half precision, in the dtype that operators compute in."""
         dtype = stored_apart(node)
         shape = self._shape(node) if dtype is not None else None
         if dtype is None or shape is None:
@@ -73,12 +74,15 @@ class Values:
         self.buffers[node.name] = Buffer(elements, elements, given)
         self.buffers[name] = Buffer(elements, 0, _APART[dtype])
         self.views[node.name] = layout.dense(name, shape, self.batch)
-        attrs = {
-            "program": ("truth x0" if dtype == torch.bool else "copy x0",),
-            "dims": (elements,),
-            "places": ((0, 1),),
-        }
-        self.op_nodes.append(OpNode(with_role(Role.WHOLE).name, node, node.name, [node.name], [name], attrs=attrs))
+        role, attrs = Role.CAST, {}
+        if dtype not in HALVES:
+            role = Role.WHOLE
+            attrs = {
+                "program": ("truth x0" if dtype == torch.bool else "copy x0",),
+                "dims": (elements,),
+                "places": ((0, 1),),
+            }
+        self.op_nodes.append(OpNode(with_role(role).name, node, node.name, [node.name], [name], attrs=attrs))
 
     def view(self, node: Any) -> View | None:
         return self.views.get(node.name) if isinstance(node, fx.Node) else None
@@ -190,7 +194,8 @@ class Values:
 
 
 def stored_apart(node: fx.Node) -> torch.dtype | None:
-    """The dtype of its tensor where operators keep it in another: truth values (1 and 0) and uint8 in float32, int32 in int64."""
+    """The dtype of its tensor where operators keep it in another: truth values (1 and 0), uint8 and half precision in float32,
+    int32 in int64."""
     meta = node.meta.get("val")
     return meta.dtype if isinstance(meta, Tensor) and meta.dtype in _APART else None
 

@@ -55,6 +55,13 @@ def pointwise(w: Writer, stage: Stage) -> None:
     w.put(stage.outputs[0], activated(w, stage, t))
 
 
+@form("cast")
+def cast(w: Writer, stage: Stage) -> None:
+    x, y = stage.inputs[0], stage.outputs[0]
+    made = w.node("Cast", w.stored(x), to={"float32": 1, "float16": 10, "bfloat16": 16}[y.dtype])
+    w.put_stored(y, w.as_value(made, y) if x.shape != y.shape else made)
+
+
 @form("position")
 def position(w: Writer, stage: Stage) -> None:
     table = stage.tensors["table"]

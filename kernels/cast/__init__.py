@@ -1,0 +1,1 @@
+"""Half precision at the edge of a plan."""

@@ -1,0 +1,94 @@
+"""Models in half precision, computed in float32: float16 and bfloat16 weights as they are, and no rounding between layers.
+
+float32 holds every number of both, so the result is nearer to that of exact arithmetic than the model's own. The caller's tensors
+keep their dtype: inputs are cast where they come in, and results where they go out.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Collection
+from typing import Any
+
+import torch
+from torch import Tensor, fx
+from torch.utils import _pytree as pytree
+
+aten = torch.ops.aten
+HALVES = (torch.float16, torch.bfloat16)
+_BITS = (aten.view.dtype, aten.nextafter.default)
+"""Calls that mean the bits of a number, or their spacing: they are others in float32."""
+_WIDENING: dict[Any, int] = {aten._softmax.default: 2, aten._log_softmax.default: 2}
+"""Call -> the argument that says that it gives float32 of a half."""
+
+
+def in_float32(graph: fx.Graph, constants: dict[str, Tensor], inputs: Collection[str]) -> tuple[torch.dtype, ...]:
+    """Rewrites the graph and the constants in place. Gives the half dtypes that parameters, buffers and inputs had; () where
+    there are none, or where a call means the bits of its numbers, and then nothing is changed.
+
+    Casts to a half inside a float32 model stay what they are: there they round on purpose.
+    """
+    given = [node for node in graph.nodes if node.op == "placeholder"]
+    found = {d for node in given for d in (_dtype(node),) if d in HALVES}
+    if not found or any(node.target in _BITS and _is_half(node) for node in graph.nodes):
+        return ()
+    output = next(node for node in graph.nodes if node.op == "output")
+    kept = {node: dtype for node in output.all_input_nodes if (dtype := _dtype(node)) in HALVES}
+    behind = next((node for node in graph.nodes if node.op != "placeholder"), output)
+    cast: dict[fx.Node, fx.Node] = {}
+    with graph.inserting_before(behind):
+        for node in given:
+            if node.name in inputs and _dtype(node) in HALVES:
+                cast[node] = _cast(graph, node, torch.float32)
+    for node, wide in cast.items():
+        for reader in [user for user in node.users if user not in (wide, output)]:
+            reader.replace_input_with(node, wide)
+    for node in graph.nodes:
+        if node in cast:
+            continue
+        _widen(node)
+        if node.op == "placeholder" and node.name in constants and constants[node.name].dtype in HALVES:
+            constants[node.name] = constants[node.name].float()
+    with graph.inserting_before(output):
+        narrowed = {node: _cast(graph, node, dtype) for node, dtype in kept.items() if node not in cast}
+    output.args = pytree.tree_map(lambda n: narrowed.get(n, n) if isinstance(n, fx.Node) else n, output.args)
+    return tuple(sorted(found, key=str))
+
+
+def _dtype(node: fx.Node) -> torch.dtype | None:
+    made = node.meta.get("val")
+    return made.dtype if isinstance(made, Tensor) else None
+
+
+def _is_half(node: fx.Node) -> bool:
+    """Whether a call reads or gives a half."""
+    return any(_dtype(n) in HALVES for n in (node, *node.all_input_nodes))
+
+
+def _cast(graph: fx.Graph, node: fx.Node, dtype: torch.dtype) -> fx.Node:
+    made = graph.call_function(aten._to_copy.default, (node,), {"dtype": dtype})
+    made.meta = {**node.meta, "val": _like(node.meta["val"], dtype)}
+    return made
+
+
+def _widen(node: fx.Node) -> None:
+    """One call as it is in float32: the dtypes that it names, and what it gives."""
+
+    def word(value: Any) -> Any:
+        return torch.float32 if isinstance(value, torch.dtype) and value in HALVES else value
+
+    if node.op == "call_function":
+        node.args = pytree.tree_map(word, node.args)
+        node.kwargs = pytree.tree_map(word, node.kwargs)
+        flag = _WIDENING.get(node.target)
+        if flag is not None and len(node.args) > flag:
+            node.args = (*node.args[:flag], False, *node.args[flag + 1 :])
+    if "val" in node.meta:
+        node.meta["val"] = pytree.tree_map(
+            lambda v: _like(v, torch.float32) if isinstance(v, Tensor) and v.dtype in HALVES else v, node.meta["val"]
+        )
+
+
+def _like(made: Tensor, dtype: torch.dtype) -> Tensor:
+    """What a node gives, in another dtype and with the same strides."""
+    with made.fake_mode:  # type: ignore[attr-defined]
+        return torch.empty_strided(made.shape, made.stride(), dtype=dtype, device=made.device)
