@@ -1,19 +1,25 @@
-"""Arrays as a model takes and returns them: in tuples ("." is an array, "( )" a tuple of what is between), and with their
-samples in another dimension than the first, as the state of a recurrent layer has them.
+"""Arrays as a model takes and returns them: nested, and with their samples in another dimension than the first, as the state of a
+recurrent layer has them.
+
+"." is an array, "( )" a tuple of what is between, "[ ]" a list, and "{ }" a dict, each of its keys in front as JSON has a text.
 """
 
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+import re
+from collections import namedtuple
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
 
 Tree = Any
-"""The place of an array among all, or a tuple of trees."""
+"""The place of an array among all, or a tuple, a list or a dict of trees."""
 
 _DEEPEST = 16
+_ENDS = {"(": ")", "[": "]", "{": "}"}
+_TEXT = re.compile(r'"(?:[^"\\]|\\.)*"')
 
 
 def described(tensors: Sequence[Any], text: str | None) -> tuple[tuple[str, str, tuple[int, ...]], ...]:
@@ -30,34 +36,78 @@ def described(tensors: Sequence[Any], text: str | None) -> tuple[tuple[str, str,
     )
 
 
+def written(spec: Any) -> str | None:
+    """The text of a pytree: what `tree_of` reads. A named tuple is a tuple, and a dict of any kind a dict; None for other
+    containers, and for keys that are no texts."""
+    if spec.is_leaf():
+        return "."
+    parts = [written(child) for child in spec.children()]
+    kind, keys = spec.type, spec.context
+    if not parts or any(part is None for part in parts):
+        return None
+    if kind is namedtuple:  # what torch has as the type of all of them
+        kind = tuple
+    if not isinstance(kind, type):
+        return None
+    if issubclass(kind, (tuple, list)):
+        return ("[{}]" if issubclass(kind, list) else "({})").format("".join(map(str, parts)))
+    named = isinstance(keys, list) and len(keys) == len(parts) and all(isinstance(key, str) for key in keys)
+    if not issubclass(kind, dict) or not named:
+        return None
+    return "{" + "".join(json.dumps(key) + str(part) for key, part in zip(keys, parts)) + "}"
+
+
 def tree_of(form: str, count: int) -> Tree:
     """Raises ValueError for a text that does not nest so many arrays."""
-    stack: list[list[Tree]] = [[]]
-    seen = 0
-    for sign in form:
-        if sign == ".":
-            stack[-1].append(seen)
+    stack: list[tuple[str, list[Tree], list[str]]] = [("", [], [])]
+    seen = at = 0
+    while at < len(form):
+        sign, (kind, parts, keys) = form[at], stack[-1]
+        at += 1
+        if kind == "{" and len(keys) == len(parts) and sign != "}":
+            end = _TEXT.match(form, at - 1)
+            key = None if end is None else _read(end[0])
+            if end is None or key is None or key in keys:
+                break
+            keys.append(key)
+            at = end.end()
+        elif sign == ".":
+            parts.append(seen)
             seen += 1
-        elif sign == "(" and len(stack) < _DEEPEST:
-            stack.append([])
-        elif sign == ")" and len(stack) > 1:
-            inner = tuple(stack.pop())
-            stack[-1].append(inner)
+        elif sign in _ENDS and len(stack) < _DEEPEST:
+            stack.append((sign, [], []))
+        elif kind and sign == _ENDS[kind] and len(keys) == (len(parts) if kind == "{" else 0):
+            stack.pop()
+            stack[-1][1].append(dict(zip(keys, parts)) if kind == "{" else parts if kind == "[" else tuple(parts))
         else:
-            raise ValueError(f"{form!r} is no nesting of arrays")
-    if len(stack) != 1 or len(stack[0]) != 1 or seen != count:
-        raise ValueError(f"{form!r} does not nest {count} arrays")
-    return stack[0][0]
+            break
+    else:
+        if len(stack) == 1 and len(stack[0][1]) == 1 and seen == count:
+            return stack[0][1][0]
+    raise ValueError(f"{form!r:.200} does not nest {count} arrays")
+
+
+def _read(text: str) -> str | None:
+    try:
+        return str(json.loads(text))
+    except ValueError:
+        return None
 
 
 def flattened(value: Any, tree: Tree) -> list[Any] | None:
-    """The arrays of a value in order; None where it is nested otherwise."""
-    if not isinstance(tree, tuple):
-        return None if isinstance(value, (tuple, list)) else [value]
-    if not isinstance(value, (tuple, list)) or len(value) != len(tree):
+    """The arrays of a value in order; None where it is nested otherwise. A list fits where a tuple does."""
+    if isinstance(tree, dict):
+        if not isinstance(value, Mapping) or value.keys() != tree.keys():
+            return None
+        pairs = [(value[key], inner) for key, inner in tree.items()]
+    elif not isinstance(tree, (tuple, list)):
+        return None if isinstance(value, (tuple, list, Mapping)) else [value]
+    elif not isinstance(value, (tuple, list)) or len(value) != len(tree):
         return None
+    else:
+        pairs = list(zip(value, tree))
     arrays: list[Any] = []
-    for part, inner in zip(value, tree):
+    for part, inner in pairs:
         found = flattened(part, inner)
         if found is None:
             return None
@@ -66,7 +116,9 @@ def flattened(value: Any, tree: Tree) -> list[Any] | None:
 
 
 def nested(tree: Tree, arrays: Sequence[Any]) -> Any:
-    return tuple(nested(part, arrays) for part in tree) if isinstance(tree, tuple) else arrays[tree]
+    if isinstance(tree, dict):
+        return {key: nested(part, arrays) for key, part in tree.items()}
+    return type(tree)(nested(part, arrays) for part in tree) if isinstance(tree, (tuple, list)) else arrays[tree]
 
 
 def sample_dims(text: str, ranks: Sequence[int]) -> tuple[int, ...]:

@@ -14,13 +14,13 @@ from rtaccel.convert.passes.program import FallbackStep, Program, SubgraphStep
 from rtaccel.core.errors import FormatError, UnsupportedProblem
 from rtaccel.core.stage import GraphIO
 from rtaccel.deploy import container, gpu_kernels, signing, whole_file
+from rtaccel.deploy.nesting import written
 from rtaccel.deploy.persistent import section
 from rtaccel.deploy.prepacked import with_prepacked
 from rtaccel.deploy.record import DTYPES, Edge, Head, Recorder, Where
 from rtaccel.deploy.results import as_returned, otherwise, results_of
 from rtaccel.kernels._core.cpu import States, packed_bound, tell
 from rtaccel.runtime.compiled import CompiledModel
-from rtaccel.runtime.execute import nesting
 from rtaccel.runtime.gpu.on_cpu import on_cpu
 from rtaccel.runtime.inputs import names_of
 from rtaccel.runtime.stream import StreamModel
@@ -146,8 +146,8 @@ def artifact_bytes(
         "name": title,
         "inputs": _described(inputs),
         "outputs": _described(outputs),
-        "arguments": nesting(program.in_spec.children()[0]) or "",
-        "results": nesting(program.out_spec) or "",
+        "arguments": written(program.in_spec.children()[0]) or "",
+        "results": written(program.out_spec) or "",
         **({"result_samples": " ".join(str(dim) for _, dim in results)} if any(dim for _, dim in results) else {}),
         "streams": str(kept.samples),
         "batch": str(batch),
@@ -204,10 +204,10 @@ def _check_ends(program: Program, source: SubgraphStep, title: str) -> None:
     args, kwargs = program.in_spec.children()
     unused = [name for name in program.inputs if name not in source.reads]
     bad = otherwise(program, source)
-    if nesting(args) is None or nesting(program.out_spec) is None or kwargs.num_children:
+    if written(args) is None or written(program.out_spec) is None or kwargs.num_children:
         got, hint = (
-            "arguments or results in other containers than tuples",
-            "Take and return tensors, or tuples of them.",
+            "arguments or results in other containers than tuples, lists and dicts with names",
+            "Take and return tensors, nested in such.",
         )
     elif unused or source.reads != program.inputs:
         got = f"arguments that the plan does not read: {', '.join(unused or program.inputs)}"

@@ -15,6 +15,7 @@ from rtaccel.convert.frontend.batches import signature_of
 from rtaccel.convert.frontend.export import ExportedGraph, check_example, shared_batch
 from rtaccel.convert.frontend.graph.op_graph import OpGraph
 from rtaccel.convert.frontend.guards.numbers import Guard
+from rtaccel.convert.frontend.named_arguments import by_names
 from rtaccel.convert.frontend.private_copy import private_copy
 from rtaccel.convert.lower import lower
 from rtaccel.convert.lower_memo import LowerMemo
@@ -41,7 +42,7 @@ MODES = ("graph", "eager", "persistent")
 
 def compile(
     model: nn.Module,
-    example_inputs: Sequence[Any] | Tensor,
+    example_inputs: Sequence[Any] | Mapping[str, Any] | Tensor,
     scheme: SchemeLike = "float32",
     sparsity: SparsityLike | None = None,
     calibration: Any = None,
@@ -59,7 +60,8 @@ def compile(
     """Compiles a model in eval mode for inference. The model itself is not changed and not kept.
 
     example_inputs: arguments of one call, tensors float32 [batch, ...] or int64 [batch, ...] for indices; the kernels are
-        chosen for their batch size, and others work where the model leaves its first dimension dynamic.
+        chosen for their batch size, and others work where the model leaves its first dimension dynamic. A dict has them by
+        name, as tokenizers give them: the compiled model takes these arguments, by name or in the order of `forward`.
     scheme: a scheme, its name, or a dict from module-name pattern to scheme; a layer that no pattern fits stays float32.
     sparsity: a pattern (`rt.Unstructured(0.9)`), its name, or a dict from module-name pattern to it: the smallest weights of
         linear layers are left out. Better choices of weights: `rt.sparsify_` on the model first. Existing zeros
@@ -104,7 +106,8 @@ def compile(
 
     Raises UnsupportedProblem, FormatError, ShapeError or BackendUnavailable; each names the value and the next step.
     """
-    args = as_tensors("compile", check_example(model, example_inputs))
+    model, example, calibration = by_names(model, example_inputs, calibration)
+    args = as_tensors("compile", check_example(model, example))
     check_options(device, max_batch, mode)
     given = shared_batch(args)
     if max_batch is not None and given is not None and given > max_batch:

@@ -52,6 +52,7 @@ STEPS = {
     "cached_attention": 1,
     "table_row": 1,
     "draw": 1,
+    "cast": 3,
     "order": 9,
     "put": 5,
     "fourier": 3,

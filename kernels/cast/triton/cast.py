@@ -1,4 +1,7 @@
-"""Cast in Triton: float32 of the halves that a graph is given. The other way is torch's own call."""
+"""Cast in Triton: float32 of the halves that a graph is given, and halves of its results.
+
+bfloat16 is moved and rounded in whole numbers: the interpreter does both otherwise than a card.
+"""
 
 from __future__ import annotations
 
@@ -16,26 +19,39 @@ def text(stage: Stage) -> Text:
     value = stage.outputs[0]
     made = Text(value.steps * value.width, stage.inputs, value)
     made.read("x0", 0, "e")
-    made.add("y = x0.to(tl.float32)")
+    if stage.inputs[0].dtype == "bfloat16":
+        made.add("y = (x0.to(tl.uint16, bitcast=True).to(tl.uint32) << 16).to(tl.float32, bitcast=True)")
+    elif value.dtype == "bfloat16":
+        made.add(
+            "bits = x0.to(tl.uint32, bitcast=True)",
+            "rounded = (bits + 0x7FFF + ((bits >> 16) & 1)) >> 16",
+            "high = tl.where((bits & 0x7FFFFFFF) > 0x7F800000, (bits >> 16) | 0x40, rounded)",  # NaN stays NaN
+            "y = high.to(tl.uint16).to(tl.bfloat16, bitcast=True)",
+        )
+    else:
+        made.add(f"y = x0.to(tl.{value.dtype})")
     return made
+
+
+def name(source: str, result: str) -> str:
+    return f"cast_{source}_{result}"
 
 
 def specializations() -> Iterator[Specialisation]:
     for half in contract.HALVES:
-        yield text(contract.make_stage((1, 131), half, (1, 131), "float32")).specialize(f"cast_{half}", 1)
+        for kinds in ((half, "float32"), ("float32", half)):
+            yield text(contract.make_stage((1, 131), kinds[0], (1, 131), kinds[1])).specialize(name(*kinds), 1)
 
 
 def supports(problem: Problem) -> str | None:
-    if problem.out_dtypes[0] != "float32":
-        return f"gives {problem.out_dtypes[0]}, and the kernel float32"
     return too_large(problem)
 
 
 def prepare(stage: Stage, problem: Problem) -> Prepared:
     """x [M, steps, width] -> y [M, steps, width]; any M."""
     made = text(stage)
-    name = f"cast_{stage.inputs[0].dtype}"
-    return made.launcher(stage, made.specialize(name, problem.rows), problem.device)
+    kinds = stage.inputs[0].dtype, stage.outputs[0].dtype
+    return made.launcher(stage, made.specialize(name(*kinds), problem.rows), problem.device)
 
 
 register_impl(Impl("cast", "triton_cast", "triton", 10, supports, prepare))
