@@ -32,9 +32,9 @@ namespace {
 // A plan with its tensors: they are kept alive, and a call is the bare native run.
 class Bound {
  public:
-  Bound(nb::object plan, nb::object inputs, nb::object outputs)
-      : owner_(plan), inputs_(inputs), outputs_(outputs), plan_(nb::cast<const Plan*>(plan)) {
+  Bound(nb::object plan, nb::object inputs, nb::object outputs) : owner_(plan), plan_(nb::cast<const Plan*>(plan)) {
     if (!plan_->fits(inputs, outputs, pointers_)) throw nb::value_error("tensors do not fit the plan");
+    held_ = plan_->tensors(inputs, outputs);
   }
   void operator()() const { plan_->run_bound(pointers_); }
   // As bindings/timer.h: the time without that of a call from Python.
@@ -43,7 +43,7 @@ class Bound {
   }
 
  private:
-  nb::object owner_, inputs_, outputs_;
+  nb::object owner_, held_;  // the tensors themselves: a list or dict may get others
   const Plan* plan_;
   Pointers pointers_;
 };

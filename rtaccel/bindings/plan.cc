@@ -68,8 +68,8 @@ void Plan::finish(const Ports& inputs, const Ports& outputs, int64_t min_batch, 
       if (!s.middle.empty() && s.middle.size() + 1 != static_cast<size_t>(s.lead))
         throw std::runtime_error("fixed sizes for some of the leading dimensions");
   }
-  flat_in_ = "(" + std::string(inputs_.size(), '.') + ")";
-  flat_out_ = outputs_.size() == 1 ? "." : "(" + std::string(outputs_.size(), '.') + ")";
+  flat_in_.signs = "(" + std::string(inputs_.size(), '.') + ")";
+  flat_out_.signs = outputs_.size() == 1 ? "." : "(" + std::string(outputs_.size(), '.') + ")";
   form_in_ = flat_in_;
   form_out_ = flat_out_;
   min_batch_ = min_batch;
@@ -79,12 +79,33 @@ void Plan::finish(const Ports& inputs, const Ports& outputs, int64_t min_batch, 
   checked(rta_plan_finish(plan_, state_samples, memory));
 }
 
-void Plan::nesting(const std::string& inputs, const std::string& outputs) {
+// Parts of dicts, whose keys follow one another.
+static size_t keys_of(const std::string& signs) {
+  size_t count = 0;
+  std::string open;
+  for (const char sign : signs) {
+    const bool ends = sign == ')' || sign == ']' || sign == '}';
+    if (ends ? open.empty() : sign != '.' && sign != '(' && sign != '[' && sign != '{')
+      throw std::runtime_error("a nesting of other signs");
+    if (ends) {
+      open.pop_back();
+      continue;
+    }
+    count += !open.empty() && open.back() == '{';
+    if (sign != '.') open.push_back(sign);
+  }
+  if (!open.empty()) throw std::runtime_error("a nesting without its end");
+  return count;
+}
+
+void Plan::nesting(const std::string& inputs, Keys input_keys, const std::string& outputs, Keys output_keys) {
   const auto dots = [](const std::string& form) { return std::count(form.begin(), form.end(), '.'); };
   if (dots(inputs) != static_cast<int64_t>(inputs_.size()) || dots(outputs) != static_cast<int64_t>(outputs_.size()))
     throw std::runtime_error("a nesting of other tensors");
-  form_in_ = inputs;
-  form_out_ = outputs;
+  if (keys_of(inputs) != input_keys.size() || keys_of(outputs) != output_keys.size())
+    throw std::runtime_error("a nesting with other keys");
+  form_in_ = {inputs, std::move(input_keys)};
+  form_out_ = {outputs, std::move(output_keys)};
 }
 
 void Plan::guard(nb::tuple dicts) {

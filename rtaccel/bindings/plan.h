@@ -36,8 +36,10 @@ class Plan {
   // min_batch, max_batch: sizes of the first dimension that a call may have; max_batch -1 for no limit.
   void finish(const Ports& inputs, const Ports& outputs, int64_t min_batch, int64_t max_batch, int64_t state_samples,
               int64_t memory, int threads);
-  // How the arguments of call, run and bind are nested, and their results.
-  void nesting(const std::string& inputs, const std::string& outputs);
+  // How the arguments of call, run and bind are nested, and their results: "." a tensor, "( )" a tuple, "[ ]" a list,
+  // "{ }" a dict, whose keys follow in a list for all dicts, in the order of their parts.
+  using Keys = std::vector<nanobind::object>;
+  void nesting(const std::string& inputs, Keys input_keys, const std::string& outputs, Keys output_keys);
   // Takes the place of its stages, weights and states from another plan of the same tensors, which is left with the old
   // ones: whoever holds this plan, a bound call too, goes on with the new ones.
   void adopt(Plan& other);
@@ -55,6 +57,9 @@ class Plan {
 
   // Whether the tensors can be read and written where they lie.
   bool fits(nanobind::handle inputs, nanobind::handle outputs, Pointers& p) const;
+
+  // Those that fit, one after the other.
+  nanobind::tuple tensors(nanobind::handle inputs, nanobind::handle outputs) const;
 
   // The same of a tuple of inputs alone, without the nesting of the model's arguments.
   bool fits_inputs(nanobind::handle inputs, Pointers& p) const;
@@ -109,6 +114,10 @@ class Plan {
   std::pair<size_t, size_t> single(int64_t rows) const;
 
  private:
+  struct Form {
+    std::string signs;
+    Keys keys;
+  };
   // Tensors in the order of the plan, out of how they are nested.
   struct Flat {
     PyObject* tensors[kMaxTensors];
@@ -120,12 +129,12 @@ class Plan {
   bool take_list(nanobind::handle list, const Pointers& p, const int64_t*& streams) const;
   void run_list(const Pointers& p, const int64_t* streams) const;
   bool take_outputs(PyObject* outputs, Pointers& p) const;
-  nanobind::object compute(const Flat& inputs, const std::string& form_out) const;
+  nanobind::object compute(const Flat& inputs, const Form& form_out) const;
 
   rta_plan* plan_;
   rta_plan* beside_ = nullptr;  // offered, or what was there before the last swap
   std::vector<Spec> inputs_, outputs_;
-  std::string flat_in_, flat_out_, form_in_, form_out_;
+  Form flat_in_, flat_out_, form_in_, form_out_;
   std::vector<PyObject*> guards_;
   int64_t min_batch_ = 0, max_batch_ = -1, state_samples_ = 0, stages_ = 0;
 };

@@ -13,45 +13,81 @@ bool overlap(const void* a, int64_t a_bytes, const void* b, int64_t b_bytes) {
   return p < q + b_bytes && q < p + a_bytes;
 }
 
-// Arguments and results are nested as the model's own: "." is a tensor, "( )" a tuple. Puts the tensors of `object` in
-// order; false where it is nested otherwise. `form` is moved past what was read.
-bool unnest(PyObject* object, const char*& form, PyObject** tensors, int& count) {
-  if (*form == '.') {
-    ++form;
+// Reads a form from its begin: signs, and the keys of dicts.
+struct Reader {
+  const char* sign;
+  const nb::object* key;
+  template <class Form>
+  explicit Reader(const Form& form) : sign(form.signs.c_str()), key(form.keys.data()) {}
+};
+
+// Arguments and results are nested as the model's own. Puts the tensors of `object` in order; false where it is nested
+// otherwise. The form is moved past what was read.
+bool unnest(PyObject* object, Reader& form, PyObject** tensors, int& count) {
+  const char kind = *form.sign++;
+  if (kind == '.') {
     tensors[count++] = object;
     return true;
   }
-  if (!PyTuple_CheckExact(object)) return false;
-  ++form;
-  const Py_ssize_t size = PyTuple_Size(object);
-  for (Py_ssize_t i = 0; i < size; ++i)
-    if (*form == ')' || !unnest(PyTuple_GetItem(object, i), form, tensors, count)) return false;
-  return *form++ == ')';
+  Py_ssize_t size, i = 0;
+  if (kind == '{') {
+    if (!PyDict_CheckExact(object)) return false;
+    size = PyDict_Size(object);
+    for (; *form.sign != '}'; ++i) {
+      PyObject* part = PyDict_GetItemWithError(object, (form.key++)->ptr());
+      if (!part) PyErr_Clear();
+      if (!part || !unnest(part, form, tensors, count)) return false;
+    }
+  } else if (kind == '[') {
+    if (!PyList_CheckExact(object)) return false;
+    size = PyList_Size(object);
+    for (; i < size; ++i)
+      if (*form.sign == ']' || !unnest(PyList_GetItem(object, i), form, tensors, count)) return false;
+  } else {
+    if (!PyTuple_CheckExact(object)) return false;
+    size = PyTuple_Size(object);
+    for (; i < size; ++i)
+      if (*form.sign == ')' || !unnest(PyTuple_GetItem(object, i), form, tensors, count)) return false;
+  }
+  const char end = *form.sign++;
+  return i == size && (end == ')' || end == ']' || end == '}');
 }
 
 // The same of arguments that lie side by side, without the tuple around them.
-bool unnest_given(PyObject* const* items, Py_ssize_t size, const char* form, PyObject** tensors, int& count) {
-  ++form;
+bool unnest_given(PyObject* const* items, Py_ssize_t size, Reader form, PyObject** tensors, int& count) {
+  ++form.sign;
   for (Py_ssize_t i = 0; i < size; ++i)
-    if (*form == ')' || !unnest(items[i], form, tensors, count)) return false;
-  return *form == ')';
+    if (*form.sign == ')' || !unnest(items[i], form, tensors, count)) return false;
+  return *form.sign == ')';
 }
 
 // The other way: takes results in order.
-nb::object nest(const char*& form, const nb::object*& results) {
-  if (*form++ == '.') return *results++;
-  nb::list all;
-  while (*form != ')') all.append(nest(form, results));
-  ++form;
-  return nb::tuple(all);
+nb::object nest(Reader& form, const nb::object*& results) {
+  const char kind = *form.sign++;
+  if (kind == '.') return *results++;
+  nb::object made;
+  if (kind == '{') {
+    nb::dict all;
+    while (*form.sign != '}') {
+      const nb::object& key = *form.key++;
+      all[key] = nest(form, results);
+    }
+    made = all;
+  } else {
+    nb::list all;
+    while (*form.sign != ')' && *form.sign != ']') all.append(nest(form, results));
+    made = kind == '[' ? nb::object(all) : nb::object(nb::tuple(all));
+  }
+  ++form.sign;
+  return made;
 }
 
 }  // namespace
 
 bool Plan::take_outputs(PyObject* outputs, Pointers& p) const {
   Flat flat;
-  const char* form = form_out_.c_str();
-  if (outputs_.size() == 1 && PyTuple_CheckExact(outputs) && PyTuple_Size(outputs) == 1)
+  Reader form(form_out_);
+  if (outputs_.size() == 1 && form_out_.keys.empty() && PyTuple_CheckExact(outputs) && PyTuple_Size(outputs) == 1)
     flat.tensors[0] = PyTuple_GetItem(outputs, 0);  // one result may come as a tuple of one
   else if (!unnest(outputs, form, flat.tensors, flat.count))
     return false;
@@ -94,13 +130,27 @@ bool Plan::take_inputs(const Flat& flat, Pointers& p, bool some) const {
 
 bool Plan::fits(nb::handle inputs, nb::handle outputs, Pointers& p) const {
   Flat flat;
-  const char* form = form_in_.c_str();
+  Reader form(form_in_);
   return unnest(inputs.ptr(), form, flat.tensors, flat.count) && take_inputs(flat, p) && take_outputs(outputs.ptr(), p);
+}
+
+nb::tuple Plan::tensors(nb::handle inputs, nb::handle outputs) const {
+  Flat in, out;
+  Reader given(form_in_), made(form_out_);
+  unnest(inputs.ptr(), given, in.tensors, in.count);
+  if (!unnest(outputs.ptr(), made, out.tensors, out.count)) {
+    out.tensors[0] = PyTuple_GetItem(outputs.ptr(), 0);  // one result in a tuple of one
+    out.count = 1;
+  }
+  nb::list all;
+  for (const Flat* flat : {&in, &out})
+    for (int i = 0; i < flat->count; ++i) all.append(nb::borrow(flat->tensors[i]));
+  return nb::tuple(all);
 }
 
 bool Plan::fits_inputs(nb::handle inputs, Pointers& p) const {
   Flat flat;
-  const char* form = flat_in_.c_str();
+  Reader form(flat_in_);
   return unnest(inputs.ptr(), form, flat.tensors, flat.count) && take_inputs(flat, p);
 }
 
@@ -120,14 +170,14 @@ bool Plan::run(nb::handle inputs, nb::handle outputs) const {
 bool Plan::run_given(PyObject* const* inputs, Py_ssize_t count, PyObject* outputs) const {
   Flat flat;
   Pointers p;
-  if (!unnest_given(inputs, count, form_in_.c_str(), flat.tensors, flat.count) || !take_inputs(flat, p) ||
+  if (!unnest_given(inputs, count, Reader(form_in_), flat.tensors, flat.count) || !take_inputs(flat, p) ||
       !take_outputs(outputs, p))
     return false;
   run_bound(p);
   return true;
 }
 
-nb::object Plan::compute(const Flat& inputs, const std::string& form_out) const {
+nb::object Plan::compute(const Flat& inputs, const Form& form_out) const {
   Pointers p;
   if (!take_inputs(inputs, p)) return nb::none();
   nb::object few[4];
@@ -135,26 +185,26 @@ nb::object Plan::compute(const Flat& inputs, const std::string& form_out) const 
   nb::object* results = many.empty() ? few : many.data();
   for (size_t i = 0; i < outputs_.size(); ++i) results[i] = fresh(outputs_[i], p.lead, p.out[i]);
   run_bound(p);
-  const char* form = form_out.c_str();
+  Reader form(form_out);
   const nb::object* next = results;
   return nest(form, next);
 }
 
 nb::object Plan::call(nb::handle inputs) const {
   Flat flat;
-  const char* form = form_in_.c_str();
+  Reader form(form_in_);
   return unnest(inputs.ptr(), form, flat.tensors, flat.count) ? compute(flat, form_out_) : nb::none();
 }
 
 nb::object Plan::call_given(PyObject* const* inputs, Py_ssize_t count) const {
   Flat flat;
-  return unnest_given(inputs, count, form_in_.c_str(), flat.tensors, flat.count) ? compute(flat, form_out_)
+  return unnest_given(inputs, count, Reader(form_in_), flat.tensors, flat.count) ? compute(flat, form_out_)
                                                                                  : nb::none();
 }
 
 nb::object Plan::call_flat(nb::handle inputs) const {
   Flat flat;
-  const char* form = flat_in_.c_str();
+  Reader form(flat_in_);
   return unnest(inputs.ptr(), form, flat.tensors, flat.count) ? compute(flat, flat_out_) : nb::none();
 }
 
@@ -178,7 +228,7 @@ bool Plan::run_some(nb::handle inputs, nb::handle outputs, nb::handle list) cons
   Flat flat;
   Pointers p;
   const int64_t* streams;
-  const char* form = form_in_.c_str();
+  Reader form(form_in_);
   if (!unnest(inputs.ptr(), form, flat.tensors, flat.count) || !take_inputs(flat, p, true) ||
       !take_outputs(outputs.ptr(), p) || !take_list(list, p, streams))
     return false;
@@ -190,14 +240,14 @@ nb::object Plan::call_some(nb::handle inputs, nb::handle list) const {
   Flat flat;
   Pointers p;
   const int64_t* streams;
-  const char* form = form_in_.c_str();
+  Reader form(form_in_);
   if (!unnest(inputs.ptr(), form, flat.tensors, flat.count) || !take_inputs(flat, p, true) ||
       !take_list(list, p, streams))
     return nb::none();
   std::vector<nb::object> results(outputs_.size());
   for (size_t i = 0; i < outputs_.size(); ++i) results[i] = fresh(outputs_[i], p.lead, p.out[i]);
   run_list(p, streams);
-  const char* out = form_out_.c_str();
+  Reader out(form_out_);
   const nb::object* next = results.data();
   return nest(out, next);
 }

@@ -39,7 +39,8 @@ void add_plan(nb::module_& m) {
       .def("save_stream", &Plan::save_stream, nb::arg("stream"))
       .def("load_stream", &Plan::load_stream, nb::arg("stream"), nb::arg("state"))
       .def("call_flat", &Plan::call_flat, nb::arg("inputs").none())
-      .def("nesting", &Plan::nesting, nb::arg("inputs"), nb::arg("outputs"))
+      .def("nesting", &Plan::nesting, nb::arg("inputs"), nb::arg("input_keys"), nb::arg("outputs"),
+           nb::arg("output_keys"))
       .def("adopt", &Plan::adopt, nb::arg("other"))
       .def("swap", &Plan::swap, nb::arg("other"))
       .def("rollback", &Plan::rollback)

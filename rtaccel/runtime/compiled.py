@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 import torch
@@ -21,6 +22,7 @@ from rtaccel.runtime.inputs import check_out, copy_out, dense, fit_inputs, nesti
 from rtaccel.runtime.inspection.described import Described
 from rtaccel.runtime.options import Options
 from rtaccel.runtime.schedule.bound_calls import BoundCalls, flat_results
+from rtaccel.runtime.schedule.nesting import in_order, outs_in_order
 from rtaccel.runtime.state.buffers import State
 from rtaccel.runtime.state.loading import Loading
 from rtaccel.runtime.weight_swap import Swappable
@@ -125,6 +127,8 @@ class CompiledModel(Swappable, Described, Loading):
         schedules, flat = self._executor.schedules, self._flat
         if schedules is None or flat is None or (results := schedules.quick(inputs)) is None:
             return None
+        if not flat:
+            return pytree.tree_unflatten(results, self._program.out_spec)
         return results[0] if flat == 1 else tuple(results)
 
     def _in_order(self, inputs: tuple[Any, ...], named: dict[str, Any]) -> tuple[Any, ...]:
@@ -146,10 +150,7 @@ class CompiledModel(Swappable, Described, Loading):
             return interop.call(cupy, self, inputs)
         if holds_foreign(inputs):
             return self(*as_tensors("call", inputs))
-        leaves, spec = pytree.tree_flatten((inputs, {}))
-        if spec != self._program.in_spec:
-            raise nesting_error("call", inputs, self._program.in_spec)
-        results = self._executor(leaves)
+        results = self._executor(self._leaves("call", inputs))
         return pytree.tree_unflatten(results, self._program.out_spec)
 
     def run(self, *inputs: Any, out: Any) -> Any:
@@ -165,7 +166,7 @@ class CompiledModel(Swappable, Described, Loading):
         if direct is not None and direct.run(inputs, out):
             return out
         schedules, flat = self._executor.schedules, self._flat
-        if schedules is not None and flat is not None and schedules.write(inputs, (out,) if flat == 1 else out):
+        if schedules is not None and flat and schedules.write(inputs, (out,) if flat == 1 else out):
             return out
         cupy = interop.cupy_of(inputs, out)
         if cupy is not None:
@@ -183,10 +184,11 @@ class CompiledModel(Swappable, Described, Loading):
                 "Pass such tensors, or run once before seal() to see the exact mistake.",
             )
         if direct is None:
-            copy_out(pytree.tree_leaves(self._slow(inputs)), out)
+            outs = outs_in_order("run", out, self._program.out_spec)
+            copy_out(self._executor(self._leaves("run", inputs)), outs)
         else:
-            fitted, outs = self._fit("run", inputs, out)
-            copy_out(pytree.tree_leaves(direct.call_flat(fitted)), outs)
+            fitted, targets = self._fit("run", inputs, out)
+            copy_out(pytree.tree_leaves(direct.call_flat(fitted)), targets)
         return out
 
     run = native_entry("run", run)
@@ -194,13 +196,17 @@ class CompiledModel(Swappable, Described, Loading):
     def _fit(self, op: str, inputs: tuple[Any, ...], out: Any) -> tuple[tuple[Tensor, ...], tuple[Tensor, ...]]:
         """Checked inputs, copied where they must be, and checked outputs, of a model that is one group."""
         edges, device = self._executor.edges, self._options.device
-        leaves, spec = pytree.tree_flatten((inputs, {}))
-        if spec != self._program.in_spec:
-            raise nesting_error(op, inputs, self._program.in_spec)
-        fitted = fit_inputs(op, leaves, edges.inputs, self._options)
+        fitted = fit_inputs(op, self._leaves(op, inputs), edges.inputs, self._options)
         lead = fitted[0].shape[: edges.inputs[0].lead]
-        outs = pytree.tree_leaves(out) if isinstance(out, (tuple, list)) else out
+        outs = outs_in_order(op, out, self._program.out_spec)
         return fitted, check_out(op, outs, edges.outputs, lead, device)
+
+    def _leaves(self, op: str, inputs: tuple[Any, ...]) -> list[Any]:
+        """The tensors among the arguments, in the order of the plan. Raises ShapeError where they are nested otherwise."""
+        found = in_order(inputs, self._program.in_spec.children()[0])
+        if found is None:
+            raise nesting_error(op, inputs, self._program.in_spec)
+        return found
 
     def bind(self, *inputs: Any, out: Any) -> Callable[[], None]:
         """A call without arguments that reads `inputs` and writes `out` in place, for loops that reuse their buffers.
@@ -219,12 +225,13 @@ class CompiledModel(Swappable, Described, Loading):
         binder = self._executor.bind
         if binder is None:
             self.run(*inputs, out=out)  # says what is wrong with the tensors
-            return BoundCalls(lambda: self._executor, self.run, inputs, out)
+            given, outs = self._leaves("bind", inputs), outs_in_order("bind", out, self._program.out_spec)
+            return BoundCalls(lambda: self._executor, partial(self.run, *inputs, out=out), given, outs)
         bound = binder(inputs, out)
         if bound is not None:
             return bound
-        _, outs = self._fit("bind", inputs, out)
-        bad = [i for i, t in enumerate((*pytree.tree_leaves(inputs), *outs)) if dense(t).data_ptr() != t.data_ptr()]
+        _, targets = self._fit("bind", inputs, out)
+        bad = [i for i, t in enumerate((*pytree.tree_leaves(inputs), *targets)) if dense(t).data_ptr() != t.data_ptr()]
         what = (
             f"tensors {bad} that are strided or misaligned" if bad else "an out that overlaps an input or another out"
         )

@@ -18,6 +18,7 @@ from rtaccel.core.scheme import SchemeLike, SchemeMap
 from rtaccel.core.traits import FALLBACK
 from rtaccel.plan.explain import Line, table
 from rtaccel.runtime.inputs import bind_run, copy_out
+from rtaccel.runtime.schedule.nesting import outs_in_order
 
 if TYPE_CHECKING:
     from rtaccel.convert.module_swap.swap_report import SwapReport
@@ -125,7 +126,8 @@ class UncapturedModel(nn.Module):
 
     def run(self, *inputs: Any, out: Any) -> Any:
         """Computes, then copies into `out`. Raises ShapeError, with `out` untouched, for an `out` that does not fit."""
-        copy_out(pytree.tree_leaves(self(*inputs)), out)
+        leaves, spec = pytree.tree_flatten(self(*inputs))
+        copy_out(leaves, outs_in_order("run", out, spec))
         return out
 
     def bind(self, *inputs: Any, out: Any) -> Callable[[], None]:

@@ -28,6 +28,7 @@ from rtaccel.runtime.gpu.persistent import persistent_plan
 from rtaccel.runtime.inputs import check_arguments, fit_inputs
 from rtaccel.runtime.memory import seen_as
 from rtaccel.runtime.options import Options
+from rtaccel.runtime.schedule.nesting import nesting, with_keys
 from rtaccel.runtime.schedule.schedule import Schedules
 
 if TYPE_CHECKING:
@@ -71,16 +72,6 @@ class Step:
         return self.plan.parts(stage, samples)
 
 
-def nesting(spec: Any) -> str | None:
-    """A tree of tuples as the native module writes it: "." a tensor, "( )" a tuple; None for any other container."""
-    if spec.is_leaf():
-        return "."
-    parts = [nesting(child) for child in spec.children()]
-    if spec.type is not tuple or not parts or any(part is None for part in parts):
-        return None
-    return "(" + "".join(part for part in parts if part is not None) + ")"
-
-
 class Executor:
     """The general way to run a program. `direct` is set where the whole of it is one group that takes the arguments as
     they come; then it can be called without any of this."""
@@ -104,18 +95,21 @@ class Executor:
             self.schedules = Schedules(self)
 
     def _is_plain(self, step: Step) -> bool:
-        """Whether the arguments are those of the group, in tensors and tuples; a native plan then takes them as nested."""
+        """Whether the arguments are those of the group, in tensors and tuples; a native plan takes lists and dicts too."""
         source, program = step.source, self.program
         args, kwargs = program.in_spec.children()
-        given, returned = nesting(args), nesting(program.out_spec)
-        if not isinstance(source, SubgraphStep) or given is None or returned is None or kwargs.num_children:
+        if not isinstance(source, SubgraphStep) or kwargs.num_children:
             return False
         if source.reads != program.inputs or source.writes != program.outputs or program.casts:
             return False
         if not step.native:
+            given, returned = nesting(args) or "", nesting(program.out_spec) or ""
             flat = returned == "." if len(source.writes) == 1 else returned.count("(") == 1
             return given.count("(") == 1 and flat
-        step.plan.nesting(given, returned)
+        taken, made = with_keys(args), with_keys(program.out_spec)
+        if taken is None or made is None:
+            return False
+        step.plan.nesting(*taken, *made)
         return True
 
     def _bind(self, inputs: Any, out: Any) -> Callable[[], None] | None:

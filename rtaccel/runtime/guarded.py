@@ -17,6 +17,7 @@ from rtaccel.plan.explain import Line
 from rtaccel.runtime.compiled import CompiledModel
 from rtaccel.runtime.foreign import as_tensors, holds_foreign
 from rtaccel.runtime.inputs import copy_out
+from rtaccel.runtime.schedule.nesting import outs_in_order
 
 MISSES, RETRY = 16, 16
 """After so many calls in a row with other numbers, only each RETRY-th call asks the plan first."""
@@ -119,7 +120,7 @@ class GuardedModel(nn.Module):
         answers = self._answers
         if answers.begins_with_plan():
             try:
-                self.plan.run(*inputs, out=(*pytree.tree_leaves(out), self._flag))
+                self.plan.run(*inputs, out=(*outs_in_order("run", out, self._out_spec), self._flag))
                 if self._flags[0] == 0.0:
                     answers.by_plan()
                     return out
@@ -137,7 +138,7 @@ class GuardedModel(nn.Module):
         """
         answers, flag = self._answers, torch.full((1,), torch.nan)
         flags: Any = flag.numpy().data
-        bound = self.plan.bind(*inputs, out=(*pytree.tree_leaves(out), flag))
+        bound = self.plan.bind(*inputs, out=(*outs_in_order("bind", out, self._out_spec), flag))
 
         def call() -> None:
             if answers.begins_with_plan():
@@ -154,9 +155,9 @@ class GuardedModel(nn.Module):
         return call
 
     def _into(self, inputs: tuple[Any, ...], out: Any) -> None:
-        copy_out(
-            pytree.tree_leaves(self._own(inputs)), as_tensors("run", out, written=True) if holds_foreign(out) else out
-        )
+        made = as_tensors("run", out, written=True) if holds_foreign(out) else out
+        leaves, spec = pytree.tree_flatten(self._own(inputs))
+        copy_out(leaves, outs_in_order("run", made, spec))
 
     def _own(self, inputs: tuple[Any, ...]) -> Any:
         """The model's own results."""
