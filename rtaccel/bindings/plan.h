@@ -114,7 +114,7 @@ class Plan {
   std::pair<size_t, size_t> single(int64_t rows) const;
 
  private:
-  struct Form {
+  struct Tree {
     std::string signs;
     Keys keys;
   };
@@ -129,12 +129,12 @@ class Plan {
   bool take_list(nanobind::handle list, const Pointers& p, const int64_t*& streams) const;
   void run_list(const Pointers& p, const int64_t* streams) const;
   bool take_outputs(PyObject* outputs, Pointers& p) const;
-  nanobind::object compute(const Flat& inputs, const Form& form_out) const;
+  nanobind::object compute(const Flat& inputs, const Tree& form_out) const;
 
   rta_plan* plan_;
   rta_plan* beside_ = nullptr;  // offered, or what was there before the last swap
   std::vector<Spec> inputs_, outputs_;
-  Form flat_in_, flat_out_, form_in_, form_out_;
+  Tree flat_in_, flat_out_, form_in_, form_out_;
   std::vector<PyObject*> guards_;
   int64_t min_batch_ = 0, max_batch_ = -1, state_samples_ = 0, stages_ = 0;
 };

@@ -17,8 +17,8 @@ bool overlap(const void* a, int64_t a_bytes, const void* b, int64_t b_bytes) {
 struct Reader {
   const char* sign;
   const nb::object* key;
-  template <class Form>
-  explicit Reader(const Form& form) : sign(form.signs.c_str()), key(form.keys.data()) {}
+  template <class Tree>
+  explicit Reader(const Tree& form) : sign(form.signs.c_str()), key(form.keys.data()) {}
 };
 
 // Arguments and results are nested as the model's own. Puts the tensors of `object` in order; false where it is nested
@@ -177,7 +177,7 @@ bool Plan::run_given(PyObject* const* inputs, Py_ssize_t count, PyObject* output
   return true;
 }
 
-nb::object Plan::compute(const Flat& inputs, const Form& form_out) const {
+nb::object Plan::compute(const Flat& inputs, const Tree& form_out) const {
   Pointers p;
   if (!take_inputs(inputs, p)) return nb::none();
   nb::object few[4];

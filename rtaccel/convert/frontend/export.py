@@ -17,11 +17,11 @@ from rtaccel.convert.frontend.all_entries.rewrite import with_all_entries
 from rtaccel.convert.frontend.batches import signature_of
 from rtaccel.convert.frontend.complex.rewrite import without_complex
 from rtaccel.convert.frontend.decompositions.counting import count_in_float
+from rtaccel.convert.frontend.decompositions.half import in_float32
 from rtaccel.convert.frontend.decompositions.read_numbers import keep_as_tensors
 from rtaccel.convert.frontend.functionalize import functionalize
 from rtaccel.convert.frontend.guards.numbers import Guard
 from rtaccel.convert.frontend.guards.sizes import batch_range
-from rtaccel.convert.frontend.half import in_float32
 from rtaccel.convert.frontend.packed import check_longest, packed_sequences
 from rtaccel.convert.frontend.private_copy import attributes_kept
 from rtaccel.convert.frontend.recurrent_shapes import known_shapes

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, fx
 
 from rtaccel.convert.frontend import layout
-from rtaccel.convert.frontend.half import HALVES
+from rtaccel.convert.frontend.decompositions.half import HALVES
 from rtaccel.convert.frontend.layout import Atom, View
 from rtaccel.convert.frontend.nodes import hints
 

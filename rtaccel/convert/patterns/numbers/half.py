@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 
 from rtaccel.convert.frontend import layout
-from rtaccel.convert.frontend.half import HALVES
+from rtaccel.convert.frontend.decompositions.half import HALVES
 from rtaccel.convert.frontend.layout import View
 from rtaccel.convert.frontend.nodes import Buffer, OpNode, module_name
 from rtaccel.convert.patterns.rules import Call, rule
