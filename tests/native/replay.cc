@@ -115,6 +115,14 @@ size_t wrong(const Tensor& want, const void* got, int64_t steps) {
       count += std::abs(at<int8_t>(got, i) - at<int8_t>(want.data.data(), i)) > steps;
     return count;
   }
+  if (want.shape.dtype == RTA_BFLOAT16 || want.shape.dtype == RTA_FLOAT16) {  // any NaN for a NaN
+    const int infinity = want.shape.dtype == RTA_BFLOAT16 ? 0x7f80 : 0x7c00;
+    for (size_t i = 0; i < want.data.size() / 2; ++i) {
+      const int a = at<uint16_t>(got, i), b = at<uint16_t>(want.data.data(), i);
+      count += a != b && ((a & 0x7fff) <= infinity || (b & 0x7fff) <= infinity);
+    }
+    return count;
+  }
   if (want.shape.dtype != RTA_FLOAT32) {  // whole numbers and truth values are exact
     const size_t size = want.shape.dtype == RTA_INT64 ? 8 : want.shape.dtype == RTA_INT32 ? 4 : 1;
     for (size_t i = 0; i < want.data.size(); i += size)
