@@ -26,6 +26,7 @@ from rtaccel.core.scheme import SchemeMap
 from rtaccel.runtime.compiled import CompiledModel
 from rtaccel.runtime.guarded import GuardedModel
 from rtaccel.runtime.options import Options
+from rtaccel.runtime.script_check import check_form
 from rtaccel.runtime.verify import narrowed, other_values, verified
 
 Build = Callable[[ExportedGraph, OpGraph], CompiledModel]
@@ -67,17 +68,21 @@ def build_verified(
     specialize: bool = False,
     sizes: OpenSizes | None = None,
     guard: Guard = Guard.NONE,
+    original: nn.Module | None = None,
 ) -> CompiledModel:
     """Builds the form with the widest range of batches for which the results are the model's.
 
     exact: what `build` gives computes in float32 on the CPU, and is compared itself. Otherwise a float32 form of the same
     graph is, since the differences of a scheme would hide those of the graph.
     guard: which numbers of the inputs may decide what the plan holds; as in `retrace`.
+    original: what the results are compared with, where it is not the model itself, but the TorchScript that this was.
     sizes: has the graph, where the arguments are of one choice of dynamic sizes.
     Raises ExportFailed where the model has to run as it is.
     """
     with counted(f"compile {type(model).__name__}", 3) as advance:
-        return _build_verified(model, args, build, verify, exact, names, specialize, sizes, guard, advance)
+        return _build_verified(
+            model, args, build, verify, exact, names, specialize, sizes, guard, original or model, advance
+        )
 
 
 def _build_verified(
@@ -90,10 +95,12 @@ def _build_verified(
     specialize: bool,
     sizes: OpenSizes | None,
     guard: Guard,
+    original: nn.Module,
     advance: Callable[[], None],
 ) -> CompiledModel:
     start = time.perf_counter()
     try:
+        check_form(original, model, args)
         changes = check_state("compile", model, args) if sizes is None else Changes()
         advance()
         private = changes.settle(private_copy("compile", model)) if sizes is None else sizes.model
@@ -109,7 +116,7 @@ def _build_verified(
     if not verify:
         return build(exported, graph)
     example = shared_batch(args)
-    reference = private_copy("compile", model)
+    reference = private_copy("compile", original)
     tolerance = SWAPPED_TOLERANCE if any(d.swapped for d in graph.op_nodes) else None
     on_cpu = all(t.device.type == "cpu" for t in exported.constants.values())
     for attempt in ("open", "fixed"):

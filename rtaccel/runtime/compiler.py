@@ -16,6 +16,7 @@ from rtaccel.convert.frontend.export import ExportedGraph, check_example, shared
 from rtaccel.convert.frontend.graph.op_graph import OpGraph
 from rtaccel.convert.frontend.guards.numbers import Guard
 from rtaccel.convert.frontend.private_copy import private_copy
+from rtaccel.convert.frontend.torchscript import in_python
 from rtaccel.convert.lower import lower
 from rtaccel.convert.lower_memo import LowerMemo
 from rtaccel.convert.module_swap.name_patterns import unmatched
@@ -104,6 +105,7 @@ def compile(
 
     Raises UnsupportedProblem, FormatError, ShapeError or BackendUnavailable; each names the value and the next step.
     """
+    original, model = model, in_python("compile", model)
     args = as_tensors("compile", check_example(model, example_inputs))
     check_options(device, max_batch, mode)
     given = shared_batch(args)
@@ -154,7 +156,7 @@ def compile(
     def made(given: tuple[Any, ...], sizes: OpenSizes | None = None) -> CompiledModel:
         fast = build_verified(
             model, given, built, verify=verify, exact=float32, names=names, specialize=specialize, sizes=sizes,
-            guard=guard,
+            guard=guard, original=original,
         )  # fmt: skip
         if specialize:
             fast.note("specialize=True: what the model's Python read of its inputs is as in the example")
@@ -169,11 +171,11 @@ def compile(
         else:
             fast = whole = made(args)
             if nested is not None:
-                whole = GuardedModel(fast, private_copy("compile", model), nested)
+                whole = GuardedModel(fast, private_copy("compile", original), nested)
         lines = fast.explain_lines(measure=False)
         for kind in (scheme, sparsity):
             unmatched("compile", kind, model, also=[line.name for line in lines])
-        warn_of_fallbacks(fast, model, args, lines, strict)
+        warn_of_fallbacks(fast, original, args, lines, strict)
         return whole
     except ExportFailed as error:
         reason = error
@@ -190,7 +192,7 @@ def compile(
         f"{title} was not captured and runs layer by layer in Python, not faster than torch: {reason}",
         FallbackWarning, stacklevel=2,
     )  # fmt: skip
-    return UncapturedModel(model, str(reason), scheme, calibration, args)
+    return UncapturedModel(original, str(reason), scheme, calibration, args)
 
 
 def check_options(device: str, max_batch: int | None, mode: str | None) -> None:

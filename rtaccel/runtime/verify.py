@@ -17,6 +17,7 @@ from torch import Tensor, nn
 from torch.utils import _pytree as pytree
 
 from rtaccel.convert.frontend.private_copy import private_copy
+from rtaccel.convert.frontend.torchscript import in_python
 from rtaccel.core.batch import BatchRange
 from rtaccel.core.errors import RtaccelError
 
@@ -98,6 +99,14 @@ def verified(
     return Verified(failed, worst, rounding, tuple(s for s in compared if s not in failed), time.perf_counter() - start)
 
 
+def compare_once(model: Callable[..., Any], candidate: Callable[..., Any], args: tuple[Any, ...]) -> str | None:
+    """What differs with these arguments, or None."""
+    tolerance = max(
+        [1e-3, *(TOLERANCE.get(leaf.dtype, 0.0) for leaf in pytree.tree_leaves(args) if isinstance(leaf, Tensor))]
+    )
+    return _compare(model, candidate, args, tolerance)[0]
+
+
 def narrowed(batch: BatchRange, example: int | None, found: Verified) -> BatchRange | None:
     """The batches that are left where some were refuted; None where no range around the example is."""
     if not found.failed:
@@ -162,7 +171,7 @@ def _cloned(args: tuple[Any, ...]) -> tuple[Any, ...]:
 
 
 def _compare(
-    model: nn.Module, candidate: Callable[..., Any], args: tuple[Any, ...], tolerance: float
+    model: Callable[..., Any], candidate: Callable[..., Any], args: tuple[Any, ...], tolerance: float
 ) -> tuple[str | None, float, float]:
     """(what differs or None, the largest difference of the rms, the same of results that the model's own rounding excuses)."""
     try:
@@ -192,7 +201,9 @@ def _compare(
     return None, worst, rounding
 
 
-def _is_rounding(model: nn.Module, args: tuple[Any, ...], index: int, want: Any, got: Any, tolerance: float) -> bool:
+def _is_rounding(
+    model: Callable[..., Any], args: tuple[Any, ...], index: int, want: Any, got: Any, tolerance: float
+) -> bool:
     """Whether a difference is of the size of the model's own rounding: what it gives in float64 is as far from its result as
     from ours. So it is where large numbers cancel."""
     if not isinstance(want, Tensor) or not isinstance(got, Tensor) or want.dtype != torch.float32:
@@ -201,11 +212,13 @@ def _is_rounding(model: nn.Module, args: tuple[Any, ...], index: int, want: Any,
         want.shape != got.shape
         or got.dtype != want.dtype
         or not bool(torch.isfinite(want).all() & torch.isfinite(got).all())
+        or not isinstance(model, nn.Module)
     ):
         return False
     try:
         with torch.no_grad():
-            exact = pytree.tree_leaves(private_copy("compile", model).double()(*_doubled(args)))[index].double()
+            double = in_python("compile", private_copy("compile", model)).double()  # frozen TorchScript stays float32
+            exact = pytree.tree_leaves(double(*_doubled(args)))[index].double()
     except Exception:  # a model that names a dtype of its own
         return False
     own, ours = rms(want.double() - exact), rms(got.double() - exact)

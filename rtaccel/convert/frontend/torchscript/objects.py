@@ -1,0 +1,54 @@
+"""Attributes and methods of modules and of classes of TorchScript."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+from torch import Tensor, nn
+
+from rtaccel.convert.frontend.torchscript.numbers import materialized
+from rtaccel.core.errors import UnsupportedProblem
+
+
+class Instance:
+    """An object of a class of TorchScript. kind: the name of the class."""
+
+    def __init__(self, kind: str) -> None:
+        self.kind = kind
+
+
+@dataclass(frozen=True)
+class Method:
+    """The first argument where a program calls a module. `forward__1` is a form of forward for arguments of other types."""
+
+    name: str
+
+
+def create(kind: str) -> Instance:
+    return Instance(kind)
+
+
+def get_attribute(name: str, owner: Any) -> Any:
+    return getattr(owner, name)
+
+
+def set_attribute(name: str, owner: Any, value: Any) -> None:
+    value = materialized(value)
+    if isinstance(owner, nn.Module) and name in owner._parameters and isinstance(value, Tensor):
+        owner._parameters.pop(name)
+        owner.register_buffer(name, value)
+    else:
+        setattr(owner, name, value)
+
+
+def call_method(name: str, owner: Any, *values: Any) -> Any:
+    if not isinstance(owner, nn.Module):
+        raise UnsupportedProblem(
+            "compile", f"a module of TorchScript with the method {name} of a {type(owner).__name__}",
+            "methods of modules and of classes in TorchScript", "Compile the Python model that it was made of.",
+        )  # fmt: skip
+    if name == "forward" or name.startswith("forward__"):
+        return owner(Method(name), *values)  # a call, which says to a trace what module runs
+    run: Any = owner._run_method
+    return run(name, *values)
