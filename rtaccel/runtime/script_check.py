@@ -2,44 +2,40 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from typing import Any
 
 import torch
-from torch import nn
+from torch import Tensor, nn
+from torch.utils import _pytree as pytree
 
 from rtaccel.convert.frontend.private_copy import private_copy
-from rtaccel.convert.frontend.torchscript import title_of
+from rtaccel.convert.frontend.torchscript import title_of, with_read_tuples
 from rtaccel.core.errors import RtaccelError, UnsupportedProblem
-from rtaccel.runtime.verify import compare_once
+from rtaccel.runtime.verify import difference
 
 
 def check_form(original: nn.Module, form: nn.Module, args: tuple[Any, ...]) -> None:
     """Raises UnsupportedProblem where the form is not what it was made of; what the original raises of these arguments."""
     if form is original:
         return
-    with torch.no_grad():
-        _seeded(private_copy("compile", original))(*args)
-        try:
-            _seeded(private_copy("compile", form))(*args)
-        except RtaccelError:
-            raise
-        except Exception as error:
-            raise _refusal(original, f"{type(error).__name__}: {(str(error).splitlines() or [''])[0]}") from error
-        differs = compare_once(_seeded(private_copy("compile", original)), _seeded(private_copy("compile", form)), args)
+    want = _result(original, args)
+    try:
+        got = _result(form, args)
+    except RtaccelError:
+        raise
+    except Exception as error:
+        raise _refusal(original, f"{type(error).__name__}: {(str(error).splitlines() or [''])[0]}") from error
+    differs = difference(want, got)
     if differs is not None:
-        raise _refusal(original, f"it {differs}")
+        raise _refusal(original, differs)
 
 
-def _seeded(model: nn.Module) -> Callable[..., Any]:
-    """Both draw the same numbers, where they draw any."""
-
-    def call(*args: Any) -> Any:
-        with torch.random.fork_rng([]):
-            torch.manual_seed(5)
-            return model(*args)
-
-    return call
+def _result(model: nn.Module, args: tuple[Any, ...]) -> Any:
+    """Of a copy; both draw the same numbers, where they draw any."""
+    given = pytree.tree_map(lambda leaf: leaf.detach().clone() if isinstance(leaf, Tensor) else leaf, args)
+    with torch.no_grad(), torch.random.fork_rng([]):
+        torch.manual_seed(5)
+        return with_read_tuples(private_copy("compile", model)(*given))
 
 
 def _refusal(original: nn.Module, said: str) -> UnsupportedProblem:

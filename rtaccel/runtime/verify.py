@@ -17,7 +17,7 @@ from torch import Tensor, nn
 from torch.utils import _pytree as pytree
 
 from rtaccel.convert.frontend.private_copy import private_copy
-from rtaccel.convert.frontend.torchscript import in_python
+from rtaccel.convert.frontend.torchscript import in_python, with_read_tuples
 from rtaccel.core.batch import BatchRange
 from rtaccel.core.errors import RtaccelError
 
@@ -99,12 +99,18 @@ def verified(
     return Verified(failed, worst, rounding, tuple(s for s in compared if s not in failed), time.perf_counter() - start)
 
 
-def compare_once(model: Callable[..., Any], candidate: Callable[..., Any], args: tuple[Any, ...]) -> str | None:
-    """What differs with these arguments, or None."""
-    tolerance = max(
-        [1e-3, *(TOLERANCE.get(leaf.dtype, 0.0) for leaf in pytree.tree_leaves(args) if isinstance(leaf, Tensor))]
-    )
-    return _compare(model, candidate, args, tolerance)[0]
+def difference(want: Any, got: Any) -> str | None:
+    """What differs between two results of a model, or None."""
+    wanted, spec = pytree.tree_flatten(want)
+    given, other_spec = pytree.tree_flatten(got)
+    if spec != other_spec:
+        return "results are nested otherwise"
+    for index, (a, b) in enumerate(zip(wanted, given)):
+        tolerance = TOLERANCE.get(a.dtype, 1e-3) if isinstance(a, Tensor) else 0.0
+        differs, _ = _compare_one(a, b, tolerance)
+        if differs is not None:
+            return f"result {index} {differs}"
+    return None
 
 
 def narrowed(batch: BatchRange, example: int | None, found: Verified) -> BatchRange | None:
@@ -171,12 +177,12 @@ def _cloned(args: tuple[Any, ...]) -> tuple[Any, ...]:
 
 
 def _compare(
-    model: Callable[..., Any], candidate: Callable[..., Any], args: tuple[Any, ...], tolerance: float
+    model: nn.Module, candidate: Callable[..., Any], args: tuple[Any, ...], tolerance: float
 ) -> tuple[str | None, float, float]:
     """(what differs or None, the largest difference of the rms, the same of results that the model's own rounding excuses)."""
     try:
         with torch.no_grad():
-            want = model(*_cloned(args))
+            want = with_read_tuples(model(*_cloned(args)))
     except Exception as raised:  # the model's own words, of any kind
         return f"the model raises {type(raised).__name__}", 0.0, 0.0
     try:
@@ -201,9 +207,7 @@ def _compare(
     return None, worst, rounding
 
 
-def _is_rounding(
-    model: Callable[..., Any], args: tuple[Any, ...], index: int, want: Any, got: Any, tolerance: float
-) -> bool:
+def _is_rounding(model: nn.Module, args: tuple[Any, ...], index: int, want: Any, got: Any, tolerance: float) -> bool:
     """Whether a difference is of the size of the model's own rounding: what it gives in float64 is as far from its result as
     from ours. So it is where large numbers cancel."""
     if not isinstance(want, Tensor) or not isinstance(got, Tensor) or want.dtype != torch.float32:
@@ -212,7 +216,6 @@ def _is_rounding(
         want.shape != got.shape
         or got.dtype != want.dtype
         or not bool(torch.isfinite(want).all() & torch.isfinite(got).all())
-        or not isinstance(model, nn.Module)
     ):
         return False
     try:

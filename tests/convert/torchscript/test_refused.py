@@ -67,6 +67,14 @@ def test_hooks_of_a_part_are_read() -> None:
     torch.testing.assert_close(rt.compile(script, (x,), strict=True)(x), model(x).detach())
 
 
+@pytest.mark.filterwarnings("ignore::DeprecationWarning")
+def test_packed_weights_of_pytorch_are_named() -> None:
+    quantized = torch.ao.quantization.quantize_dynamic(Unread().eval(), {nn.Linear}, dtype=torch.qint8).eval()
+    script = torch.jit.script(quantized)
+    falls_back(script, "Unread was not captured .*the object _packed_params")
+    falls_back(torch.jit.freeze(script), "Unread was not captured .*an object of .*LinearPackedParamsBase")
+
+
 def test_swaps_say_what_to_do_instead() -> None:
     script = torch.jit.script(Unread().eval())
     calls = (

@@ -1,8 +1,11 @@
 """Small networks that TorchScript takes, with the shape of a sample as `shape`."""
 
+from typing import Any, NamedTuple
+
 import torch
 import torch.nn.functional as functional
 from torch import Tensor, nn
+from torch.nn.utils.rnn import pack_padded_sequence, pad_packed_sequence
 
 
 class Convolved(nn.Module):
@@ -107,3 +110,86 @@ class Decides(nn.Module):
         if bool(y.sum() > 0):
             y = y * 2
         return y
+
+
+class Nest(NamedTuple):
+    result: Tensor
+    more: dict[str, Tensor]
+
+
+class Nested(nn.Module):
+    """Optional and nested arguments, and results of every nesting."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.lstm = nn.LSTM(4, 4, batch_first=True)
+
+    def forward(
+        self,
+        x: Tensor,
+        state: tuple[Tensor, Tensor] | None = None,
+        more: dict[str, Tensor] | None = None,
+        times: int = 2,
+    ) -> tuple[Nest, list[Tensor], tuple[Tensor, Tensor]]:
+        y, last = self.lstm(x, state)
+        if more is not None:
+            y = y + more["y"]
+        return Nest(y * times, {"half": y / 2}), [y + 1, y - 1], last
+
+
+class Packed(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.gru = nn.GRU(4, 5, batch_first=True)
+
+    def forward(self, x: Tensor, lengths: Tensor) -> tuple[Tensor, Tensor]:
+        packed = pack_padded_sequence(x, lengths, batch_first=True, enforce_sorted=False)
+        y, h = self.gru(packed)
+        return pad_packed_sequence(y, batch_first=True, total_length=x.size(1))[0], h
+
+
+class Twice(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, x: Tensor) -> Tensor:
+        return x * 2
+
+    @staticmethod
+    def backward(ctx: Any, gradient: Tensor) -> Tensor:
+        return gradient * 2
+
+
+class Applies(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.layer = nn.Linear(4, 4)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return Twice.apply(self.layer(x))
+
+
+class Ignores(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.layer = nn.Linear(4, 4)
+
+    @torch.jit.ignore
+    def left(self, x: Tensor) -> Tensor:
+        return x * 2
+
+    @torch.jit.unused
+    def never(self, x: Tensor) -> Tensor:
+        return x / 0
+
+    def forward(self, x: Tensor) -> Tensor:
+        if x.size(1) > 100:
+            x = self.never(x)
+        return self.left(self.layer(x))
+
+
+class Draws(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.layer = nn.Linear(4, 4)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.layer(x) + torch.randn(x.size(0), 4) + torch.rand_like(x)

@@ -7,5 +7,6 @@ node, under the same dotted names. What captures models then sees a model like a
 from __future__ import annotations
 
 from rtaccel.convert.frontend.torchscript.python_form import in_python, title_of
+from rtaccel.convert.frontend.torchscript.types import with_read_tuples
 
-__all__ = ["in_python", "title_of"]
+__all__ = ["in_python", "title_of", "with_read_tuples"]

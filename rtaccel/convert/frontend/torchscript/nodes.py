@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 from collections.abc import Callable
 from functools import partial
 from typing import Any
@@ -85,6 +86,10 @@ def _of_python(node: Any) -> Callable[..., Any] | None:
     function = node.pyobj()
     if isinstance(function, type) and issubclass(function, torch.autograd.Function):
         function = function.apply
+    elif getattr(
+        function, "__closure__", None
+    ):  # torch binds it to a ScriptModule; here it is called with the form of it
+        function = inspect.getclosurevars(function).nonlocals.get("unbound_method", function)
     return partial(_call_python, function, node.cconv(), tuple(node.scalar_args()))
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any
 
+import torch
 from torch import Tensor, nn
 
 from rtaccel.convert.frontend.torchscript.numbers import materialized
@@ -30,7 +31,13 @@ def create(kind: str) -> Instance:
 
 
 def get_attribute(name: str, owner: Any) -> Any:
-    return getattr(owner, name)
+    value = getattr(owner, name)
+    if isinstance(value, torch.ScriptObject):
+        raise UnsupportedProblem(
+            "compile", f"a module of TorchScript with the object {name} of {value._type().qualified_name()}",
+            "tensors, numbers and modules as attributes", "Compile the Python model that it was made of, in float32.",
+        )  # fmt: skip
+    return value
 
 
 def set_attribute(name: str, owner: Any, value: Any) -> None:

@@ -16,6 +16,7 @@ from rtaccel.convert.frontend.torchscript.nodes import function_of
 from rtaccel.convert.frontend.torchscript.objects import call_method
 from rtaccel.convert.frontend.torchscript.operators import operator_of
 from rtaccel.convert.frontend.torchscript.program import OWNER, Block, Branch, Call, Program, Rounds, Step
+from rtaccel.convert.frontend.torchscript.python_calls import PYTHON_FUNCTIONS
 from rtaccel.core.errors import UnsupportedProblem
 
 _LINES = (re.compile(r'File "([^"]+)", line (\d+)'), re.compile(r"^(\S+)\((\d+)\)", re.M))
@@ -60,6 +61,9 @@ class Reader:
             (body,) = (self._inner(block, scopes) for block in node.blocks())
             return [Rounds(reads[0], reads[1], reads[2:], body, writes, where)]
         if kind == "prim::CallFunction":
+            own = PYTHON_FUNCTIONS.get(str(node.inputsAt(0).type()))
+            if own is not None:
+                return [Call(own, reads[1:], writes, where)]
             return [Call(self._function(node), (OWNER, *reads[1:]), writes, where)]
         if kind == "prim::fork":
             return [Call(self.program("fork", node.g("Subgraph")), (OWNER, *reads), writes, where)]
@@ -82,6 +86,8 @@ class Reader:
         if output.type().kind() == "FunctionType":
             return []
         value = node.t("value") if node.kind() == "prim::ConstantMKLDNNTensor" else output.toIValue()
+        if isinstance(value, torch.ScriptObject):
+            return [Call(partial(_refuse, f"an object of {output.type().str()}", where), (), writes, where)]
         if not any(isinstance(leaf, Tensor) for leaf in pytree.tree_leaves(value)):
             return [Call(partial(_given, value), (), writes, where)]
         read, scope = self._constants.keep(output.debugName(), value)

@@ -149,7 +149,7 @@ def _dictionary(pairs: Any = ()) -> dict[Any, Any]:
 
 VALUES: dict[str, Callable[..., Any]] = {
     "aten::len": _length,
-    "aten::size": lambda x, dim=None: list(materialized(x).shape) if dim is None else materialized(x).shape[dim],
+    "aten::size": lambda x, dim=None: list(materialized(x).shape) if dim is None else materialized(x).size(dim),
     "prim::shape": lambda x: list(materialized(x).shape),
     "aten::dim": lambda x: materialized(x).dim(),
     "aten::numel": lambda x: materialized(x).numel(),

@@ -84,6 +84,10 @@ def is_a(value: Any, kind: Any) -> bool:
     return name in _KINDS and isinstance(value, _KINDS[name])
 
 
+_OF_TORCH = "torch._jit_internal"
+"""Where torch makes such a class."""
+
+
 @cache
 def _named(name: str, fields: tuple[str, ...]) -> Any:
     return namedtuple(name, fields)
@@ -95,6 +99,19 @@ def tuple_maker(kind: Any) -> Any:
     if not text.startswith("NamedTuple("):
         return lambda *parts: parts
     return _named(kind.annotation_str.split(".")[-1], fields_of(text))
+
+
+def with_read_tuples(value: Any) -> Any:
+    """A result with the classes of tuples that a form in Python gives: torch makes a class for each that a script returns."""
+    if isinstance(value, tuple):
+        parts = [with_read_tuples(part) for part in value]
+        if not hasattr(value, "_fields"):
+            return tuple(parts)
+        kind = type(value)
+        return (_named(kind.__name__, kind._fields) if kind.__module__ == _OF_TORCH else kind)(*parts)
+    if type(value) is list:
+        return [with_read_tuples(part) for part in value]
+    return {key: with_read_tuples(part) for key, part in value.items()} if type(value) is dict else value
 
 
 def fields_of(text: str) -> tuple[str, ...]:
