@@ -26,7 +26,6 @@ from rtaccel.core.scheme import SchemeMap
 from rtaccel.runtime.compiled import CompiledModel
 from rtaccel.runtime.guarded import GuardedModel
 from rtaccel.runtime.options import Options
-from rtaccel.runtime.script_check import check_form
 from rtaccel.runtime.verify import narrowed, other_values, verified
 
 Build = Callable[[ExportedGraph, OpGraph], CompiledModel]
@@ -80,9 +79,8 @@ def build_verified(
     Raises ExportFailed where the model has to run as it is.
     """
     with counted(f"compile {type(model).__name__}", 3) as advance:
-        return _build_verified(
-            model, args, build, verify, exact, names, specialize, sizes, guard, original or model, advance
-        )
+        reference = model if original is None else original
+        return _build_verified(model, args, build, verify, exact, names, specialize, sizes, guard, reference, advance)
 
 
 def _build_verified(
@@ -100,7 +98,6 @@ def _build_verified(
 ) -> CompiledModel:
     start = time.perf_counter()
     try:
-        check_form(original, model, args)
         changes = check_state("compile", model, args) if sizes is None else Changes()
         advance()
         private = changes.settle(private_copy("compile", model)) if sizes is None else sizes.model

@@ -35,6 +35,7 @@ from rtaccel.runtime.fallback import warn_of_fallbacks
 from rtaccel.runtime.foreign import as_tensors
 from rtaccel.runtime.guarded import GuardedModel
 from rtaccel.runtime.options import Options, check_threads
+from rtaccel.runtime.script_check import check_form
 
 MODES = ("graph", "eager", "persistent")
 """How a model is launched on a GPU."""
@@ -59,6 +60,7 @@ def compile(
 ) -> CompiledModel | DynamicModel | GuardedModel | UncapturedModel:
     """Compiles a model in eval mode for inference. The model itself is not changed and not kept.
 
+    model: of Python, of TorchScript (`torch.jit.load("policy.pt")`), or of both.
     example_inputs: arguments of one call, tensors float32 [batch, ...] or int64 [batch, ...] for indices; the kernels are
         chosen for their batch size, and others work where the model leaves its first dimension dynamic.
     scheme: a scheme, its name, or a dict from module-name pattern to scheme; a layer that no pattern fits stays float32.
@@ -163,6 +165,7 @@ def compile(
         return fast
 
     try:
+        check_form(original, model, args)
         whole: CompiledModel | DynamicModel | GuardedModel
         if dynamic is not None:
             dims = dynamic_dims(dynamic, names, [a.dim() if isinstance(a, Tensor) else None for a in args])

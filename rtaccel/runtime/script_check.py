@@ -10,24 +10,30 @@ from torch.utils import _pytree as pytree
 
 from rtaccel.convert.frontend.private_copy import private_copy
 from rtaccel.convert.frontend.torchscript import title_of, with_read_tuples
-from rtaccel.core.errors import RtaccelError, UnsupportedProblem
+from rtaccel.core.errors import UnsupportedProblem
+from rtaccel.nn.arrays import first_line
+from rtaccel.runtime.build import ExportFailed
 from rtaccel.runtime.verify import difference
 
 
 def check_form(original: nn.Module, form: nn.Module, args: tuple[Any, ...]) -> None:
-    """Raises UnsupportedProblem where the form is not what it was made of; what the original raises of these arguments."""
+    """Raises ExportFailed where the form is not what it was made of; what the original raises of these arguments."""
     if form is original:
         return
     want = _result(original, args)
     try:
-        got = _result(form, args)
-    except RtaccelError:
-        raise
+        differs = difference(want, _result(form, args))
+    except UnsupportedProblem as error:
+        raise ExportFailed("compile", error.got, error.expected, error.next_step) from error
     except Exception as error:
-        raise _refusal(original, f"{type(error).__name__}: {(str(error).splitlines() or [''])[0]}") from error
-    differs = difference(want, got)
+        differs = f"{type(error).__name__}: {first_line(error)}"
     if differs is not None:
-        raise _refusal(original, differs)
+        raise ExportFailed(
+            "compile",
+            f"{title_of(original)}, whose TorchScript is another model in Python: {differs}",
+            "the same results",
+            "Compile the Python model that it was made of, and please report this one.",
+        )
 
 
 def _result(model: nn.Module, args: tuple[Any, ...]) -> Any:
@@ -36,12 +42,3 @@ def _result(model: nn.Module, args: tuple[Any, ...]) -> Any:
     with torch.no_grad(), torch.random.fork_rng([]):
         torch.manual_seed(5)
         return with_read_tuples(private_copy("compile", model)(*given))
-
-
-def _refusal(original: nn.Module, said: str) -> UnsupportedProblem:
-    return UnsupportedProblem(
-        "compile",
-        f"{title_of(original)}, whose TorchScript is another model in Python: {said}",
-        "the same results",
-        "Compile the Python model that it was made of, and please report this one.",
-    )

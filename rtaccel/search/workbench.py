@@ -23,6 +23,7 @@ from rtaccel.runtime.build import build_verified
 from rtaccel.runtime.compiled import CompiledModel
 from rtaccel.runtime.foreign import as_tensors
 from rtaccel.runtime.options import Options
+from rtaccel.runtime.script_check import check_form
 
 MAX_BATCHES_ROWS = 256
 """Rows of the calibration data that the outputs of plans are compared on."""
@@ -37,6 +38,7 @@ class Workbench:
     def __init__(self, model: nn.Module, example_inputs: Any, calibration: list[Any] | None) -> None:
         original, model = model, in_python("fit_budget", model)
         self.args = as_tensors("fit_budget", check_example(model, example_inputs))
+        check_form(original, model, self.args)
         self.calibration = calibration
         self.title = type(model).__name__
         self._memo = LowerMemo()

@@ -38,7 +38,7 @@ def test_compiled_modules_are_as_in_python(seed: int, tmp_path: Path) -> None:
         exact = model.double()(x.double())
         model.float()
     forms = forms_of(model, (x,))
-    assert len(forms) >= 7
+    assert len(forms) >= 5
     for name in list(forms)[seed % 3 :: 3]:
         fast = rt.compile(forms[name], (x,))
         assert isinstance(fast, CompiledModel), name

@@ -20,24 +20,31 @@ def loaded(script: Any) -> Any:
 
 
 def forms_of(model: nn.Module, args: tuple[Any, ...]) -> dict[str, Any]:
-    """The model, in eval mode, in each form that torch can make of it: freezing has faults of its own."""
+    """The model, in eval mode, in each form that torch can make of it: tracing and freezing have faults of their own."""
+    found: dict[str, Any] = {}
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # that it is deprecated
         scripted = torch.jit.script(model.eval())
-        traced = torch.jit.trace(model, args, check_trace=False)
-        found = {"scripted": scripted, "loaded": loaded(scripted), "traced": traced, "traced, loaded": loaded(traced)}
-        for name, make in _LATER.items():
+        for name, make in _FORMS.items():
             try:
-                found[name] = make(scripted, traced)
+                found[name] = make(scripted, model, args)
             except RuntimeError as error:
                 if "report a bug to PyTorch" not in str(error):
                     raise
     return found
 
 
-_LATER: dict[str, Callable[[Any, Any], Any]] = {
-    "frozen": lambda scripted, traced: torch.jit.freeze(scripted),
-    "frozen, loaded": lambda scripted, traced: loaded(torch.jit.freeze(scripted)),
-    "traced, frozen": lambda scripted, traced: torch.jit.freeze(traced),
-    "optimized": lambda scripted, traced: torch.jit.optimize_for_inference(scripted),
+def _traced(model: nn.Module, args: tuple[Any, ...]) -> Any:
+    return torch.jit.trace(model, args, check_trace=False)
+
+
+_FORMS: dict[str, Callable[[Any, nn.Module, tuple[Any, ...]], Any]] = {
+    "scripted": lambda scripted, model, args: scripted,
+    "loaded": lambda scripted, model, args: loaded(scripted),
+    "traced": lambda scripted, model, args: _traced(model, args),
+    "traced, loaded": lambda scripted, model, args: loaded(_traced(model, args)),
+    "frozen": lambda scripted, model, args: torch.jit.freeze(scripted),
+    "frozen, loaded": lambda scripted, model, args: loaded(torch.jit.freeze(scripted)),
+    "traced, frozen": lambda scripted, model, args: torch.jit.freeze(_traced(model, args)),
+    "optimized": lambda scripted, model, args: torch.jit.optimize_for_inference(scripted),
 }

@@ -107,6 +107,7 @@ _PLAIN: dict[str, Callable[..., Any]] = {
     "prim::DictConstruct": _dictionary,
     "prim::TupleIndex": lambda whole, at: whole[at],
     "prim::StringIndex": lambda whole, at: whole[at],
+    "prim::ModuleContainerIndex": objects.get_module,
     "prim::unchecked_cast": _same,
     "prim::unchecked_unwrap_optional": _same,
     "prim::Uninitialized": _nothing,

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from rtaccel.convert.frontend.torchscript.numbers import materialized
-from rtaccel.core.errors import UnsupportedProblem
+from rtaccel.convert.frontend.torchscript.refused import refuse
 
 
 class Instance:
@@ -33,11 +33,14 @@ def create(kind: str) -> Instance:
 def get_attribute(name: str, owner: Any) -> Any:
     value = getattr(owner, name)
     if isinstance(value, torch.ScriptObject):
-        raise UnsupportedProblem(
-            "compile", f"a module of TorchScript with the object {name} of {value._type().qualified_name()}",
-            "tensors, numbers and modules as attributes", "Compile the Python model that it was made of, in float32.",
-        )  # fmt: skip
+        refuse(f"the object {name} of {value._type().qualified_name()}")
     return value
+
+
+def get_module(container: nn.Module, at: int | str) -> Any:
+    """Of a list or dict of modules, by a number or name that the graph computes."""
+    names = list(container._modules)
+    return getattr(container, names[at] if isinstance(at, int) else at)
 
 
 def set_attribute(name: str, owner: Any, value: Any) -> None:
@@ -51,10 +54,7 @@ def set_attribute(name: str, owner: Any, value: Any) -> None:
 
 def call_method(name: str, owner: Any, *values: Any) -> Any:
     if not isinstance(owner, nn.Module):
-        raise UnsupportedProblem(
-            "compile", f"a module of TorchScript with the method {name} of a {type(owner).__name__}",
-            "methods of modules and of classes in TorchScript", "Compile the Python model that it was made of.",
-        )  # fmt: skip
+        refuse(f"the method {name} of a {type(owner).__name__}")
     if name == "forward" or name.startswith("forward__"):
         return owner(Method(name), *values)  # a call, which says to a trace what module runs
     run: Any = owner._run_method

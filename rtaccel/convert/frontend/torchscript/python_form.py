@@ -15,8 +15,10 @@ from rtaccel.convert.frontend.torchscript.constants import Constants
 from rtaccel.convert.frontend.torchscript.numbers import materialized
 from rtaccel.convert.frontend.torchscript.objects import Method
 from rtaccel.convert.frontend.torchscript.program import Program
-from rtaccel.convert.frontend.torchscript.reader import Reader, refusing
+from rtaccel.convert.frontend.torchscript.reader import Reader
+from rtaccel.convert.frontend.torchscript.refused import refusing
 from rtaccel.convert.frontend.torchscript.signature import signature_of_method
+from rtaccel.nn.arrays import first_line
 
 
 def has_script(model: nn.Module) -> bool:
@@ -102,7 +104,7 @@ def _python_form(script: Any) -> nn.Module:
         attributes = {name for module in every for name in _names(module)}
         return _Maker(frozenset(module._type().str() for module in every), attributes).make(script._c)
     except Exception as error:  # of torch's own reading, of a module that has what it does not know itself
-        return _refused(script, f"what cannot be read ({type(error).__name__}: {(str(error).splitlines() or [''])[0]})")
+        return _refused(script, f"what cannot be read ({type(error).__name__}: {first_line(error)})")
 
 
 def _refused(script: Any, what: str) -> nn.Module:

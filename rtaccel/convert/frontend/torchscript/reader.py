@@ -17,7 +17,8 @@ from rtaccel.convert.frontend.torchscript.objects import call_method
 from rtaccel.convert.frontend.torchscript.operators import operator_of
 from rtaccel.convert.frontend.torchscript.program import OWNER, Block, Branch, Call, Program, Rounds, Step
 from rtaccel.convert.frontend.torchscript.python_calls import PYTHON_FUNCTIONS
-from rtaccel.core.errors import UnsupportedProblem
+from rtaccel.convert.frontend.torchscript.refused import refuse, refusing
+from rtaccel.nn.arrays import first_line
 
 _LINES = (re.compile(r'File "([^"]+)", line (\d+)'), re.compile(r"^(\S+)\((\d+)\)", re.M))
 
@@ -34,9 +35,7 @@ class Reader:
         try:
             return self.program(name, graph)
         except Exception as error:
-            return refusing(
-                name, f"a graph that is not read ({type(error).__name__}: {(str(error).splitlines() or [''])[0]})"
-            )
+            return refusing(name, f"a graph that is not read ({type(error).__name__}: {first_line(error)})")
 
     def program(self, name: str, graph: Any) -> Program:
         scopes: dict[int, str] = {}
@@ -74,7 +73,7 @@ class Reader:
         if run is None and schema != "(no schema)":
             run = operator_of(schema)
         if run is None:
-            run = partial(_refuse, kind, where)
+            run = partial(refuse, kind, where)
         named = {scopes[place] for place in reads if place in scopes}
         scope = named.pop() if len(named) == 1 else ""
         if kind == "prim::ListConstruct" and scope:  # the weights of a recurrent layer
@@ -87,7 +86,7 @@ class Reader:
             return []
         value = node.t("value") if node.kind() == "prim::ConstantMKLDNNTensor" else output.toIValue()
         if isinstance(value, torch.ScriptObject):
-            return [Call(partial(_refuse, f"an object of {output.type().str()}", where), (), writes, where)]
+            return [Call(partial(refuse, f"an object of {output.type().str()}", where), (), writes, where)]
         if not any(isinstance(leaf, Tensor) for leaf in pytree.tree_leaves(value)):
             return [Call(partial(_given, value), (), writes, where)]
         read, scope = self._constants.keep(output.debugName(), value)
@@ -110,13 +109,8 @@ class Reader:
             try:
                 self._functions[f"{kind.str()}.{name}"] = self.program(name, inlined(node))
             except RuntimeError:
-                return Call(partial(_refuse, f"{kind.str()}.{name}", where), reads, writes, where)
+                return Call(partial(refuse, f"{kind.str()}.{name}", where), reads, writes, where)
         return Call(self._functions[f"{kind.str()}.{name}"], (OWNER, *reads), writes, where)
-
-
-def refusing(name: str, what: str) -> Program:
-    """A program that raises UnsupportedProblem."""
-    return Program(name, Block((), (Call(partial(_refuse, what, ""), (), (0,)),), (0,)))
 
 
 def inlined(node: Any) -> Any:
@@ -152,12 +146,3 @@ def line_of(node: Any) -> str:
 
 def _given(value: Any) -> Any:
     return value
-
-
-def _refuse(kind: str, where: str, *values: Any) -> Any:
-    raise UnsupportedProblem(
-        "compile",
-        f"a module of TorchScript with {kind}{f' ({where})' if where else ''}",
-        "nodes that are read",
-        "Compile the Python model that it was made of.",
-    )

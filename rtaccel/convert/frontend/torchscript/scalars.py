@@ -74,6 +74,8 @@ def _number(value: Any) -> Any:
 
 def _int(value: Any) -> Any:
     value = _number(value)
+    if isinstance(value, torch.SymFloat):
+        return torch.sym_int(value)
     return value if isinstance(value, torch.SymInt) else int(value)
 
 
