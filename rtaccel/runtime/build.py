@@ -67,17 +67,20 @@ def build_verified(
     specialize: bool = False,
     sizes: OpenSizes | None = None,
     guard: Guard = Guard.NONE,
+    original: nn.Module | None = None,
 ) -> CompiledModel:
     """Builds the form with the widest range of batches for which the results are the model's.
 
     exact: what `build` gives computes in float32 on the CPU, and is compared itself. Otherwise a float32 form of the same
     graph is, since the differences of a scheme would hide those of the graph.
     guard: which numbers of the inputs may decide what the plan holds; as in `retrace`.
+    original: what the results are compared with, where it is not the model itself, but the TorchScript that this was.
     sizes: has the graph, where the arguments are of one choice of dynamic sizes.
     Raises ExportFailed where the model has to run as it is.
     """
     with counted(f"compile {type(model).__name__}", 3) as advance:
-        return _build_verified(model, args, build, verify, exact, names, specialize, sizes, guard, advance)
+        reference = model if original is None else original
+        return _build_verified(model, args, build, verify, exact, names, specialize, sizes, guard, reference, advance)
 
 
 def _build_verified(
@@ -90,6 +93,7 @@ def _build_verified(
     specialize: bool,
     sizes: OpenSizes | None,
     guard: Guard,
+    original: nn.Module,
     advance: Callable[[], None],
 ) -> CompiledModel:
     start = time.perf_counter()
@@ -109,7 +113,7 @@ def _build_verified(
     if not verify:
         return build(exported, graph)
     example = shared_batch(args)
-    reference = private_copy("compile", model)
+    reference = private_copy("compile", original)
     tolerance = SWAPPED_TOLERANCE if any(d.swapped for d in graph.op_nodes) else None
     on_cpu = all(t.device.type == "cpu" for t in exported.constants.values())
     for attempt in ("open", "fixed"):

@@ -17,6 +17,7 @@ from rtaccel.convert.frontend.graph.op_graph import OpGraph
 from rtaccel.convert.frontend.guards.numbers import Guard
 from rtaccel.convert.frontend.named_arguments import by_names
 from rtaccel.convert.frontend.private_copy import private_copy
+from rtaccel.convert.frontend.torchscript import in_python
 from rtaccel.convert.lower import lower
 from rtaccel.convert.lower_memo import LowerMemo
 from rtaccel.convert.module_swap.name_patterns import unmatched
@@ -35,6 +36,7 @@ from rtaccel.runtime.fallback import warn_of_fallbacks
 from rtaccel.runtime.foreign import as_tensors
 from rtaccel.runtime.guarded import GuardedModel
 from rtaccel.runtime.options import Options, check_threads
+from rtaccel.runtime.script_check import check_form
 
 MODES = ("graph", "eager", "persistent")
 """How a model is launched on a GPU."""
@@ -59,6 +61,7 @@ def compile(
 ) -> CompiledModel | DynamicModel | GuardedModel | UncapturedModel:
     """Compiles a model in eval mode for inference. The model itself is not changed and not kept.
 
+    model: of Python, of TorchScript (`torch.jit.load("policy.pt")`), or of both.
     example_inputs: arguments of one call, tensors float32 [batch, ...] or int64 [batch, ...] for indices; the kernels are
         chosen for their batch size, and others work where the model leaves its first dimension dynamic. A dict has them by
         name, as tokenizers give them: the compiled model takes these arguments, by name or in the order of `forward`.
@@ -106,7 +109,8 @@ def compile(
 
     Raises UnsupportedProblem, FormatError, ShapeError or BackendUnavailable; each names the value and the next step.
     """
-    model, example, calibration = by_names(model, example_inputs, calibration)
+    original, model = model, in_python("compile", model)
+    original, model, example, calibration = by_names(original, model, example_inputs, calibration)
     args = as_tensors("compile", check_example(model, example))
     check_options(device, max_batch, mode)
     given = shared_batch(args)
@@ -157,13 +161,14 @@ def compile(
     def made(given: tuple[Any, ...], sizes: OpenSizes | None = None) -> CompiledModel:
         fast = build_verified(
             model, given, built, verify=verify, exact=float32, names=names, specialize=specialize, sizes=sizes,
-            guard=guard,
+            guard=guard, original=original,
         )  # fmt: skip
         if specialize:
             fast.note("specialize=True: what the model's Python read of its inputs is as in the example")
         return fast
 
     try:
+        check_form(original, model, args)
         whole: CompiledModel | DynamicModel | GuardedModel
         if dynamic is not None:
             dims = dynamic_dims(dynamic, names, [a.dim() if isinstance(a, Tensor) else None for a in args])
@@ -172,11 +177,11 @@ def compile(
         else:
             fast = whole = made(args)
             if nested is not None:
-                whole = GuardedModel(fast, private_copy("compile", model), nested)
+                whole = GuardedModel(fast, private_copy("compile", original), nested)
         lines = fast.explain_lines(measure=False)
         for kind in (scheme, sparsity):
             unmatched("compile", kind, model, also=[line.name for line in lines])
-        warn_of_fallbacks(fast, model, args, lines, strict)
+        warn_of_fallbacks(fast, original, args, lines, strict)
         return whole
     except ExportFailed as error:
         reason = error
@@ -193,7 +198,7 @@ def compile(
         f"{title} was not captured and runs layer by layer in Python, not faster than torch: {reason}",
         FallbackWarning, stacklevel=2,
     )  # fmt: skip
-    return UncapturedModel(model, str(reason), scheme, calibration, args)
+    return UncapturedModel(original, str(reason), scheme, calibration, args)
 
 
 def check_options(device: str, max_batch: int | None, mode: str | None) -> None:

@@ -12,6 +12,7 @@ import torch
 from torch import Tensor, nn
 from torch.utils import _pytree as pytree
 
+from rtaccel.convert.frontend.torchscript import title_of
 from rtaccel.core.errors import UnsupportedProblem
 from rtaccel.core.log import log
 from rtaccel.core.scheme import SchemeLike, SchemeMap
@@ -60,8 +61,9 @@ class UncapturedModel(nn.Module):
         from rtaccel.convert.module_swap.placing import replace_modules
         from rtaccel.convert.module_swap.swap import quantize_
 
-        if isinstance(self.model, tuple(QUANTIZED)):
-            self.reason += "; it is itself a layer, and stays float32"
+        if isinstance(self.model, (*QUANTIZED, torch.jit.ScriptModule)):
+            own = "is itself a layer" if isinstance(self.model, tuple(QUANTIZED)) else "has its layers in a graph"
+            self.reason += f"; it {own}, and stays float32"
             return
         work = _copied(self.model)
         self.report = quantize_(work, scheme, calibration=calibration)
@@ -146,9 +148,10 @@ class UncapturedModel(nn.Module):
 
     def explain(self, verbose: bool = True, measure: bool = True) -> str:
         """Why the model was not captured. measure: as of a captured model, whose stages are timed; here are none."""
-        lines = [Line(type(self.model).__name__, "the whole model, as it is", FALLBACK, None, None, (self.reason,))]
+        title = title_of(self.model)
+        lines = [Line(title, "the whole model, as it is", FALLBACK, None, None, (self.reason,))]
         swapped = f"\n\n{self.report}" if self.report is not None else ""
-        return f"{type(self.model).__name__}: not captured, {self.weight_bytes} B of weights\n\n{table(lines, verbose)}{swapped}"
+        return f"{title}: not captured, {self.weight_bytes} B of weights\n\n{table(lines, verbose)}{swapped}"
 
 
 def _copied(model: nn.Module) -> nn.Module:

@@ -10,6 +10,7 @@ from torch import Tensor, nn
 
 from rtaccel.convert.frontend.export import check_example
 from rtaccel.convert.frontend.private_copy import private_copy
+from rtaccel.convert.frontend.torchscript import in_python
 from rtaccel.convert.passes.program import Program
 from rtaccel.convert.streaming.window import LENGTHS
 from rtaccel.core.errors import FormatError, RtaccelError, ShapeError, UnsupportedProblem
@@ -239,6 +240,7 @@ def stream(
     Raises UnsupportedProblem with the reason (a future time step, a mean over all time steps, a layer that runs backwards),
     FormatError and ShapeError as `compile` does.
     """
+    model = in_python("stream", model)
     args = as_tensors("stream", check_example(model, example_step))
     most = 2 if front is None else 8
     if len(args) != 1 or not isinstance(args[0], Tensor) or not 1 <= args[0].dim() <= most or not args[0].numel():

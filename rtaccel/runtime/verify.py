@@ -17,6 +17,7 @@ from torch import Tensor, nn
 from torch.utils import _pytree as pytree
 
 from rtaccel.convert.frontend.private_copy import private_copy
+from rtaccel.convert.frontend.torchscript import in_python, with_read_tuples
 from rtaccel.core.batch import BatchRange
 from rtaccel.core.errors import RtaccelError
 
@@ -98,6 +99,20 @@ def verified(
     return Verified(failed, worst, rounding, tuple(s for s in compared if s not in failed), time.perf_counter() - start)
 
 
+def difference(want: Any, got: Any) -> str | None:
+    """What differs between two results of a model, or None."""
+    wanted, spec = pytree.tree_flatten(want)
+    given, other_spec = pytree.tree_flatten(got)
+    if spec != other_spec:
+        return "results are nested otherwise"
+    for index, (a, b) in enumerate(zip(wanted, given)):
+        tolerance = TOLERANCE.get(a.dtype, 1e-3) if isinstance(a, Tensor) else 0.0
+        differs, _ = _compare_one(a, b, tolerance)
+        if differs is not None:
+            return f"result {index} {differs}"
+    return None
+
+
 def narrowed(batch: BatchRange, example: int | None, found: Verified) -> BatchRange | None:
     """The batches that are left where some were refuted; None where no range around the example is."""
     if not found.failed:
@@ -167,7 +182,7 @@ def _compare(
     """(what differs or None, the largest difference of the rms, the same of results that the model's own rounding excuses)."""
     try:
         with torch.no_grad():
-            want = model(*_cloned(args))
+            want = with_read_tuples(model(*_cloned(args)))
     except Exception as raised:  # the model's own words, of any kind
         return f"the model raises {type(raised).__name__}", 0.0, 0.0
     try:
@@ -205,7 +220,8 @@ def _is_rounding(model: nn.Module, args: tuple[Any, ...], index: int, want: Any,
         return False
     try:
         with torch.no_grad():
-            exact = pytree.tree_leaves(private_copy("compile", model).double()(*_doubled(args)))[index].double()
+            double = in_python("compile", private_copy("compile", model)).double()  # frozen TorchScript stays float32
+            exact = pytree.tree_leaves(double(*_doubled(args)))[index].double()
     except Exception:  # a model that names a dtype of its own
         return False
     own, ours = rms(want.double() - exact), rms(got.double() - exact)

@@ -12,6 +12,7 @@ from torch.utils import _pytree as pytree
 from rtaccel.convert.frontend.batches import signature_of
 from rtaccel.convert.frontend.export import ExportedGraph, check_example
 from rtaccel.convert.frontend.graph.op_graph import OpGraph
+from rtaccel.convert.frontend.torchscript import in_python
 from rtaccel.convert.lower import lower
 from rtaccel.convert.lower_memo import LowerMemo
 from rtaccel.convert.passes.fuse_norm import fuse_norms
@@ -22,6 +23,7 @@ from rtaccel.runtime.build import build_verified
 from rtaccel.runtime.compiled import CompiledModel
 from rtaccel.runtime.foreign import as_tensors
 from rtaccel.runtime.options import Options
+from rtaccel.runtime.script_check import check_form
 
 MAX_BATCHES_ROWS = 256
 """Rows of the calibration data that the outputs of plans are compared on."""
@@ -34,7 +36,9 @@ class Workbench:
     """
 
     def __init__(self, model: nn.Module, example_inputs: Any, calibration: list[Any] | None) -> None:
+        original, model = model, in_python("fit_budget", model)
         self.args = as_tensors("fit_budget", check_example(model, example_inputs))
+        check_form(original, model, self.args)
         self.calibration = calibration
         self.title = type(model).__name__
         self._memo = LowerMemo()
@@ -46,7 +50,9 @@ class Workbench:
             captured[:] = [(exported, graph)]
             return self._compiled(lower(exported, graph, SchemeMap("float32"), None, memo=LowerMemo()))
 
-        self.exact = build_verified(model, self.args, built, verify=True, exact=True, names=self._names)
+        self.exact = build_verified(
+            model, self.args, built, verify=True, exact=True, names=self._names, original=original
+        )
         self._exported, graph = captured[0]
         self._graph = graph
         self.graph = fuse_norms(graph)

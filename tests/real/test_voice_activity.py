@@ -101,6 +101,19 @@ def test_rebuilt_network_is_the_packaged_one(model: Vad, package: Path, audio: T
         assert (g - w).abs().max() <= 1e-5
 
 
+def test_the_packaged_file_compiles_as_it_is(package: Path, audio: Tensor) -> None:
+    """The TorchScript file, without the network in Python: all stages native, and the packaged network's results."""
+    packaged = packaged_vad(package)
+    state = torch.zeros(2, 1, 128)
+    fast = rt.compile(packaged, (torch.zeros(1, 576), state), strict=True)
+    assert "decoder.rnn" in {line.name for line in fast.explain_lines(measure=False)}
+    for x in vad_chunks(audio)[:300].split(1):
+        with torch.no_grad():
+            want, _ = packaged(x, state)
+        p, state = fast(x, state)
+        assert (p - want).abs().max() <= 1e-5
+
+
 def onnx_session(package: Path) -> Any:
     runtime = pytest.importorskip("onnxruntime", reason="needs the package onnxruntime")
     options = runtime.SessionOptions()

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
+import torch
 from torch import nn
 
 from rtaccel.core.errors import FormatError, UnsupportedProblem
@@ -14,8 +15,18 @@ _ALIKE: tuple[type[nn.Module], ...] = (
 """Modules that compute the same in training mode."""
 
 
+def check_no_script(op: str, model: Any) -> None:
+    """Raises UnsupportedProblem for a module of TorchScript, whose layers are nodes of a graph and cannot be replaced."""
+    if isinstance(model, torch.jit.ScriptModule):
+        raise UnsupportedProblem(
+            op, f"{getattr(model, 'original_name', '')}, a module of TorchScript", "a model of Python, with layers to replace",
+            "Pass it to rt.compile with a scheme or sparsity, or call this on the Python model before torch.jit.",
+        )  # fmt: skip
+
+
 def check_model(op: str, model: Any) -> None:
-    """Raises UnsupportedProblem for what is no module, or one in training mode."""
+    """Raises UnsupportedProblem for what is no module, for one of TorchScript, or one in training mode."""
+    check_no_script(op, model)
     if not isinstance(model, nn.Module):
         raise UnsupportedProblem(op, type(model).__name__, "an nn.Module", "Pass the model itself.")
     if model.training:

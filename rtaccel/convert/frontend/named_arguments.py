@@ -13,14 +13,15 @@ from rtaccel.convert.frontend.private_copy import private_copy
 from rtaccel.core.errors import ShapeError
 
 
-def by_names(model: Any, example: Any, calibration: Any) -> tuple[Any, Any, Any]:
-    """(model, example inputs, calibration) with arguments in a row; as they are where the example is none by name.
+def by_names(original: Any, model: Any, example: Any, calibration: Any) -> tuple[Any, Any, Any, Any]:
+    """(original, model, example inputs, calibration) with arguments in a row; as they are where the example is none by name.
 
-    The model is a copy whose forward takes the named arguments, keyword-only ones too; its layers keep their names. Calibration
-    batches may be dicts of the same names. Raises ShapeError for names that the model's forward has not, or does not take alone.
+    original: what the model was made of, where that is TorchScript; else the model. The model becomes a copy whose forward takes
+    the named arguments, keyword-only ones too; its layers keep their names. Calibration batches may be dicts of the same names.
+    Raises ShapeError for names that the model's forward has not, or does not take alone.
     """
     if not isinstance(example, Mapping) or not isinstance(model, nn.Module):
-        return model, example, calibration
+        return original, model, example, calibration
     signature = signature_of(model)
     names = [str(name) for name in example]
     if signature is None or not names:
@@ -33,11 +34,9 @@ def by_names(model: Any, example: Any, calibration: Any) -> tuple[Any, Any, Any]
         expected = f"arguments of {type(model).__name__}.forward: {', '.join(signature.parameters)}"
         raise ShapeError("compile", f"example inputs by name: {error}", expected, "Rename them.") from error
     names = sorted(names, key=lambda name: _place(signature, name))
-    return (
-        _taking(private_copy("compile", model), names),
-        tuple(example[n] for n in names),
-        _Rows.of(calibration, names),
-    )
+    taking = _taking(private_copy("compile", model), names)
+    first = taking if original is model else _Script(original, names)
+    return first, taking, tuple(example[name] for name in names), _Rows.of(calibration, names)
 
 
 def _place(signature: Signature, name: str) -> int:
@@ -64,6 +63,18 @@ def _taking(model: nn.Module, names: list[str]) -> nn.Module:
     made: Any = type(kind)
     model.__class__ = made(kind.__name__, (kind,), {"forward": forward, "__module__": kind.__module__})
     return model
+
+
+class _Script(nn.Module):
+    """TorchScript, called by names."""
+
+    def __init__(self, original: nn.Module, names: list[str]) -> None:
+        super().__init__()
+        self.original, self.names = original, names
+        self.eval()
+
+    def forward(self, *values: Any) -> Any:
+        return self.original(**dict(zip(self.names, values, strict=True)))
 
 
 class _Rows:

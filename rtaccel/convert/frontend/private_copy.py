@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 from rtaccel.core.errors import RtaccelError, UnsupportedProblem
 
-_SHARED = (staticmethod, classmethod, ModuleType)
+_SHARED = (staticmethod, classmethod, ModuleType, torch.jit.ScriptFunction)
 """`self.turn = staticmethod(turn)`: of these there is one, whichever copy has it."""
 
 

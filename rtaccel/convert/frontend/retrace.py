@@ -26,6 +26,7 @@ from torch.utils import _pytree as pytree
 
 from rtaccel.convert.frontend.guards.numbers import READS, Guard, counts_of, with_flag
 from rtaccel.convert.frontend.private_copy import attributes_kept
+from rtaccel.convert.frontend.torchscript.program import line_in
 from rtaccel.core.errors import UnsupportedProblem
 
 aten = torch.ops.aten
@@ -58,6 +59,8 @@ def _place() -> str:
         file = frame.f_code.co_filename
         if "/torch/" not in file and "/rtaccel/" not in file and not file.startswith("<"):
             return f"{file.rsplit('/', 1)[-1]}:{frame.f_lineno}"
+        if line_in(frame):
+            return line_in(frame)
         frame = frame.f_back
     return "an unknown line"
 

@@ -9,6 +9,7 @@ from typing import Any, cast
 import torch
 from torch import Tensor, nn
 
+from rtaccel.convert.frontend.checks import check_no_script
 from rtaccel.convert.module_swap.placing import replace_modules
 from rtaccel.convert.module_swap.rebuild import FLOATS, rebuilt
 from rtaccel.convert.module_swap.swap_report import SwapEntry, SwapReport
@@ -65,6 +66,7 @@ def load_quantized_(model: nn.Module, state: Mapping[str, Any]) -> SwapReport:
 
 
 def _check(model: Any, state: Any) -> None:
+    check_no_script(OP, model)
     if not isinstance(model, nn.Module):
         raise UnsupportedProblem(OP, type(model).__name__, "an nn.Module", "Pass the float model itself.")
     if isinstance(model, (*FLOATS.values(), Stored)):

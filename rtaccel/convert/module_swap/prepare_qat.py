@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from rtaccel.convert.frontend.batches import batches_of, call_with
-from rtaccel.convert.frontend.checks import check_options
+from rtaccel.convert.frontend.checks import check_no_script, check_options
 from rtaccel.convert.module_swap.eligibility import QUANTIZED, Filter, SwapSite, shape_of, swappable_layers
 from rtaccel.convert.module_swap.name_patterns import unmatched
 from rtaccel.convert.module_swap.placing import replace_modules
@@ -113,6 +113,7 @@ def prepare_qat_(
 
 
 def _check(model: Any) -> None:
+    check_no_script(OP, model)
     if not isinstance(model, nn.Module):
         raise UnsupportedProblem(OP, type(model).__name__, "an nn.Module", "Pass the model itself.")
     if isinstance(model, (*QUANTIZED, *QUANTIZED.values())):

@@ -9,6 +9,7 @@ from typing import get_args
 import torch
 from torch import Tensor, nn
 
+from rtaccel.convert.frontend.checks import check_no_script
 from rtaccel.convert.pruning.weight_matrices import Prunable, matrices_of
 from rtaccel.core.errors import UnsupportedProblem
 
@@ -32,6 +33,7 @@ def keep_zeros(model: nn.Module) -> Iterator[dict[str, Tensor]]:
         >>> float((model[0].weight == 0).float().mean())
         0.5
     """
+    check_no_script("keep_zeros", model)
     if not isinstance(model, nn.Module):
         raise UnsupportedProblem("keep_zeros", type(model).__name__, "an nn.Module", "Pass the model itself.")
     masks: dict[str, Tensor] = {}

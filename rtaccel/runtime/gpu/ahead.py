@@ -11,6 +11,7 @@ from torch.utils import _pytree as pytree
 
 from rtaccel.convert.batch_mode import choose_batch_mode
 from rtaccel.convert.frontend.export import check_example
+from rtaccel.convert.frontend.torchscript import in_python
 from rtaccel.convert.lower import lower
 from rtaccel.convert.passes.program import Program, SubgraphStep
 from rtaccel.convert.passes.sparse_gpu import in_modelled_form
@@ -56,6 +57,7 @@ def kernels_by_card(
 def _lowered(
     model: nn.Module, example_inputs: Sequence[Any] | Tensor, scheme: SchemeLike, calibration: Any
 ) -> tuple[Program, int]:
+    model = in_python("compile", model)
     args = check_example(model, example_inputs)
     captured, graph = choose_batch_mode(model, args)
     program = lower(captured, graph, SchemeMap(scheme), calibration, equalize=False)
@@ -80,6 +82,7 @@ def persistent_kernels_of(
     from rtaccel.runtime.gpu.persistent import persistent_network
     from rtaccel.runtime.streaming.program import stream_program
 
+    model = in_python("stream" if streamed else "compile", model)
     args = check_example(model, example)
     if streamed:
         program = stream_program(model, args[0], scheme, calibration, "persistent").program
@@ -105,6 +108,7 @@ def stream_kernels_of(
     from rtaccel.runtime.gpu.marks import Marks
     from rtaccel.runtime.streaming.program import default_mode, stream_program
 
+    model = in_python("stream", model)
     (step,) = check_example(model, example)
     if default_mode(step) == "persistent":
         return persistent_kernels_of(model, example, scheme, calibration, capability, True)

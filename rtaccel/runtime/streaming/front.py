@@ -9,6 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from rtaccel.convert.frontend.export import check_example
+from rtaccel.convert.frontend.torchscript import in_python
 from rtaccel.convert.joined import joined, one_group
 from rtaccel.convert.passes.program import Program
 from rtaccel.convert.quantization.calibrate import as_args, batches_of
@@ -34,7 +35,7 @@ class Front:
     @classmethod
     def of(cls, module: nn.Module, step: Tensor, persistent: bool) -> Front:
         """Compiles it. Raises typed errors for what cannot stand before a stream."""
-        check_example(module, (step,))
+        check_example(in_python("stream", module), (step,))
         if persistent:
             raise UnsupportedProblem("stream", "front= on a GPU", "a front on the CPU", "Leave front= or device= out.")
         if step.dim() < 2:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import collections
-from typing import Any
+from typing import Any, Optional
 
 import pytest
 import torch
@@ -109,3 +109,21 @@ def test_a_dict_as_an_argument_stays_one() -> None:
     model, call = Observed().eval(), {"a": torch.randn(2, 3), "b": torch.randn(2, 3)}
     assert torch.equal(rt.compile(model, (call,))(call), call["a"] + call["b"])
     assert torch.equal(rt.compile(model, {"observed": call})(observed=call), call["a"] + call["b"])
+
+
+class Scripted(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.layer = nn.Linear(4, 4)
+
+    def forward(self, x: Tensor, shift: Tensor, gain: float = 2.0, mask: Optional[Tensor] = None) -> Tensor:
+        y = self.layer(x) * gain + shift
+        return y if mask is None else y * mask
+
+
+def test_torchscript_by_name() -> None:
+    model = torch.jit.script(Scripted().eval())
+    call = {"mask": torch.rand(2, 4), "shift": torch.randn(2, 4), "x": torch.randn(2, 4)}
+    fast = rt.compile(model, call, strict=True)
+    torch.testing.assert_close(fast(**call), model(**call))
+    torch.testing.assert_close(fast(call["x"], call["shift"], call["mask"]), model(**call))

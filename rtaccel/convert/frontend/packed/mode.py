@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from torch.nn.utils import rnn
 from torch.overrides import TorchFunctionMode
 
+from rtaccel.convert.frontend.torchscript.python_form import PythonForm
 from rtaccel.core.errors import UnsupportedProblem
 from rtaccel.nn.packed_recurrent_ops import LONGEST, PACKED
 
@@ -34,7 +35,7 @@ def packed_sequences(model: nn.Module, any_batch: bool) -> Iterator[None]:
 
     any_batch: samples are computed some at a time, so that nothing is known of all lengths together.
     """
-    if not any(isinstance(module, nn.RNNBase) for module in model.modules()):
+    if not any(isinstance(module, (nn.RNNBase, PythonForm)) for module in model.modules()):
         yield
         return
     with _PackedSequences(any_batch), _unchecked():
