@@ -38,16 +38,20 @@ class ExportFailed(UnsupportedProblem):
     """A model that has to run as it is; next_step says why."""
 
 
+class HasState(ExportFailed):
+    """A model that changes attributes or buffers of its own from call to call."""
+
+
 def check_state(op: str, model: nn.Module, args: tuple[Any, ...]) -> Changes:
-    """What the first call changes in the model for good. Raises UnsupportedProblem, naming them, where attributes carry state
-    from call to call.
+    """What the first call changes in the model for good. Raises HasState, naming them, where attributes carry state from call to
+    call.
 
     An example that the model itself refuses fails here, in the model's words.
     """
     generator = torch.Generator().manual_seed(3)
     found = attribute_state(lambda: private_copy(op, model), args, lambda: other_values(args, generator))
     if found.state:
-        raise UnsupportedProblem(
+        raise HasState(
             op,
             f"{type(model).__name__}, which changes {', '.join('self.' + name for name in found.state)} when called",
             "a model without state of its own",
@@ -104,6 +108,8 @@ def _build_verified(
         log.debug(
             "%s: exported in %.2f s, batch size %s", type(model).__name__, time.perf_counter() - start, exported.batch
         )
+    except HasState:
+        raise
     except UnsupportedProblem as error:
         raise ExportFailed("compile", error.got, error.expected, error.next_step) from error
     if not verify:

@@ -16,17 +16,19 @@ from rtaccel.convert.frontend.export import ExportedGraph, check_example, shared
 from rtaccel.convert.frontend.graph.op_graph import OpGraph
 from rtaccel.convert.frontend.guards.numbers import Guard
 from rtaccel.convert.frontend.private_copy import private_copy
+from rtaccel.convert.kept_states import Keeping, with_states_kept
 from rtaccel.convert.lower import lower
 from rtaccel.convert.lower_memo import LowerMemo
 from rtaccel.convert.module_swap.name_patterns import unmatched
 from rtaccel.convert.open_sizes import OpenSizes
 from rtaccel.convert.passes import sparse_gpu
+from rtaccel.convert.passes.program import Program
 from rtaccel.convert.passes.sparse import in_fastest_form
 from rtaccel.core.dynamic import dynamic_dims
 from rtaccel.core.errors import BackendUnavailable, FallbackWarning, ShapeError, UnsupportedProblem
 from rtaccel.core.scheme import SchemeLike, SchemeMap
 from rtaccel.core.sparsity import SparsityLike, SparsityMap
-from rtaccel.runtime.build import ExportFailed, build_verified
+from rtaccel.runtime.build import ExportFailed, HasState, build_verified
 from rtaccel.runtime.compiled import CompiledModel
 from rtaccel.runtime.dynamic import DynamicModel, dynamic_model
 from rtaccel.runtime.eager_fallback import UncapturedModel
@@ -34,6 +36,8 @@ from rtaccel.runtime.fallback import warn_of_fallbacks
 from rtaccel.runtime.foreign import as_tensors
 from rtaccel.runtime.guarded import GuardedModel
 from rtaccel.runtime.options import Options, check_threads
+from rtaccel.runtime.stateful.build import compiled_with_state, states_of
+from rtaccel.runtime.stateful.model import StatefulModel
 
 MODES = ("graph", "eager", "persistent")
 """How a model is launched on a GPU."""
@@ -123,13 +127,25 @@ def compile(
     nested: Any = None  # how results are nested, where a flag comes with them
     memo = LowerMemo()  # what calibration finds holds for all sizes of one graph
 
+    def lowered(captured: ExportedGraph, graph: OpGraph, batches: Any) -> Program:
+        return lower(
+            captured, graph, schemes, batches, equalize=equalize, sparsity=patterns, exact=exact,
+            memo=LowerMemo() if captured.fitted is None else memo.for_other_sizes(),
+        )  # fmt: skip
+
+    def built_with_state(captured: ExportedGraph, graph: OpGraph, keeping: Keeping, batches: Any) -> StatefulModel:
+        program = with_states_kept(lowered(captured, graph, batches), keeping)
+        program = in_fastest_form(program, 1, backend, patterns=patterns)
+        kept = states_of(keeping, program)
+        options = Options(
+            1, device, backend, max_batch or 0, title, threads, batch=program.batch, scheme=str(schemes), kept=kept
+        )
+        return StatefulModel(program, options, names)
+
     def built(captured: ExportedGraph, graph: OpGraph) -> CompiledModel:
         nonlocal nested
         nested = captured.guarded
-        program = lower(
-            captured, graph, schemes, calibration, equalize=equalize, sparsity=patterns, exact=exact,
-            memo=LowerMemo() if captured.fitted is None else memo.for_other_sizes(),
-        )  # fmt: skip
+        program = lowered(captured, graph, calibration)
         rows = max(1, program.samples(pytree.tree_leaves(args)))
         if (device == "cuda" and mode != "persistent") or backend in sparse_gpu.BACKENDS:
             program = sparse_gpu.in_modelled_form(program, rows, backend, patterns)
@@ -151,6 +167,15 @@ def compile(
     float32 = patterns is None and schemes.exact and device == "cpu" and backend in (None, "cpu", "portable")
     guard = Guard.NONE if device != "cpu" or strict else Guard.ALL if float32 else Guard.INPUTS
 
+    def with_state(found: HasState) -> CompiledModel:
+        if device != "cpu" or backend not in (None, "cpu"):
+            where = f"backend={backend!r}" if device == "cpu" else f"device={device!r}"
+            raise ExportFailed("compile", f"{found.got}, with {where}", "a native plan on the CPU, which keeps state",
+                               "Compile it for the CPU, or take the state as an input and return it.")  # fmt: skip
+        return compiled_with_state(
+            model, args, built_with_state, calibration, verify=verify, exact=float32, names=names
+        )
+
     def made(given: tuple[Any, ...], sizes: OpenSizes | None = None) -> CompiledModel:
         fast = build_verified(
             model, given, built, verify=verify, exact=float32, names=names, specialize=specialize, sizes=sizes,
@@ -167,7 +192,10 @@ def compile(
             whole = sized = dynamic_model(model, args, dims, specialize, made, names)
             fast = sized.plan_for(*args)
         else:
-            fast = whole = made(args)
+            try:
+                fast = whole = made(args)
+            except HasState as found:
+                fast = whole = with_state(found)
             if nested is not None:
                 whole = GuardedModel(fast, private_copy("compile", model), nested)
         lines = fast.explain_lines(measure=False)
@@ -175,6 +203,8 @@ def compile(
             unmatched("compile", kind, model, also=[line.name for line in lines])
         warn_of_fallbacks(fast, model, args, lines, strict)
         return whole
+    except HasState:
+        raise
     except ExportFailed as error:
         reason = error
     if strict:

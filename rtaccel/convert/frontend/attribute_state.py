@@ -66,24 +66,32 @@ def attribute_state(
     Raises what the model raises.
     """
     model = make()
-    untouched = _attributes(model)
+    untouched = attributes(model)
     with torch.no_grad():
         model(*args)
-        changed = _changed(untouched, _attributes(model))
+        changed = changed_between(untouched, attributes(model))
         if not changed:
             return Changes()
         model(*args)
-        before = _attributes(model)
+        before = attributes(model)
         model(*args)
-        moving = _changed(before, _attributes(model))
-        held = {**dict(model.named_parameters()), **dict(model.named_buffers())}
+        moving = changed_between(before, attributes(model))
+        held = _weights(model)
         settled = {n: held[n].detach().clone() for n in changed if n in held and _fits(untouched.get(n, ()), held[n])}
         moving = tuple(n for n in moving if n not in settled or not _nearly(before[n].values, settled[n]))
         if moving:
             return Changes(moving)
         given = other()
         later, first = model(*given), Changes(settled=settled).settle(make())(*given)
+        moving = tuple(n for n in settled if not _nearly(_weights(model).get(n), settled[n]))
+        if moving:  # the input decides what is left there
+            return Changes(moving)
     return Changes((), settled) if _same_results(later, first, bool(settled)) else Changes(changed)
+
+
+def _weights(model: nn.Module) -> dict[str, Tensor]:
+    """Parameters and buffers, by dotted name."""
+    return {**dict(model.named_parameters()), **dict(model.named_buffers())}
 
 
 def _fits(untouched: Any, later: Tensor) -> bool:
@@ -118,7 +126,7 @@ def _same_results(a: Any, b: Any, rounded: bool) -> bool:
     return True
 
 
-def _attributes(model: nn.Module) -> dict[str, Any]:
+def attributes(model: nn.Module) -> dict[str, Any]:
     """Dotted name -> a snapshot of the value of every attribute, parameter and buffer.
 
     Without the attributes of this library's own layers: what they keep are packed weights. Two copies may pack them for different
@@ -185,7 +193,7 @@ class _Identity:
         self.value = value
 
 
-def _changed(before: Mapping[str, Any], after: Mapping[str, Any]) -> tuple[str, ...]:
+def changed_between(before: Mapping[str, Any], after: Mapping[str, Any]) -> tuple[str, ...]:
     names = {**before, **after}
     return tuple(n for n in names if n not in before or n not in after or not _equal(before[n], after[n], _DEPTH + 2))
 
