@@ -69,7 +69,7 @@ class KeptSkeleton:
 
 
 def with_states_kept(program: Program, keeping: Keeping) -> Program:
-    """Raises UnsupportedProblem where calls fall back to PyTorch, or a state is made in a way that no stage computes."""
+    """Raises NotKept where calls fall back to PyTorch, or a state is made in a way that no stage computes."""
     steps = program.steps
     if len(steps) != 1 or not isinstance(steps[0], SubgraphStep):
         names = ", ".join(dict.fromkeys(s.name for s in steps if not isinstance(s, SubgraphStep))) or "no stage"
@@ -77,8 +77,12 @@ def with_states_kept(program: Program, keeping: Keeping) -> Program:
     return _Rewrite(program, steps[0], keeping).program()
 
 
-def _refused(got: str, next_step: str) -> UnsupportedProblem:
-    return UnsupportedProblem("compile", f"a model with state of its own and {got}", "native stages only", next_step)
+class NotKept(UnsupportedProblem):
+    """State that no stage of a plan reads and writes as the model does."""
+
+
+def _refused(got: str, next_step: str) -> NotKept:
+    return NotKept("compile", f"a model with state of its own and {got}", "native stages only", next_step)
 
 
 class _Rewrite:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor, nn
@@ -15,18 +15,20 @@ from rtaccel.convert.frontend.graph.op_graph import OpGraph
 from rtaccel.convert.frontend.own_state.function import as_function, carried
 from rtaccel.convert.frontend.own_state.places import OwnState, own_state
 from rtaccel.convert.frontend.private_copy import private_copy
-from rtaccel.convert.kept_states import Keeping, KeptState, with_states_kept
+from rtaccel.convert.kept_states import Keeping, KeptState, NotKept, with_states_kept
 from rtaccel.convert.lower import lower
 from rtaccel.convert.quantization.calibrate import as_args, batches_of
 from rtaccel.core.batch import ANY_BATCH, only
 from rtaccel.core.errors import RtaccelError, UnsupportedProblem
 from rtaccel.core.scheme import SchemeMap
-from rtaccel.kernels._core.cpu import States
 from rtaccel.runtime.build import SWAPPED_TOLERANCE, ExportFailed
 from rtaccel.runtime.options import Options
 from rtaccel.runtime.stateful.model import StatefulModel
 from rtaccel.runtime.stateful.verify import verified_calls
 from rtaccel.runtime.verify import other_values
+
+if TYPE_CHECKING:
+    from rtaccel.kernels._core.cpu import States
 
 Build = Callable[[ExportedGraph, OpGraph, Keeping, Any], StatefulModel]
 
@@ -41,7 +43,7 @@ def compiled_with_state(
     Raises ExportFailed where the model has to run as it is.
     """
     try:
-        captured = _Captured(model, args)
+        captured = CapturedState(model, args)
     except UnsupportedProblem as error:
         raise ExportFailed("compile", error.got, error.expected, error.next_step) from error
     except RtaccelError:
@@ -53,7 +55,10 @@ def compiled_with_state(
             "a model without state of its own", "Take the state as an input and return it as an output.",
         ) from error  # fmt: skip
     batches = None if calibration is None else list(captured.calls(calibration))
-    fast = build(captured.exported, captured.graph, captured.keeping, batches)
+    try:
+        fast = build(captured.exported, captured.graph, captured.keeping, batches)
+    except NotKept as error:
+        raise ExportFailed("compile", error.got, error.expected, error.next_step) from error
     fast.note(captured.note)
     if not verify:
         return fast
@@ -72,12 +77,14 @@ def compiled_with_state(
 
 def states_of(keeping: Keeping, program: Any) -> States:
     """What a native plan of the program keeps: for one sample, as all of a call is one."""
+    from rtaccel.kernels._core.cpu import States
+
     step = program.steps[0]
     names = {stage.outputs[0].name for stage in step.group.stages[-len(keeping.kept) :]}
     return States(frozenset(names), 1, -1)
 
 
-class _Captured:
+class CapturedState:
     """A model as the graph of a function of its state."""
 
     def __init__(self, model: nn.Module, args: tuple[Any, ...]) -> None:
@@ -87,9 +94,12 @@ class _Captured:
         self.shown = ", ".join(f"self.{name}" for name in found.names)
         self._function = as_function(found, len(args))
         self._first = [carried(t) for t in found.initial]
-        self.exported = capture(self._function, (*args, *self._first), fixed=True)
-        if self.exported.retraced:
-            raise self._refused("whose Python reads numbers", "Compute both and take one with torch.where.")
+        try:
+            self.exported = capture(self._function, (*args, *self._first), fixed=True)
+        except UnsupportedProblem as error:
+            raise self._refused(
+                f"cannot be captured with that: {error.got}", "Take one of two values with torch.where."
+            ) from error
         self.graph = build_graph(self.exported, None)
         left = [d for d in self.graph.op_nodes if d.is_fallback]
         if left:
