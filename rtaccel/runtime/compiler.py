@@ -95,6 +95,9 @@ def compile(
         compiled and verified at once, other sizes when they come or by `prepare` and `seal`. Calibration batches may have
         any size where the model is captured once, and else the size that is planned.
 
+    A model that keeps state of its own in buffers or attributes gives a StatefulModel on the CPU: it goes on from call to call.
+    Its batch is that of the example, and calibration batches are calls one after another.
+
     A call without a kernel stays a PyTorch call inside the result, and `explain()` names it and gives the reason. A model
     that torch.export cannot capture at all gives an UncapturedModel: the model itself, its layers swapped.
 

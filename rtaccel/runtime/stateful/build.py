@@ -67,9 +67,14 @@ def compiled_with_state(
     found = verified_calls(model, shadow, args, tolerance)
     shadow.reset()
     if found.differs:
+        next_step = "Take the state as an input and return it as an output."
+        if captured.assumed:
+            next_step = (
+                f"Call the model once before it is compiled: {captured.assumed} held no tensor of the later shape."
+            )
         raise ExportFailed(
             "compile", f"{type(model).__name__}, which changes {captured.shown} when called, and whose compiled form is not the "
-            f"model: {found.differs}", "the model's own results", "Take the state as an input and return it as an output.",
+            f"model: {found.differs}", "the model's own results", next_step,
         )  # fmt: skip
     fast.note_verified(found.note)
     return fast
@@ -108,8 +113,9 @@ class CapturedState:
             )
         self.keeping = self._kept(found)
         self.note = f"{self.shown} {'is' if len(found.names) == 1 else 'are'} kept from call to call"
-        if found.assumed:
-            self.note += f"; zeros stand for what {', '.join('self.' + n for n in found.assumed)} did not hold at first"
+        self.assumed = ", ".join(f"self.{name}" for name in found.assumed)
+        if self.assumed:
+            self.note += f"; zeros stand for what {self.assumed} did not hold at first"
 
     def _refused(self, got: str, next_step: str) -> UnsupportedProblem:
         return UnsupportedProblem(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from types import MethodType
 from typing import Any
 
 import torch
@@ -24,7 +25,10 @@ def as_function(state: OwnState, count: int) -> nn.Module:
     """
     model, kind = state.settled, type(state.settled)
     hooks = (model._forward_hooks, model._forward_pre_hooks)
-    if isinstance(model, torch.jit.ScriptModule) or "forward" in model.__dict__ or any(hooks):
+    own = model.__dict__.get(
+        "forward", MethodType(kind.forward, model)
+    )  # exporters set `self.forward = self.forward_lstm`
+    if isinstance(model, torch.jit.ScriptModule) or getattr(own, "__self__", None) is not model or any(hooks):
         raise UnsupportedProblem(
             "compile", f"{kind.__name__} with state, in TorchScript or with hooks of its own", "a plain module",
             "Wrap it in a module that calls it.",
@@ -36,13 +40,14 @@ def as_function(state: OwnState, count: int) -> nn.Module:
         try:
             for place in state.places:
                 place.put(self, place.tree(left))
-            result = kind.forward(self, *args)
+            result = own.__func__(self, *args)
             made = _new_states(self, state)
         finally:
             for place in state.places:
                 place.remove(self)
         return (result, *made)
 
+    model.__dict__.pop("forward", None)
     for place in state.places:
         place.remove(model)
     made: Any = type(kind)

@@ -10,7 +10,6 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from itertools import pairwise
 from typing import Any
 
 import torch
@@ -90,18 +89,21 @@ def own_state(make: Callable[[], nn.Module], args: tuple[Any, ...], other: Calla
     Raises UnsupportedProblem, naming it, for state of another kind, and what the model raises.
     """
     model, first = make(), make()
-    seen = [attributes(model)]
+    before = attributes(model)
     values: list[dict[str, Any]] = []
+    moved: list[tuple[str, ...]] = []
     with torch.no_grad():
         for call in range(CALLS):
             model(*(args if call == 0 else other()))
-            seen.append(attributes(model))
-            values.append({name: _leaves(model, name) for name in seen[-1]})
-    later = {n for a, b in pairwise(seen[1:]) for n in changed_between(a, b)}
-    settled = {n for n in changed_between(seen[0], seen[1]) if n not in later and _is_same_kind(first, model, n)}
+            after = attributes(model)
+            moved.append(changed_between(before, after))
+            values.append({name: _leaves(model, name) for name in after})
+            before = after
+    later = {name for names in moved[1:] for name in names}
+    settled = {name for name in moved[0] if name not in later and _is_same_kind(first, model, name)}
     weights = {name for name, _ in model.named_parameters()}
     places, initial, assumed = [], [], []
-    for name in seen[-1]:  # in the order of the model
+    for name in before:  # in the order of the model
         if name not in later | settled or (name in weights and name not in later):
             continue
         if name in weights:
@@ -111,14 +113,14 @@ def own_state(make: Callable[[], nn.Module], args: tuple[Any, ...], other: Calla
         places.append(place)
         initial += found
         assumed += [name] if zeros else []
-    missing = later - {*seen[-1]}
+    missing = later - {*before}
     if missing:
         raise _refused(f"self.{min(missing)}, which comes and goes", "Keep it in one place.")
     if not places:
         raise _refused("what no buffer or attribute shows", "Keep it in a buffer.")
     _check_apart(first, places, initial)
-    after = [t.detach().clone() for place in places for t in place.tensors(place.get(model)) or []]
-    return OwnState(tuple(places), tuple(initial), tuple(after), tuple(assumed), model)
+    ends = [t.detach().clone() for place in places for t in place.tensors(place.get(model)) or []]
+    return OwnState(tuple(places), tuple(initial), tuple(ends), tuple(assumed), model)
 
 
 def _refused(got: str, next_step: str) -> UnsupportedProblem:
@@ -212,12 +214,22 @@ def _text(path: Any) -> str:
 
 
 def _initial(first: nn.Module, place: Place, model: nn.Module) -> tuple[list[Tensor], bool]:
-    """What stood there before any call, and whether zeros stand for it."""
+    """What stood there before any call, and whether zeros stand for it. A number stands for a tensor of it."""
     made = place.tensors(place.get(model)) or []
-    given = place.tensors(place.get(first))
-    if given is not None and [_kind(t) for t in given] == [_kind(t) for t in made]:
-        return [t.detach() for t in given], False
-    return [torch.zeros_like(t) for t in made], True
+    leaves, spec = pytree.tree_flatten(place.get(first))
+    given = (
+        [leaf for i, leaf in enumerate(leaves) if i not in place.fixed] if spec == place.spec else [None] * len(made)
+    )
+    found, assumed = [], False
+    for old, new in zip(given, made):
+        if isinstance(old, Tensor) and _kind(old) == _kind(new):
+            found.append(old.detach())
+        elif isinstance(old, (bool, int, float)):
+            found.append(torch.full_like(new, old))
+        else:
+            found.append(torch.zeros_like(new))
+            assumed = True
+    return found, assumed
 
 
 def _check_apart(first: nn.Module, places: list[Place], initial: list[Tensor]) -> None:
