@@ -28,7 +28,7 @@ from rtaccel.core.dynamic import dynamic_dims
 from rtaccel.core.errors import BackendUnavailable, FallbackWarning, ShapeError, UnsupportedProblem
 from rtaccel.core.scheme import SchemeLike, SchemeMap
 from rtaccel.core.sparsity import SparsityLike, SparsityMap
-from rtaccel.runtime.build import ExportFailed, HasState, build_verified
+from rtaccel.runtime.build import ExportFailed, HasState, NoState, build_verified
 from rtaccel.runtime.compiled import CompiledModel
 from rtaccel.runtime.dynamic import DynamicModel, dynamic_model
 from rtaccel.runtime.eager_fallback import UncapturedModel
@@ -176,13 +176,13 @@ def compile(
             raise ExportFailed("compile", f"{found.got}, with {where}", "a native plan on the CPU, which keeps state",
                                "Compile it for the CPU, or take the state as an input and return it.")  # fmt: skip
         return compiled_with_state(
-            model, args, built_with_state, calibration, verify=verify, exact=float32, names=names
+            model, args, found.names, built_with_state, calibration, verify=verify, exact=float32, names=names
         )
 
-    def made(given: tuple[Any, ...], sizes: OpenSizes | None = None) -> CompiledModel:
+    def made(given: tuple[Any, ...], sizes: OpenSizes | None = None, notes: tuple[str, ...] = ()) -> CompiledModel:
         fast = build_verified(
             model, given, built, verify=verify, exact=float32, names=names, specialize=specialize, sizes=sizes,
-            guard=guard,
+            guard=guard, notes=notes,
         )  # fmt: skip
         if specialize:
             fast.note("specialize=True: what the model's Python read of its inputs is as in the example")
@@ -198,7 +198,10 @@ def compile(
             try:
                 fast = whole = made(args)
             except HasState as found:
-                fast = whole = with_state(found)
+                try:
+                    fast = whole = with_state(found)
+                except NoState as read_by_none:
+                    fast = whole = made(args, notes=read_by_none.names)
             if nested is not None:
                 whole = GuardedModel(fast, private_copy("compile", model), nested)
         lines = fast.explain_lines(measure=False)
@@ -206,9 +209,9 @@ def compile(
             unmatched("compile", kind, model, also=[line.name for line in lines])
         warn_of_fallbacks(fast, model, args, lines, strict)
         return whole
-    except HasState:
-        raise
     except ExportFailed as error:
+        if type(error) is HasState:  # found before dynamic sizes were looked at
+            raise
         reason = error
     if strict:
         raise UnsupportedProblem(

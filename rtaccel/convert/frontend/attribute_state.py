@@ -58,18 +58,26 @@ class Changes:
 
 
 def attribute_state(
-    make: Callable[[], nn.Module], args: tuple[Any, ...], other: Callable[[], tuple[Any, ...]]
+    make: Callable[[], nn.Module],
+    args: tuple[Any, ...],
+    other: Callable[[], tuple[Any, ...]],
+    notes: frozenset[str] | None = None,
 ) -> Changes:
     """What calls change in the model, and what of it is state.
 
-    make: gives a copy of the model as it stands before any call. other: arguments of the same shapes with other values.
+    make: gives a copy of the model as it stands before any call. other: arguments of the same shapes with other values. notes:
+    attributes that are known to be read by no call; None: what the example does not move is not looked for.
     Raises what the model raises.
     """
     model = make()
     untouched = attributes(model)
     with torch.no_grad():
         model(*args)
-        changed = changed_between(untouched, attributes(model))
+        called = attributes(model)
+        changed = changed_between(untouched, called)
+        raised = () if notes is None else _moved_by_large(make, args, _replaced(untouched, called) - notes)
+        if raised:
+            return Changes(raised)
         if not changed:
             return Changes()
         model(*args)
@@ -87,6 +95,35 @@ def attribute_state(
         if moving:  # the input decides what is left there
             return Changes(moving)
     return Changes((), settled) if _same_results(later, first, bool(settled)) else Changes(changed)
+
+
+def _replaced(before: Mapping[str, Any], after: Mapping[str, Any]) -> set[str]:
+    """Attributes with another tensor of the same numbers: a maximum, or an alarm, that nothing has raised."""
+    pairs = {n: (before[n], after[n]) for n in before.keys() & after.keys()}
+    return {
+        name
+        for name, (was, now) in pairs.items()
+        if isinstance(was, _Held) and isinstance(now, _Held) and was.tensor is not now.tensor and was.same(now)
+    }
+
+
+def _moved_by_large(make: Callable[[], nn.Module], args: tuple[Any, ...], names: set[str]) -> tuple[str, ...]:
+    """Those that large inputs move, where the model takes such."""
+    for scale in (1e3, -1e3) if names else ():
+        model = make()
+        before = attributes(model)
+        try:
+            model(*pytree.tree_map(lambda t, by=scale: t * by if _is_real(t) else t, args))
+        except Exception:  # such numbers are none of its inputs
+            return ()
+        moved = tuple(name for name in changed_between(before, attributes(model)) if name in names)
+        if moved:
+            return moved
+    return ()
+
+
+def _is_real(value: Any) -> bool:
+    return isinstance(value, Tensor) and value.is_floating_point()
 
 
 def _weights(model: nn.Module) -> dict[str, Tensor]:

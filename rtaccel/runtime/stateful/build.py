@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from torch.utils import _pytree as pytree
 
 from rtaccel.convert.build_graph import build_graph
-from rtaccel.convert.frontend.export import ExportedGraph, capture, shared_batch
+from rtaccel.convert.frontend.export import ChangesItself, ExportedGraph, capture, shared_batch
 from rtaccel.convert.frontend.graph.op_graph import OpGraph
 from rtaccel.convert.frontend.own_state.function import as_function, carried
 from rtaccel.convert.frontend.own_state.places import OwnState, own_state
@@ -21,7 +21,7 @@ from rtaccel.convert.quantization.calibrate import as_args, batches_of
 from rtaccel.core.batch import ANY_BATCH, only
 from rtaccel.core.errors import RtaccelError, UnsupportedProblem
 from rtaccel.core.scheme import SchemeMap
-from rtaccel.runtime.build import SWAPPED_TOLERANCE, ExportFailed
+from rtaccel.runtime.build import SWAPPED_TOLERANCE, ExportFailed, NoState
 from rtaccel.runtime.options import Options
 from rtaccel.runtime.stateful.model import StatefulModel
 from rtaccel.runtime.stateful.verify import verified_calls
@@ -34,16 +34,18 @@ Build = Callable[[ExportedGraph, OpGraph, Keeping, Any], StatefulModel]
 
 
 def compiled_with_state(
-    model: nn.Module, args: tuple[Any, ...], build: Build, calibration: Any, *, verify: bool, exact: bool,
-    names: tuple[str, ...],
+    model: nn.Module, args: tuple[Any, ...], known: tuple[str, ...], build: Build, calibration: Any, *, verify: bool,
+    exact: bool, names: tuple[str, ...],
 ) -> StatefulModel:  # fmt: skip
-    """build: gives the compiled model for a graph, what it keeps, and calibration batches that hold states as well. exact: that
-    computes in float32, and is compared itself.
+    """known: what was seen to be state, by dotted name. build: gives the compiled model for a graph, what it keeps, and
+    calibration batches that hold states as well. exact: that computes in float32, and is compared itself.
 
-    Raises ExportFailed where the model has to run as it is.
+    Raises ExportFailed where the model has to run as it is, NoState where no call reads what moved.
     """
     try:
-        captured = CapturedState(model, args)
+        captured = _captured(model, args, known)
+    except NoState:
+        raise
     except UnsupportedProblem as error:
         raise ExportFailed("compile", error.got, error.expected, error.next_step) from error
     except RtaccelError:
@@ -89,18 +91,31 @@ def states_of(keeping: Keeping, program: Any) -> States:
     return States(frozenset(names), 1, -1)
 
 
-class CapturedState:
-    """A model as the graph of a function of its state."""
+def _captured(model: nn.Module, args: tuple[Any, ...], known: tuple[str, ...]) -> CapturedState:
+    """A graph may show more state than calls did: what inputs of another kind would move."""
+    while True:
+        try:
+            return CapturedState(model, args, frozenset(known))
+        except ChangesItself as error:
+            if {*error.names} <= {*known}:
+                raise
+            known = (*known, *error.names)
 
-    def __init__(self, model: nn.Module, args: tuple[Any, ...]) -> None:
+
+class CapturedState:
+    """A model as the graph of a function of its state. known: names of what is state, whether or not a few calls move it."""
+
+    def __init__(self, model: nn.Module, args: tuple[Any, ...], known: frozenset[str] = frozenset()) -> None:
         generator = torch.Generator().manual_seed(3)
-        found = own_state(lambda: private_copy("compile", model), args, lambda: other_values(args, generator))
+        found = own_state(lambda: private_copy("compile", model), args, lambda: other_values(args, generator), known)
         self._title, self._args, self._found = type(model).__name__, args, found
         self.shown = ", ".join(f"self.{name}" for name in found.names)
         self._function = as_function(found, len(args))
         self._first = [carried(t) for t in found.initial]
         try:
             self.exported = capture(self._function, (*args, *self._first), fixed=True)
+        except ChangesItself:
+            raise
         except UnsupportedProblem as error:
             raise self._refused(
                 f"cannot be captured with that: {error.got}", "Take one of two values with torch.where."
@@ -135,7 +150,9 @@ class CapturedState:
             for name, t, first, given in zip(found.names, found.initial, self._first, self.exported.inputs[-count:])
         )
         if not any(state.needed for state in states):
-            raise self._refused("of which nothing is read again", "Please report the model.")
+            none = NoState("compile", f"{self.shown}, which no call reads", "state", "Compile it as other models.")
+            none.names = tuple(f"{place.module}.{place.name}".lstrip(".") for place in found.places)
+            raise none
         size = shared_batch(self._args)
         batch = ANY_BATCH if size is None else only(size, "the state that the model keeps was made with the example")
         result = self.exported.out_spec.children()[0]

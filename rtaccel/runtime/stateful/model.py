@@ -23,6 +23,9 @@ from rtaccel.runtime.state.native_past import ENDING, loaded, row_bytes, saved
 class StatefulModel(CompiledModel):
     """A compiled model with the state that the model kept in buffers or attributes. Each call goes on from the one before.
 
+    It takes tensors of the example's shapes, float32 [batch, ...] or int64, with the example's batch. Raises ShapeError for
+    others, and has not moved then.
+
     The first call starts from what the model held when it was compiled, and so does the first one after `reset()`.
     `state_dict()` has the state under the model's own names, in its shapes and dtypes. `load_state_dict` of these names alone,
     with strict=False, sets it. `run` and bound calls go on with the same state. A copy by `copy.deepcopy` goes on by itself.

@@ -78,8 +78,8 @@ class Falls(nn.Module):
 
 
 KINDS = (
-    (Grows, r"self\.cache, whose shape changes from call to call"),
-    (CountsInPython, r"self\.calls, which is no tensor"),
+    (Grows, r"self\.cache when called, whose shape changes from call to call"),
+    (CountsInPython, r"self\.calls when called, which is no tensor"),
     (ReadsItsState, r"self\.n when called, and cannot be captured with that: .* reads numbers"),
     (Shares, "shares memory with another"),
     (Falls, "has no kernel"),

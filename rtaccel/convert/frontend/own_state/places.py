@@ -19,7 +19,7 @@ from torch.utils import _pytree as pytree
 from rtaccel.convert.frontend.attribute_state import attributes, changed_between
 from rtaccel.core.errors import UnsupportedProblem
 
-CARRIED = {torch.float32: torch.float32, torch.float16: torch.float32, torch.bfloat16: torch.float32} | dict.fromkeys(
+CARRIED = {torch.float32: torch.float32} | dict.fromkeys(
     (torch.int64, torch.int32, torch.int16, torch.int8, torch.uint8, torch.bool), torch.int64
 )
 """Dtype of a state -> the one that a plan keeps it in, which holds every number of it."""
@@ -83,8 +83,14 @@ class OwnState:
         return tuple(name for place in self.places for name in place.leaves)
 
 
-def own_state(make: Callable[[], nn.Module], args: tuple[Any, ...], other: Callable[[], tuple[Any, ...]]) -> OwnState:
-    """make: gives a copy of the model as it stands. other: arguments of the same shapes with other numbers.
+def own_state(
+    make: Callable[[], nn.Module],
+    args: tuple[Any, ...],
+    other: Callable[[], tuple[Any, ...]],
+    also: frozenset[str] = frozenset(),
+) -> OwnState:
+    """make: gives a copy of the model as it stands. other: arguments of the same shapes with other numbers. also: what is known
+    to be state, whether or not these calls move it.
 
     Raises UnsupportedProblem, naming it, for state of another kind, and what the model raises.
     """
@@ -104,10 +110,10 @@ def own_state(make: Callable[[], nn.Module], args: tuple[Any, ...], other: Calla
     weights = {name for name, _ in model.named_parameters()}
     places, initial, assumed = [], [], []
     for name in before:  # in the order of the model
-        if name not in later | settled or (name in weights and name not in later):
+        if name not in later | settled | also or (name in weights and name not in later | also):
             continue
         if name in weights:
-            raise _refused(f"self.{name}, a parameter", "Keep what changes in a buffer.")
+            raise _refused(f"self.{name}", "a parameter", "Keep what changes in a buffer.")
         place = _place(model, name, [v.get(name) for v in values])
         found, zeros = _initial(first, place, model)
         places.append(place)
@@ -115,18 +121,18 @@ def own_state(make: Callable[[], nn.Module], args: tuple[Any, ...], other: Calla
         assumed += [name] if zeros else []
     missing = later - {*before}
     if missing:
-        raise _refused(f"self.{min(missing)}, which comes and goes", "Keep it in one place.")
+        raise _refused(f"self.{min(missing)}", "which comes and goes", "Keep it in one place.")
     if not places:
-        raise _refused("what no buffer or attribute shows", "Keep it in a buffer.")
+        raise _refused("itself", "where no buffer or attribute shows it", "Keep it in a buffer.")
     _check_apart(first, places, initial)
     ends = [t.detach().clone() for place in places for t in place.tensors(place.get(model)) or []]
     return OwnState(tuple(places), tuple(initial), tuple(ends), tuple(assumed), model)
 
 
-def _refused(got: str, next_step: str) -> UnsupportedProblem:
+def _refused(name: str, why: str, next_step: str) -> UnsupportedProblem:
     return UnsupportedProblem(
         "compile",
-        f"a model that changes {got} when called",
+        f"a model that changes {name} when called, {why}",
         "state in tensors that keep their shape and dtype",
         next_step,
     )
@@ -179,24 +185,27 @@ def _place(model: nn.Module, name: str, found: list[Any]) -> Place:
     fixed = {i: leaf for i, leaf in enumerate(leaves) if not isinstance(leaf, _Kind)}
     for other, tree in others:
         if tree != spec or [type(a) for a in other] != [type(a) for a in leaves]:
-            raise _refused(f"self.{name}, whose parts are others at each call", "Keep as many tensors from the start.")
+            raise _refused(
+                f"self.{name}", "whose parts are others at each call", "Keep as many tensors from the start."
+            )
         for was, now in zip(leaves, other):
             if isinstance(was, _Kind) and was != now:
                 raise _refused(
-                    f"self.{name}, whose shape changes from call to call ({was}, then {now})",
+                    f"self.{name}",
+                    f"whose shape changes from call to call ({was}, then {now})",
                     "Keep a buffer of a fixed size, or the newest rows of it.",
                 )
             if not isinstance(was, _Kind) and not (was is now or was == now):
                 raise _refused(
-                    f"self.{name}, which is no tensor", "Count in a buffer: torch.zeros((), dtype=torch.int64)."
+                    f"self.{name}", "which is no tensor", "Count in a buffer: torch.zeros((), dtype=torch.int64)."
                 )
     if len(fixed) == len(leaves):
-        raise _refused(f"self.{name}, which is no tensor", "Keep tensors in a buffer.")
+        raise _refused(f"self.{name}", "which is no tensor", "Keep tensors in a buffer.")
     for kind in leaves:
         if isinstance(kind, _Kind) and (
             kind.dtype not in CARRIED or kind.device != "cpu" or kind.layout is not torch.strided or 0 in kind.shape
         ):
-            raise _refused(f"self.{name}, {kind} on {kind.device}", "Keep float32 or int64 on the CPU.")
+            raise _refused(f"self.{name}", f"{kind} on {kind.device}", "Keep float32 or int64 on the CPU.")
     path, _, own = name.rpartition(".")
     keys = [f"{name}{_text(key)}" for key, _ in pytree.tree_flatten_with_path(_template(spec))[0]]
     leaves_of = tuple(key for i, key in enumerate(keys) if i not in fixed)
@@ -240,5 +249,5 @@ def _check_apart(first: nn.Module, places: list[Place], initial: list[Tensor]) -
     for name, tensor in zip((n for place in places for n in place.leaves), initial):
         start = tensor.untyped_storage().data_ptr()
         if start in taken:
-            raise _refused(f"self.{name}, which shares memory with another tensor", "Clone it.")
+            raise _refused(f"self.{name}", "which shares memory with another tensor", "Clone it.")
         taken.add(start)
