@@ -27,6 +27,7 @@ _HOME = {
     "DynamicModel": "rtaccel.runtime.dynamic",
     "GuardedModel": "rtaccel.runtime.guarded",
     "stream": "rtaccel.runtime.stream",
+    "StatefulModel": "rtaccel.runtime.stateful.model",
     "StreamModel": "rtaccel.runtime.stream",
     "raw_kernel": "rtaccel.nn.raw_kernel",
     "save": "rtaccel.deploy.save",
@@ -111,6 +112,7 @@ __all__ = [
     "SemiStructured",
     "ShapeError",
     "SparsifyReport",
+    "StatefulModel",
     "StreamBatcher",
     "StreamModel",
     "SwapReport",
@@ -170,6 +172,7 @@ if TYPE_CHECKING:
     from rtaccel.runtime.compiler import compile
     from rtaccel.runtime.dynamic import DynamicModel
     from rtaccel.runtime.guarded import GuardedModel
+    from rtaccel.runtime.stateful.model import StatefulModel
     from rtaccel.runtime.stream import StreamModel, stream
     from rtaccel.search.cascade.anytime import Anytime
     from rtaccel.search.cascade.cascade import Cascade

@@ -115,14 +115,14 @@ def artifact_bytes(
     options, program = model._options, model._program
     source = step.source
     assert isinstance(source, SubgraphStep)
-    kept = options.states or States()
+    kept = options.plan_states or States()
     pairs = [(choice.stage, choice.impl.name) for choice in step.choices]
     results = results_of(program, source)
     pairs, ports = as_returned(pairs, [port for port, _ in results], program)
     recorder = Recorder([stage for stage, _ in pairs])
     tell(recorder, pairs, source.group.inputs, ports, kept)
     past = bytes(step.plan.save_state()) if states else b""
-    if states and options.states is None:
+    if states and options.plan_states is None:
         raise FormatError("save", "states=True for a model without states", "a stream", "Leave states out.")
 
     title = name or options.title.removesuffix(", streamed") or "model"

@@ -13,7 +13,7 @@ from torch.utils import _pytree as pytree
 
 from rtaccel.convert.batch_mode import choose_batch_mode, fixed_batch_mode
 from rtaccel.convert.frontend.attribute_state import Changes, attribute_state
-from rtaccel.convert.frontend.export import ExportedGraph, shared_batch
+from rtaccel.convert.frontend.export import ChangesItself, ExportedGraph, shared_batch
 from rtaccel.convert.frontend.graph.op_graph import OpGraph
 from rtaccel.convert.frontend.guards.numbers import Guard
 from rtaccel.convert.frontend.private_copy import private_copy
@@ -38,21 +38,39 @@ class ExportFailed(UnsupportedProblem):
     """A model that has to run as it is; next_step says why."""
 
 
-def check_state(op: str, model: nn.Module, args: tuple[Any, ...]) -> Changes:
-    """What the first call changes in the model for good. Raises UnsupportedProblem, naming them, where attributes carry state
-    from call to call.
+class HasState(ExportFailed):
+    """A model that changes attributes or buffers of its own from call to call. names: theirs, dotted."""
+
+    names: tuple[str, ...] = ()
+
+
+class WritesState(HasState):
+    """One of which the graph shows it."""
+
+
+class NoState(UnsupportedProblem):
+    """What moved is read by no call: the model is as others are. names: of attributes, dotted."""
+
+    names: tuple[str, ...] = ()
+
+
+def check_state(op: str, model: nn.Module, args: tuple[Any, ...], notes: frozenset[str] | None = None) -> Changes:
+    """What the first call changes in the model for good. Raises HasState, naming them, where attributes carry state from call to
+    call.
 
     An example that the model itself refuses fails here, in the model's words.
     """
     generator = torch.Generator().manual_seed(3)
-    found = attribute_state(lambda: private_copy(op, model), args, lambda: other_values(args, generator))
+    found = attribute_state(lambda: private_copy(op, model), args, lambda: other_values(args, generator), notes)
     if found.state:
-        raise UnsupportedProblem(
+        refused = HasState(
             op,
             f"{type(model).__name__}, which changes {', '.join('self.' + name for name in found.state)} when called",
             "a model without state of its own",
             "Take the state as an input and return it as an output; rt.stream keeps the state of LSTM, GRU and convolutions.",
         )
+        refused.names = found.state
+        raise refused
     return found
 
 
@@ -68,6 +86,7 @@ def build_verified(
     sizes: OpenSizes | None = None,
     guard: Guard = Guard.NONE,
     original: nn.Module | None = None,
+    notes: tuple[str, ...] = (),
 ) -> CompiledModel:
     """Builds the form with the widest range of batches for which the results are the model's.
 
@@ -75,12 +94,14 @@ def build_verified(
     graph is, since the differences of a scheme would hide those of the graph.
     guard: which numbers of the inputs may decide what the plan holds; as in `retrace`.
     original: what the results are compared with, where it is not the model itself, but the TorchScript that this was.
-    sizes: has the graph, where the arguments are of one choice of dynamic sizes.
+    sizes: has the graph, where the arguments are of one choice of dynamic sizes. notes: attributes that no call reads.
     Raises ExportFailed where the model has to run as it is.
     """
     with counted(f"compile {type(model).__name__}", 3) as advance:
         reference = model if original is None else original
-        return _build_verified(model, args, build, verify, exact, names, specialize, sizes, guard, reference, advance)
+        return _build_verified(
+            model, args, build, verify, exact, names, specialize, sizes, guard, reference, advance, frozenset(notes)
+        )
 
 
 def _build_verified(
@@ -95,10 +116,11 @@ def _build_verified(
     guard: Guard,
     original: nn.Module,
     advance: Callable[[], None],
+    notes: frozenset[str],
 ) -> CompiledModel:
     start = time.perf_counter()
     try:
-        changes = check_state("compile", model, args) if sizes is None else Changes()
+        changes = check_state("compile", model, args, notes) if sizes is None else Changes()
         advance()
         private = changes.settle(private_copy("compile", model)) if sizes is None else sizes.model
         one = sizes.at(sizes.sizes_of(args)) if sizes is not None else None
@@ -108,6 +130,12 @@ def _build_verified(
         log.debug(
             "%s: exported in %.2f s, batch size %s", type(model).__name__, time.perf_counter() - start, exported.batch
         )
+    except HasState:
+        raise
+    except ChangesItself as error:
+        written = WritesState("compile", error.got, error.expected, error.next_step)
+        written.names = error.names
+        raise written from error
     except UnsupportedProblem as error:
         raise ExportFailed("compile", error.got, error.expected, error.next_step) from error
     if not verify:

@@ -18,17 +18,19 @@ from rtaccel.convert.frontend.guards.numbers import Guard
 from rtaccel.convert.frontend.named_arguments import by_names
 from rtaccel.convert.frontend.private_copy import private_copy
 from rtaccel.convert.frontend.torchscript import in_python
+from rtaccel.convert.kept_states import Keeping, with_states_kept
 from rtaccel.convert.lower import lower
 from rtaccel.convert.lower_memo import LowerMemo
 from rtaccel.convert.module_swap.name_patterns import unmatched
 from rtaccel.convert.open_sizes import OpenSizes
 from rtaccel.convert.passes import sparse_gpu
+from rtaccel.convert.passes.program import Program
 from rtaccel.convert.passes.sparse import in_fastest_form
 from rtaccel.core.dynamic import dynamic_dims
 from rtaccel.core.errors import BackendUnavailable, FallbackWarning, ShapeError, UnsupportedProblem
 from rtaccel.core.scheme import SchemeLike, SchemeMap
 from rtaccel.core.sparsity import SparsityLike, SparsityMap
-from rtaccel.runtime.build import ExportFailed, build_verified
+from rtaccel.runtime.build import ExportFailed, HasState, NoState, build_verified
 from rtaccel.runtime.compiled import CompiledModel
 from rtaccel.runtime.dynamic import DynamicModel, dynamic_model
 from rtaccel.runtime.eager_fallback import UncapturedModel
@@ -37,6 +39,8 @@ from rtaccel.runtime.foreign import as_tensors
 from rtaccel.runtime.guarded import GuardedModel
 from rtaccel.runtime.options import Options, check_threads
 from rtaccel.runtime.script_check import check_form
+from rtaccel.runtime.stateful.build import compiled_with_state, states_of
+from rtaccel.runtime.stateful.model import StatefulModel
 
 MODES = ("graph", "eager", "persistent")
 """How a model is launched on a GPU."""
@@ -96,6 +100,9 @@ def compile(
         compiled and verified at once, other sizes when they come or by `prepare` and `seal`. Calibration batches may have
         any size where the model is captured once, and else the size that is planned.
 
+    A model that keeps state of its own in buffers or attributes gives a StatefulModel on the CPU: it goes on from call to call.
+    Its batch is that of the example, and calibration batches are calls one after another.
+
     A call without a kernel stays a PyTorch call inside the result, and `explain()` names it and gives the reason. A model
     that torch.export cannot capture at all gives an UncapturedModel: the model itself, its layers swapped.
 
@@ -130,13 +137,25 @@ def compile(
     nested: Any = None  # how results are nested, where a flag comes with them
     memo = LowerMemo()  # what calibration finds holds for all sizes of one graph
 
+    def lowered(captured: ExportedGraph, graph: OpGraph, batches: Any) -> Program:
+        return lower(
+            captured, graph, schemes, batches, equalize=equalize, sparsity=patterns, exact=exact,
+            memo=LowerMemo() if captured.fitted is None else memo.for_other_sizes(),
+        )  # fmt: skip
+
+    def built_with_state(captured: ExportedGraph, graph: OpGraph, keeping: Keeping, batches: Any) -> StatefulModel:
+        program = with_states_kept(lowered(captured, graph, batches), keeping)
+        program = in_fastest_form(program, 1, backend, patterns=patterns)
+        kept = states_of(keeping, program)
+        options = Options(
+            1, device, backend, max_batch or 0, title, threads, batch=program.batch, scheme=str(schemes), kept=kept
+        )
+        return StatefulModel(program, options, names)
+
     def built(captured: ExportedGraph, graph: OpGraph) -> CompiledModel:
         nonlocal nested
         nested = captured.guarded
-        program = lower(
-            captured, graph, schemes, calibration, equalize=equalize, sparsity=patterns, exact=exact,
-            memo=LowerMemo() if captured.fitted is None else memo.for_other_sizes(),
-        )  # fmt: skip
+        program = lowered(captured, graph, calibration)
         rows = max(1, program.samples(pytree.tree_leaves(args)))
         if (device == "cuda" and mode != "persistent") or backend in sparse_gpu.BACKENDS:
             program = sparse_gpu.in_modelled_form(program, rows, backend, patterns)
@@ -158,10 +177,19 @@ def compile(
     float32 = patterns is None and schemes.exact and device == "cpu" and backend in (None, "cpu", "portable")
     guard = Guard.NONE if device != "cpu" or strict else Guard.ALL if float32 else Guard.INPUTS
 
-    def made(given: tuple[Any, ...], sizes: OpenSizes | None = None) -> CompiledModel:
+    def with_state(found: HasState) -> CompiledModel:
+        if device != "cpu" or backend not in (None, "cpu"):
+            where = f"backend={backend!r}" if device == "cpu" else f"device={device!r}"
+            raise ExportFailed("compile", f"{found.got}, with {where}", "a native plan on the CPU, which keeps state",
+                               "Compile it for the CPU, or take the state as an input and return it.")  # fmt: skip
+        return compiled_with_state(
+            model, args, found.names, built_with_state, calibration, verify=verify, exact=float32, names=names
+        )
+
+    def made(given: tuple[Any, ...], sizes: OpenSizes | None = None, notes: tuple[str, ...] = ()) -> CompiledModel:
         fast = build_verified(
             model, given, built, verify=verify, exact=float32, names=names, specialize=specialize, sizes=sizes,
-            guard=guard, original=original,
+            guard=guard, notes=notes, original=original,
         )  # fmt: skip
         if specialize:
             fast.note("specialize=True: what the model's Python read of its inputs is as in the example")
@@ -175,7 +203,13 @@ def compile(
             whole = sized = dynamic_model(model, args, dims, specialize, made, names)
             fast = sized.plan_for(*args)
         else:
-            fast = whole = made(args)
+            try:
+                fast = whole = made(args)
+            except HasState as found:
+                try:
+                    fast = whole = with_state(found)
+                except NoState as read_by_none:
+                    fast = whole = made(args, notes=read_by_none.names)
             if nested is not None:
                 whole = GuardedModel(fast, private_copy("compile", original), nested)
         lines = fast.explain_lines(measure=False)
@@ -184,6 +218,8 @@ def compile(
         warn_of_fallbacks(fast, original, args, lines, strict)
         return whole
     except ExportFailed as error:
+        if type(error) is HasState:  # found before dynamic sizes were looked at
+            raise
         reason = error
     if strict:
         raise UnsupportedProblem(

@@ -91,7 +91,7 @@ class Executor:
             elif isinstance(self.direct, DevicePlan):
                 self.bind = self.direct.bind
         self.schedules: Schedules | None = None
-        if self.direct is None and options.device == "cpu" and options.states is None:
+        if self.direct is None and options.device == "cpu" and options.plan_states is None:
             self.schedules = Schedules(self)
 
     def _is_plain(self, step: Step) -> bool:
@@ -309,7 +309,7 @@ def _planned(program: Program, options: Options) -> Executor:
         elif options.states is not None and options.mode == "eager":  # its kernels alone, for other weights
             plan, choices = _planner(options)(with_states(source.group, options.states.names).whole)
         else:
-            plan, choices = _planner(options, options.states)(source.group)
+            plan, choices = _planner(options, options.plan_states)(source.group)
         steps.append(Step(source, "native group", plan, tuple(choices)))
     executor = Executor(program, steps, options)
     if options.mode == "graph" and executor.direct is None and options.states is None:  # that of a stream is a graph

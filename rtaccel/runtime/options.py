@@ -18,7 +18,8 @@ class Options:
     """batch_size: the batch that kernels are chosen for. backend: forced, or None. max_batch: largest batch of a call, 0 for any;
     batch: that, and what the model itself is right for.
     threads: how many a native plan may use, the calling one included. states: of a stream. title: of the model, for reports.
-    mode: on a GPU "graph" or "eager"; None elsewhere. scheme: as it was asked for, for reports and files."""
+    mode: on a GPU "graph" or "eager"; None elsewhere. scheme: as it was asked for, for reports and files.
+    kept: of a model with state of its own, what its plan keeps; each of its calls is one of all samples."""
 
     batch_size: int
     device: str = "cpu"
@@ -30,6 +31,12 @@ class Options:
     mode: str | None = None
     batch: BatchRange = ANY_BATCH
     scheme: str = "float32"
+    kept: States | None = None
+
+    @property
+    def plan_states(self) -> States | None:
+        """What a plan keeps from call to call, of a stream or of any other model."""
+        return self.states or self.kept
 
     def check_batch(self, op: str, size: int) -> None:
         """Raises ShapeError for a batch that a call may not have. size: of the first dimension."""

@@ -26,7 +26,7 @@ def with_tap(fast: CompiledModel, layer: str | None = None) -> CompiledModel:
     """
     program, options = fast._program, fast._options
     step = program.steps[0]
-    if len(program.steps) != 1 or not isinstance(step, SubgraphStep) or options.states is not None:
+    if len(program.steps) != 1 or not isinstance(step, SubgraphStep) or options.plan_states is not None:
         raise UnsupportedProblem("tap", "a model that is not one native plan without states", "one that is", NEXT)
     stage = _linear(step.group.stages, layer)
     value, group = stage.inputs[0], step.group

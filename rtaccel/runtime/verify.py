@@ -69,7 +69,7 @@ def verified(
     start = time.perf_counter()
     generator = torch.Generator().manual_seed(7)
     if tolerance is None:
-        tolerance = max([1e-3, *(TOLERANCE.get(t.dtype, 0.0) for t in _tensors(model, args))])
+        tolerance = tolerance_for(model, args)
     if not _is_steady(model, args):
         return "not verified: the model gives another result each time it is called"
     once = max(time.perf_counter() - start, 1e-6) / 2 / max(example or 1, 1)
@@ -156,6 +156,11 @@ def other_values(
     return pytree.tree_map(one, args)
 
 
+def tolerance_for(model: nn.Module, args: tuple[Any, ...]) -> float:
+    """By the least precise dtype among its tensors."""
+    return max([1e-3, *(TOLERANCE.get(t.dtype, 0.0) for t in _tensors(model, args))])
+
+
 def _tensors(model: nn.Module, args: tuple[Any, ...]) -> list[Tensor]:
     leaves = [leaf for leaf in pytree.tree_leaves(args) if isinstance(leaf, Tensor)]
     return [*leaves, *model.parameters(), *model.buffers()]
@@ -163,7 +168,7 @@ def _tensors(model: nn.Module, args: tuple[Any, ...]) -> list[Tensor]:
 
 def _is_steady(model: nn.Module, args: tuple[Any, ...]) -> bool:
     with torch.no_grad():
-        first, second = pytree.tree_leaves(model(*_cloned(args))), pytree.tree_leaves(model(*_cloned(args)))
+        first, second = pytree.tree_leaves(model(*cloned(args))), pytree.tree_leaves(model(*cloned(args)))
     if len(first) != len(second):
         return False
     return all(
@@ -172,7 +177,7 @@ def _is_steady(model: nn.Module, args: tuple[Any, ...]) -> bool:
     )
 
 
-def _cloned(args: tuple[Any, ...]) -> tuple[Any, ...]:
+def cloned(args: tuple[Any, ...]) -> tuple[Any, ...]:
     return pytree.tree_map(lambda leaf: leaf.detach().clone() if isinstance(leaf, Tensor) else leaf, args)
 
 
@@ -182,11 +187,11 @@ def _compare(
     """(what differs or None, the largest difference of the rms, the same of results that the model's own rounding excuses)."""
     try:
         with torch.no_grad():
-            want = with_read_tuples(model(*_cloned(args)))
+            want = with_read_tuples(model(*cloned(args)))
     except Exception as raised:  # the model's own words, of any kind
         return f"the model raises {type(raised).__name__}", 0.0, 0.0
     try:
-        got = candidate(*_cloned(args))
+        got = candidate(*cloned(args))
     except RtaccelError as raised:
         return f"a call raises: {raised}", 0.0, 0.0
     except Exception as raised:
@@ -205,6 +210,21 @@ def _compare(
         else:
             return f"result {index} {difference}", 0.0, 0.0
     return None, worst, rounding
+
+
+def compare_results(want: Any, got: Any, tolerance: float) -> tuple[str | None, float]:
+    """(what differs or None, the largest difference of the rms)."""
+    wanted, spec = pytree.tree_flatten(want)
+    given, other_spec = pytree.tree_flatten(got)
+    if spec != other_spec:
+        return "results are nested otherwise", 0.0
+    worst = 0.0
+    for index, (a, b) in enumerate(zip(wanted, given)):
+        difference, error = _compare_one(a, b, tolerance)
+        if difference is not None:
+            return f"result {index} {difference}", 0.0
+        worst = max(worst, error)
+    return None, worst
 
 
 def _is_rounding(model: nn.Module, args: tuple[Any, ...], index: int, want: Any, got: Any, tolerance: float) -> bool:

@@ -56,6 +56,7 @@ class Swappable:
     _options: Options
     _verified: str
     _before_swap: tuple[Executor, Program, State, str, Callable[[], bool]] | None = None
+    _extra: Callable[[], dict[str, Any]]
 
     def swap(self, source: Any) -> WeightSwap:
         """Other weights while it runs, from any thread: checked and packed beside it, exchanged when the next call begins.
@@ -83,7 +84,8 @@ class Swappable:
         start = time.perf_counter()
         step = self._swappable("swap")
         given = _tensors_of(source)
-        given = {key: value for key, value in given.items() if key != _PAST}
+        own = {_PAST, *self._extra()}
+        given = {key: value for key, value in given.items() if key not in own}
         try:
             keys_of({k: v for k, v in self._state.tensors.items() if k != STRUCTURE or k in given}, given, strict=True)
             self._check_means(given)

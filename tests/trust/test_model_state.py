@@ -117,9 +117,7 @@ class Caches(nn.Module):
 @pytest.mark.parametrize(
     ("kind", "name"),
     [
-        (Remembers, "self.h"),
         (Counts, "self.calls"),
-        (Difference, "self.last"),
         (Appends, "self.seen"),
         (CountsInAnObject, "self.holder"),
     ],
@@ -136,9 +134,54 @@ def test_state_in_attributes_is_named_and_kept(kind: type[nn.Module], name: str)
         torch.testing.assert_close(fast(x), twin(x).detach())
 
 
-@pytest.mark.parametrize("kind", [Notes, KeepsAnObject, Caches])
-def test_attributes_that_are_no_state_are_compiled(kind: type[nn.Module]) -> None:
+@pytest.mark.parametrize("kind", [Remembers, Difference])
+def test_state_in_tensors_is_kept_by_the_plan(kind: type[nn.Module]) -> None:
     model, x = kind().eval(), torch.randn(2, 4)
+    twin = copy.deepcopy(model)
+    fast = rt.compile(model, (x,), strict=True)
+    assert isinstance(fast, rt.StatefulModel)
+    for _ in range(4):
+        x = torch.randn(2, 4)
+        torch.testing.assert_close(fast(x), twin(x).detach())
+
+
+class PeakAttribute(nn.Module):
+    """A maximum that ordinary inputs do not move, in an attribute or a buffer, replaced or written in place."""
+
+    def __init__(self, buffer: bool, replaced: bool) -> None:
+        super().__init__()
+        self.lin, self.replaced = nn.Linear(4, 4), replaced
+        if buffer:
+            self.register_buffer("peak", torch.zeros(4))
+        else:
+            self.peak = torch.zeros(4)
+
+    def forward(self, x: Tensor) -> Tensor:
+        new = torch.maximum(self.peak, (x - 8).clamp(min=0).amax(0))
+        if self.replaced:
+            self.peak = new
+        else:
+            self.peak.copy_(new)
+        return self.lin(x) + self.peak
+
+
+@pytest.mark.parametrize("buffer", [True, False])
+@pytest.mark.parametrize("replaced", [True, False])
+def test_state_that_the_example_does_not_move_is_found(buffer: bool, replaced: bool) -> None:
+    model, x = PeakAttribute(buffer, replaced).eval().requires_grad_(False), torch.randn(2, 4)
+    fast, twin = rt.compile(model, (x,), strict=True), copy.deepcopy(model)
+    for call in range(6):
+        x = torch.randn(2, 4) + 10 * (call == 3)
+        torch.testing.assert_close(fast(x), twin(x))
+
+
+@pytest.mark.parametrize("called", [False, True])
+@pytest.mark.parametrize("kind", [Notes, KeepsAnObject, Caches])
+def test_attributes_that_are_no_state_are_compiled(kind: type[nn.Module], called: bool) -> None:
+    """called: with the example before, so that a note has the same numbers again."""
+    model, x = kind().eval().requires_grad_(False), torch.randn(2, 4)
+    if called:
+        model(x)
     with warnings.catch_warnings():
         warnings.simplefilter("error", UserWarning)
         fast = rt.compile(model, (x,), strict=True)

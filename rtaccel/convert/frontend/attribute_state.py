@@ -58,32 +58,77 @@ class Changes:
 
 
 def attribute_state(
-    make: Callable[[], nn.Module], args: tuple[Any, ...], other: Callable[[], tuple[Any, ...]]
+    make: Callable[[], nn.Module],
+    args: tuple[Any, ...],
+    other: Callable[[], tuple[Any, ...]],
+    notes: frozenset[str] | None = None,
 ) -> Changes:
     """What calls change in the model, and what of it is state.
 
-    make: gives a copy of the model as it stands before any call. other: arguments of the same shapes with other values.
+    make: gives a copy of the model as it stands before any call. other: arguments of the same shapes with other values. notes:
+    attributes that are known to be read by no call; None: what the example does not move is not looked for.
     Raises what the model raises.
     """
     model = make()
-    untouched = _attributes(model)
+    untouched = attributes(model)
     with torch.no_grad():
         model(*args)
-        changed = _changed(untouched, _attributes(model))
+        called = attributes(model)
+        changed = changed_between(untouched, called)
+        raised = () if notes is None else _moved_by_large(make, args, _replaced(untouched, called) - notes)
+        if raised:
+            return Changes(raised)
         if not changed:
             return Changes()
         model(*args)
-        before = _attributes(model)
+        before = attributes(model)
         model(*args)
-        moving = _changed(before, _attributes(model))
-        held = {**dict(model.named_parameters()), **dict(model.named_buffers())}
+        moving = changed_between(before, attributes(model))
+        held = _weights(model)
         settled = {n: held[n].detach().clone() for n in changed if n in held and _fits(untouched.get(n, ()), held[n])}
         moving = tuple(n for n in moving if n not in settled or not _nearly(before[n].values, settled[n]))
         if moving:
             return Changes(moving)
         given = other()
         later, first = model(*given), Changes(settled=settled).settle(make())(*given)
+        moving = tuple(n for n in settled if not _nearly(_weights(model).get(n), settled[n]))
+        if moving:  # the input decides what is left there
+            return Changes(moving)
     return Changes((), settled) if _same_results(later, first, bool(settled)) else Changes(changed)
+
+
+def _replaced(before: Mapping[str, Any], after: Mapping[str, Any]) -> set[str]:
+    """Attributes with another tensor of the same numbers: a maximum, or an alarm, that nothing has raised."""
+    pairs = {n: (before[n], after[n]) for n in before.keys() & after.keys()}
+    return {
+        name
+        for name, (was, now) in pairs.items()
+        if isinstance(was, _Held) and isinstance(now, _Held) and was.tensor is not now.tensor and was.same(now)
+    }
+
+
+def _moved_by_large(make: Callable[[], nn.Module], args: tuple[Any, ...], names: set[str]) -> tuple[str, ...]:
+    """Those that large inputs move, where the model takes such."""
+    for scale in (1e3, -1e3) if names else ():
+        model = make()
+        before = attributes(model)
+        try:
+            model(*pytree.tree_map(lambda t, by=scale: t * by if _is_real(t) else t, args))
+        except Exception:  # such numbers are none of its inputs
+            return ()
+        moved = tuple(name for name in changed_between(before, attributes(model)) if name in names)
+        if moved:
+            return moved
+    return ()
+
+
+def _is_real(value: Any) -> bool:
+    return isinstance(value, Tensor) and value.is_floating_point()
+
+
+def _weights(model: nn.Module) -> dict[str, Tensor]:
+    """Parameters and buffers, by dotted name."""
+    return {**dict(model.named_parameters()), **dict(model.named_buffers())}
 
 
 def _fits(untouched: Any, later: Tensor) -> bool:
@@ -118,7 +163,7 @@ def _same_results(a: Any, b: Any, rounded: bool) -> bool:
     return True
 
 
-def _attributes(model: nn.Module) -> dict[str, Any]:
+def attributes(model: nn.Module) -> dict[str, Any]:
     """Dotted name -> a snapshot of the value of every attribute, parameter and buffer.
 
     Without the attributes of this library's own layers: what they keep are packed weights. Two copies may pack them for different
@@ -185,7 +230,7 @@ class _Identity:
         self.value = value
 
 
-def _changed(before: Mapping[str, Any], after: Mapping[str, Any]) -> tuple[str, ...]:
+def changed_between(before: Mapping[str, Any], after: Mapping[str, Any]) -> tuple[str, ...]:
     names = {**before, **after}
     return tuple(n for n in names if n not in before or n not in after or not _equal(before[n], after[n], _DEPTH + 2))
 

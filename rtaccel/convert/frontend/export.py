@@ -165,6 +165,12 @@ def check_example(model: nn.Module, args: Sequence[Any] | Tensor) -> tuple[Any, 
     return tuple(args)
 
 
+class ChangesItself(UnsupportedProblem):
+    """A graph that writes to buffers of the model. names: theirs, dotted."""
+
+    names: tuple[str, ...] = ()
+
+
 class _ComputedRounds(UnsupportedProblem):
     """A loop or branch that numbers decide is part of the graph."""
 
@@ -313,12 +319,14 @@ def _captured(program: torch.export.ExportedProgram, batch: BatchRange, any_batc
             constants[spec.arg.name] = value.detach() if dense else value.detach().to_dense()
     mutated = _keep_own_results(program)
     if mutated:
-        raise UnsupportedProblem(
+        refused = ChangesItself(
             "compile",
             f"a model that changes {', '.join(mutated)} when called",
             "a model without state of its own",
             "Return the state as an output and pass it in as an input.",
         )
+        refused.names = tuple(mutated)
+        raise refused
     called = [n for n in program.graph.nodes if isinstance(n.target, torch._ops.HigherOrderOperator)]
     if called:
         raise _ComputedRounds(

@@ -52,9 +52,9 @@ def to_onnx(fast: CompiledModel, path: Any = None) -> Any:
     onnx = package()
     if not isinstance(fast, CompiledModel):
         raise FormatError("to_onnx", type(fast).__name__, "what rt.compile gave", "Compile the model first.")
-    if fast._options.states is not None:
+    if fast._options.plan_states is not None:
         raise UnsupportedProblem(
-            "to_onnx", f"{fast._options.title}, a stream that keeps its past inside", "a model without states of its own",
+            "to_onnx", f"{fast._options.title}, which keeps its past inside", "a model without states of its own",
             "Export the compiled model of a window, or of one step with its states as inputs and outputs.",
         )  # fmt: skip
     target = None if path is None else _target(path)

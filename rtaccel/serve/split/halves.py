@@ -26,8 +26,8 @@ def whole_group(op: str, fast: Any) -> Subgraph:
         raise UnsupportedProblem(op, f"a {type(fast).__name__}", expected, "Pass what rt.compile gave.")
     program, options = fast._program, fast._options
     fallbacks = [step.name for step in program.steps if isinstance(step, FallbackStep)]
-    if options.states is not None:
-        what = "a stream, which keeps states on one side"
+    if options.plan_states is not None:
+        what = "a model that keeps states on one side"
     elif options.device != "cpu":
         what = f"a model on {options.device}"
     elif fallbacks:
