@@ -231,3 +231,27 @@ def test_what_serves_float16_says_so_and_refuses_bfloat16() -> None:
     assert TensorSpec.of("x", "float16", (-1, 3)).datatype == "FP16"
     with pytest.raises(rt.UnsupportedProblem, match=r"y\.float\(\)"):
         TensorSpec.of("x", "bfloat16", (-1, 3))
+
+
+@pytest.mark.parametrize("dtype", HALVES, ids=str)
+def test_state_in_half_precision(dtype: torch.dtype) -> None:
+    class Follows(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.cell = nn.GRUCell(6, 8)
+            self.register_buffer("h", torch.zeros(2, 8))
+
+        def forward(self, x: Tensor) -> Tensor:
+            self.h[:] = self.cell(x, self.h)
+            return self.h * 2
+
+    torch.manual_seed(2)
+    model = Follows().eval().to(dtype).requires_grad_(False)
+    exact = copy.deepcopy(model).double()
+    fast = rt.compile(model, (torch.randn(2, 6).to(dtype),), strict=True)
+    for _ in range(12):
+        x = torch.randn(2, 6).to(dtype)
+        y, want = fast(x), exact(x.double())
+        assert y.dtype == dtype
+        assert rms(y.double() - want) <= torch.finfo(dtype).eps / 2 * rms(want)
+    assert fast.state_dict()["h"].dtype == dtype

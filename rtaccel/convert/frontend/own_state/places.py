@@ -19,7 +19,7 @@ from torch.utils import _pytree as pytree
 from rtaccel.convert.frontend.attribute_state import attributes, changed_between
 from rtaccel.core.errors import UnsupportedProblem
 
-CARRIED = {torch.float32: torch.float32} | dict.fromkeys(
+CARRIED = dict.fromkeys((torch.float32, torch.float16, torch.bfloat16), torch.float32) | dict.fromkeys(
     (torch.int64, torch.int32, torch.int16, torch.int8, torch.uint8, torch.bool), torch.int64
 )
 """Dtype of a state -> the one that a plan keeps it in, which holds every number of it."""
