@@ -16,6 +16,7 @@ from torch.utils import _pytree as pytree
 from rtaccel.convert.frontend.all_entries.rewrite import with_all_entries
 from rtaccel.convert.frontend.batches import signature_of
 from rtaccel.convert.frontend.complex.rewrite import without_complex
+from rtaccel.convert.frontend.decompositions.branches import take_of_both
 from rtaccel.convert.frontend.decompositions.counting import count_in_float
 from rtaccel.convert.frontend.decompositions.half import in_float32
 from rtaccel.convert.frontend.decompositions.read_numbers import keep_as_tensors
@@ -327,6 +328,7 @@ def _captured(program: torch.export.ExportedProgram, batch: BatchRange, any_batc
         )
         refused.names = tuple(mutated)
         raise refused
+    take_of_both(program.graph_module)
     called = [n for n in program.graph.nodes if isinstance(n.target, torch._ops.HigherOrderOperator)]
     if called:
         raise _ComputedRounds(
