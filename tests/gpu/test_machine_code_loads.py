@@ -26,7 +26,6 @@ pytestmark = pytest.mark.usefixtures("kept_triton_cache")
 MORE = {
     ("mlp_chain", "params_ptr"): "one number for all threads is a load as well",
     ("sparse_semi_gemv_M1_bfloat16", "metadata_ptr"): "the compiler reads two neighboring bytes apart",
-    ("sparse_gemv_float_M1", "x_ptr"): "behind the end of a row columns are 0",
 }
 """Start of a name and an argument -> why the machine code takes more than TTGIR."""
 

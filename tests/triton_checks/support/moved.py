@@ -169,8 +169,7 @@ GATHERED = ("sparse_dot", "sparse_spmm")
 def ratio(name: str, argument: str, counted: Counted) -> float:
     """Wavefronts, of the least there could be. What columns select from x lies in lines that the kernel does not choose. A
     wavefront is of one line, so a program takes at least one for each line in which it has columns."""
-    before = wavefronts_of(name).get(argument)
-    lines = before.lines if before and argument == "x_ptr" and name.startswith(GATHERED) else 0
+    lines = counted.lines if argument == "x_ptr" and name.startswith(GATHERED) else 0
     return counted.taken / max(counted.least, lines, 1)
 
 
