@@ -72,8 +72,9 @@ weights meet the numbers of up to TILE rows, which were put side by side in a la
 FEW_DENSE_ROWS = 8
 """Rows that the programs of a dense layer round by one scale themselves."""
 
-TILE, STEP = 32, 128
-"""Rows of x that a weight meets at once, at most, and weights of an output that tensor cores take in a step."""
+TILE, STEP, WIDE = 32, 128, 64
+"""Rows of x that a weight meets at once, at most. Weights of an output that tensor cores take in a step, and inputs of a block
+whose rows lie whole."""
 
 MAX_BLOCKS = 0.9
 """Of the weights, in blocks that are there: with more there is nothing to leave out."""
@@ -212,7 +213,7 @@ def _packed(dense: Stage, rows: int, layout: str, block: tuple[int, int]) -> Pac
     unit = max(c, 16 // weight.element_size())
     counts = _occupied(weight, b, c).sum(1)
     units = -(-counts // (unit // c))
-    if rows > FEW_ROWS and not single:
+    if rows > FEW_ROWS and not single and c < WIDE:
         units = blocks.in_steps(units, STEP // unit)
     stored = int(units.sum()) * unit
     index = 2 if -(-k // c) <= 32_768 else 4

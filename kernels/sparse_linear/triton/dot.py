@@ -20,8 +20,9 @@ from rtaccel.kernels._gpu.triton_epilogue import Epilogue, epilogue
 from rtaccel.kernels._gpu.triton_nan_propagation import nan_propagator
 from rtaccel.kernels._gpu.triton_spec import ASYNC_COPY, BF16_MMA, INT8_MMA, Specialisation, Tiling, power_of_two
 from rtaccel.kernels.linear.triton.mixed import as_operand
-from rtaccel.kernels.sparse_linear.triton.pack import pack
+from rtaccel.kernels.sparse_linear.triton.pack import WHOLE, pack
 from rtaccel.kernels.sparse_linear.triton.rows import (
+    LARGEST,
     KernelConfig,
     launcher,
     operands_of,
@@ -42,11 +43,11 @@ def sparse_dot_kernel(
     x_ptr, weight_ptr, columns_ptr, starts_ptr,
     y_ptr, multiplier_ptr, offset_ptr, compensation_ptr, row_scale_ptr, parameter, y_inv_scale, y_zero_point, rows,
     N: tl.constexpr, ACTIVATION: tl.constexpr, INT8_OUT: tl.constexpr, ASM: tl.constexpr, K: tl.constexpr,
-    DOT: tl.constexpr, B: tl.constexpr, C: tl.constexpr, UNIT: tl.constexpr, PIECE: tl.constexpr, BLOCK_M: tl.constexpr,
-    BLOCK_K: tl.constexpr,
+    DOT: tl.constexpr, B: tl.constexpr, C: tl.constexpr, UNIT: tl.constexpr, PIECE: tl.constexpr,
+    STEPPED: tl.constexpr, BLOCK_M: tl.constexpr, BLOCK_K: tl.constexpr,
 ):  # fmt: skip
-    """B outputs share their columns; a block has C weights of each, UNIT are a unit of the stream, PIECE
-    are 16 bytes."""
+    """B outputs share their columns; a block has C weights of each, UNIT are a unit of the stream, PIECE are 16 bytes.
+    STEPPED: outputs follow each other in each step, else row after row."""
     m = tl.program_id(0) * BLOCK_M + tl.arange(0, BLOCK_M)
     n = tl.program_id(1) * B + tl.arange(0, B)
     k = tl.arange(0, BLOCK_K)
@@ -54,6 +55,7 @@ def sparse_dot_kernel(
     first = tl.load(starts_ptr + tl.program_id(1))
     length = row_units(first, tl.load(starts_ptr + tl.program_id(1) + 1), K, C, UNIT) * UNIT
     w_tile, output = weight_ptr + first.to(tl.int64) * (B * UNIT) + k[None, :], tl.arange(0, B)[:, None]
+    w_rows = w_tile + output * length
     column_row = columns_ptr + first.to(tl.int64) * (UNIT // C)
     x_row = x_ptr + m[:, None].to(tl.int64) * K
     zero = tl.zeros((BLOCK_M, BLOCK_K), tl.int32)
@@ -62,7 +64,8 @@ def sparse_dot_kernel(
     for k0 in range(0, length, BLOCK_K):
         at = k0 + k
         apart = tl.multiple_of(tl.minimum(length - k0, BLOCK_K), PIECE)  # rows of what a step reads follow each other
-        w = tl.load(w_tile + k0 * B + output * apart, mask=(at < length)[None, :], other=0)  # [B, BLOCK_K]
+        w_at = w_tile + k0 * B + output * apart if STEPPED else w_rows + k0
+        w = tl.load(w_at, mask=(at < length)[None, :], other=0)  # [B, BLOCK_K]
         inside = at[None, :] + zero < length  # in the shape of x: a row that is broadcast afterwards costs a conversion
         column = tl.load(column_row + at[None, :] // C + zero, mask=inside, other=0)  # [BLOCK_M, BLOCK_K]
         x_at = column.to(tl.int32) * C + at[None, :] % C
@@ -76,6 +79,11 @@ def sparse_dot_kernel(
         y_ptr, multiplier_ptr, offset_ptr, compensation_ptr, row_scale_ptr, None, parameter, y_inv_scale, y_zero_point, N,
         ACTIVATION, INT8_OUT, ASM,
     ))  # fmt: skip
+
+
+def step_of(config: KernelConfig) -> int:
+    """Elements of a row that lie beside those of the other outputs; 0 for whole rows, which wide blocks begin at half a line."""
+    return STEP if config.c < LARGEST else 0
 
 
 def supports(problem: Problem) -> str | None:
@@ -96,7 +104,8 @@ def specialize(config: KernelConfig, rows: int) -> Specialisation:
         signature=config.signature(config.where),
         constants={
             **config.constants, "DOT": "int8" if config.x == "int8" else "bf16", "B": config.b, "C": config.c,
-            "UNIT": config.unit, "PIECE": config.piece, "BLOCK_M": tile.block_m, "BLOCK_K": tile.block_k,
+            "UNIT": config.unit, "PIECE": config.piece,
+            "STEPPED": bool(step_of(config)), "BLOCK_M": tile.block_m, "BLOCK_K": tile.block_k,
         },
         tiling=tile,
     )  # fmt: skip
@@ -105,7 +114,9 @@ def specialize(config: KernelConfig, rows: int) -> Specialisation:
 def prepare(stage: Stage, problem: Problem) -> Prepared:
     """x [M, K] and, with dynamic rows, row_scale float32 [M, 1] -> y [M, N]; any M, best for those of the problem."""
     config = KernelConfig.of_blocks(stage, problem, SIDE, SIDE)
-    there, scalars = operands_of(stage, config, problem.device, lambda weight: pack(weight, config, step=STEP))
+    there, scalars = operands_of(
+        stage, config, problem.device, lambda weight: pack(weight, config, step_of(config) or WHOLE)
+    )
     word, propagate_nan = (
         (torch.int8, None) if config.x == "int8" else (torch.float32, nan_propagator(config.k, config.n))
     )

@@ -9,7 +9,7 @@ have their blocks in the same columns. Row r of blocks is one stream of units, e
                                     i = 0 .. b - 1, the elements of a step, one output after the other
 
 A step is what a warp reads of an output at once: 16 bytes where eight outputs side by side are a line of 128 bytes, and meet the
-same 16 bytes of x; a line where tensor cores take rows of it. A row's last step may be shorter.
+same 16 bytes of x; a line where tensor cores take rows of it. A row's last step may be shorter. Wide blocks have the whole row.
 
 A weight without any pattern has b = 1, and c = 4 for int8 (an occupied word of four bytes is one dp4a) or c = 1 for floats. Its
 rows follow each other, and begin anywhere.
@@ -22,6 +22,9 @@ from torch import Tensor
 
 from rtaccel.formats import blocks
 from rtaccel.kernels.sparse_linear.triton.rows import KernelConfig
+
+WHOLE = 1 << 30
+"""A step that no row reaches: rows of a block follow each other."""
 
 BANKS = 32
 """Of shared memory, a word each, and lanes of a warp."""
@@ -36,7 +39,9 @@ def pack(weight: Tensor, config: KernelConfig, step: int = 0, each: int = 0) -> 
     tiles = blocks.tiled(weight, (b, c))
     kept = (tiles != 0).flatten(2).any(2)
     counts = kept.sum(1)
-    units = blocks.in_steps(-(-counts // (unit // c)), max(step // unit, 1))
+    units = -(-counts // (unit // c))
+    if step < WHOLE:
+        units = blocks.in_steps(units, max(step // unit, 1))
     starts = torch.zeros(counts.numel() + 1, dtype=torch.int64, device=weight.device)
     starts[1:] = units.cumsum(0)
     row, column = kept.nonzero(as_tuple=True)
