@@ -132,19 +132,28 @@ LABEL, BRANCH = re.compile(r"^(\.L_x_\d+):"), re.compile(r"\bBRA\b.*?\(?(\.L_x_\
 _INSTRUCTION = re.compile(r"^\s*/\*[0-9a-f]{4,}\*/\s+\S")
 
 
-def loop_of(code: str) -> tuple[int, int]:
-    """(instructions of the longest loop, others) of nvdisasm's text. The endless loop that ends a kernel has one."""
+def loop_of(code: str, product: str = "", each: int = 0) -> tuple[int, int]:
+    """(instructions of the longest loop, others) of nvdisasm's text. The endless loop that ends a kernel has one.
+
+    product, each: an instruction of which a step of the loop has so many. Where the assembler put several steps in the loop,
+    and the steps that are left behind it, both numbers are those of a loop of one step."""
     labels: dict[str, int] = {}
-    number, longest = 0, 0
+    number, longest, begin = 0, 0, 0
+    products: list[int] = []  # before each instruction
     for line in code.splitlines():
         if found := LABEL.match(line.strip()):
             labels[found[1]] = number
         elif _INSTRUCTION.match(line) and "NOP" not in line:
+            products.append((products[-1] if products else 0) + bool(product and product in line))
             number += 1
             branch = BRANCH.search(line)
-            if branch and branch[1] in labels:
-                longest = max(longest, number - labels[branch[1]])
-    return longest, number - longest
+            if branch and branch[1] in labels and number - labels[branch[1]] > longest:
+                begin, longest = labels[branch[1]], number - labels[branch[1]]
+    inside = products[begin + longest - 1] - (products[begin - 1] if begin else 0) if products else 0
+    if not each or inside < each:
+        return longest, number - longest
+    step = longest * each // inside
+    return step, number - longest - step * (products[-1] - inside) // each
 
 
 def _launched(spec: Any, programs: int, whole: bool, code: Code) -> Launched:

@@ -93,7 +93,7 @@ def launched(note: Any, code: Code) -> Launch:
     tensors = {name: t for name, t in note.arguments.items() if hasattr(t, "numel")}
     size = {name: t.numel() * t.element_size() for name, t in tensors.items()}
     programs, split = prod(note.grid), c.get("SPLIT", 1)
-    loop, rest = loop_of(code(spec))
+    loop, rest = loop_of(code(spec), "IDP", dp4a_of_step(spec.name, c))
     rows = spec.tiling.block_m
     moved = sum(bytes_ for name, bytes_ in size.items() if name not in ("work_ptr", "count_ptr"))
     if spec.name.startswith(BY_ROWS):
@@ -116,6 +116,13 @@ def launched(note: Any, code: Code) -> Launch:
     )  # fmt: skip
 
 
+def dp4a_of_step(form: str, c: Mapping[str, Any]) -> int:
+    """Of a lane of a sparse kernel of few rows, which is short enough for several steps in a loop; 0 for any other."""
+    if not form.startswith("sparse_gemv_") or "float" in form.split("_")[2]:
+        return 0
+    return int(c["ROWS"] * c.get("EACH", c.get("BLOCK_W", 0) // 32))
+
+
 BY_ROWS = ("linear_rows", "quantize_", "propagate_nan_", "sparse_turn")
 """Launches that make something of each row and multiply nothing."""
 
@@ -124,19 +131,19 @@ def _sparse(note: Any, launch: Launch) -> Launch:
     """As often round its loop as an average row of the weights has it, and what it reads of x by the columns that are there."""
     c, tiling, weight = note.spec.constants, note.spec.tiling, note.arguments["weight_ptr"]
     if "starts_ptr" not in note.arguments:  # 2:4: every row has half of K
-        products = tiling.block_n * c["K"] // 2 if "dot" in launch.form else 0
-        return replace(
-            launch, trips=-(-c["K"] // tiling.block_k), products=products, rows=tiling.block_m if products else 0
-        )
-    held = weight.numel() * weight.element_size() // c["N"]  # int8 numbers of an output
-    times = -(-held // tiling.block_k)
+        return replace(launch, trips=-(-c["K"] // tiling.block_k))
+    words = 4 if weight.element_size() == 4 and not weight.is_floating_point() else 1
+    held = weight.numel() * words // c["N"]  # weights of an output, four in a word of int8
+    before = (c["LEAD"] - 1) * c.get("UNIT", 16) // 2 if "LEAD" in c else 0  # from where a line begins
+    times = -(-(held + before) // tiling.block_k)
     if "spmm" in launch.form:  # a column of all rows for each number
         return replace(launch, trips=times, x_bytes=weight.numel() * tiling.block_m)
     if "dot" in launch.form:
         x_bytes = launch.programs * tiling.block_m * held
         products = tiling.block_n * held // 2
         return replace(launch, trips=times, x_bytes=x_bytes, products=products, rows=tiling.block_m)
-    x_bytes = launch.x_bytes if c["HELD"] else weight.numel() * weight.element_size() * c["ROWS"]
+    together = tiling.block_n if "BLOCK_U" in c else 1  # outputs that read one piece of x
+    x_bytes = launch.x_bytes if c["HELD"] else weight.numel() * weight.element_size() // together * c["ROWS"]
     return replace(launch, trips=times, x_bytes=x_bytes)
 
 

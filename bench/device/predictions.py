@@ -84,7 +84,8 @@ class Work:
     """Of one message. clocks: between the message and the answer, without words between blocks. warps: that poll the mailbox.
     exchanges: of words between all blocks. spread: of a cluster, the cycles of each exchange's stores; empty where words go
     through L2. readers: blocks that look for a word there, all where 0. reads: of L2, each waited for. before: cycles after an
-    answer until the first look for the next message, which a host that sends at once waits for."""
+    answer until the first look for the next message, which a host that sends at once waits for. early: outputs that leave before
+    the others, and by how many cycles."""
 
     clocks: float = 0.0
     warps: int = 1
@@ -94,6 +95,7 @@ class Work:
     readers: int = 0
     reads: int = 0
     before: float = 0.0
+    early: tuple[int, float] = (0, 0.0)
 
 
 def message_us(machine: Machine, work: Work, rng: np.random.Generator, samples: int = SAMPLES) -> np.ndarray:
@@ -153,7 +155,10 @@ def chain(widths: tuple[int, ...], polls: Polls) -> Work:
         assert not isinstance(form, str), form
         between = form.between()
         spread = tuple(clocks - CLUSTER_CLOCKS for clocks in between)
-        return Work(form.clocks() - sum(between), blocks=form.parts, spread=spread)
+        outputs, clocks = form.early()
+        return Work(
+            form.clocks() - sum(between), blocks=form.parts, spread=spread, early=(outputs * form.parts, clocks)
+        )
     parts = chain_programs(widths)
     exchanges = 0 if parts == 1 else len(widths) - 2
     clocks = chain_config.triton_clocks(widths, 0, parts) - chain_config.POLL_CLOCKS

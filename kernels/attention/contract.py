@@ -14,7 +14,8 @@ A sample may hold several sequences, as windows of an image or channels of a ser
 other, and S of k and v. Each attends to itself. A mask may have sequences * heads * T rows then (row (n * heads + h) * T + t).
 `empty_row` says what a query gets whose scores are all -infinity: "zero", as F.scaled_dot_product_attention gives, or
 "nan", as a softmax written by hand gives. y float32 [M, T, heads * head_dim], or int8 with a static QParams:
-clamp(rint(y / scale) + zero point), and a sample with a y that is not finite is marked as kernels/quantize does it.
+clamp(rint(y / scale) + zero point), and a sample with a y that is not finite is marked as kernels/quantize does it. Numbers of
+such a sample that are finite may be themselves or 0: its results are NaN.
 
 A key that causal rules out is not read: a NaN in its v does not reach the query, where torch would multiply it by 0.
 Source of the formula: Vaswani et al., Attention Is All You Need, 2017.

@@ -29,6 +29,15 @@ def tiled(weight: Tensor, block: tuple[int, int]) -> Tensor:
     return padded.view(rows, b, columns, c).transpose(1, 2)
 
 
+def in_steps(units: Tensor, step: int) -> Tensor:
+    """Units of each row, with a last step of a power of two of them, so that lines of memory hold it whole: unless all rows
+    together become longer by more than an eighth. step: units of a whole one, a power of two."""
+    last = units % step
+    wide = 2 ** torch.ceil(torch.log2(last.clamp(min=1).double())).long() * (last > 0)
+    filled = units - last + wide
+    return filled if 8 * int(filled.sum()) <= 9 * int(units.sum()) else units
+
+
 def pack(weight: Tensor, block: tuple[int, int]) -> tuple[Tensor, Tensor, Tensor]:
     """Values [blocks, b, c], columns and row_starts of a dense weight [N, K]."""
     blocks = tiled(weight, block)

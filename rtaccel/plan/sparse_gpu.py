@@ -38,9 +38,9 @@ GATHERS = 3.7e5
 """Pieces of up to 16 bytes that all multiprocessors together fetch from anywhere in x in a microsecond: 32 in 20 cycles each. A
 guess."""
 
-SHARED_GATHERS = 1.8e6
-"""Words of four int8 numbers that they gather from shared memory, where a program holds its rows of x: 32 in 4 cycles, as about
-three of 32 at random lie in one bank. A guess."""
+SHARED_GATHERS = 3.7e6
+"""Words of four int8 numbers that they gather from shared memory, where a program holds its rows of x: 32 in 2 cycles, as about
+1.6 of 32 lie in one bank in the order in which they are packed."""
 
 L2_BANDWIDTH = 6.9e6
 """Bytes a microsecond from L2, where every program reads the rows of x that it holds; measured by others on an H800."""
@@ -65,10 +65,6 @@ SPLIT_US = 2.1
 SPLIT_OUTPUTS = 2048
 """Up to which it has few tiles."""
 
-SPREAD = 4e5
-"""Weights of a 2:4 layer, with those that are left out, that tensor cores multiply in a microsecond: they are spread out in
-registers first. From the machine code, as bench/device/layers.py counts it."""
-
 FEW_ROWS = 4
 """Rows up to which a kernel keeps one sum per row; from there on tensor cores multiply blocks of at least 16 x 16, and single
 weights meet the numbers of up to TILE rows, which were put side by side in a launch before."""
@@ -76,7 +72,9 @@ weights meet the numbers of up to TILE rows, which were put side by side in a la
 FEW_DENSE_ROWS = 8
 """Rows that the programs of a dense layer round by one scale themselves."""
 
-TILE = 32
+TILE, STEP, WIDE = 32, 128, 64
+"""Rows of x that a weight meets at once, at most. Weights of an output that tensor cores take in a step, and inputs of a block
+whose rows lie whole."""
 
 MAX_BLOCKS = 0.9
 """Of the weights, in blocks that are there: with more there is nothing to leave out."""
@@ -171,7 +169,8 @@ def modeled(
 
 
 def _forms(dense: Stage, rows: int, first: Stage | None, backend: str) -> Iterator[tuple[str, str, tuple[int, int]]]:
-    """(label, layout, block). Numba has single weights, in any number of rows."""
+    """(label, layout, block). Numba has single weights, in any number of rows. 2:4 is for few rows: tensor cores take dense
+    weights, and to spread them out takes longer than to read them dense."""
     weight = dense.tensors["weight"]
     few = rows <= FEW_ROWS
     if backend == "numba_cuda":
@@ -179,7 +178,7 @@ def _forms(dense: Stage, rows: int, first: Stage | None, backend: str) -> Iterat
             yield "unstructured", "window", (1, 1)
         return
     if dense.weight_format is WeightFormat.INT4:
-        if semi.fits(_params(dense)):
+        if few and semi.fits(_params(dense)):
             yield "2:4", "2:4", (1, 4)
         return
     if first is not None and contract.storage_format(first.tensors) == "blocks":
@@ -187,7 +186,8 @@ def _forms(dense: Stage, rows: int, first: Stage | None, backend: str) -> Iterat
         yield "blocks", "blocks", (int(block[0]), int(block[1]))
         return
     yield "unstructured", "window", (1, 1)
-    if weight.dtype != torch.float32 and semi.fits(weight):
+    in_words = dense.inputs[0].dtype != "int8" or dense.inputs[0].width % 4 == 0
+    if few and in_words and weight.dtype != torch.float32 and semi.fits(weight):
         yield "2:4", "2:4", (1, 4)
     if first is None:
         for b, c in _BLOCKS:
@@ -196,7 +196,7 @@ def _forms(dense: Stage, rows: int, first: Stage | None, backend: str) -> Iterat
 
 
 def _packed(dense: Stage, rows: int, layout: str, block: tuple[int, int]) -> Packed:
-    """What the kernel for so many rows stores, as `triton_rows.pack` and `triton_semi` do."""
+    """What the kernel for so many rows stores, as `pack.py` and `semi_pack.py` of its Triton kernels do."""
     weight, n, k = dense.tensors["weight"], dense.outputs[0].width, dense.inputs[0].width
     if layout == "2:4":
         fours, size = -(-k // 32) * 8, WeightFormat.of(weight).bits / 8
@@ -212,13 +212,17 @@ def _packed(dense: Stage, rows: int, layout: str, block: tuple[int, int]) -> Pac
     b, c = (1, 1) if single else (_side(block[0], 1 if rows <= FEW_ROWS else 16), _side(block[1], least))
     unit = max(c, 16 // weight.element_size())
     counts = _occupied(weight, b, c).sum(1)
-    stored = int((-(-counts // (unit // c))).sum()) * unit
+    units = -(-counts // (unit // c))
+    if rows > FEW_ROWS and not single and c < WIDE:
+        units = blocks.in_steps(units, STEP // unit)
+    stored = int(units.sum()) * unit
     index = 2 if -(-k // c) <= 32_768 else 4
     moved = stored * b * weight.element_size() + stored // c * index + 4 * counts.numel()
     if single:
         return Packed(moved, stored * _pieces(rows, x_bytes), stored, single=True)
     words = stored * b // 4 if x_bytes == 1 and rows <= FEW_ROWS else 0
-    return Packed(moved, stored * b // min(c, 16 // x_bytes), stored * b, words, held=c == 4 and _holds(n, k))
+    shared = min(b, OUTPUTS) if rows <= FEW_ROWS else 1  # outputs that meet one piece of x
+    return Packed(moved, stored * b // shared // min(c, 16 // x_bytes), stored * b, words, held=c == 4 and _holds(n, k))
 
 
 def _pieces(rows: int, x_bytes: int) -> int:
@@ -279,8 +283,6 @@ def _sparse_us(dense: Stage, rows: int, packed: Packed, in_front: bool, backend:
     else:
         rate = RATE["float32"] if packed.single else _multiplied(dense)
         work = 2 * rows * packed.entries / (SPARSE_PART * rate)
-        if packed.given:
-            work = max(work, packed.entries / SPREAD)
         if packed.single:
             work, launches = max(work, packed.gathers / GATHERS), launches + 1
         launches += int(dense.inputs[0].dtype == "float32")  # rows that are not finite are marked after

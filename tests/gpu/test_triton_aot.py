@@ -39,6 +39,8 @@ from rtaccel.kernels.conv.triton import window
 from rtaccel.kernels.linear import contract
 from rtaccel.kernels.linear.triton import dot, gemv, mixed_config, thirds_config
 from rtaccel.kernels.linear.triton.w8a8 import Operands
+from rtaccel.kernels.sparse_linear.triton import gemv_float
+from rtaccel.kernels.sparse_linear.triton.rows import KernelConfig, problem_of_size
 from rtaccel.runtime.gpu.ahead import kernels_of
 from tests import turns
 from tests.support import kept
@@ -269,10 +271,11 @@ def test_few_rows_by_thirds_fit_the_registers(group: int, rows: int, capability:
     assert (found.stack_bytes, found.local_bytes, found.spills) == (0, 0, 0)
 
 
-@pytest.mark.parametrize(("name", "gathered"), [("sparse_gemv_float_M1_float32_1x1", 4)])
-def test_what_is_said_of_neighbors_joins_no_loads(name: str, gathered: int) -> None:
-    """Numbers of x whose places memory says are loaded one by one: the hint in their offsets is for the layout alone."""
-    (spec,) = (spec for spec in specializations() if spec.name.startswith(name))
-    code = compile_kernel(spec, 90).asm["ptx"]
+@pytest.mark.parametrize(("inputs", "of", "gathered"), [(16_384, "global", 4), (4096, "shared", 16)])
+def test_what_is_said_of_neighbors_joins_no_loads(inputs: int, of: str, gathered: int) -> None:
+    """Numbers of x whose places memory says are loaded one by one: the hint in their offsets is for the layout alone. Up to 8192
+    the program holds x in shared memory."""
+    config = KernelConfig.of(problem_of_size(inputs, 256, "float32", "window", 1), 1, 1)
+    code = compile_kernel(gemv_float.specialize(config, 1), 90).asm["ptx"]
     loop = max(code.split("\n$L__BB"), key=lambda part: part.count("fma.rn"))
-    assert loop.count("ld.global.b32") >= gathered, loop
+    assert loop.count(f"ld.{of}.b32") >= gathered, loop

@@ -17,9 +17,11 @@ from rtaccel.backends import require
 from rtaccel.core import settings
 from rtaccel.core.errors import FormatError, ShapeError
 from rtaccel.core.registry import Case, Impl, impls, operator
-from rtaccel.core.stage import Problem, Stage, Value
+from rtaccel.core.stage import Problem, QParams, Stage, Value
+from rtaccel.formats import int8
 from rtaccel.kernels._general import triton_places
 from rtaccel.kernels._general.triton_source import kernel_of
+from rtaccel.kernels.attention import contract as attention
 from rtaccel.kernels.integer.triton import integer as triton_integer
 
 require("triton")
@@ -237,3 +239,21 @@ def test_a_model_of_general_stages_has_no_torch_kernel() -> None:
     assert "triton_expression" in text
     table = text.split("\nstages")[0]
     assert "portable" not in table, text
+
+
+@pytest.mark.parametrize(("t", "s"), [(1, 9), (20, 11)])
+def test_attention_rounds_its_result(t: int, s: int) -> None:
+    """As the float32 result rounded by itself, and 0 for what is not finite."""
+    quant = QParams(0.013, -7)
+    stages = [attention.make_stage(t, s, 2, 5, quant=q) for q in (quant, None)]
+    q, kv = attention.make_inputs(stages[0], 2, t)[:2]
+    kv[1, 3, 3 + 10 + 5 :] = float("inf")  # of v, the second head
+    got, floats = (
+        impl.prepare(stage, Problem.of(stage, 2, DEVICE))(*(x.to(DEVICE) for x in (q, kv, kv)))[0].cpu().view(2, t, 10)
+        for stage in stages
+        for impl in impls("triton", "attention")
+    )
+    finite = floats.isfinite()
+    assert not finite[1, :, 5:].any() and finite[1, :, :5].all() and finite[0].all()
+    want = torch.where(finite, int8.quantize(floats.nan_to_num(0, 0, 0), quant), 0)
+    assert got.dtype == torch.int8 and torch.equal(got, want.to(torch.int8))

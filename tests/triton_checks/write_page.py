@@ -25,6 +25,7 @@ from tests.triton_checks.support.moved import (
     Record,
     apart,
     counted_names,
+    ratio,
     record_of,
     wavefronts_of,
 )
@@ -74,6 +75,9 @@ from its address, and again in the machine code, which is run as far as its addr
 layouts of tensor cores are seen. A load whose lanes lie 128 bytes apart takes 32 for 4. The limit of both is {most}; what is
 above says why.
 
+Columns of sparse weights say which lines of x a program needs. The kernel cannot choose them, and a wavefront is of one line. So
+the least for such x is at least one for each of these lines in each program.
+
 The last line of a form is a prediction, of the least that an H100 could take: wavefronts of the busiest multiprocessor, one a
 cycle, and all bytes that the launch touches at 3.35 TB/s. The larger one is the floor of cold weights.
 
@@ -89,9 +93,9 @@ WITHOUT_MINIMUM = ("linear_blas_", "null_")
 
 def traffic(found: Record) -> str:
     grid = "-" if found.grid is None else " x ".join(map(str, found.grid))
-    ratio = "-" if found.ratio is None or found.name.startswith(WITHOUT_MINIMUM) else f"{found.ratio:.2f}"
+    part = "-" if found.ratio is None or found.name.startswith(WITHOUT_MINIMUM) else f"{found.ratio:.2f}"
     proven = "proven" if not found.faults else "open"
-    cells = (found.name, grid, f"{found.touched:,}", ratio, f"{found.read_again:,}", f"{found.scratch:,}", proven)
+    cells = (found.name, grid, f"{found.touched:,}", part, f"{found.read_again:,}", f"{found.scratch:,}", proven)
     return f"| {' | '.join(cells)} | {found.exception or ''} |"
 
 
@@ -101,7 +105,7 @@ def wavefronts(name: str) -> list[str]:
     in_code = machine.loads if machine else {}
     for argument in dict.fromkeys([*in_ttgir, *in_code]):
         both = [of.get(argument) for of in (in_ttgir, in_code)]
-        widest, worst = max(c.widest for c in both if c), max(c.ratio for c in both if c)
+        widest, worst = max(c.widest for c in both if c), max(ratio(name, argument, c) for c in both if c)
         counts = ["-" if c is None else f"{c.taken:,}" for c in both]
         cells = (name, argument.removesuffix("_ptr"), str(widest), *counts, f"{worst:.2f}")
         lines.append(f"| {' | '.join(cells)} | {apart(name, argument) if worst > MAX_WAVEFRONTS else ''} |")

@@ -80,7 +80,7 @@ def forms(dense: Stage, m: int, pattern: str) -> Iterator[Stage]:
     """Those that there are, and that the pattern could be worth."""
     yield dense
     made = [sparse.sparse_stage(dense, "window", (1, 1))]
-    if pattern == "2:4":
+    if pattern == "2:4" and m <= FEW_ROWS:
         made.append(sparse.sparse_stage(dense, "2:4", (1, 4)))
     elif "blocks" in pattern:
         side = int(pattern.split("x")[0])

@@ -86,6 +86,7 @@ def kernel(
         lines_of(of.inputs) if in_turn else min(WARP_LINES, lines_of(of.inputs)),
         lines_of(of.outputs),
         us,
+        (lines_of(work.early[0]), work.early[1] / machine.ghz / 1e3) if in_turn else (0, 0.0),
     )
 
 

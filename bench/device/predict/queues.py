@@ -52,13 +52,15 @@ class Server:
 class Kernel:
     """pollers: warps. in_turn: each has all of a message in its look, and they begin a part of a round trip apart. Else each has
     a part of it, and the block waits for all. requests: of a look of one warp. replies: lines of an answer. work: us from the
-    message in the card to its answer on the way, drawn for each message."""
+    message in the card to its answer on the way, drawn for each message. early: lines of the answer that leave before the others,
+    and us by which they do."""
 
     pollers: int
     in_turn: bool
     requests: int
     replies: int
     work: Callable[[np.random.Generator], float]
+    early: tuple[int, float] = (0, 0.0)
 
 
 def lines_of(words: int) -> int:
@@ -121,6 +123,8 @@ def calls(
             if there == wanted:
                 state.wanted += 1
                 done = now + of.work(rng)
+                if of.early[0]:
+                    at(done - of.early[1], begin, of.early[0], done - of.early[1])
                 at(done, reply, state, done)
             at(now, look, state, poller, now)
             return
@@ -132,11 +136,15 @@ def calls(
             done = now + of.work(rng)
             at(done, reply, state, done)
 
+    def begin(lines: int, now: float) -> None:
+        out.train(now, now, service.line, lines)
+
     def reply(state: _State, now: float) -> None:
         if not state.of.in_turn:
             state.wanted += 1
             restart(state, now)
-        _, _, tail = out.train(now, now, service.line, state.of.replies)
+        early = state.of.early[0] if state.of.in_turn else 0
+        _, _, tail = out.train(now, now, service.line, state.of.replies - early)
         found = tail + link_us + host_us * (1 + rng.random())
         state.us.append(found - state.written)
         again = found + 4 * link_us * rng.random()

@@ -2,8 +2,8 @@
 
 A program has the queries of one tile of one head and goes through the keys, with the largest score and the sum of exponentials so
 far (Milakov and Gimelshein, Online normalizer calculation for softmax, 2018). Products are those of FFMA units.
-Up to four queries, as when one token is decoded, are computed one by one, without a tile of 16 to fill. An int8 y is a second
-launch: whether a sample is finite is known when all its heads are done.
+Up to four queries, as when one token is decoded, are computed one by one, without a tile of 16 to fill. An int8 y is rounded
+here. A program sees one head alone, so of a sample that is not finite only what is not is 0. The plan marks it by q, k and v.
 """
 
 from __future__ import annotations
@@ -17,12 +17,12 @@ import triton.language as tl
 from torch import Tensor
 
 from rtaccel.core.registry import Impl, Prepared, register_impl
-from rtaccel.core.stage import Problem, Stage, Value
+from rtaccel.core.stage import Problem, QParams, Stage
 from rtaccel.kernels._general.triton_tile import require_values
+from rtaccel.kernels._gpu.triton_device import to_int8
 from rtaccel.kernels._gpu.triton_launch import bind
 from rtaccel.kernels._gpu.triton_spec import Specialisation, Tiling, leave_out, power_of_two
 from rtaccel.kernels.attention import contract
-from rtaccel.kernels.quantize.triton import quantize as triton_quantize
 
 FEW = 4
 """Queries up to which each is a program of its own."""
@@ -31,12 +31,12 @@ MAX_HEAD_DIM = 128
 """Columns of a head: q and the sums over v lie in registers."""
 
 
-@triton.jit
+@triton.jit(do_not_specialize=["y_zero_point"])
 def attention_kernel(
-    q_ptr, k_ptr, v_ptr, mask_ptr, y_ptr, scale,
+    q_ptr, k_ptr, v_ptr, mask_ptr, y_ptr, scale, y_inv_scale, y_zero_point,
     N: tl.constexpr, T: tl.constexpr, S: tl.constexpr, HEADS: tl.constexpr, GROUP: tl.constexpr, D: tl.constexpr,
     Q: tl.constexpr, K: tl.constexpr, V: tl.constexpr, MASK: tl.constexpr, CAUSAL: tl.constexpr, EMPTY_NAN: tl.constexpr,
-    ALONE: tl.constexpr, BLOCK_T: tl.constexpr, BLOCK_S: tl.constexpr, BLOCK_D: tl.constexpr,
+    INT8_OUT: tl.constexpr, ALONE: tl.constexpr, BLOCK_T: tl.constexpr, BLOCK_S: tl.constexpr, BLOCK_D: tl.constexpr,
 ):  # fmt: skip
     # A sequence of a sample is a sample of its own, but for the mask.
     sample, head = (tl.program_id(0) // HEADS).to(tl.int64), tl.program_id(0) % HEADS
@@ -84,6 +84,9 @@ def attention_kernel(
         largest = now
     y = acc / total if EMPTY_NAN else acc / tl.where(total == 0.0, 1.0, total)
     y_at = y_ptr + (sample * T + t) * (HEADS * D) + head * D + d[None, :]
+    if INT8_OUT:
+        finite = tl.abs(y) < float("inf")
+        y = tl.where(finite, to_int8(tl.where(finite, y, 0.0) * y_inv_scale, y_zero_point), 0)
     tl.store(y_at, y, mask=(t < T) & (d[None, :] < D))
 
 
@@ -108,8 +111,15 @@ def specialize(stage: Stage, problem: Problem) -> Specialisation:
     of_each = n > 1 and rows == n * heads * t
     mask = (0 if "mask" in low else rows, heads * t if of_each else 0, t if per_head else 0, int(rows > 1))
     pointers = ("q_ptr", "k_ptr", "v_ptr", "mask_ptr", "y_ptr")
-    signature, absent = leave_out({**dict.fromkeys(pointers, "*fp32"), "scale": "fp32"}, mask_ptr="mask_rows" in low)
-    kinds = ("_causal" if low["causal"] else "") + (f"_mask{rows}" if rows else "")
+    int8_out = stage.outputs[0].quant is not None
+    signature, absent = leave_out(
+        {
+            **dict.fromkeys(pointers, "*fp32"), **({"y_ptr": "*i8"} if int8_out else {}), "scale": "fp32", "y_inv_scale": "fp32",
+            "y_zero_point": "i32",
+        },
+        mask_ptr="mask_rows" in low, y_inv_scale=int8_out, y_zero_point=int8_out,
+    )  # fmt: skip
+    kinds = ("_causal" if low["causal"] else "") + (f"_mask{rows}" if rows else "") + ("_int8" if int8_out else "")
     sizes = f"T{t}_S{s}_H{heads}_KV{low['kv_heads']}_D{d}_{q.width}_{k.width}_{v.width}"
     return Specialisation(
         name=f"attention_{f'N{n}_' if n > 1 else ''}{sizes}{kinds}",
@@ -118,8 +128,8 @@ def specialize(stage: Stage, problem: Problem) -> Specialisation:
         constants={
             "N": n, "T": t, "S": s, "HEADS": heads, "GROUP": heads // low["kv_heads"], "D": d, "Q": (q.width, low["q_column"]),
             "K": (k.width, low["k_column"]), "V": (v.width, low["v_column"]), "MASK": mask, "CAUSAL": bool(low["causal"]),
-            "EMPTY_NAN": low["empty_row"] == "nan", "ALONE": alone, "BLOCK_T": tile.block_m, "BLOCK_S": tile.block_n,
-            "BLOCK_D": tile.block_k, **absent,
+            "EMPTY_NAN": low["empty_row"] == "nan", "INT8_OUT": int8_out, "ALONE": alone, "BLOCK_T": tile.block_m,
+            "BLOCK_S": tile.block_n, "BLOCK_D": tile.block_k, **absent,
         },
         tiling=tile,
     )  # fmt: skip
@@ -131,31 +141,30 @@ def prepare(stage: Stage, problem: Problem) -> Prepared:
     launch, tile, programs = bind(spec), spec.tiling, low["heads"] * low["sequences"]
     steps = stage.inputs[0].steps // low["sequences"]
     constant = {"mask_ptr": low["mask"].float().contiguous().to(problem.device)} if "mask" in low else {}
-    quantize = None
+    dtype = torch.float32
+    scalars: dict[str, Any] = {"scale": low["scale"]}
     if y_value.quant is not None:
-        width = y_value.steps * y_value.width
-        made = Stage("quantize", "samples", (Value("x", width),), (Value("q", width, "int8", y_value.quant),))
-        quantize = triton_quantize.prepare(made, Problem.of(made, problem.rows, problem.device))
+        dtype, scalars = torch.int8, {**scalars, "y_inv_scale": low["inv_scale"], "y_zero_point": low["zero_point"]}
 
     def call(*inputs: Tensor) -> tuple[Tensor]:
         given = require_values(stage, inputs)
         m = given[0].shape[0]
-        y = torch.empty((m, *y_value.shape), dtype=torch.float32, device=given[0].device)
+        y = torch.empty((m, *y_value.shape), dtype=dtype, device=given[0].device)
         if y.numel():
             names = ("q_ptr", "k_ptr", "v_ptr", "mask_ptr")
             pointers: dict[str, Any] = {**constant, **dict(zip(names, given))}
-            launch((m * programs, triton.cdiv(steps, tile.block_m)), y_ptr=y, scale=low["scale"], **pointers)
-        if quantize is None:
-            return (y,)
-        return (quantize(y.reshape(m, -1))[0].reshape(y.shape),)
+            launch((m * programs, triton.cdiv(steps, tile.block_m)), y_ptr=y, **scalars, **pointers)
+        return (y,)
 
     return call
 
 
 def specializations() -> Iterator[Specialisation]:
     """The forms that are compiled and held to a budget without a GPU."""
-    for t, s, causal in ((1, 256, False), (32, 32, True)):  # one token, and the encoder of 32
-        stage = contract.make_stage(t, s, 4, 64, causal=causal)
+    for t, s, causal, quant in (  # one token, and the encoder of 32
+        (1, 256, False, None), (32, 32, True, None), (32, 32, False, QParams(0.02, 3)),
+    ):  # fmt: skip
+        stage = contract.make_stage(t, s, 4, 64, causal=causal, quant=quant)
         yield specialize(stage, Problem.of(stage, 1, "cuda"))
 
 

@@ -15,7 +15,13 @@ from rtaccel.core.stage import Problem, Stage
 from rtaccel.kernels._gpu.triton_spec import GPU_DP4A, WIDE_LOAD, Specialisation, power_of_two
 from rtaccel.kernels.fused_sparse_linear import contract
 from rtaccel.kernels.sparse_linear.triton import gemv, semi, semi_int4
-from rtaccel.kernels.sparse_linear.triton.rows import LARGEST, KernelConfig, held_words, problem_of_size
+from rtaccel.kernels.sparse_linear.triton.rows import (
+    LARGEST,
+    KernelConfig,
+    held_words,
+    more_than_few,
+    problem_of_size,
+)
 
 
 def supports_with(kernel: ModuleType) -> Callable[[Problem], str | None]:
@@ -27,7 +33,7 @@ def supports_with(kernel: ModuleType) -> Callable[[Problem], str | None]:
             return "rounds x in each of its programs; the model of sparse layers holds one launch before to be faster"
         whole = contract.inner_problem(problem)
         whole = Problem(**{**vars(whole), "in_widths": (-(-k // 4) * 4, *whole.in_widths[1:])})
-        reason: str | None = kernel.supports(whole)
+        reason: str | None = kernel.supports(whole) or more_than_few(whole)
         if reason is None and not held_words(k, power_of_two(n, 1, 8)):
             return f"holds a row of x in shared memory, for K <= {1024 * power_of_two(n, 1, 8)}, not K = {k}"
         return reason

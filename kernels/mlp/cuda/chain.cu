@@ -83,24 +83,26 @@ struct Chain {
     return add_rn(mul_rn(sum, of[n]), of[outputs + n]);
   }
 
-  // The sums of this thread's outputs, which each lane of a row has for int8, and for int4 the lane that is asked.
-  template <int layer>
-  __device__ __forceinline__ void sums(const signed char* from, float (&total)[passes_of(layer)]) const {
+  // The sums of this thread's outputs in passes `begin` .. `end` - 1, which each lane of a row has for int8, and for
+  // int4 the lane that is asked.
+  template <int layer, int begin, int end>
+  __device__ __forceinline__ void sums(const signed char* from, float (&total)[end - begin]) const {
     constexpr int lanes = kLanes[layer], passes = passes_of(layer), each = each_of(layer), wide = kLineParams / 16;
     constexpr int outputs = own_of(layer);
     const int lane = thread % lanes, row = thread / lanes;
     const uint4* in = reinterpret_cast<const uint4*>(from) + lane * wide;
     const unsigned* of = params() + params_before(layer);
     if constexpr (kGroup == 0) {
-      int acc[passes] = {};
+      int acc[end - begin] = {};
 #pragma unroll
       for (int j = 0; j < each; ++j)
 #pragma unroll
-        for (int p = 0; p < passes; ++p) acc[p] = dot<0>(line<layer>(j * passes + p), in + j * lanes, acc[p]);
+        for (int p = begin; p < end; ++p)
+          acc[p - begin] = dot<0>(line<layer>(j * passes + p), in + j * lanes, acc[p - begin]);
 #pragma unroll
-      for (int p = 0; p < passes; ++p) {
+      for (int p = begin; p < end; ++p) {
         const int n = p * rows_of(layer) + row, of_zero = n < outputs ? static_cast<int>(of[2 * outputs + n]) : 0;
-        total[p] = static_cast<float>(sum_over<lanes>(acc[p]) + of_zero);
+        total[p - begin] = static_cast<float>(sum_over<lanes>(acc[p - begin]) + of_zero);
       }
     } else {
       constexpr int pitch = pitch_of(layer), groups = groups_of(layer), in_group = kGroup / 32 ? kGroup / 32 : 1;
@@ -109,15 +111,16 @@ struct Chain {
 #pragma unroll
       for (int j = 0; j < each; ++j)
 #pragma unroll
-        for (int p = 0; p < passes; ++p)
+        for (int p = begin; p < end; ++p)
           fold_at[(p * rows_of(layer) + row) * pitch + j * lanes + lane] =
               dot<kGroup>(line<layer>(j * passes + p), in + j * lanes * wide, 0);
       __syncwarp();
       const float* scales = reinterpret_cast<const float*>(of + 3 * outputs);
 #pragma unroll
-      for (int p = 0; p < passes; ++p) {
+      for (int p = begin; p < end; ++p) {
         const int n = p * rows_of(layer) + row;
-        if (n < outputs && lane == p % lanes) total[p] = fold<kGroup>(fold_at + n * pitch, scales + n * groups, most);
+        if (n < outputs && lane == p % lanes)
+          total[p - begin] = fold<kGroup>(fold_at + n * pitch, scales + n * groups, most);
       }
     }
   }
@@ -176,28 +179,39 @@ struct Chain {
     meet<1, kThreads>();
   }
 
-  template <int layer>
-  __device__ __forceinline__ void layers(const signed char* from, Word* reply, unsigned sequence, bool fine) const {
+  // The outputs of passes `begin` .. `end` - 1: to the next layer's input, or, of the last one, to the host.
+  template <int layer, int begin, int end>
+  __device__ __forceinline__ void outputs_of(const signed char* from, Word* reply, unsigned sequence, bool fine) const {
     constexpr bool last = layer == kLayers - 1;
-    constexpr int lanes = kLanes[layer], passes = passes_of(layer), outputs = own_of(layer);
+    constexpr int lanes = kLanes[layer], outputs = own_of(layer);
     constexpr rta::Activation activation = static_cast<rta::Activation>(kActivations[layer]);
-    float total[passes];
-    sums<layer>(from, total);
+    float total[end - begin];
+    sums<layer, begin, end>(from, total);
     const unsigned* behind = params() + params_before(layer) + outputs * (3 + groups_of(layer));
     const float parameter = float_of(behind[0]);
     signed char* to = reinterpret_cast<signed char*>(shared + kAtInputs + inputs_before(layer + 1));
 #pragma unroll
-    for (int p = 0; p < passes; ++p) {
+    for (int p = begin; p < end; ++p) {
       const int n = p * rows_of(layer) + thread / lanes;
       const int at = program() * outputs + n;  // among those of all blocks
       if (n >= outputs || thread % lanes != p % lanes || (kParts > 1 && at >= kWidths[layer + 1])) continue;
-      const float y = rta::activate<Lane>(activation, parameter, output<layer>(n, total[p]));
+      const float y = rta::activate<Lane>(activation, parameter, output<layer>(n, total[p - begin]));
       if constexpr (last)
         store_system(reply + at, word_of(fine && complete(sequence) ? bits_of(y) : 0x7fc00000u, sequence));
       else
         to[at] = static_cast<signed char>(to_int8(y, static_cast<int>(behind[1])));
     }
+  }
+
+  // The last layer's last pass is apart: the link has the others' answers while that is computed.
+  template <int layer>
+  __device__ __forceinline__ void layers(const signed char* from, Word* reply, unsigned sequence, bool fine) const {
+    constexpr bool last = layer == kLayers - 1;
+    constexpr int passes = passes_of(layer), early = last && passes > 1 ? passes - 1 : passes;
+    outputs_of<layer, 0, early>(from, reply, sequence, fine);
+    if constexpr (early < passes) outputs_of<layer, early, passes>(from, reply, sequence, fine);
     if constexpr (!last) {
+      signed char* to = reinterpret_cast<signed char*>(shared + kAtInputs + inputs_before(layer + 1));
       meet<1, kThreads>();
       if constexpr (kParts > 1) {
         share<layer + 1>(to, sequence);

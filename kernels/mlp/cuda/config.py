@@ -152,16 +152,34 @@ class KernelConfig:
                 kept[i] += 1
         return replace(self, kept=tuple(kept))
 
-    def layer_clocks(self, layer: int) -> float:
+    def _early(self, layer: int) -> int:
+        """Passes whose answers leave before the last pass is computed."""
+        return self.passes(layer) - 1 if layer == self.layers[-1] else 0
+
+    def early(self) -> tuple[int, float]:
+        """Outputs of a block that leave before the others, and cycles by which they do."""
+        last = self.layers[-1]
+        outputs = self._early(last) * self.rows(last)
+        behind = self._sum_clocks(last) + LAYER_CLOCKS
+        return (outputs, self._line_clocks(last) / self.passes(last) + behind) if outputs else (0, 0.0)
+
+    def _sum_clocks(self, layer: int) -> float:
+        return SUM_CLOCKS * (self.lanes[layer].bit_length() + 1) + self.groups(layer) * FOLD_CLOCKS
+
+    def _line_clocks(self, layer: int) -> float:
         steps = self.steps_of(layer)
-        operands = self.each(layer) * (2 if self.group else 1)
+        operands = self.each(layer) * (2 if self.group else 1) * (2 if self._early(layer) else 1)
         # A line of the input is read by all rows of a warp at once, so a load of it has as many lines as lanes.
         lines = -(-16 * self.lanes[layer] // 128)
         shared = (steps - self.kept[layer]) * self.step_bytes * SHARED_CLOCKS + operands * self.threads // 32 * lines
         warps = max(-(-self.threads // 128), LONELY_WARP)
         products = steps * (LINE4_CLOCKS if self.group else LINE_CLOCKS) * warps
-        sums = SUM_CLOCKS * (self.lanes[layer].bit_length() + 1) + self.groups(layer) * FOLD_CLOCKS
-        return max(shared, products) + sums + LAYER_CLOCKS
+        return max(shared, products)
+
+    def layer_clocks(self, layer: int) -> float:
+        """Where answers leave in two parts, the sums of the first are waited for before the second."""
+        sums = self._sum_clocks(layer) * (2 if self._early(layer) else 1)
+        return self._line_clocks(layer) + sums + LAYER_CLOCKS
 
     def clocks(self) -> float:
         """Between a message and its answer."""
@@ -209,6 +227,12 @@ def _configs(
             )
             lanes.append(min(found, key=lambda c: (c.steps, c.lanes)).lanes[0])
         config = KernelConfig(widths, activations, group, threads, tuple(lanes), parts=parts).placed()
+        for layer in config.layers:  # twice as many lanes read half as many lines of the input each
+            lanes[layer] *= 2
+            other = replace(config, lanes=tuple(lanes), kept=()).placed() if lanes[layer] <= 32 else config
+            if other.steps == config.steps and other.clocks() < config.clocks():
+                config = other
+            lanes = list(config.lanes)
         if config.shared_bytes <= shared:
             yield config
 

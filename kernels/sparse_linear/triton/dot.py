@@ -20,15 +20,19 @@ from rtaccel.kernels._gpu.triton_epilogue import Epilogue, epilogue
 from rtaccel.kernels._gpu.triton_nan_propagation import nan_propagator
 from rtaccel.kernels._gpu.triton_spec import ASYNC_COPY, BF16_MMA, INT8_MMA, Specialisation, Tiling, power_of_two
 from rtaccel.kernels.linear.triton.mixed import as_operand
+from rtaccel.kernels.sparse_linear.triton.pack import WHOLE, pack
 from rtaccel.kernels.sparse_linear.triton.rows import (
+    LARGEST,
     KernelConfig,
     launcher,
     operands_of,
-    pack,
     problem_of_size,
     unsupported,
 )
 from rtaccel.kernels.sparse_linear.triton.walk import row_units
+
+STEP = 128
+"""Weights of each output that a program reads at once."""
 
 SIDE = 16
 """Least outputs and inputs of a block: a tile of the tensor cores, and a 16-byte piece of x."""
@@ -39,16 +43,19 @@ def sparse_dot_kernel(
     x_ptr, weight_ptr, columns_ptr, starts_ptr,
     y_ptr, multiplier_ptr, offset_ptr, compensation_ptr, row_scale_ptr, parameter, y_inv_scale, y_zero_point, rows,
     N: tl.constexpr, ACTIVATION: tl.constexpr, INT8_OUT: tl.constexpr, ASM: tl.constexpr, K: tl.constexpr,
-    DOT: tl.constexpr, B: tl.constexpr, C: tl.constexpr, UNIT: tl.constexpr, BLOCK_M: tl.constexpr, BLOCK_K: tl.constexpr,
+    DOT: tl.constexpr, B: tl.constexpr, C: tl.constexpr, UNIT: tl.constexpr, PIECE: tl.constexpr,
+    STEPPED: tl.constexpr, BLOCK_M: tl.constexpr, BLOCK_K: tl.constexpr,
 ):  # fmt: skip
-    """B outputs share their columns; a block has C weights of each, UNIT are a unit of the stream."""
+    """B outputs share their columns; a block has C weights of each, UNIT are a unit of the stream, PIECE are 16 bytes.
+    STEPPED: outputs follow each other in each step, else row after row."""
     m = tl.program_id(0) * BLOCK_M + tl.arange(0, BLOCK_M)
     n = tl.program_id(1) * B + tl.arange(0, B)
     k = tl.arange(0, BLOCK_K)
     in_m = m < rows
     first = tl.load(starts_ptr + tl.program_id(1))
     length = row_units(first, tl.load(starts_ptr + tl.program_id(1) + 1), K, C, UNIT) * UNIT
-    w_tile = weight_ptr + first.to(tl.int64) * (B * UNIT) + tl.arange(0, B)[:, None] * length + k[None, :]
+    w_tile, output = weight_ptr + first.to(tl.int64) * (B * UNIT) + k[None, :], tl.arange(0, B)[:, None]
+    w_rows = w_tile + output * length
     column_row = columns_ptr + first.to(tl.int64) * (UNIT // C)
     x_row = x_ptr + m[:, None].to(tl.int64) * K
     zero = tl.zeros((BLOCK_M, BLOCK_K), tl.int32)
@@ -56,7 +63,9 @@ def sparse_dot_kernel(
     acc = tl.zeros((BLOCK_M, B), tl.int32 if DOT == "int8" else tl.float32)
     for k0 in range(0, length, BLOCK_K):
         at = k0 + k
-        w = tl.load(w_tile + k0, mask=(at < length)[None, :], other=0)  # [B, BLOCK_K]
+        apart = tl.multiple_of(tl.minimum(length - k0, BLOCK_K), PIECE)  # rows of what a step reads follow each other
+        w_at = w_tile + k0 * B + output * apart if STEPPED else w_rows + k0
+        w = tl.load(w_at, mask=(at < length)[None, :], other=0)  # [B, BLOCK_K]
         inside = at[None, :] + zero < length  # in the shape of x: a row that is broadcast afterwards costs a conversion
         column = tl.load(column_row + at[None, :] // C + zero, mask=inside, other=0)  # [BLOCK_M, BLOCK_K]
         x_at = column.to(tl.int32) * C + at[None, :] % C
@@ -72,6 +81,11 @@ def sparse_dot_kernel(
     ))  # fmt: skip
 
 
+def step_of(config: KernelConfig) -> int:
+    """Elements of a row that lie beside those of the other outputs; 0 for whole rows, which wide blocks begin at half a line."""
+    return STEP if config.c < LARGEST else 0
+
+
 def supports(problem: Problem) -> str | None:
     reason = unsupported(problem, ("window", "blocks"))
     if reason is not None:
@@ -83,14 +97,15 @@ def supports(problem: Problem) -> str | None:
 
 def specialize(config: KernelConfig, rows: int) -> Specialisation:
     """Steps of 128, eight blocks of 16 inputs: a row of 4096 with 90 % zeros is four of them. Not measured on a card."""
-    tile = Tiling(power_of_two(rows, 16, 64), config.b, 128, num_warps=4, num_stages=3)
+    tile = Tiling(power_of_two(rows, 16, 64), config.b, STEP, num_warps=4, num_stages=3)
     return Specialisation(
         name=f"sparse_dot_M{tile.block_m}_{config}",
         kernel=sparse_dot_kernel,
         signature=config.signature(config.where),
         constants={
             **config.constants, "DOT": "int8" if config.x == "int8" else "bf16", "B": config.b, "C": config.c,
-            "UNIT": config.unit, "BLOCK_M": tile.block_m, "BLOCK_K": tile.block_k,
+            "UNIT": config.unit, "PIECE": config.piece,
+            "STEPPED": bool(step_of(config)), "BLOCK_M": tile.block_m, "BLOCK_K": tile.block_k,
         },
         tiling=tile,
     )  # fmt: skip
@@ -99,7 +114,9 @@ def specialize(config: KernelConfig, rows: int) -> Specialisation:
 def prepare(stage: Stage, problem: Problem) -> Prepared:
     """x [M, K] and, with dynamic rows, row_scale float32 [M, 1] -> y [M, N]; any M, best for those of the problem."""
     config = KernelConfig.of_blocks(stage, problem, SIDE, SIDE)
-    there, scalars = operands_of(stage, config, problem.device, lambda weight: pack(weight, config))
+    there, scalars = operands_of(
+        stage, config, problem.device, lambda weight: pack(weight, config, step_of(config) or WHOLE)
+    )
     word, propagate_nan = (
         (torch.int8, None) if config.x == "int8" else (torch.float32, nan_propagator(config.k, config.n))
     )

@@ -1,8 +1,9 @@
 """Sparse linear with float32 activations for up to four rows: float32, bfloat16 or int8 weights, sums in float32.
 
-One warp per output reads its weights in one stream of 16-byte loads, and gathers x by the columns of their blocks; without a
-pattern that is compressed rows, number by number. Each program looks at the whole of its rows of x, which lie in L2: a row that
-is not finite gives NaN.
+A program reads the weights of eight outputs, each in one stream of 16-byte loads, and gathers x by the columns of their blocks.
+Without a pattern that is number by number, from the shared memory where the program holds its rows of x. The numbers are packed
+so that few lanes of a warp meet in a bank. A program looks at all of its rows of x: a row that is not finite gives NaN. Blocks of
+several outputs are computed by tall.py.
 """
 
 from __future__ import annotations
@@ -17,31 +18,22 @@ from rtaccel.core.registry import Impl, Prepared, register_impl
 from rtaccel.core.stage import Problem, Stage
 from rtaccel.kernels._gpu.triton_epilogue import Epilogue, epilogue_of_rows
 from rtaccel.kernels._gpu.triton_spec import WIDE_LOAD, Specialisation, Tiling, power_of_two
-from rtaccel.kernels.linear.triton.mixed import INFINITY_BITS
+from rtaccel.kernels.sparse_linear.triton import tall
+from rtaccel.kernels.sparse_linear.triton.pack import pack
 from rtaccel.kernels.sparse_linear.triton.rows import (
     MAX_ROWS,
+    OUTPUTS,
     KernelConfig,
     launcher,
     more_than_few,
     operands_of,
-    pack,
     problem_of_size,
     unsupported,
 )
-from rtaccel.kernels.sparse_linear.triton.walk import streams, take
+from rtaccel.kernels.sparse_linear.triton.walk import finite_row, held_floats, streams, take, x_words
 
-
-@triton.jit
-def finite_row(x_row, K: tl.constexpr, BLOCK_N: tl.constexpr, BLOCK_W: tl.constexpr):
-    """Whether all K numbers of a row of x are finite; by the bits, whose order is that of the numbers. The tile's rows share the
-    work."""
-    WIDE: tl.constexpr = BLOCK_N * BLOCK_W
-    at = tl.arange(0, BLOCK_N)[:, None] * BLOCK_W + tl.arange(0, BLOCK_W)[None, :]
-    bits = tl.zeros((BLOCK_N, BLOCK_W), tl.int32)
-    for k0 in range(0, K, WIDE):
-        x = tl.load(x_row + k0 + at, mask=k0 + at < K, other=0.0)  # [BLOCK_N, BLOCK_W]
-        bits = tl.maximum(bits, x.to(tl.int32, bitcast=True) & 0x7FFFFFFF)
-    return tl.max(tl.max(bits, 1), 0) < INFINITY_BITS
+HELD_NUMBERS = 32
+"""Of x, for each thread, at most."""
 
 
 @triton.jit(do_not_specialize=["rows", "y_zero_point"])
@@ -49,30 +41,35 @@ def sparse_gemv_float_kernel(
     x_ptr, weight_ptr, columns_ptr, starts_ptr,
     y_ptr, multiplier_ptr, offset_ptr, compensation_ptr, row_scale_ptr, parameter, y_inv_scale, y_zero_point, rows,
     N: tl.constexpr, ACTIVATION: tl.constexpr, INT8_OUT: tl.constexpr, ASM: tl.constexpr, K: tl.constexpr,
-    B: tl.constexpr, C: tl.constexpr, UNIT: tl.constexpr, ROWS: tl.constexpr, BLOCK_N: tl.constexpr, BLOCK_W: tl.constexpr,
+    C: tl.constexpr, UNIT: tl.constexpr, LEAD: tl.constexpr, HELD: tl.constexpr, ROWS: tl.constexpr, BLOCK_N: tl.constexpr,
+    BLOCK_W: tl.constexpr,
 ):  # fmt: skip
-    """B outputs share their columns; a block has C weights of each, UNIT are a unit of the stream."""
+    """A block has C weights, UNIT are a unit of the stream, LEAD units a whole number of lines. HELD: numbers of a row of x that
+    the program holds, 0 for none."""
     m = tl.program_id(0).to(tl.int64) * ROWS
     n = tl.program_id(1) * BLOCK_N + tl.arange(0, BLOCK_N)
     zero = tl.zeros((BLOCK_N, BLOCK_W), tl.int32)
     nothing = tl.zeros((BLOCK_N, BLOCK_W), tl.float32)
     x_row = x_ptr + m * K
-    weights, columns, length = streams(weight_ptr, columns_ptr, starts_ptr, n, N, K, B, C, UNIT)
+    weights, columns, begin, end = streams(weight_ptr, columns_ptr, starts_ptr, n, N, K, C, UNIT, LEAD)
+    held, finite = held_floats(x_row, m, rows, ROWS, K, HELD)
 
     accs = (nothing,) * ROWS
-    for w0 in range(0, tl.max(length), BLOCK_W):
-        w, x_at, inside = take(weights, columns, w0, length, K, C, BLOCK_N, BLOCK_W)
+    for w0 in range(0, tl.max(end), BLOCK_W):
+        w, x_at, inside = take(weights, columns, w0, begin, end, K, C, BLOCK_N, BLOCK_W)
         sums = ()
         for r in tl.static_range(ROWS):
             within = inside & (m + zero + r < rows)
-            x = tl.load(x_row + r * K + x_at, mask=within, other=0.0)  # [BLOCK_N, BLOCK_W]
+            x = x_words(held[r], x_row + r * K, x_at, within, HELD)  # [BLOCK_N, BLOCK_W]
             sums = sums + (tl.fma(w.to(tl.float32), x, accs[r]),)  # noqa: RUF005
         accs = sums
 
     totals = ()
     for r in tl.static_range(ROWS):
         total = tl.sum(accs[r], 1)[None, :]
-        if m + r < rows:
+        if HELD:
+            total = tl.where(finite[r][:, None], total, float("nan"))
+        elif m + r < rows:
             total = tl.where(finite_row(x_row + r * K, K, BLOCK_N, BLOCK_W), total, float("nan"))
         totals = totals + (total,)  # noqa: RUF005
     epilogue_of_rows(totals, m, rows, n[None, :], None, Epilogue(
@@ -89,18 +86,22 @@ def supports(problem: Problem) -> str | None:
 
 
 def specialize(config: KernelConfig, rows: int) -> Specialisation:
-    """One warp per output, up to eight in a program; a lane takes eight weights in a step, four where there are several sums or
-    the weights are float32. Not measured on a card."""
-    outputs, m = power_of_two(config.n, 1, 8), power_of_two(rows, 1, MAX_ROWS)
-    each = 8 if m == 1 and config.weight != "float32" else 4
+    """Up to eight outputs and as many warps in a program. x is held where that is up to 32 registers of a thread; then a step is
+    an eighth of a row. Else a lane takes eight weights, or four of several rows. Not measured on a card."""
+    if config.together > 1:
+        return tall.specialize(config, rows)
+    outputs, m = power_of_two(config.n, 1, OUTPUTS), power_of_two(rows, 1, MAX_ROWS)
+    held = power_of_two(config.k, 32, 1 << 16) if config.c == 1 else 0
+    held = held if held * m <= HELD_NUMBERS * 32 * outputs else 0
+    each = power_of_two(config.k // 256, 4, 16) if held else 8 if m == 1 and config.weight != "float32" else 4
     tile = Tiling(block_m=m, block_n=outputs, block_k=32 * each, num_warps=outputs)
     return Specialisation(
         name=f"sparse_gemv_float_M{m}_{config}",
         kernel=sparse_gemv_float_kernel,
         signature=config.signature(config.where),
         constants={
-            **config.constants, "B": config.b, "C": config.c, "UNIT": config.unit, "ROWS": m, "BLOCK_N": outputs,
-            "BLOCK_W": tile.block_k,
+            **config.constants, "C": config.c, "UNIT": config.unit, "LEAD": config.lead, "HELD": held, "ROWS": m,
+            "BLOCK_N": outputs, "BLOCK_W": tile.block_k,
         },
         tiling=tile,
     )  # fmt: skip
@@ -109,8 +110,10 @@ def specialize(config: KernelConfig, rows: int) -> Specialisation:
 def prepare(stage: Stage, problem: Problem) -> Prepared:
     """x float32 [M, K] -> y [M, N]; any M, best for those of the problem."""
     config = KernelConfig.of_blocks(stage, problem, 1, 1)
-    there, scalars = operands_of(stage, config, problem.device, lambda weight: pack(weight, config))
-    return launcher(config, specialize(config, problem.matrix_rows), there, scalars, torch.float32)
+    spec = specialize(config, problem.matrix_rows)
+    each = config.gathered(spec.constants["BLOCK_W"]) if config.together == 1 and spec.constants["HELD"] else 0
+    there, scalars = operands_of(stage, config, problem.device, lambda weight: pack(weight, config, each=each))
+    return launcher(config, spec, there, scalars, torch.float32)
 
 
 def specializations() -> Iterator[Specialisation]:

@@ -1,14 +1,6 @@
-"""What the Triton kernels of blocks and of single weights share: how weights lie in memory, operands, the call.
+"""What the Triton kernels of blocks and of single weights share: the sizes they are made for, operands, the call.
 
-W is cut into blocks of b outputs by c inputs, both powers of two; those without a number are left out. b neighboring outputs
-have their blocks in the same columns. Their weights lie row by row, each row in one stream of units of at least 16 bytes:
-
-    starts [rows of blocks + 1]     int32, in units: of row r of blocks are units starts[r] .. starts[r + 1] - 1 of each output
-    columns [units * unit / c]      int16 (int32 where that is too small), of each block in blocks; 0 where a unit is padded
-    weight [...]                    outputs r * b + i, i = 0 .. b - 1: from element (starts[r] * b + i * units of r) * unit
-
-So every load of weights is 16 bytes wide and each byte is read once; x is read c elements at a time where the columns say. A
-weight without any pattern has b = 1 and c = 4 for int8 (an occupied word of four bytes is one dp4a), c = 1 for floats.
+How weights lie in memory is in pack.py.
 """
 
 from __future__ import annotations
@@ -25,7 +17,6 @@ from rtaccel.core import settings
 from rtaccel.core.registry import Prepared
 from rtaccel.core.stage import Problem, Stage
 from rtaccel.core.weight_format import WeightFormat
-from rtaccel.formats import blocks
 from rtaccel.formats.int8 import inverse_scale
 from rtaccel.kernels._gpu.triton_epilogue import epilogue_types
 from rtaccel.kernels._gpu.triton_launch import bind
@@ -42,6 +33,12 @@ from rtaccel.kernels.sparse_linear import contract
 
 LINE = 16
 """Bytes of the widest load."""
+
+LINE_OF_MEMORY = 128
+"""Bytes that one load of a warp meets at once."""
+
+OUTPUTS = 8
+"""Of a program of few rows."""
 
 LARGEST = 64
 """Of a side of a block: larger ones are cut."""
@@ -129,6 +126,26 @@ class KernelConfig:
         return max(self.c, LINE // SIZES[self.weight])
 
     @property
+    def piece(self) -> int:
+        """Elements in 16 bytes, which lie together of each output of a block."""
+        return LINE // SIZES[self.weight]
+
+    @property
+    def together(self) -> int:
+        """Outputs of a program whose pieces lie side by side: they share their columns. 1 where a block has one output."""
+        return min(self.b, OUTPUTS)
+
+    def gathered(self, step: int) -> int:
+        """Blocks that follow each other in a lane, of a step of so many along a row: those of 16 bytes, or fewer."""
+        return min(self.unit // self.c, step // 32)
+
+    @property
+    def lead(self) -> int:
+        """Units in which weights and columns are both whole lines, as far as 256 bytes: a row is read from such a place on."""
+        column = self.unit // self.c * self.index.itemsize
+        return min(max(LINE_OF_MEMORY // (self.unit * SIZES[self.weight]), LINE_OF_MEMORY // column, 1), 16)
+
+    @property
     def index(self) -> torch.dtype:
         return torch.int16 if -(-self.k // self.c) <= 32_768 else torch.int32
 
@@ -171,27 +188,6 @@ class KernelConfig:
     @property
     def where(self) -> dict[str, str]:
         return {"columns_ptr": "*i16" if self.index == torch.int16 else "*i32", "starts_ptr": "*i32"}
-
-
-def pack(weight: Tensor, config: KernelConfig) -> dict[str, Tensor]:
-    """weight, columns and starts of a dense weight [N, K], as above."""
-    b, c, unit = config.b, config.c, config.unit
-    tiles = blocks.tiled(weight, (b, c))
-    kept = (tiles != 0).flatten(2).any(2)
-    counts = kept.sum(1)
-    units = -(-counts // (unit // c))
-    starts = torch.zeros(counts.numel() + 1, dtype=torch.int64, device=weight.device)
-    starts[1:] = units.cumsum(0)
-    row, column = kept.nonzero(as_tuple=True)
-    place = torch.arange(row.numel(), device=weight.device) - (counts.cumsum(0) - counts)[row]
-    total = max(int(starts[-1]), 1)
-    columns = torch.zeros(total * (unit // c), dtype=config.index, device=weight.device)
-    columns[starts[row] * (unit // c) + place] = column.to(config.index)
-    values = weight.new_zeros(total * unit * b)
-    at = (starts[row] * (unit * b) + place * c)[:, None, None]
-    at = at + torch.arange(b, device=weight.device)[None, :, None] * (units[row] * unit)[:, None, None]
-    values[at + torch.arange(c, device=weight.device)] = tiles[row, column]
-    return {"weight_ptr": values, "columns_ptr": columns, "starts_ptr": starts.to(torch.int32)}
 
 
 def params(stage: Stage, config: KernelConfig) -> tuple[Tensor, dict[str, Tensor], dict[str, float]]:

@@ -1,4 +1,4 @@
-"""2:4 weights from their compressed form, up to four rows: what is read is the two values of each four and their places.
+"""2:4 weights from their compressed form, for few rows: what is read is the two values of each four and their places.
 
 int8 x int8: a word of weights holds the values of two groups of four inputs, a byte beside it their four places. The places
 become the selector of one byte permutation that picks what the values multiply from two words of x; one dp4a sums it. For each 32
@@ -34,7 +34,6 @@ from rtaccel.kernels.sparse_linear.triton.rows import (
     MAX_ROWS,
     KernelConfig,
     launcher,
-    more_than_few,
     operands_of,
     problem_of_size,
     unsupported,
@@ -169,12 +168,6 @@ def one_of(a, b, c, d, place):
     return tl.where(place & 2 != 0, tl.where(odd, d, c), tl.where(odd, b, a))
 
 
-@triton.jit
-def nibble(metadata_ptr, group, mask):
-    """Places of a group, two in a byte."""
-    return (tl.load(metadata_ptr + group // 2, mask=mask, other=0).to(tl.int32) >> (group % 2 * 4)) & 15
-
-
 @triton.jit(do_not_specialize=["rows", "y_zero_point"])
 def semi_gemv_float_kernel(
     x_ptr, weight_ptr, metadata_ptr,
@@ -220,10 +213,9 @@ def supports(problem: Problem) -> str | None:
         return reason
     if problem.weight_format is WeightFormat.FLOAT32:
         return "has no form for float32 values, whose places take what the zeros save"
-    reason = more_than_few(problem)
-    if reason is None and problem.in_dtypes[0] == "int8" and problem.in_widths[0] % 4:
-        reason = f"reads x in words of 4 bytes: K must be a multiple of 4, not {problem.in_widths[0]}"
-    return reason
+    if problem.in_dtypes[0] == "int8" and problem.in_widths[0] % 4:
+        return f"reads x in words of 4 bytes: K must be a multiple of 4, not {problem.in_widths[0]}"
+    return None
 
 
 def specialize(config: KernelConfig, rows: int) -> Specialisation:

@@ -1,15 +1,15 @@
-"""2:4 weights with int4 values, W4A8, up to four rows: for each 64 inputs 16 bytes of values, 8 of places, two scales.
+"""2:4 weights with int4 values, W4A8, for few rows: for each 64 inputs 16 bytes of values, 8 of places, two scales.
 
 As in linear/triton/gemv_int4.py, a word holds eight int4 numbers of a pair of groups (those of one scale each): the low halves
 of its bytes are of the first group, the high ones of the second, 16 q once they are alone. Each half is four values of two fours
 of inputs, and a byte of places is the selector of one byte permutation, as in triton/semi.py:
 
-    values [N, pairs, lines, 4]  int32   word j of a line: fours j and 4 + j of each group's eight
-    places [N, pairs, lines, 4]  int16   of the first group in the low byte
-    scales [N, pairs]            int32   two bfloat16, of q / 16
+    values [N / 8, pairs, lines, 8, 4]  int32   word j of a line: fours j and 4 + j of each group's eight
+    places [N / 8, pairs, lines, 8, 4]  int16   of the first group in the low byte
+    scales [N / 8, pairs, 8]            int32   two bfloat16, of q / 16
 
-A line is 32 inputs of both groups, so groups are multiples of 32. The sums of a word are whole numbers, words are added in
-float32.
+A line is 32 inputs of both groups, so groups are multiples of 32. Eight outputs lie side by side, in eight neighboring lanes,
+which meet the same 16 bytes of x. The sums of a word are whole numbers, words are added in float32.
 """
 
 from __future__ import annotations
@@ -27,17 +27,17 @@ from rtaccel.core.stage import Problem, Stage
 from rtaccel.core.weight_format import WeightFormat
 from rtaccel.formats import int4
 from rtaccel.kernels._gpu.triton_device import dot4
-from rtaccel.kernels._gpu.triton_epilogue import Epilogue, epilogue_of_rows, sums_of_rows
+from rtaccel.kernels._gpu.triton_epilogue import Epilogue, epilogue_of_rows
 from rtaccel.kernels._gpu.triton_spec import GPU_DP4A, MAX_N, WIDE_LOAD, Specialisation, Tiling, power_of_two
 from rtaccel.kernels._gpu.triton_tiles import repeated
 from rtaccel.kernels.linear import contract as linear
 from rtaccel.kernels.sparse_linear.triton.permute import pick_bytes
 from rtaccel.kernels.sparse_linear.triton.rows import (
     MAX_ROWS,
+    OUTPUTS,
     KernelConfig,
     held_words,
     launcher,
-    more_than_few,
     operands_of,
     problem_of_size,
 )
@@ -48,8 +48,8 @@ from rtaccel.kernels.sparse_linear.triton.walk import held_rows, x_words
 LINE = 32
 WHERE = {"metadata_ptr": "*i16", "scale_ptr": "*i32"}
 
-REGISTERS = 112
-"""Of a thread at most, for four rows: the assembler spills two rather than take more than 128, unless it is told."""
+REGISTERS = 128
+"""Of a thread at most, for four rows: the assembler spills some rather than take more than 112, unless it is told."""
 
 
 @triton.jit
@@ -75,38 +75,39 @@ def semi_int4_kernel(
     x_inv_scale, x_zero_point,
     N: tl.constexpr, ACTIVATION: tl.constexpr, INT8_OUT: tl.constexpr, ASM: tl.constexpr, K: tl.constexpr,
     QUANTIZE: tl.constexpr, SCALED: tl.constexpr, HELD: tl.constexpr, GROUP: tl.constexpr, ROWS: tl.constexpr,
-    BLOCK_N: tl.constexpr, BLOCK_W: tl.constexpr,
+    BLOCK_N: tl.constexpr, BLOCK_U: tl.constexpr,
 ):  # fmt: skip
     """HELD: words of a row of x that the program holds, 0 for none."""
     X_WORDS: tl.constexpr = (K + 3) // 4
     HALF: tl.constexpr = GROUP // 4  # words of x of a group
-    EACH: tl.constexpr = GROUP // 8  # words of weights of a pair of groups
+    LINES: tl.constexpr = GROUP // 32  # of a pair of groups
     PAIRS: tl.constexpr = (K + 2 * GROUP - 1) // (2 * GROUP)
     m = tl.program_id(0).to(tl.int64) * ROWS
     n = tl.program_id(1) * BLOCK_N + tl.arange(0, BLOCK_N)
-    word = tl.arange(0, BLOCK_W)[None, :]
-    zero = tl.zeros((BLOCK_N, BLOCK_W), tl.int32)
-    row_at = n[:, None].to(tl.int64) * PAIRS
+    element = tl.arange(0, BLOCK_N * 4)[None, :]  # of outputs, four words of each
+    zero = tl.zeros((BLOCK_U, BLOCK_N * 4), tl.int32)
+    first = tl.program_id(1).to(tl.int64) * PAIRS
     x_row = x_ptr + m * (X_WORDS if QUANTIZE == "" else K)
     held, x_scales = held_rows(x_row, m, rows, x_inv_scale, x_zero_point, ROWS, K, HELD, QUANTIZE)
 
-    accs = (tl.zeros((BLOCK_N, BLOCK_W), tl.float32),) * ROWS
-    for w0 in range(0, PAIRS * EACH, BLOCK_W):
-        at = w0 + word + zero
-        inside = (at < PAIRS * EACH) & (n < N)[:, None]
-        w = tl.load(weight_ptr + row_at * EACH + at, mask=inside, other=0)  # [BLOCK_N, BLOCK_W]
-        metadata = tl.load(metadata_ptr + row_at * EACH + at, mask=inside, other=0).to(tl.int32)  # [BLOCK_N, BLOCK_W]
-        quad = w0 // 4 + tl.arange(0, BLOCK_W // 4)[None, :]  # four words of a lane have the same scales
-        pair = tl.max_contiguous(quad // (EACH // 4), (1, 2))  # triton_tiles.repeated
-        in_scales = (n < N)[:, None] & (pair < PAIRS)
-        scales = repeated(tl.load(scale_ptr + row_at + pair, mask=in_scales, other=0), 4)  # two each
+    accs = (tl.zeros((BLOCK_U, BLOCK_N * 4), tl.float32),) * ROWS
+    for u0 in range(0, PAIRS * LINES, BLOCK_U):
+        u = u0 + tl.arange(0, BLOCK_U)[:, None]
+        inside = u + zero < PAIRS * LINES
+        at = first * LINES * (BLOCK_N * 4) + u * (BLOCK_N * 4) + element
+        w = tl.load(weight_ptr + at, mask=inside, other=0)  # [BLOCK_U, BLOCK_N * 4]
+        metadata = tl.load(metadata_ptr + at, mask=inside, other=0).to(tl.int32)  # [BLOCK_U, BLOCK_N * 4]
+        pair, output = u // LINES, tl.arange(0, BLOCK_N)[None, :]
+        in_scales = u + tl.zeros((BLOCK_U, BLOCK_N), tl.int32) < PAIRS * LINES
+        scales = repeated(tl.load(scale_ptr + first * BLOCK_N + pair * BLOCK_N + output, mask=in_scales, other=0), 4)
         low, high = (w << 4) & -252645136, w & -252645136  # 0xF0F0F0F0
         low_pick, high_pick = selector(metadata & 255), selector((metadata >> 8) & 255)
         low_scale, high_scale = (
             (scales << 16).to(tl.float32, bitcast=True),
             (scales & -65536).to(tl.float32, bitcast=True),
         )
-        x_at = at // EACH * (2 * HALF) + at // 4 % (EACH // 4) * 8 + at % 4
+        x_at = u // LINES * (2 * HALF) + u % LINES * 8 + element % 4
+        x_at = tl.max_contiguous(tl.multiple_of(x_at, (1, 4)), (1, 4))
         sums = ()
         for r in tl.static_range(ROWS):
             total = _row(
@@ -116,14 +117,16 @@ def semi_int4_kernel(
             sums = sums + (total,)  # noqa: RUF005
         accs = sums
 
-    epilogue_of_rows(sums_of_rows(accs, ROWS, True), m, rows, n[None, :], x_scales if SCALED else None, Epilogue(
+    totals = ()
+    for r in tl.static_range(ROWS):
+        totals = totals + (tl.sum(tl.sum(tl.reshape(accs[r], (BLOCK_U, BLOCK_N, 4)), 2), 0),)  # noqa: RUF005
+    epilogue_of_rows(totals, m, rows, n, x_scales if SCALED else None, Epilogue(
         y_ptr, multiplier_ptr, offset_ptr, compensation_ptr, row_scale_ptr, None, parameter, y_inv_scale, y_zero_point, N,
         ACTIVATION, INT8_OUT, ASM,
     ), ROWS)  # fmt: skip
 
 
-def unsupported(problem: Problem) -> str | None:
-    """None, or why no kernel of this layout takes it."""
+def supports(problem: Problem) -> str | None:
     if problem.attrs["layout"] != "2:4":
         return f"packs 2:4, and this weight is packed as {problem.attrs['layout']}"
     if problem.weight_format is not WeightFormat.INT4 or problem.in_dtypes[0] != "int8":
@@ -132,13 +135,6 @@ def unsupported(problem: Problem) -> str | None:
         return f"has a program for each 8 outputs, for N <= {MAX_N}, not N = {problem.out_widths[0]}"
     if int(problem.attrs["group_size"]) % LINE:
         return f"takes groups of a multiple of {LINE} inputs, not of {problem.attrs['group_size']}"
-    return None
-
-
-def supports(problem: Problem) -> str | None:
-    reason = unsupported(problem) or more_than_few(problem)
-    if reason is not None:
-        return reason
     k = problem.in_widths[0]
     if k % 4 or not 0 < k <= linear.MAX_K:
         return f"reads x in words of 4 bytes: K must be a positive multiple of 4, at most {linear.MAX_K}, not {k}"
@@ -151,16 +147,16 @@ def select_config(problem: Problem) -> KernelConfig:
 
 
 def specialize(config: KernelConfig, group: int, rows: int) -> Specialisation:
-    """One warp per output, up to eight in a program, 16 bytes of values per lane and step. Not measured on a card."""
-    outputs, m = power_of_two(config.n, 1, 8), power_of_two(rows, 1, MAX_ROWS)
-    tile = Tiling(block_m=m, block_n=outputs, block_k=2048, num_warps=outputs)
+    """Eight outputs in a program, 16 bytes of values of each per warp's eight lanes and step. Not measured on a card."""
+    m = power_of_two(rows, 1, MAX_ROWS)
+    tile = Tiling(block_m=m, block_n=OUTPUTS, block_k=2048, num_warps=8)
     return Specialisation(
         name=f"sparse_semi_int4_g{group}_M{m}_{config}",
         kernel=semi_int4_kernel,
         signature=config.signature(WHERE, weight_ptr="*i32", **config.x_in_words),
         constants={
-            **config.constants, **config.quantizing, "HELD": held_words(config.k, outputs) if config.quantize else 0,
-            "GROUP": group, "ROWS": m, "BLOCK_N": outputs, "BLOCK_W": 128,
+            **config.constants, **config.quantizing, "HELD": held_words(config.k, tile.num_warps) if config.quantize else 0,
+            "GROUP": group, "ROWS": m, "BLOCK_N": OUTPUTS, "BLOCK_U": 32,
         },
         tiling=tile,
         registers=REGISTERS if m == MAX_ROWS else 0,
@@ -169,7 +165,8 @@ def specialize(config: KernelConfig, group: int, rows: int) -> Specialisation:
 
 def pack(packed: Tensor, group_scale: Tensor, k: int, group: int) -> dict[str, Tensor]:
     """As above, of an int4 weight as a state dict stores it, dense; zeros beyond K."""
-    values, metadata = grouped(int4.unpack(packed, k))
+    weight = torch.nn.functional.pad(int4.unpack(packed, k), (0, 0, 0, -packed.shape[0] % OUTPUTS))
+    values, metadata = grouped(weight)
     n, pairs, lines = values.shape[0], -(-k // (2 * group)), group // LINE
     more = pairs * group // 2 - values.shape[1]
     values = torch.nn.functional.pad(values, (0, 0, 0, more)).view(n, pairs, 2, lines, 2, 4, 2).transpose(4, 5)
@@ -179,11 +176,17 @@ def pack(packed: Tensor, group_scale: Tensor, k: int, group: int) -> dict[str, T
     of_group = both[:, :, :, :, 0] | (both[:, :, :, :, 1] << 4)
     picks = of_group.permute(0, 1, 3, 4, 2).reshape(n, -1).contiguous().view(torch.int16)
     scales = torch.zeros((n, pairs * 2), device=packed.device)
-    scales[:, : group_scale.shape[1]] = group_scale / 16
+    scales[: group_scale.shape[0], : group_scale.shape[1]] = group_scale / 16
     bits = scales.bfloat16().view(torch.int16).to(torch.int32).view(n, pairs, 2)
     return {
-        "weight_ptr": words, "metadata_ptr": picks, "scale_ptr": (bits[..., 0] & 0xFFFF) | (bits[..., 1] << 16),
+        "weight_ptr": _side_by_side(words, 4), "metadata_ptr": _side_by_side(picks, 4),
+        "scale_ptr": _side_by_side((bits[..., 0] & 0xFFFF) | (bits[..., 1] << 16), 1),
     }  # fmt: skip
+
+
+def _side_by_side(rows: Tensor, each: int) -> Tensor:
+    """[N, width] as [N / 8, width / each, 8, each]."""
+    return rows.view(-1, OUTPUTS, rows.shape[1] // each, each).transpose(1, 2).contiguous()
 
 
 def prepare(stage: Stage, problem: Problem, quantize: str = "") -> Prepared:

@@ -42,13 +42,8 @@ def pack_lines(weight: Tensor) -> dict[str, Tensor]:
     return {"weight_ptr": words, "metadata_ptr": (low | (high << 4)).reshape(n, -1)}
 
 
-def pack_pairs(weight: Tensor, groups: int = GROUPS) -> dict[str, Tensor]:
-    """A word or half a word a group, and places two in a byte; the groups a multiple of so many."""
+def pack_pairs(weight: Tensor) -> dict[str, Tensor]:
+    """A word or half a word a group, and places two in a byte."""
     values, metadata = grouped(weight)
-    more = -metadata.shape[1] % groups
-    values, metadata = (
-        torch.nn.functional.pad(values, (0, 0, 0, more)).contiguous(),
-        torch.nn.functional.pad(metadata, (0, more)),
-    )
-    pairs = values.view(torch.int32 if weight.dtype == torch.bfloat16 else torch.int16).squeeze(2)
+    pairs = values.contiguous().view(torch.int32 if weight.dtype == torch.bfloat16 else torch.int16).squeeze(2)
     return {"weight_ptr": pairs, "metadata_ptr": metadata[:, 0::2] | (metadata[:, 1::2] << 4)}

@@ -29,11 +29,11 @@ from rtaccel.kernels._gpu.triton_spec import (
     require_matrix,
     require_row_scale,
 )
+from rtaccel.kernels.sparse_linear.triton.pack import pack
 from rtaccel.kernels.sparse_linear.triton.rows import (
     POINTERS,
     KernelConfig,
     operands_of,
-    pack,
     problem_of_size,
     unsupported,
 )
@@ -62,22 +62,27 @@ def spmm_kernel(
     x_ptr, weight_ptr, columns_ptr, starts_ptr,
     y_ptr, multiplier_ptr, offset_ptr, compensation_ptr, row_scale_ptr, parameter, y_inv_scale, y_zero_point, rows,
     N: tl.constexpr, ACTIVATION: tl.constexpr, INT8_OUT: tl.constexpr, ASM: tl.constexpr, K: tl.constexpr,
-    UNIT: tl.constexpr, INT8: tl.constexpr, BLOCK_M: tl.constexpr, BLOCK_E: tl.constexpr,
+    UNIT: tl.constexpr, LEAD: tl.constexpr, INT8: tl.constexpr, BLOCK_M: tl.constexpr, BLOCK_E: tl.constexpr,
 ):  # fmt: skip
-    """x turned. UNIT: weights of a unit of the stream."""
+    """x turned. UNIT: weights of a unit of the stream; LEAD units are a whole number of lines."""
     tile, n = tl.program_id(0).to(tl.int64), tl.program_id(1)
     first = tl.load(starts_ptr + n)
-    length = row_units(first, tl.load(starts_ptr + n + 1), K, 1, UNIT) * UNIT
-    w_row, column_row = weight_ptr + first.to(tl.int64) * UNIT, columns_ptr + first.to(tl.int64) * UNIT
+    units, before = row_units(first, tl.load(starts_ptr + n + 1), K, 1, UNIT), first % LEAD
+    begin, end = before * UNIT, (before + units) * UNIT  # from where a line begins
+    w_row, column_row = (
+        weight_ptr + (first - before).to(tl.int64) * UNIT,
+        columns_ptr + (first - before).to(tl.int64) * UNIT,
+    )
     x_tile = x_ptr + tile * K * BLOCK_M + tl.arange(0, BLOCK_M)[None, :]
     entry, zero = tl.arange(0, BLOCK_E)[:, None], tl.zeros((BLOCK_E, BLOCK_M), tl.int32)
 
     acc = zero if INT8 else zero.to(tl.float32)
-    for e0 in range(0, length, BLOCK_E):
+    for e0 in range(0, end, BLOCK_E):
         at = e0 + entry
-        w = tl.load(w_row + at, mask=at < length, other=0)  # [BLOCK_E, 1]
-        column = tl.load(column_row + at, mask=at < length, other=0).to(tl.int64)  # [BLOCK_E, 1]
-        x = tl.load(x_tile + column * BLOCK_M, mask=at + zero < length, other=0)  # [BLOCK_E, BLOCK_M]
+        w = tl.load(w_row + at, mask=(at >= begin) & (at < end), other=0)  # [BLOCK_E, 1]
+        column = tl.load(column_row + at, mask=(at >= begin) & (at < end), other=0).to(tl.int64)  # [BLOCK_E, 1]
+        there = (at + zero >= begin) & (at + zero < end)
+        x = tl.load(x_tile + column * BLOCK_M, mask=there, other=0)  # [BLOCK_E, BLOCK_M]
         if INT8:
             acc += w.to(tl.int32) * x.to(tl.int32)
         else:
@@ -111,7 +116,8 @@ def specialize(config: KernelConfig, rows: int) -> Specialisation:
         kernel=spmm_kernel,
         signature=config.signature(config.where),
         constants={
-            **config.constants, "UNIT": config.unit, "INT8": config.x == "int8", "BLOCK_M": m, "BLOCK_E": tile.block_k,
+            **config.constants, "UNIT": config.unit, "LEAD": config.lead, "INT8": config.x == "int8", "BLOCK_M": m,
+            "BLOCK_E": tile.block_k,
         },
         tiling=tile,
     )  # fmt: skip

@@ -174,3 +174,11 @@ def test_the_loop_of_a_code() -> None:
         /*0050*/                   BRA `(.L_x_1);
 """
     assert layers.loop_of(text) == (2, 3)
+    step, between = (
+        ("        /*{}*/                   {} R1, R2 ;\n" * 2),
+        "        /*0100*/                   MOV R1, R2 ;\n",
+    )
+    one = step.format("0000", "IDP", "0010", "LDG")
+    two = f"{between}.L_x_0:\n{one * 2}        /*0020*/               @P0 BRA `(.L_x_0) ;\n{one}{between}"
+    assert layers.loop_of(two) == (5, 4)
+    assert layers.loop_of(two, "IDP", 1) == (2, 2)  # the step behind the loop is not run beside it

@@ -63,6 +63,11 @@ def counted(
         machine = Machine(text, LANES * warps, bank, ids, memory)
         machine.run()
         lost += machine.lost
+        met: dict[str, set[int]] = {}
         for load in machine.loads:
-            count(load, found.setdefault(pointers[load.argument], Counted()))
+            argument = pointers[load.argument]
+            count(load, found.setdefault(argument, Counted()))
+            met.setdefault(argument, set()).update(np.unique(load.at[load.active] // LINE).tolist())
+        for argument, lines in met.items():
+            found[argument].lines += len(lines)
     return found, lost

@@ -145,10 +145,7 @@ class Apart:
     why: str
 
 
-GATHERED = "columns of x lie where the weights have them"
-UNALIGNED = "a row of weights begins where the one before ends, so its loads meet a line more"
 BEGIN = "rows begin at any number, and a lane has one"
-ROW, PLACES = ("weight_ptr", "columns_ptr"), ("metadata_ptr",)
 SIDE_BY_SIDE: tuple[Apart, ...] = (
     Apart("attention_T1_", ("q_ptr", "k_ptr", "v_ptr"), BEGIN),
     Apart("cached_attention_", ("k_ptr", "v_ptr"), BEGIN),
@@ -162,16 +159,18 @@ SIDE_BY_SIDE: tuple[Apart, ...] = (
     Apart("linear_mixed_M16_int4_g32_a8", ("x_ptr",), "a step has the 32 bytes of x of one group"),
     Apart("linear_wide_M64_int4_g32_a16", ("x_ptr",), "a load has the 32 numbers of a group, 64 bytes of a row of bfloat16 x"),
     Apart("mlp_chain_128-128", ("params_ptr",), "numbers of a layer begin where those of the one before end"),
-    Apart("sparse_dot", ("x_ptr",), GATHERED), Apart("sparse_dot", ROW, UNALIGNED),
-    Apart("sparse_gemv", ("x_ptr",), GATHERED), Apart("sparse_gemv", ROW, UNALIGNED),
-    Apart("sparse_spmm", ("x_ptr",), GATHERED), Apart("sparse_spmm", ROW, UNALIGNED),
-    Apart("sparse_semi_dot_M16_bfloat16", ("x_ptr",), "places name two of four, and a lane has eight of those, 4 bytes each"),
-    Apart("sparse_semi_dot", PLACES, "two places are a byte, and a lane reads a byte for the pair that it has"),
-    Apart("sparse_semi_int4_dot_g128", PLACES, "two places are a byte, and a lane reads a byte for the pair that it has"),
-    Apart("sparse_semi_int4_dot_g32_M64", ("scale_ptr",), "scales of rows lie 64 bytes apart"),
-    Apart("sparse_semi_int4_dot_g32_M64", ("weight_ptr", "metadata_ptr"), "a step has one group of a row: 32 bytes"),
-    Apart("sparse_semi_int4_g128_M4", ("x_ptr",), "a word selects from two halves of 32 bytes of x"),
 )  # fmt: skip
+
+
+GATHERED = ("sparse_dot", "sparse_spmm")
+"""Start of the names of kernels that read x where columns say."""
+
+
+def ratio(name: str, argument: str, counted: Counted) -> float:
+    """Wavefronts, of the least there could be. What columns select from x lies in lines that the kernel does not choose. A
+    wavefront is of one line, so a program takes at least one for each line in which it has columns."""
+    lines = counted.lines if argument == "x_ptr" and name.startswith(GATHERED) else 0
+    return counted.taken / max(counted.least, lines, 1)
 
 
 def apart(name: str, argument: str) -> str:

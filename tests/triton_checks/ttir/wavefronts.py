@@ -87,11 +87,12 @@ class Layout:
 
 @dataclass
 class Counted:
-    """Of one argument: wavefronts, the least there could be, and bytes a lane of its widest load."""
+    """Of one argument: wavefronts, what holds the same bytes, bytes a lane of its widest load, and lines that a program meets."""
 
     taken: int = 0
     least: int = 0
     widest: int = 0
+    lines: int = 0
 
     @property
     def ratio(self) -> float:
@@ -136,6 +137,7 @@ class Wavefronts(Traffic):
         super().__init__(parse(text), grid, scalars, tables or {})
         self.loads: dict[str, Counted] = {}
         self.stores: dict[str, Counted] = {}
+        self._met: dict[tuple[int, str, str], set[int]] = {}
         self._sizes = {name: bytes_of(kind.pointee) for name, kind in self._pointers()}
         self._where = {id(op): i for i, op in enumerate(_memory(self.function.body.operations))}
         assert len(self._where) == len(self._layouts)
@@ -176,6 +178,10 @@ class Wavefronts(Traffic):
         counted = (self.stores if op.name == "tt.store" else self.loads).setdefault(pointer.argument, Counted())
         counted.widest = max(counted.widest, width * size)
         lanes = min(LANES, LINE // (width * size))
+        known = self._met.setdefault((self.number, op.name, pointer.argument), set())
+        before = len(known)
+        known.update(np.unique(at[active] // LINE).tolist())
+        counted.lines += len(known) - before
         for warp, vector, i in product(range(at.shape[0]), range(at.shape[2]), range(at.shape[3])):
             for lane in range(0, LANES, lanes):
                 asked = at[warp, lane : lane + lanes, vector, i][active[warp, lane : lane + lanes, vector, i]]
