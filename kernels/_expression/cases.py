@@ -112,6 +112,14 @@ def by_strides() -> Iterator[Case]:
             yield _strided(f"any-rows-{rows[0]}-{out[0]}", [rows, (4, 1)], out, program=("mul x0 c0", "add t0 x1", "sub t1 c1"),
                            dims=(3, 4, 5), constants=(5, 12),
                            places=((0, 20, 5, 1), (0, 0, 1, 0), (0, 0, 0, 1), (0, 4, 1, 0)))  # fmt: skip
+    for f, t, i, j in ((7, 40, 2, 2), (33, 5, 2, 3), (1, 300, 4, 4), (9, 1, 3, 3), (70, 70, 1, 2)):
+        # Many small products of a column and a row, which lie by f, by t, or matrix by matrix.
+        n, m = f * t, f * t * i
+        by_f, by_t = (0, t, 1, n, 0), (0, 1, f, 0, n)
+        yield _strided(f"small-{f}x{t}x{i}x{j}", [(i, n), (1, n * j)], (n * i, j), program=("mul x0 x1", "sub t0 c0"),
+                       dims=(f, t, i, j), constants=(m,), places=(by_f, by_t, (0, t * i, i, 1, 0)))  # fmt: skip
+        yield _strided(f"small-rows-{f}x{t}x{i}x{j}", [(f, t), (f, t)], (f, t * i * j), program=("add x0 x1", "mul t0 c0"),
+                       dims=(f, t, i, j), constants=(j,), places=((0, t, 1, 0, 0), (0, t, 1, 0, 0), (0, 0, 0, 0, 1)))  # fmt: skip
     yield _strided("every-second", [(9, 14)], (9, 7), program=("exp x0",), dims=(9, 7), places=((1, 14, 2),))
     yield _strided("window", [(1, 40)], (1, 27), program=("copy x0",), dims=(27,), places=((7, 1),))
     yield _strided("six-dims", [(1, 2 * 3 * 2 * 5 * 3 * 2)], (1, 360), program=("neg x0",), dims=(2, 3, 2, 5, 3, 2),

@@ -64,6 +64,7 @@ class ExpressionStage final : public Stage {
   static constexpr int kMaxOperands = 64, kMaxNumbers = 192, kMaxPlaces = kMaxOperands + kMaxNumbers + 33,
                        kMaxLinks = 1 << 16;
   static constexpr int64_t kAlone = 128;  // elements of a run from which on it is a block of its own
+  static constexpr int64_t kShort = 64;   // elements of a block below which it costs more than what it computes
   static constexpr int64_t kTile8 = 8 * S::kLanes, kTile2 = 2 * S::kLanes;
 
   // Blocks of the last two dimensions, with what was brought into a block of its own.
@@ -298,10 +299,40 @@ class ExpressionStage final : public Stage {
       if (!joins) ++kept;
     }
     dims_ = kept;
+    lengthen_blocks();
     for (int i = 0; i <= count_; ++i) {
       moves_[i] = false;
       for (int d = 0; d + 2 < dims_; ++d) moves_[i] |= operands_[i].stride[d] != 0;
     }
+  }
+
+  // Where the last two dimensions make short blocks, as those of many small matrices do, the longest come last: strides
+  // cost less than blocks. Samples stay in front.
+  void lengthen_blocks() {
+    if (tables_ || dims_ < 3 || size_[dims_ - 1] * size_[dims_ - 2] >= kShort) return;
+    if (size_[0] > 1 && dims_ < kMaxDims) {  // what was joined with the samples
+      for (int d = dims_++; d > 0; --d) {
+        size_[d] = size_[d - 1];
+        for (int i = 0; i <= count_; ++i) operands_[i].stride[d] = operands_[i].stride[d - 1];
+      }
+      for (int i = 0; i <= count_; ++i) operands_[i].stride[0] *= size_[0];
+      size_[0] = 1;
+    }
+    const int last = dims_ - 1;
+    for (int end = last; end >= last - 1; --end) {
+      int longest = end;
+      for (int d = 1; d < end; ++d)
+        if (size_[d] > size_[longest]) longest = d;
+      for (int d = longest; d < end; ++d) {
+        swap(size_[d], size_[d + 1]);
+        for (int i = 0; i <= count_; ++i) swap(operands_[i].stride[d], operands_[i].stride[d + 1]);
+      }
+    }
+  }
+
+  static void swap(int64_t& a, int64_t& b) {
+    const int64_t kept = a;
+    a = b, b = kept;
   }
 
   void read_chain(const StageSpec& spec) {

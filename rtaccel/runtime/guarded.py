@@ -22,6 +22,10 @@ from rtaccel.runtime.schedule.nesting import outs_in_order
 MISSES, RETRY = 16, 16
 """After so many calls in a row with other numbers, only each RETRY-th call asks the plan first."""
 
+_NOT_OF_THE_PLAN = (FormatError, ShapeError, RuntimeError, IndexError)
+"""What a plan raises for other numbers: torch's own errors too, of a call that it computes inside the plan. The model then takes
+them, or says what is wrong."""
+
 
 class _Answers:
     """How many calls the plan answered, how many the model did, and how many of these came last in a row."""
@@ -107,7 +111,7 @@ class GuardedModel(nn.Module):
                 if flag.item() == 0.0:
                     answers.by_plan()
                     return results[0] if self._single else pytree.tree_unflatten(results, self._out_spec)
-            except (FormatError, ShapeError):  # the model takes it, or says what is wrong
+            except _NOT_OF_THE_PLAN:
                 pass
             answers.by_model()
         return self._own(inputs)
@@ -124,7 +128,7 @@ class GuardedModel(nn.Module):
                 if self._flags[0] == 0.0:
                     answers.by_plan()
                     return out
-            except (FormatError, ShapeError):
+            except _NOT_OF_THE_PLAN:
                 pass
             answers.by_model()
         self._into(inputs, out)
@@ -147,7 +151,7 @@ class GuardedModel(nn.Module):
                     if flags[0] == 0.0:
                         answers.by_plan()
                         return
-                except FormatError:
+                except _NOT_OF_THE_PLAN:
                     pass
                 answers.by_model()
             self._into(inputs, out)

@@ -173,12 +173,12 @@ def test_a_check_of_a_cast_is_no_call_on_complex_numbers() -> None:
 
 
 def test_what_is_not_known_for_pairs_leaves_the_graph_as_it_was() -> None:
-    model = Spectral(lambda m, x: torch.fft.rfft(x).sqrt().abs()).eval()
+    model = Spectral(lambda m, x: torch.fft.rfft(x).acos().abs()).eval()
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         fast = rt.compile(model, (torch.randn(2, 3, 16),))
     names = [line.name for line in fast.explain_lines(measure=False)]
-    assert names == ["fft_rfft.default", "sqrt.default", "abs.default"]
+    assert names == ["fft_rfft.default", "acos.default", "abs.default"]
     for rows in (1, 2, 5, 5, 5):
         x = torch.randn(rows, 3, 16)
         assert torch.equal(fast(x), model(x))

@@ -305,3 +305,36 @@ def test_comparing_with_other_numbers_warns_nobody(sign: float) -> None:
     assert isinstance(fast, rt.GuardedModel)
     assert not [one for one in told if issubclass(one.category, FallbackWarning)]
     assert fast.calls == (0, 0)
+
+
+REPEATS: dict[str, Callable[[Tensor, Tensor], Tensor]] = {
+    "running sums": lambda x, k: torch.repeat_interleave(x, k, dim=1).cumsum(1) * (1.0 if int(k[0]) == 1 else 2.0),
+    "a call of torch": lambda x, k: (
+        torch.special.bessel_j0(torch.repeat_interleave(x, k, dim=1)) if int(k.sum()) > 2 else x
+    ),
+    "cut to the longest": lambda x, k: torch.repeat_interleave(x, k, dim=1)[:, : int(k.max())] * 2.0,
+    "padded": lambda x, k: nn.functional.pad(torch.repeat_interleave(x, k, dim=1), (0, 40 - int(k.sum()))),
+    "distinct": lambda x, k: x[:, torch.unique(k)] + float(k[1]),
+}
+"""What torch computes inside the plan, of a size that depends on numbers."""
+
+
+@pytest.mark.parametrize("name", REPEATS)
+def test_sizes_inside_the_plan_that_differ(name: str) -> None:
+    """A result of another size is no result of the plan, not even where it could be spread over the plan's memory."""
+    g = torch.Generator().manual_seed(0)
+    model = Reading(REPEATS[name], layer=True).eval()
+    first = torch.tensor([1, 2, 0, 3, 1, 0, 1, 0])
+    fast = _compiled(model, (torch.randn(2, 8), first))
+    alone = torch.tensor([1, 0, 0, 0, 0, 0, 0, 0])
+    with warnings.catch_warnings(), torch.no_grad():
+        warnings.simplefilter("ignore")
+        for round_ in range(24):
+            x = torch.randn(2, 8, generator=g)
+            k = (first, torch.randint(0, 5, (8,), generator=g), alone, alone * 0 + 1)[round_ % 4]
+            try:
+                want = model(x, k)
+            except RuntimeError:
+                continue
+            _check(fast(x, k), want)
+    assert fast.calls[0] >= 6

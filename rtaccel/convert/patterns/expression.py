@@ -46,11 +46,21 @@ for _target, _names in {
     general(_target.default)(_functions(*_names.split(";")))
 
 
+def _selecting(call: Call) -> Expression:
+    """Of a call that gives one of its operands: bytes stay bytes, which float32 holds exactly."""
+    made = Expression(call)
+    tensors = [n.meta["val"].dtype for n in call.node.all_input_nodes]
+    numbers = [a for a in call.node.args if isinstance(a, (int, float))]
+    if {*tensors} <= {torch.uint8, torch.bool} and all(0 <= n <= 255 and n == int(n) for n in numbers):
+        made.gives = (*made.gives, torch.uint8)
+    return made
+
+
 def _arguments(name: str, *arguments: str) -> Callable[[Call], OpNode]:
     """A call that is one function of these arguments."""
 
     def apply(call: Call) -> OpNode:
-        made = Expression(call)
+        made = _selecting(call) if name in ("where", "maximum", "minimum") else Expression(call)
         made.emit(name, *(made.operand(call[argument]) for argument in arguments))
         return made.node()
 
@@ -77,7 +87,7 @@ general(aten.where.self, aten.where.ScalarOther, aten.where.ScalarSelf)(
 
 @general(aten.masked_fill.Scalar, aten.masked_fill.Tensor)
 def _filled(call: Call) -> OpNode:
-    made = Expression(call)
+    made = _selecting(call)
     mask, value, x = made.operand(call["mask"]), made.operand(call["value"]), made.operand(call["self"])
     if call.node.meta["val"].dtype == torch.bool:
         value = made.emit("ne", value, "0.0")
@@ -149,7 +159,7 @@ def _clamp(call: Call) -> OpNode:
         aten.clamp_max.Tensor: (None, "max"),
     }
     low, high = names.get(call.node.target, ("min", "max"))
-    made = Expression(call)
+    made = _selecting(call)
     value = made.operand(call["self"])
     for function, name in (("maximum", low), ("minimum", high)):
         if name is not None and call[name] is not None:

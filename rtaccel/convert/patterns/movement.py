@@ -47,13 +47,26 @@ class Assembly:
             self.parts.append((view.base, view, target))
 
     def _constant(self, constant: Tensor) -> Tensor:
-        dtype = self.call.node.meta["val"].dtype
-        return constant.detach().to(torch.float32 if dtype == torch.bool else dtype).cpu().reshape(-1)
+        """As values are stored: int32 lies in int64, truth values and bytes lie in float32."""
+        return constant.detach().to(torch.int64 if self.is_whole else torch.float32).cpu().reshape(-1)
+
+    @property
+    def is_whole(self) -> bool:
+        return self.call.node.meta["val"].dtype in (torch.int64, torch.int32)
+
+    def around(self, constant: Tensor, outer: View, dim: int, start: int, end: int) -> None:
+        """What lies before and behind a range of one dimension of a part of the result, from a constant of that part's size."""
+        size = outer.shape[dim]
+        for first, last in ((0, start), (end, size)):
+            if first < last:
+                target = layout.slice_of(outer, dim, first, last, 1)
+                if target is None:
+                    raise Refused("has a part that no strides describe")
+                cut = constant.narrow(dim, first, last - first) if constant.shape[dim] != 1 else constant
+                self.parts.append((self._constant(cut), layout.dense("", cut.shape, None), target))
 
     def node(self, fill: float = 0.0) -> OpNode:
         call = self.call
-        if fill and call.node.meta["val"].dtype in (torch.int64, torch.int32):
-            raise Refused("fills with a whole number other than 0")
         reads: list[str] = []
         tensors: dict[str, Tensor] = {}
         computed: list[Any] = []
@@ -108,7 +121,7 @@ def _pad(call: Call) -> OpNode | str:
         return "pads by another mode than constant"
     view = call.stored(call["self"])
     made = Assembly(call, view)
-    target, pad, rank = made.result, list(call["pad"]), len(view.dims)
+    target, pad, rank, fill = made.result, list(call["pad"]), len(view.dims), call["value"] or 0
     for i, (before, after) in enumerate(zip(pad[::2], pad[1::2])):
         dim = rank - 1 - i
         if before == after == 0:
@@ -116,13 +129,17 @@ def _pad(call: Call) -> OpNode | str:
         if view.has_batch(dim):
             return "pads samples"
         size = view.shape[dim]
+        if made.is_whole and fill:
+            made.around(
+                torch.full([1] * rank, int(fill)), target, dim, max(before, 0), target.shape[dim] - max(after, 0)
+            )
         cut = call.build.cut(view, dim, max(-before, 0), size - max(-after, 0))
         place = layout.slice_of(target, dim, max(before, 0), target.shape[dim] - max(after, 0), 1)
         if cut is None or place is None:
             return "pads a dimension that no strides describe"
         view, target = cut, place
     made.parts.append((view.base, view, target))
-    return made.node(float(call["value"] or 0.0))
+    return made.node(0.0 if made.is_whole else float(fill))
 
 
 @general(aten.slice_scatter.default, aten.select_scatter.default)
@@ -154,10 +171,16 @@ def _scatter(call: Call) -> OpNode | str:
     if constant is not None and constant.is_floating_point() and bool((constant == constant.flatten()[0]).all()):
         made.add(call["src"], part)  # around it is what everything was filled with
         return made.node(float(constant.flatten()[0]))
-    made.add(whole, made.result)
-    made.add(call["src"], part)
-    if isinstance(made.parts[0][0], Tensor):
+    if constant is None:
+        made.add(whole, made.result)
+        made.add(call["src"], part)
+        return made.node()
+    if call.node.target is aten.select_scatter.default:
+        start, stop, step = call["index"] % made.result.shape[dim], call["index"] % made.result.shape[dim] + 1, 1
+    if step != 1 or constant.dim() != len(call.shape):
         return "writes into a constant"  # constants come last
+    made.add(call["src"], part)
+    made.around(constant, made.result, dim, start, stop)
     return made.node()
 
 

@@ -14,6 +14,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from rtaccel.core.errors import ShapeError
+
 _HOMES = {
     "special_": "_special",
     "fft_": "_fft",
@@ -29,7 +31,7 @@ def bound_call(
     """The call without arguments that computes `target(*args, **kwargs)` into `result`, which holds it for these arguments."""
     outs = (result,) if isinstance(result, Tensor) else result
     wanted = [_bits(t) for t in outs]
-    if not _draws_numbers(target):
+    if not _draws_numbers(target) and not _counts(target, args):
         for call, names in _writing(target):
             trial = [torch.empty_like(t) if t.dtype != torch.bool else t.logical_not() for t in outs]
             if _gives(partial(call, *args, **kwargs, **names(trial)), trial, wanted):
@@ -42,19 +44,32 @@ def bound_call(
 
 def _copying(call: Callable[[], Any], outs: tuple[Tensor, ...]) -> Callable[[], Any]:
     if len(outs) == 1:
-        copy = outs[0].copy_
+        copy, shape = outs[0].copy_, outs[0].shape
 
         def one() -> None:
             found = call()
-            copy(found if isinstance(found, Tensor) else found[0])
+            made = found if isinstance(found, Tensor) else found[0]
+            if made.shape != shape:
+                raise _other_shape(made, shape)
+            copy(made)
 
         return one
 
     def several() -> None:
         for out, found in zip(outs, call()):
+            if found.shape != out.shape:
+                raise _other_shape(found, out.shape)
             out.copy_(found)
 
     return several
+
+
+def _other_shape(found: Tensor, shape: torch.Size) -> ShapeError:
+    """Of a result whose shape depends on numbers, in a plan that has memory for those of the example."""
+    return ShapeError(
+        "call", f"a result of shape {list(found.shape)} inside the model", f"{list(shape)}, as for the example",
+        "Compile with an example whose numbers give these shapes, or without specialize=True.",
+    )  # fmt: skip
 
 
 def _bindings(target: Any) -> Iterator[Callable[..., Any]]:
@@ -97,6 +112,17 @@ def _by_name(names: list[str], outs: list[Tensor]) -> dict[str, Any]:
 
 def _draws_numbers(target: Any) -> bool:
     return isinstance(target, torch._ops.OpOverload) and torch.Tag.nondeterministic_seeded in target.tags
+
+
+def _counts(target: Any, args: Sequence[Any]) -> bool:
+    """Whether the shape of a result depends on numbers: memory that is given to such a call would move where they differ."""
+    if not isinstance(target, torch._ops.OpOverload):
+        return False
+    packet = target.overloadpacket
+    counting = any(torch.Tag.dynamic_output_shape in getattr(packet, name).tags for name in packet.overloads())
+    if packet is not torch.ops.aten.index:
+        return counting
+    return any(isinstance(i, Tensor) and i.dtype in (torch.bool, torch.uint8) for i in args[1])
 
 
 def _gives(call: Callable[[], Any], into: list[Tensor], wanted: list[Tensor]) -> bool:

@@ -215,7 +215,7 @@ for _target in (
     aten.index.Tensor, aten.index_select.default, aten.gather.default, aten.cat.default, aten.stack.default,
     aten.split.Tensor, aten.split_with_sizes.default, aten.chunk.default, aten.unbind.int, aten.flatten.using_ints,
     aten.unflatten.int, aten.movedim.int, aten.movedim.intlist, aten.diagonal.default, aten.unfold.default,
-    aten.slice_scatter.default, aten.select_scatter.default, aten.index_put.default, aten.zeros_like.default,
+    aten.slice_scatter.default, aten.select_scatter.default, aten.index_put.default,
     aten.narrow.default, aten.swapaxes.default, aten.fft_fftshift.default, aten.fft_ifftshift.default,
     aten.resolve_conj.default, aten.resolve_neg.default, aten.lift_fresh_copy.default, aten.expand_as.default,
 ):  # fmt: skip
@@ -236,26 +236,3 @@ def _copy(x: Any, source: Any, non_blocking: bool = False) -> Any:
     made = pair(source)
     parts = [part.expand(x.re.shape if isinstance(x, Pair) else x.shape) for part in (made.re, made.imaginary)]
     return Pair(*parts) if isinstance(x, Pair) else parts[0]
-
-
-def _filled(value: float) -> Callable[..., Pair]:
-    def apply(size: Any, **_: Any) -> Pair:
-        return Pair(torch.full(size, value), torch.zeros(size))
-
-    return apply
-
-
-rule(aten.zeros.default, aten.empty.memory_format)(_filled(0.0))
-rule(aten.ones.default)(_filled(1.0))
-
-
-@rule(aten.new_zeros.default, aten.new_empty.default)
-def _new_zeros(x: Any, size: Any, **_: Any) -> Pair:
-    return Pair(torch.zeros(size), torch.zeros(size))
-
-
-@rule(aten.linspace.default)
-def _linspace(start: Any, end: Any, steps: int, **_: Any) -> Pair:
-    first, last = pair(start), pair(end)
-    re = torch.linspace(first.re, last.re, steps)
-    return Pair(re, torch.linspace(first.im or 0.0, last.im or 0.0, steps))

@@ -11,12 +11,14 @@ from torch import Tensor, fx
 from torch._guards import detect_fake_mode
 from torch.fx.experimental.proxy_tensor import make_fx
 
-from rtaccel.convert.frontend.complex import arithmetic, fourier, frames, matrices, systems
+from rtaccel.convert.frontend.complex import arithmetic, constants, fourier, frames, functions, matrices, systems
 from rtaccel.convert.frontend.complex.pairs import RULES, NoPairs, Pair
 from rtaccel.convert.frontend.decompose import insert_parts
 
 aten = torch.ops.aten
-assert arithmetic and fourier and frames and matrices and systems  # imported for their rules
+assert (
+    arithmetic and constants and fourier and frames and functions and matrices and systems
+)  # imported for their rules
 
 
 def without_complex(graph: fx.Graph) -> bool:

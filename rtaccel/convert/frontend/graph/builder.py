@@ -82,7 +82,7 @@ class Builder(Values):
             self.op_nodes.append(self._torch(node, "a shape depends on the numbers in a tensor"))
             return
         if self._crosses_samples(node):
-            self.op_nodes.append(self._torch(node, "every sample meets every other"))
+            self.op_nodes.append(self._torch(node, "layout: every sample meets every other"))
             return
         if node.name in self.views or is_known(self, node) or look(self, node) or write_joined(self, node):
             return

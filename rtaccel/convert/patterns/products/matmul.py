@@ -14,6 +14,7 @@ from rtaccel.convert.frontend.iteration import iteration
 from rtaccel.convert.frontend.layout import Atom, View
 from rtaccel.convert.frontend.nodes import OpNode
 from rtaccel.convert.patterns.rules import Call, Refused, general
+from rtaccel.convert.patterns.written_expression import Expression
 
 aten = torch.ops.aten
 
@@ -103,8 +104,22 @@ def _stride(atom: Atom) -> int:
 
 @general(aten.matmul.default, aten.bmm.default, aten.mm.default, aten.mv.default, aten.dot.default)
 def _matmul(call: Call) -> OpNode:
-    other: dict[Any, str] = {aten.matmul.default: "other", aten.mv.default: "vec", aten.dot.default: "tensor"}
-    return product(call, Side.of(call, call["self"]), Side.of(call, call[other.get(call.node.target, "mat2")]))
+    names: dict[Any, str] = {aten.matmul.default: "other", aten.mv.default: "vec", aten.dot.default: "tensor"}
+    left, right = call["self"], call[names.get(call.node.target, "mat2")]
+    shapes = [value.meta["val"].shape for value in (left, right)]
+    if min(len(shape) for shape in shapes) > 1 and shapes[0][-1] == 1:
+        try:
+            return _outer(call, left, right)
+        except Refused:
+            pass
+    return product(call, Side.of(call, left), Side.of(call, right))
+
+
+def _outer(call: Call, left: Any, right: Any) -> OpNode:
+    """A column times a row: each number of the one by each of the other, without a sum."""
+    made = Expression(call)
+    made.emit("mul", made.operand(left), made.operand(right))
+    return made.node()
 
 
 @general(aten._sparse_mm.default)
