@@ -11,6 +11,7 @@ from torch.nn import functional
 from torch.nn.utils import rnn
 
 from rtaccel.convert.frontend.torchscript.attention import ATTENTION
+from rtaccel.nn.packed_recurrent_ops import PACKED
 
 _CONVOLUTIONS = (functional.conv1d, functional.conv2d, functional.conv3d)
 _TRANSPOSED = (functional.conv_transpose1d, functional.conv_transpose2d, functional.conv_transpose3d)
@@ -47,7 +48,7 @@ PYTHON_CALLS: dict[str, Callable[..., Any]] = ATTENTION | {
     "aten::index_select": Tensor.index_select,
     "aten::cpu": Tensor.cpu,
     "aten::_pad_packed_sequence": torch._VF._pad_packed_sequence,
-    **{f"aten::{kind}.data": getattr(torch._VF, kind) for kind in ("lstm", "gru", "rnn_tanh", "rnn_relu")},
+    **{f"aten::{kind}.data": getattr(torch._VF, kind) for kind in PACKED},
     "aten::add.Scalar": _scaled(torch.add),
     "aten::sub.Scalar": _scaled(torch.sub),
     "aten::mul.Scalar": torch.mul,
