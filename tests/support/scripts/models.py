@@ -16,10 +16,12 @@ class Convolved(nn.Module):
         self.conv, self.norm = nn.Conv2d(3, 8, 3, padding=1), nn.BatchNorm2d(8)
         self.depthwise, self.act = nn.Conv2d(8, 8, 3, groups=8), nn.Hardswish()
         self.bound, self.head = nn.ReLU6(), nn.Linear(8, 4)
+        self.gate = nn.Sequential(nn.Conv2d(8, 8, 1), nn.Hardsigmoid())
 
     def forward(self, x: Tensor) -> Tensor:
         x = torch.relu(self.norm(self.conv(x)))
         x = self.bound(x + self.act(self.conv(x[:, :3])))
+        x = self.gate(x.mean((2, 3), keepdim=True)) * x
         return self.head(self.act(self.depthwise(x)).mean((2, 3)))
 
 

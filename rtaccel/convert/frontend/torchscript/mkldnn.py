@@ -25,6 +25,20 @@ def clamp_of(node: Any) -> Callable[..., Any]:
     return partial(torch.clamp, min=node.f("min_val"), max=node.f("max_val"))
 
 
+def _grown(inside: Callable[..., Any], apart: Callable[..., Any]) -> Callable[..., Any]:
+    """A call in place, but not of a tensor that grows by it: oneDNN's graphs make it larger first, and here nothing does. PyTorch
+    itself would raise."""
+    return lambda x, other, *more: (inside if _fits(x, other) else apart)(
+        x, other, **({"alpha": more[0]} if more else {})
+    )
+
+
+def _fits(x: Tensor, other: Tensor) -> bool:
+    if other.dim() > x.dim():
+        return False
+    return all((type(b) is int and b == 1) or a == b for a, b in zip(reversed(x.shape), reversed(other.shape)))
+
+
 def _same(x: Tensor, *dtype: Any) -> Tensor:
     return x
 
@@ -44,3 +58,9 @@ DENSE: dict[str, Callable[..., Any]] = {
     "prim::MKLDNNScalarMul_": torch.mul,
 }
 """By kind of node. Tensors stay as they are where the graph has them in oneDNN's layout."""
+
+IN_PLACE: dict[str, Callable[..., Any]] = {
+    "aten::add_.Tensor": _grown(Tensor.add_, torch.add),
+    "aten::mul_.Tensor": _grown(Tensor.mul_, torch.mul),
+}
+"""By name and overload."""

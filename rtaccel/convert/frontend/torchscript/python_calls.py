@@ -11,6 +11,8 @@ from torch.nn import functional
 from torch.nn.utils import rnn
 
 from rtaccel.convert.frontend.torchscript.attention import ATTENTION
+from rtaccel.convert.frontend.torchscript.mkldnn import IN_PLACE
+from rtaccel.nn.packed_recurrent_ops import PACKED
 
 _CONVOLUTIONS = (functional.conv1d, functional.conv2d, functional.conv3d)
 _TRANSPOSED = (functional.conv_transpose1d, functional.conv_transpose2d, functional.conv_transpose3d)
@@ -39,26 +41,30 @@ def _scaled(call: Callable[..., Any]) -> Callable[..., Any]:
     return lambda x, other, alpha=1: call(x, other, alpha=alpha)
 
 
-PYTHON_CALLS: dict[str, Callable[..., Any]] = ATTENTION | {
-    "aten::_convolution": _convolution,
-    "aten::_convolution.deprecated": _convolution,
-    "aten::select.int": _select,
-    "aten::index.Tensor": _index,
-    "aten::index_select": Tensor.index_select,
-    "aten::cpu": Tensor.cpu,
-    "aten::_pad_packed_sequence": torch._VF._pad_packed_sequence,
-    **{f"aten::{kind}.data": getattr(torch._VF, kind) for kind in ("lstm", "gru", "rnn_tanh", "rnn_relu")},
-    "aten::add.Scalar": _scaled(torch.add),
-    "aten::sub.Scalar": _scaled(torch.sub),
-    "aten::mul.Scalar": torch.mul,
-    "aten::div.Scalar": torch.div,
-    "aten::div.Scalar_mode": lambda x, other, rounding_mode: torch.div(x, other, rounding_mode=rounding_mode),
-    "aten::floor_divide.Scalar": torch.floor_divide,
-    "aten::add_.Scalar": _scaled(Tensor.add_),
-    "aten::sub_.Scalar": _scaled(Tensor.sub_),
-    "aten::mul_.Scalar": Tensor.mul_,
-    "aten::div_.Scalar": Tensor.div_,
-}
+PYTHON_CALLS: dict[str, Callable[..., Any]] = (
+    ATTENTION
+    | IN_PLACE
+    | {
+        "aten::_convolution": _convolution,
+        "aten::_convolution.deprecated": _convolution,
+        "aten::select.int": _select,
+        "aten::index.Tensor": _index,
+        "aten::index_select": Tensor.index_select,
+        "aten::cpu": Tensor.cpu,
+        "aten::_pad_packed_sequence": torch._VF._pad_packed_sequence,
+        **{f"aten::{kind}.data": getattr(torch._VF, kind) for kind in PACKED},
+        "aten::add.Scalar": _scaled(torch.add),
+        "aten::sub.Scalar": _scaled(torch.sub),
+        "aten::mul.Scalar": torch.mul,
+        "aten::div.Scalar": torch.div,
+        "aten::div.Scalar_mode": lambda x, other, rounding_mode: torch.div(x, other, rounding_mode=rounding_mode),
+        "aten::floor_divide.Scalar": torch.floor_divide,
+        "aten::add_.Scalar": _scaled(Tensor.add_),
+        "aten::sub_.Scalar": _scaled(Tensor.sub_),
+        "aten::mul_.Scalar": Tensor.mul_,
+        "aten::div_.Scalar": Tensor.div_,
+    }
+)
 """By name and overload."""
 
 PYTHON_FUNCTIONS: dict[str, Callable[..., Any]] = {
