@@ -80,7 +80,15 @@ int64_t rta_latest_put_at(rta_latest* slot, const void* data, int64_t stamp_ns, 
 void rta_latest_take(rta_latest* slot, rta_latest_sample* sample) {}
 int rta_latest_lock_memory(rta_latest* slot) {}
 int64_t rta_latest_now_ns(void) {}
-typedef enum { RTA_FLOAT32 = 0, RTA_INT8 = 1, RTA_INT64 = 2, RTA_INT32 = 3, RTA_UINT8 = 4, RTA_BFLOAT16 = 5 } rta_dtype;
+typedef enum {
+  RTA_FLOAT32 = 0,
+  RTA_INT8 = 1,
+  RTA_INT64 = 2,
+  RTA_INT32 = 3,
+  RTA_UINT8 = 4,
+  RTA_BFLOAT16 = 5,
+  RTA_FLOAT16 = 6
+} rta_dtype;
 typedef enum { RTA_INNER = 0, RTA_INPUT = 1, RTA_OUTPUT = 2, RTA_STATE = 3 } rta_role;
 typedef enum { RTA_ATTR_INT = 0, RTA_ATTR_FLOAT = 1, RTA_ATTR_TEXT = 2, RTA_ATTR_TENSOR = 3 } rta_attr_kind;
 typedef struct {
