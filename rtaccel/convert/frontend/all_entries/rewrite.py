@@ -32,7 +32,7 @@ _EACH = {
     aten.detach.default, aten.alias.default, aten.stack.default, aten.layer_norm.default, aten.flatten.using_ints,
     aten.zeros_like.default, aten.ones_like.default, aten.full_like.default, aten.empty_like.default, aten.batch_norm.default,
     aten._native_batch_norm_legit_no_training.default, aten.prelu.default, aten.dropout.default, aten.glu.default,
-    aten._to_copy.default, aten.to.dtype, aten.type_as.default, operator.getitem,
+    aten._to_copy.default, aten.to.dtype, aten.type_as.default, aten.rms_norm.default, operator.getitem,
 }  # fmt: skip
 """Calls that keep an entry in its place, as long as a dimension of their result is that of the entries."""
 
@@ -42,6 +42,7 @@ _NEW = {
 }  # fmt: skip
 """Calls that take no more than a dtype from their input."""
 
+NOT = {aten.bitwise_not.default, aten.logical_not.default}
 _VIEWS = {aten.view.default, aten.reshape.default, aten._unsafe_view.default, aten.flatten.using_ints}
 
 
@@ -51,9 +52,9 @@ class Kept(Exception):
 
 def with_all_entries(graph: fx.Graph) -> fx.Graph:
     """The graph without sizes that depend on numbers; itself where it has none, or where a call needs one."""
-    from rtaccel.convert.frontend.all_entries import rules
+    from rtaccel.convert.frontend.all_entries import rules, written
 
-    assert rules  # imported for its rules
+    assert rules and written  # imported for their rules
     if not any(chosen(node) for node in graph.nodes):
         return graph
     try:
@@ -88,6 +89,7 @@ class _Rewriter:
         self.sizes: dict[str, int] = {}
         self.order: dict[str, tuple[Any, ...]] = {}
         self.counts: dict[str, fx.Node] = {}
+        self.firsts: dict[str, fx.Node] = {}
         self.current: fx.Node | None = None
         values = [n.meta["val"] for n in graph.nodes if isinstance(n.meta.get("val"), Tensor)]
         self.mode = detect_fake_mode(values)
@@ -205,6 +207,16 @@ class _Rewriter:
         if name not in self.counts:
             self.counts[name] = counts()
             self.sizes[name] = count
+
+    def first_like(self, node: fx.Node) -> fx.Node:
+        """The first node that is the same elementwise call of the same values: code often writes a mask twice, as `~mask`."""
+        if node.op != "call_function" or torch.Tag.pointwise not in getattr(node.target, "tags", ()):
+            return node
+        if torch.Tag.nondeterministic_seeded in node.target.tags:  # type: ignore[union-attr]
+            return node
+        args, kwargs = fx.map_arg((node.args, node.kwargs), lambda n: self.first_like(n).name)
+        turned = node.target in NOT and node.meta["val"].dtype == torch.bool
+        return self.firsts.setdefault(f"{'not' if turned else node.target}{args}{kwargs}", node)
 
     def idle(self, node: fx.Node, dims: int, at: int) -> fx.Node:
         """bool [1, .., entries, .., 1], the entries in dimension `at` of `dims`: those that do not count."""

@@ -34,7 +34,7 @@ def _choose(to: _Rewriter, size: Any, mask: Any) -> int:
         own = mask.meta["val"].shape[0]
         return to.call(aten.logical_and.default, flat, to.counts[str(own.node.expr)])
 
-    to.note(size, (made,), count, counts)
+    to.note(size, (to.first_like(made),), count, counts)
     return int(count)
 
 
@@ -178,26 +178,6 @@ def _put(to: _Rewriter, node: Any) -> fx.Node:
 def _of_one_order(to: _Rewriter, *nodes: Any) -> None:
     if len({to.order[e] for node in nodes for e in to.expressions(node)}) != 1:
         raise Kept("entries of several masks meet")
-
-
-@rule(aten.index_put.default)
-def _index_put(to: _Rewriter, node: Any) -> fx.Node:
-    """`x[mask] = values` of the entries that the mask chooses: a choice between the two."""
-    into, given, values = node.args[:3]
-    if len(given) != 1 or (len(node.args) > 3 and node.args[3]):
-        raise Kept("an index beside others")
-    mask = given[0]
-    if mask.meta["val"].dtype != torch.bool or mask.meta["val"].dim() != 1:
-        raise Kept("places of entries")
-    if chosen(values):
-        if to.place(values) != 0 or {to.order[e] for e in to.expressions(values)} != {(to.made[mask],)}:
-            raise Kept("values of another mask")
-    elif values.meta["val"].numel() != 1:
-        raise Kept("values of no mask")
-    made = to.made[into]
-    shape = [made.meta["val"].shape[0], *[1] * (made.meta["val"].dim() - 1)]
-    where = to.call(aten.view.default, to.made[mask], shape)
-    return to.like(node, to.call(aten.where.self, where, to.made[values], made))
 
 
 _NEUTRAL = {
