@@ -44,10 +44,10 @@ def test_the_form_that_is_taken_is_predicted_to_be_the_fastest(m: int, size: int
 
 
 def test_a_wrong_chooser_is_seen(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Without what gathers and products take, 16 rows are computed by a kernel that takes four times as long."""
+    """Without what gathers and products take, 16 rows are computed by a kernel that takes half as long again."""
     monkeypatch.setattr(sparse_gpu, "GATHERS", 1e12)
     monkeypatch.setattr(sparse_gpu, "SPARSE_PART", 1e6)
-    assert taken(16, 4096, "unstructured 50%") > 3
+    assert taken(16, 4096, "unstructured 90%") > 1.5
 
 
 def test_a_form_is_counted_again() -> None:
