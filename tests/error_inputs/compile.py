@@ -55,11 +55,16 @@ def _called_functionally() -> Any:
 
 add("functional_call with other weights", _called_functionally, M, "functional_call")
 for name, example, words in (
-    ("None", None, "NoneType"), ("a text", "x", "str"), ("a number", 3, "int"), ("a dict", {"x": X}, "dict"),
-    ("a set", {1}, "set"),
+    ("None", None, "NoneType"), ("a text", "x", "str"), ("a number", 3, "int"), ("a set", {1}, "set"),
     ("a generator", (x for x in [X]), "generator"), ("a function", len, "builtin|function"),
 ):  # fmt: skip
     add(f"example is {name}", lambda example=example: rt.compile(mlp(), example), rt.ShapeError, f"{words}.*tuple")
+add(
+    "example is a dict of other names",
+    lambda: rt.compile(mlp(), {"other": X}),
+    rt.ShapeError,
+    "by name.*other.*forward: input",
+)
 for name, example in (("None", None), ("a text", "x"), ("two tensors", (X, X)), ("empty", ()), ("a list of numbers", [1.0]),
                       ("a window", torch.randn(2, 3, 12)), ("no stream", torch.randn(0, 12)), ("float64", X.double()),
                       ("a scalar", torch.tensor(1.0)),

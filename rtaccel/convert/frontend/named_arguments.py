@@ -32,7 +32,9 @@ def by_names(original: Any, model: Any, example: Any, calibration: Any) -> tuple
         signature.bind(**{name: example[name] for name in names})
     except TypeError as error:
         expected = f"arguments of {type(model).__name__}.forward: {', '.join(signature.parameters)}"
-        raise ShapeError("compile", f"example inputs by name: {error}", expected, "Rename them.") from error
+        raise ShapeError(
+            "compile", f"example inputs by name, {' '.join(names)}: {error}", expected, "Rename them."
+        ) from error
     names = sorted(names, key=lambda name: _place(signature, name))
     taking = _taking(private_copy("compile", model), names)
     first = taking if original is model else _Script(original, names)

@@ -263,5 +263,5 @@ def test_what_is_refused(profile: rt.MachineProfile) -> None:
     with pytest.warns(UserWarning, match="fall"), pytest.raises(UnsupportedProblem):
         rt.split(Odd().eval(), torch.randn(2, 3, 3), link, profile, profile)
     live = rt.stream(nn.GRU(3, 4, batch_first=True).eval(), torch.randn(1, 3))
-    with pytest.raises(UnsupportedProblem, match="stream"):
+    with pytest.raises(UnsupportedProblem, match="keeps states"):
         rt.split(live, torch.randn(1, 3), link, profile, profile)

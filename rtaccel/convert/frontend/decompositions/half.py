@@ -27,9 +27,10 @@ def in_float32(graph: fx.Graph, constants: dict[str, Tensor], inputs: Collection
 
     Casts to a half inside a float32 model stay what they are: there they round on purpose.
     """
-    given = [node for node in graph.nodes if node.op == "placeholder"]
+    given = [node for node in graph.nodes if node.op == "placeholder" and not _is_packed(node)]
     found = {d for node in given for d in (_dtype(node),) if d in HALVES}
-    if not found or any(node.target in _BITS and _is_half(node) for node in graph.nodes):
+    calls = [node for node in graph.nodes if node.op == "call_function"]
+    if not found or any((node.target in _BITS or _is_custom(node)) and _is_half(node) for node in calls):
         return ()
     output = next(node for node in graph.nodes if node.op == "output")
     kept = {node: dtype for node in output.all_input_nodes if (dtype := _dtype(node)) in HALVES}
@@ -42,8 +43,9 @@ def in_float32(graph: fx.Graph, constants: dict[str, Tensor], inputs: Collection
     for node, wide in cast.items():
         for reader in [user for user in node.users if user not in (wide, output)]:
             reader.replace_input_with(node, wide)
+    kept_as_is = {node for node in graph.nodes if node.op == "placeholder" and _is_packed(node)}
     for node in graph.nodes:
-        if node in cast:
+        if node in cast or node in kept_as_is:
             continue
         _widen(node)
         if node.op == "placeholder" and node.name in constants and constants[node.name].dtype in HALVES:
@@ -57,6 +59,15 @@ def in_float32(graph: fx.Graph, constants: dict[str, Tensor], inputs: Collection
 def _dtype(node: fx.Node) -> torch.dtype | None:
     made = node.meta.get("val")
     return made.dtype if isinstance(made, Tensor) else None
+
+
+def _is_packed(node: fx.Node) -> bool:
+    """Whether a tensor is for custom operators alone, such as the weights of a layer that was swapped: they say its dtype."""
+    return bool(node.users) and all(_is_custom(user) for user in node.users)
+
+
+def _is_custom(node: fx.Node) -> bool:
+    return isinstance(node.target, torch._ops.OpOverload) and node.target.namespace not in ("aten", "prims", "prim")
 
 
 def _is_half(node: fx.Node) -> bool:

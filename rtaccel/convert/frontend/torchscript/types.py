@@ -103,11 +103,11 @@ def tuple_maker(kind: Any) -> Any:
 
 def with_read_tuples(value: Any) -> Any:
     """A result with the classes of tuples that a form in Python gives: torch makes a class for each that a script returns."""
-    if isinstance(value, tuple):
+    kind = type(value)
+    if kind is tuple:
+        return tuple(with_read_tuples(part) for part in value)
+    if isinstance(value, tuple) and hasattr(value, "_fields"):  # what torch.sort gives is a class of its own
         parts = [with_read_tuples(part) for part in value]
-        if not hasattr(value, "_fields"):
-            return tuple(parts)
-        kind = type(value)
         return (_named(kind.__name__, kind._fields) if kind.__module__ == _OF_TORCH else kind)(*parts)
     if type(value) is list:
         return [with_read_tuples(part) for part in value]
