@@ -113,6 +113,11 @@ void rta_plan::add_stage(const char* op, const char* kernel_name, const int* in,
   for (int i = 0; i < out_count; ++i)  // a kernel that writes wider elements would write past the end
     if (is_narrow(values[out[i]].dtype) && !stage->narrows())
       fail("%s: gives no dtype %d, as output %d is", op, values[out[i]].dtype, i);
+  if (!stage->halves())  // a kernel that reads wider elements would read past the end
+    for (const auto& [ids, count] : {std::pair{in, in_count}, std::pair{out, out_count}})
+      for (int i = 0; i < count; ++i)
+        if (values[ids[i]].dtype == RTA_BFLOAT16 || values[ids[i]].dtype == RTA_FLOAT16)
+          fail("%s: takes no %s", op, dtype_name(values[ids[i]].dtype));
   if (in_count == 1 && out_count == 1 && see_columns(*stage, in[0], out[0])) {
     stage = std::make_unique<Seen>();
     weights->give_back(before);

@@ -191,6 +191,7 @@ int64_t Stage::samples_together() const { return 0; }
 const char* Stage::check(const Run&) const { return nullptr; }
 bool Stage::refuses() const { return false; }
 bool Stage::narrows() const { return false; }
+bool Stage::halves() const { return false; }
 const char* Stage::refusal() const { return nullptr; }
 bool Stage::updates(int, int) const { return false; }
 int64_t Stage::columns_at() const { return -1; }

@@ -185,6 +185,8 @@ class Stage {
   // Whether its outputs may be int32, uint8, bfloat16 or float16, which only the results of a plan are; false unless
   // overridden.
   virtual bool narrows() const;
+  // Whether its inputs and outputs may be bfloat16 or float16; false unless overridden.
+  virtual bool halves() const;
   // What a state holds before the first call: one sample of it. Zero unless overridden.
   virtual void start(int id, char* state) const;
   // Where its only result is a run of columns of its only input: how many bytes they lie behind the first one. Between

@@ -21,6 +21,7 @@ class CastStage final : public Stage {
   }
 
   bool narrows() const override { return true; }
+  bool halves() const override { return true; }
 
   void run(const Run& run) const override {
     const int64_t count = x_.steps * x_.width, in = size_of(from_), out = size_of(to_);
