@@ -5,15 +5,14 @@ from __future__ import annotations
 from typing import Any
 
 import torch
-from torch import Tensor, nn
-from torch.utils import _pytree as pytree
+from torch import nn
 
 from rtaccel.convert.frontend.private_copy import private_copy
 from rtaccel.convert.frontend.torchscript import title_of, with_read_tuples
 from rtaccel.core.errors import UnsupportedProblem
 from rtaccel.nn.arrays import first_line
 from rtaccel.runtime.build import ExportFailed
-from rtaccel.runtime.verify import difference
+from rtaccel.runtime.verify import cloned, compare_results
 
 
 def check_form(original: nn.Module, form: nn.Module, args: tuple[Any, ...]) -> None:
@@ -22,7 +21,7 @@ def check_form(original: nn.Module, form: nn.Module, args: tuple[Any, ...]) -> N
         return
     want = _result(original, args)
     try:
-        differs = difference(want, _result(form, args))
+        differs, _ = compare_results(want, _result(form, args))
     except UnsupportedProblem as error:
         raise ExportFailed("compile", error.got, error.expected, error.next_step) from error
     except Exception as error:
@@ -38,7 +37,6 @@ def check_form(original: nn.Module, form: nn.Module, args: tuple[Any, ...]) -> N
 
 def _result(model: nn.Module, args: tuple[Any, ...]) -> Any:
     """Of a copy; both draw the same numbers, where they draw any."""
-    given = pytree.tree_map(lambda leaf: leaf.detach().clone() if isinstance(leaf, Tensor) else leaf, args)
     with torch.no_grad(), torch.random.fork_rng([]):
         torch.manual_seed(5)
-        return with_read_tuples(private_copy("compile", model)(*given))
+        return with_read_tuples(private_copy("compile", model)(*cloned(args)))

@@ -99,20 +99,6 @@ def verified(
     return Verified(failed, worst, rounding, tuple(s for s in compared if s not in failed), time.perf_counter() - start)
 
 
-def difference(want: Any, got: Any) -> str | None:
-    """What differs between two results of a model, or None."""
-    wanted, spec = pytree.tree_flatten(want)
-    given, other_spec = pytree.tree_flatten(got)
-    if spec != other_spec:
-        return "results are nested otherwise"
-    for index, (a, b) in enumerate(zip(wanted, given)):
-        tolerance = TOLERANCE.get(a.dtype, 1e-3) if isinstance(a, Tensor) else 0.0
-        differs, _ = _compare_one(a, b, tolerance)
-        if differs is not None:
-            return f"result {index} {differs}"
-    return None
-
-
 def narrowed(batch: BatchRange, example: int | None, found: Verified) -> BatchRange | None:
     """The batches that are left where some were refuted; None where no range around the example is."""
     if not found.failed:
@@ -212,15 +198,18 @@ def _compare(
     return None, worst, rounding
 
 
-def compare_results(want: Any, got: Any, tolerance: float) -> tuple[str | None, float]:
-    """(what differs or None, the largest difference of the rms)."""
+def compare_results(want: Any, got: Any, tolerance: float | None = None) -> tuple[str | None, float]:
+    """(what differs or None, the largest difference of the rms). tolerance: of all results; None for that of each one's dtype."""
     wanted, spec = pytree.tree_flatten(want)
     given, other_spec = pytree.tree_flatten(got)
     if spec != other_spec:
         return "results are nested otherwise", 0.0
     worst = 0.0
     for index, (a, b) in enumerate(zip(wanted, given)):
-        difference, error = _compare_one(a, b, tolerance)
+        limit = tolerance
+        if limit is None:
+            limit = TOLERANCE.get(a.dtype, 1e-3) if isinstance(a, Tensor) else 0.0
+        difference, error = _compare_one(a, b, limit)
         if difference is not None:
             return f"result {index} {difference}", 0.0
         worst = max(worst, error)
