@@ -57,7 +57,7 @@ add_custom_target(pack ALL DEPENDS "${archive}")
 # A program that opens the model and steps: without a run-time library of C++, for its size and the memory it asks for.
 add_executable(probe EXCLUDE_FROM_ALL "${PROJECT_SOURCE_DIR}/native/packed/probe/main.cc" $<TARGET_OBJECTS:pack_objects>)
 target_include_directories(probe PRIVATE ${RTACCEL_INCLUDES})
-target_link_options(probe PRIVATE "LINKER:--gc-sections,-Map=${PROJECT_BINARY_DIR}/probe.map")
+target_link_options(probe PRIVATE "LINKER:--gc-sections,-z,noseparate-code,-Map=${PROJECT_BINARY_DIR}/probe.map")
 if(CMAKE_CXX_COMPILER_ID STREQUAL "GNU")
   target_link_options(probe PRIVATE -nodefaultlibs)
   target_link_libraries(probe PRIVATE m c gcc)

@@ -299,7 +299,7 @@ def _header(label: str, loaded: LoadedModel, embedded: Path | None, memory: int,
 def _pkg_config(label: str) -> str:
     return (
         f"prefix=${{pcfiledir}}\n\nName: {label}\nDescription: a model with its kernels, by rtaccel\nVersion: 1\n"
-        f"Cflags: -I${{prefix}}\nLibs: -L${{prefix}} -l{label} -Wl,--gc-sections -lm -lpthread -ldl\n"
+        f"Cflags: -I${{prefix}}\nLibs: -L${{prefix}} -l{label} -Wl,--gc-sections,-z,noseparate-code -lm -lpthread -ldl\n"
     )
 
 
@@ -308,7 +308,7 @@ def _cmake_config(label: str) -> str:
 set_target_properties({label} PROPERTIES
   IMPORTED_LOCATION "${{CMAKE_CURRENT_LIST_DIR}}/lib{label}.a"
   INTERFACE_INCLUDE_DIRECTORIES "${{CMAKE_CURRENT_LIST_DIR}}"
-  INTERFACE_LINK_OPTIONS "-Wl,--gc-sections"
+  INTERFACE_LINK_OPTIONS "-Wl,--gc-sections,-z,noseparate-code"
   INTERFACE_LINK_LIBRARIES "m;pthread;dl")
 """
 
