@@ -69,6 +69,7 @@ _HOME = {
     "FormatError": "rtaccel.core.errors",
     "BackendUnavailable": "rtaccel.core.errors",
     "BudgetExceeded": "rtaccel.core.errors",
+    "FallbackWarning": "rtaccel.core.errors",
 }
 """Public name -> module that defines it."""
 
@@ -93,6 +94,7 @@ __all__ = [
     "DynamicModel",
     "EarlyExit",
     "Exit",
+    "FallbackWarning",
     "Fit",
     "Float8",
     "Float32",
@@ -151,6 +153,7 @@ if TYPE_CHECKING:
     from rtaccel.core.errors import (
         BackendUnavailable,
         BudgetExceeded,
+        FallbackWarning,
         FormatError,
         RtaccelError,
         ShapeError,

@@ -284,6 +284,7 @@ class CompiledModel(Swappable, Described, Loading):
         return made
 
     def __reduce__(self) -> Any:
+        expected = "a file of rt.save, or its state_dict()"
         raise UnsupportedProblem(
-            "pickle", "a compiled model", "its state_dict()", "Save that, compile the model again and load it."
+            "pickle", "a compiled model", expected, "The other process takes the file with rt.load."
         )

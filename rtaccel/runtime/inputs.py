@@ -44,7 +44,11 @@ def check_tensor(op: str, what: str, tensor: Any, port: GraphIO, device: str) ->
             "Call a compiled model outside of torch.compile, torch.export and torch.func; a swapped model goes through them.",
         )
     dtype = getattr(torch, port.value.dtype)
-    if tensor.dtype != dtype or tensor.layout != torch.strided:
+    if tensor.layout != torch.strided:
+        raise ShapeError(op, f"{what}: {tensor.layout} {describe(tensor)}", expected, "Convert it with .to_dense().")
+    if tensor.is_quantized:
+        raise ShapeError(op, f"{what}: {describe(tensor)}", expected, "Convert it with .dequantize().")
+    if tensor.dtype != dtype:
         raise ShapeError(op, f"{what}: {describe(tensor)}", expected, f"Convert it with .to({dtype}).")
     if tensor.dim() != port.lead + len(port.trailing):
         raise ShapeError(

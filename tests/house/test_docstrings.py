@@ -136,7 +136,9 @@ def described() -> list[tuple[str, str, set[str]]]:
             own += [(f"{name}.{method}", function) for method, function in members(thing)]
         for where, one in own:
             fields = set(dir(one)) | set(getattr(one, "__annotations__", ())) if inspect.isclass(one) else set()
-            found.append((where, inspect.getdoc(one) or "", set(inspect.signature(one).parameters) | fields))
+            plain = inspect.isclass(one) and issubclass(one, Warning)  # of Python's own, without a signature
+            names = set() if plain else set(inspect.signature(one).parameters)
+            found.append((where, inspect.getdoc(one) or "", names | fields))
     return found
 
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import re
+
 import pytest
 import torch
 from torch import nn
@@ -51,6 +53,42 @@ def test_wrong_input(fast, name: str, how: str) -> None:
     assert caught.value.next_step
     assert (out == 5.0).all()
     assert fast(torch.randn(2, 24)).shape == (2, 7)  # still works
+
+
+CONVERTIBLE = {
+    **{
+        str(t): (lambda x, t=t: x.to(t))
+        for t in (torch.float64, torch.float16, torch.bfloat16, torch.int64, torch.complex64)
+    },
+    **{f"to_{name}": (lambda x, name=name: getattr(x, f"to_{name}")()) for name in ("sparse", "sparse_csr", "mkldnn")},
+    "to_sparse_bsr": lambda x: x.to_sparse_bsr((1, 1)),
+    "quantized": lambda x: torch.quantize_per_tensor(x, 0.1, 0, torch.qint8),
+}
+
+
+@pytest.mark.filterwarnings("ignore:Sparse CSR", "ignore:torch.quantize_per_tensor", "ignore:Casting complex")
+@pytest.mark.parametrize("name", CONVERTIBLE)
+def test_the_next_step_is_right(fast, name: str) -> None:
+    """What the error says to do is done, and the call then works."""
+    bad = CONVERTIBLE[name](torch.randn(2, 24))
+    with pytest.raises(rt.ShapeError, match="Convert it with") as caught:
+        fast(bad)
+    step = re.search(r"Convert it with (\.\w+\(.*\))\.", caught.value.next_step)
+    assert step is not None, caught.value.next_step
+    assert fast(eval(f"bad{step[1]}", {"bad": bad, "torch": torch})).shape == (2, 7)
+
+
+def test_a_compiled_model_within_another() -> None:
+    """It answers right, and the warning says what to compile."""
+    whole = nn.Sequential(make("float32"), nn.Linear(7, 3)).eval()
+    x = torch.randn(2, 24)
+    with pytest.warns(rt.FallbackWarning, match="Compile the whole model that it is a part of"):
+        fast = rt.compile(whole, x)
+    torch.testing.assert_close(fast(x), whole(x))
+    with pytest.raises(rt.UnsupportedProblem, match="a part of"):
+        rt.compile(whole, x, strict=True)
+    with pytest.raises(rt.UnsupportedProblem, match="a part of"):
+        torch.export.export(whole, (x,))
 
 
 def test_wrong_count(fast) -> None:

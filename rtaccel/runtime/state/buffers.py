@@ -22,7 +22,7 @@ from rtaccel.convert.passes.program import Program
 from rtaccel.core.errors import FormatError, UnsupportedProblem
 from rtaccel.core.registry import operator
 from rtaccel.core.stage import QuantMap, Stage
-from rtaccel.nn.check import copied
+from rtaccel.nn.check import copied, is_plain
 from rtaccel.runtime.state import structure
 from rtaccel.runtime.state.check import check
 
@@ -94,6 +94,13 @@ class _Locked(dict[str, Any]):
     """Buffers that nobody replaces one by one: the plan was packed from all of them together."""
 
     def __setitem__(self, name: str, value: Any) -> None:
+        if isinstance(value, Tensor) and not is_plain(value):
+            raise UnsupportedProblem(
+                "compiled model",
+                "a torch transform or compiler that goes through it",
+                "layers of torch, or swapped ones",
+                "Compile the whole model that it is a part of, with the layers that it was compiled from.",
+            )
         raise UnsupportedProblem(
             "compiled model",
             f"another tensor as {name} (torch.func.functional_call, or an assignment)",
