@@ -8,6 +8,7 @@ from rtaccel.nn.qat.layers import FakeQuantConv1d, FakeQuantConv2d, FakeQuantLin
 from rtaccel.nn.qat.recurrent import FakeQuantGRU, FakeQuantLSTM
 from rtaccel.nn.recurrent import QuantGRU, QuantLSTM
 from rtaccel.nn.sparse import SparseLinear
+from rtaccel.nn.trees import TreeEnsemble
 
 __all__ = [
     "FakeQuantConv1d",
@@ -23,4 +24,5 @@ __all__ = [
     "QuantLinear",
     "QuantMultiheadAttention",
     "SparseLinear",
+    "TreeEnsemble",
 ]

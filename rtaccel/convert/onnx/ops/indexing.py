@@ -138,17 +138,6 @@ def arg(x: Tensor, *, axis: int, keepdims: bool, largest: bool, last: bool) -> T
     return x.shape[axis] - 1 - find(x.flip(axis), axis, keepdims)
 
 
-@op("ArrayFeatureExtractor", domain="ai.onnx.ml")
-def array_feature_extractor(x: Tensor, index: Tensor) -> Tensor:
-    return x.index_select(-1, index.reshape(-1).long()) if x.dim() > 1 else x[index.reshape(-1).long()][None]
-
-
-@op("Scaler", domain="ai.onnx.ml")
-def scaler(x: Tensor, *, offset: Any = (0.0,), scale: Any = (1.0,)) -> Tensor:
-    """What scikit-learn's StandardScaler becomes."""
-    return (x.float() - torch.tensor(offset)) * torch.tensor(scale)
-
-
 @op("Compress", "NonZero", "Unique", "NonMaxSuppression", builds=True)
 def of_computed_size(build: Any, *inputs: Any, **attrs: Any) -> Any:
     build.refuse("gives as many elements as its values say; a plan has fixed sizes")

@@ -1,0 +1,1 @@
+"""Operator tree_ensemble: sums over decision trees."""
