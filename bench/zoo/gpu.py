@@ -38,7 +38,7 @@ def count(entry: Entry, scheme: str = FLOAT32) -> Count:
 
     from bench.zoo.captured import Nodes, capture, taken
     from rtaccel.convert.batch_mode import choose_batch_mode
-    from rtaccel.convert.frontend.export import check_example
+    from rtaccel.convert.frontend.exported.example import check_example
     from rtaccel.convert.lower import lower
     from rtaccel.convert.passes.program import SubgraphStep
     from rtaccel.core.errors import UnsupportedProblem

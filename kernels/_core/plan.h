@@ -8,6 +8,7 @@
 
 #include "_core/memory.h"
 #include "_core/stage.h"
+#include "_system/dtypes.h"
 #include "_system/thread_pool.h"
 
 namespace rta {
@@ -36,17 +37,6 @@ struct Lane {
   std::vector<char*> gathered;   // by state: where those of streams that do not lie side by side are brought together
   char* scratch = nullptr;
 };
-
-inline int64_t element_bytes(rta_dtype dtype) {
-  switch (dtype) {
-    case RTA_FLOAT32:
-    case RTA_INT32: return 4;
-    case RTA_INT64: return 8;
-    case RTA_BFLOAT16:
-    case RTA_FLOAT16: return 2;
-    default: return 1;
-  }
-}
 
 struct PackedParts {
   int stage = 0;  // that is being made

@@ -18,8 +18,12 @@ static int64_t times(int64_t bytes, int64_t samples) {
 }
 
 // Numbers that lie so at the edge of a plan alone.
-static bool is_narrow(rta_dtype dtype) {
-  return dtype == RTA_INT32 || dtype == RTA_UINT8 || dtype == RTA_BFLOAT16 || dtype == RTA_FLOAT16;
+static bool is_half(rta_dtype dtype) { return dtype == RTA_BFLOAT16 || dtype == RTA_FLOAT16; }
+static bool is_narrow(rta_dtype dtype) { return dtype == RTA_INT32 || dtype == RTA_UINT8 || is_half(dtype); }
+
+// Of a narrow dtype.
+static bool takes(const Stage& stage, rta_dtype dtype) {
+  return stage.takes() >= (is_half(dtype) ? Dtypes::all : Dtypes::whole);
 }
 
 int rta_plan::add_value(rta_dtype dtype, int64_t steps, int64_t width, rta_role role) {
@@ -111,13 +115,11 @@ void rta_plan::add_stage(const char* op, const char* kernel_name, const int* in,
         fail("%s: output %d is input %d too", op, o, i);
   }
   for (int i = 0; i < out_count; ++i)  // a kernel that writes wider elements would write past the end
-    if (is_narrow(values[out[i]].dtype) && !stage->narrows())
-      fail("%s: gives no dtype %d, as output %d is", op, values[out[i]].dtype, i);
-  if (!stage->halves())  // a kernel that reads wider elements would read past the end
-    for (const auto& [ids, count] : {std::pair{in, in_count}, std::pair{out, out_count}})
-      for (int i = 0; i < count; ++i)
-        if (values[ids[i]].dtype == RTA_BFLOAT16 || values[ids[i]].dtype == RTA_FLOAT16)
-          fail("%s: takes no %s", op, dtype_name(values[ids[i]].dtype));
+    if (is_narrow(values[out[i]].dtype) && !takes(*stage, values[out[i]].dtype))
+      fail("%s: gives no %s, as output %d is", op, dtype_name(values[out[i]].dtype), i);
+  for (int i = 0; i < in_count; ++i)  // and one that reads wider elements read past it
+    if (is_half(values[in[i]].dtype) && !takes(*stage, values[in[i]].dtype))
+      fail("%s: takes no %s", op, dtype_name(values[in[i]].dtype));
   if (in_count == 1 && out_count == 1 && see_columns(*stage, in[0], out[0])) {
     stage = std::make_unique<Seen>();
     weights->give_back(before);

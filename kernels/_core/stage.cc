@@ -3,6 +3,7 @@
 
 #include "_core/guard.h"
 #include "_simd/activation.h"
+#include "_system/dtypes.h"
 
 #include <sys/mman.h>
 #if defined(__SANITIZE_ADDRESS__)
@@ -32,10 +33,8 @@ void fail(const char* format, ...) {
 #endif
 }
 
-const char* dtype_name(rta_dtype dtype) {
-  constexpr const char* kNames[] = {"float32", "int8", "int64", "int32", "uint8", "bfloat16", "float16"};
-  return kNames[dtype];
-}
+const char* dtype_name(rta_dtype dtype) { return kDtypes[dtype].name; }
+int64_t dtype_bytes(rta_dtype dtype) { return element_bytes(dtype); }
 
 static constexpr const char* kKinds[] = {"whole number", "number", "text", "tensor"};
 
@@ -190,8 +189,7 @@ int64_t Stage::cost_ns(int64_t) const { return 0; }
 int64_t Stage::samples_together() const { return 0; }
 const char* Stage::check(const Run&) const { return nullptr; }
 bool Stage::refuses() const { return false; }
-bool Stage::narrows() const { return false; }
-bool Stage::halves() const { return false; }
+Dtypes Stage::takes() const { return Dtypes::wide; }
 const char* Stage::refusal() const { return nullptr; }
 bool Stage::updates(int, int) const { return false; }
 int64_t Stage::columns_at() const { return -1; }

@@ -17,6 +17,11 @@ namespace rta {
 [[noreturn]] void fail(const char* format, ...) __attribute__((format(printf, 1, 2)));
 
 const char* dtype_name(rta_dtype dtype);
+int64_t dtype_bytes(rta_dtype dtype);  // of an element
+
+// Of values: float32, int8 and int64; int32 and uint8 as results too; bfloat16 and float16 as well, which others cannot
+// read.
+enum class Dtypes { wide, whole, all };
 
 class Attrs {
  public:
@@ -182,11 +187,8 @@ class Stage {
   // Whether output `out` may be the same value as input `in`, as a state that is read and written: not unless
   // overridden.
   virtual bool updates(int in, int out) const;
-  // Whether its outputs may be int32, uint8, bfloat16 or float16, which only the results of a plan are; false unless
-  // overridden.
-  virtual bool narrows() const;
-  // Whether its inputs and outputs may be bfloat16 or float16; false unless overridden.
-  virtual bool halves() const;
+  // Which dtypes its values may have beside float32, int8 and int64; wide unless overridden.
+  virtual Dtypes takes() const;
   // What a state holds before the first call: one sample of it. Zero unless overridden.
   virtual void start(int id, char* state) const;
   // Where its only result is a run of columns of its only input: how many bytes they lie behind the first one. Between

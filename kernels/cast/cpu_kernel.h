@@ -20,11 +20,10 @@ class CastStage final : public Stage {
            static_cast<long long>(x_.steps * x_.width), static_cast<long long>(y_.steps * y_.width));
   }
 
-  bool narrows() const override { return true; }
-  bool halves() const override { return true; }
+  Dtypes takes() const override { return Dtypes::all; }
 
   void run(const Run& run) const override {
-    const int64_t count = x_.steps * x_.width, in = size_of(from_), out = size_of(to_);
+    const int64_t count = x_.steps * x_.width, in = dtype_bytes(from_), out = dtype_bytes(to_);
     for (int64_t s = 0; s < run.samples; ++s)
       for (int64_t at = 0; at < count;) {  // a run of elements that lie in one row of both
         const int64_t column = at % x_.width, place = at % y_.width;
@@ -37,7 +36,6 @@ class CastStage final : public Stage {
 
  private:
   static bool is_real(rta_dtype dtype) { return dtype == RTA_FLOAT32 || dtype == RTA_FLOAT16 || dtype == RTA_BFLOAT16; }
-  static int64_t size_of(rta_dtype dtype) { return dtype == RTA_FLOAT32 ? 4 : 2; }
 
   void cast(const char* from, char* to, int64_t n) const {
     const uint16_t* half = reinterpret_cast<const uint16_t*>(from);

@@ -11,7 +11,7 @@ from rtaccel.core.registry import Impl, Prepared, register_impl
 from rtaccel.core.stage import Problem, Stage
 from rtaccel.core.weight_format import WeightFormat
 from rtaccel.kernels._common.geometry import Geometry, as_rows
-from rtaccel.kernels.conv import contract, planes
+from rtaccel.kernels.conv import contract, lowering, planes
 
 
 def supports(problem: Problem) -> str | None:
@@ -24,11 +24,11 @@ def prepare(stage: Stage, problem: Problem) -> Prepared:
     if planes.used(stage):
         inner = prepare(planes.by_position(stage), problem)
         return lambda x, *given: planes.around(stage, lambda _, *inputs: inner(*inputs), x, *given)
-    low = contract.lower(stage)
+    low = lowering.lower(stage)
     int8 = low["weight"].dtype == torch.int8
     weight = low["weight"].double() if int8 else low["weight"]
-    window = _ring(stage, int8) if contract.is_stream(stage) else _image(stage)
-    width = contract.channels(stage)
+    window = _ring(stage, int8) if lowering.is_stream(stage) else _image(stage)
+    width = lowering.channels(stage)
 
     def call(x: Tensor, *given: Tensor) -> tuple[Tensor, ...]:
         other = given[-1] if low["residual"] else None
@@ -85,7 +85,7 @@ def _ring(stage: Stage, int8: bool) -> Window:
         ring[:, tick % rows_of_ring] = rows[:, 0].to(ring.dtype)
         tick += 1
         newest_last = torch.roll(ring, -(tick % rows_of_ring), 1)
-        zero = contract.lower(stage)["x_zero_point"] if int8 else 0
+        zero = lowering.lower(stage)["x_zero_point"] if int8 else 0
 
         def image(_: Tensor) -> Tensor:
             pixels = newest_last.double() - zero if int8 else newest_last

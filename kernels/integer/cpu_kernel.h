@@ -46,7 +46,7 @@ class IntegerStage final : public Stage {
     if (gives_ != RTA_FLOAT32 && gives_ != RTA_INT64 && gives_ != RTA_INT32 && gives_ != RTA_UINT8)
       fail("integer: gives int64, float32, int32 or uint8");
     std::snprintf(name, sizeof name, "%d", static_cast<int>(operands_.size()));
-    result_ = read_lines(spec, name, count_, n_, y_, size_of(gives_));
+    result_ = read_lines(spec, name, count_, n_, y_, dtype_bytes(gives_));
     read_program(spec);
     bytes_ = gives_ == RTA_FLOAT32 && operands_.size() == 1 && !operands_[0].constant &&
              operands_[0].dtype == RTA_UINT8 && steps_.size() == 1 && steps_[0].function == Function::copy &&
@@ -55,7 +55,7 @@ class IntegerStage final : public Stage {
   }
 
   bool refuses() const override { return divides_; }
-  bool narrows() const override { return true; }
+  Dtypes takes() const override { return Dtypes::whole; }
   const char* refusal() const override {
     int64_t divisor;
     return outside_.take(&divisor) ? "integer: a division by zero" : nullptr;
@@ -78,14 +78,12 @@ class IntegerStage final : public Stage {
  private:
   static constexpr int64_t kBlock = 128, kMaxProgram = 1 << 16;
 
-  static int64_t size_of(rta_dtype dtype) { return dtype == RTA_INT64 ? 8 : dtype == RTA_UINT8 ? 1 : 4; }
-
   struct Operand {
     GraphIO port;
     rta_dtype dtype;
     const char* constant;
     LineOperand walk;
-    int64_t bytes() const { return size_of(dtype); }
+    int64_t bytes() const { return dtype_bytes(dtype); }
   };
   enum class Function {
     copy,

@@ -5,6 +5,8 @@
 #include <bit>
 #include <cstring>
 
+#include "_system/dtypes.h"
+
 namespace rta {
 namespace {
 
@@ -74,17 +76,6 @@ class Texts {
   const char* start_;
   size_t size_;
 };
-
-size_t bytes_of(rta_dtype dtype) {
-  switch (dtype) {
-    case RTA_FLOAT32:
-    case RTA_INT32: return 4;
-    case RTA_INT64: return 8;
-    case RTA_BFLOAT16:
-    case RTA_FLOAT16: return 2;
-    default: return 1;
-  }
-}
 
 rta_dtype dtype_of(uint32_t number) {
   if (number > RTA_FLOAT16) refuse(RTA_BAD_FORMAT, "a dtype numbered %u", number);
@@ -187,7 +178,8 @@ rta_attr attribute(Reader& reader, const Texts& texts, const Bytes& bytes, uint6
   if (attr.kind != RTA_ATTR_TENSOR) return attr;
   attr.dtype = dtype_of(dtype);
   attr.count = count;
-  const uint64_t size = uint64_t{count} * bytes_of(attr.dtype), room = bytes.size() - data_start;
+  const uint64_t size = uint64_t{count} * static_cast<uint64_t>(element_bytes(attr.dtype)),
+                 room = bytes.size() - data_start;
   if (number % 64 || number > room || size > room - number)
     refuse(RTA_BAD_FORMAT, "tensor %s lies at byte %llu of %llu", attr.name, (unsigned long long)number,
            (unsigned long long)room);
@@ -261,7 +253,7 @@ Artifact::Artifact(const Bytes& bytes, unsigned flags) {
     values.push_back(value(reader));
     const ValueRecord& v = values.back();
     const bool is_state = v.role == RTA_STATE;
-    const uint64_t pitch = static_cast<uint64_t>(v.width) * bytes_of(v.dtype) + 64, steps = v.steps,
+    const uint64_t pitch = static_cast<uint64_t>(v.width * element_bytes(v.dtype)) + 64, steps = v.steps,
                    held = is_state ? streams : 32;
     holds |= is_state;
     const bool too_many = is_state && held > most / steps;

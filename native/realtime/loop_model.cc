@@ -1,19 +1,9 @@
 // A model from a file as a step of a loop.
 #include <algorithm>
 
+#include "_system/dtypes.h"
 #include "model/open_model.h"
 #include "realtime/loop.h"
-
-namespace {
-
-size_t dtype_bytes(rta_dtype dtype) {
-  return dtype == RTA_INT64                              ? 8
-         : dtype == RTA_FLOAT32 || dtype == RTA_INT32    ? 4
-         : dtype == RTA_BFLOAT16 || dtype == RTA_FLOAT16 ? 2
-                                                         : 1;
-}
-
-}  // namespace
 
 extern "C" __attribute__((visibility("default"))) int rta_step_of_model(rta_model* model, int64_t batch,
                                                                         rta_plan_step* kept, rta_step* step,
@@ -30,7 +20,7 @@ extern "C" __attribute__((visibility("default"))) int rta_step_of_model(rta_mode
   ports->inputs = static_cast<int>(in.size());
   ports->outputs = static_cast<int>(out.size());
   const auto bytes = [samples](const rta_tensor& t) {
-    return static_cast<size_t>(t.sample_elements * samples) * dtype_bytes(t.dtype);
+    return static_cast<size_t>(t.sample_elements * samples * rta::element_bytes(t.dtype));
   };
   std::transform(in.begin(), in.end(), ports->in_bytes, bytes);
   std::transform(out.begin(), out.end(), ports->out_bytes, bytes);

@@ -3,6 +3,8 @@
 #include <cstring>
 #include <stdexcept>
 
+#include "_system/dtypes.h"
+
 namespace nb = nanobind;
 
 namespace rta_torch {
@@ -13,11 +15,13 @@ const dlpack::ExchangeApi* exchange = nullptr;
 PyTypeObject *tensor_type = nullptr, *parameter_type = nullptr;
 PyObject *is_neg = nullptr, *refuse = nullptr;
 
+constexpr Dtype of(rta_dtype dtype, uint8_t code) {
+  return {rta::kDtypes[dtype].name, dtype, code, rta::element_bytes(dtype)};
+}
 constexpr Dtype kDtypes[] = {
-    {"float32", RTA_FLOAT32, dlpack::kFloat, 4}, {"int8", RTA_INT8, dlpack::kInt, 1},
-    {"int64", RTA_INT64, dlpack::kInt, 8},       {"int32", RTA_INT32, dlpack::kInt, 4},
-    {"uint8", RTA_UINT8, dlpack::kUnsigned, 1},  {"bfloat16", RTA_BFLOAT16, dlpack::kBfloat, 2},
-    {"bool", RTA_UINT8, dlpack::kBool, 1},       {"float16", RTA_FLOAT16, dlpack::kFloat, 2},
+    of(RTA_FLOAT32, dlpack::kFloat),       of(RTA_INT8, dlpack::kInt),       of(RTA_INT64, dlpack::kInt),
+    of(RTA_INT32, dlpack::kInt),           of(RTA_UINT8, dlpack::kUnsigned), of(RTA_BFLOAT16, dlpack::kBfloat),
+    {"bool", RTA_UINT8, dlpack::kBool, 1}, of(RTA_FLOAT16, dlpack::kFloat),
 };
 
 // What `allocate` gives, as the DLPack specification lays it out.

@@ -17,7 +17,9 @@ from torch.utils import _pytree as pytree
 
 from rtaccel.convert.batch_mode import best_fixed, choose_batch_mode, traced_batch
 from rtaccel.convert.build_graph import build_graph
-from rtaccel.convert.frontend.export import ExportedGraph, capture_open, shared_batch
+from rtaccel.convert.frontend.export import capture_open
+from rtaccel.convert.frontend.exported.example import shared_batch
+from rtaccel.convert.frontend.exported.graph import ExportedGraph
 from rtaccel.convert.frontend.graph.op_graph import OpGraph
 from rtaccel.convert.frontend.guards.sizes import batch_range
 from rtaccel.core.dynamic import DynamicDim

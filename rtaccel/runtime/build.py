@@ -13,7 +13,8 @@ from torch.utils import _pytree as pytree
 
 from rtaccel.convert.batch_mode import choose_batch_mode, fixed_batch_mode
 from rtaccel.convert.frontend.attribute_state import Changes, attribute_state
-from rtaccel.convert.frontend.export import ChangesItself, ExportedGraph, shared_batch
+from rtaccel.convert.frontend.exported.example import shared_batch
+from rtaccel.convert.frontend.exported.graph import ChangesItself, ExportedGraph
 from rtaccel.convert.frontend.graph.op_graph import OpGraph
 from rtaccel.convert.frontend.guards.numbers import Guard
 from rtaccel.convert.frontend.private_copy import private_copy

@@ -16,7 +16,6 @@ from rtaccel.backends import _interop as interop
 from rtaccel.convert.passes.program import Program
 from rtaccel.core.errors import ShapeError, UnsupportedProblem
 from rtaccel.runtime.entry import native_entry
-from rtaccel.runtime.execute import Executor, build_executor
 from rtaccel.runtime.foreign import as_tensors, holds_foreign
 from rtaccel.runtime.inputs import check_out, copy_out, dense, fit_inputs, nesting_error
 from rtaccel.runtime.inspection.described import Described
@@ -25,6 +24,8 @@ from rtaccel.runtime.schedule.bound_calls import BoundCalls, flat_results
 from rtaccel.runtime.schedule.nesting import in_order, outs_in_order
 from rtaccel.runtime.state.buffers import State
 from rtaccel.runtime.state.loading import Loading
+from rtaccel.runtime.steps.executor import Executor
+from rtaccel.runtime.steps.planned import build_executor
 from rtaccel.runtime.weight_swap import Swappable
 
 

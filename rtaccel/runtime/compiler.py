@@ -8,24 +8,18 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.utils import _pytree as pytree
 
 from rtaccel.backends.cuda_errors import NEXT, dead
 from rtaccel.convert.frontend.batches import signature_of
-from rtaccel.convert.frontend.export import ExportedGraph, check_example, shared_batch
+from rtaccel.convert.frontend.exported.example import check_example, shared_batch
+from rtaccel.convert.frontend.exported.graph import ExportedGraph
 from rtaccel.convert.frontend.graph.op_graph import OpGraph
 from rtaccel.convert.frontend.guards.numbers import Guard
 from rtaccel.convert.frontend.named_arguments import by_names
 from rtaccel.convert.frontend.private_copy import private_copy
 from rtaccel.convert.frontend.torchscript import in_python
-from rtaccel.convert.kept_states import Keeping, with_states_kept
-from rtaccel.convert.lower import lower
-from rtaccel.convert.lower_memo import LowerMemo
 from rtaccel.convert.module_swap.name_patterns import unmatched
 from rtaccel.convert.open_sizes import OpenSizes
-from rtaccel.convert.passes import sparse_gpu
-from rtaccel.convert.passes.program import Program
-from rtaccel.convert.passes.sparse import in_fastest_form
 from rtaccel.core.dynamic import dynamic_dims
 from rtaccel.core.errors import BackendUnavailable, FallbackWarning, ShapeError, UnsupportedProblem
 from rtaccel.core.scheme import SchemeLike, SchemeMap
@@ -37,10 +31,10 @@ from rtaccel.runtime.eager_fallback import UncapturedModel
 from rtaccel.runtime.fallback import warn_of_fallbacks
 from rtaccel.runtime.foreign import as_tensors
 from rtaccel.runtime.guarded import GuardedModel
-from rtaccel.runtime.options import Options, check_threads
+from rtaccel.runtime.options import check_threads
+from rtaccel.runtime.recipe import Recipe
 from rtaccel.runtime.script_check import check_form
-from rtaccel.runtime.stateful.build import compiled_with_state, states_of
-from rtaccel.runtime.stateful.model import StatefulModel
+from rtaccel.runtime.stateful.build import compiled_with_state
 
 MODES = ("graph", "eager", "persistent")
 """How a model is launched on a GPU."""
@@ -133,48 +127,17 @@ def compile(
     signature = signature_of(model)
     names = () if signature is None else tuple(signature.parameters)[: len(args)]
     title = type(model).__name__
-    equalize = device == "cpu" and backend in (None, "cpu", "portable")
     nested: Any = None  # how results are nested, where a flag comes with them
-    memo = LowerMemo()  # what calibration finds holds for all sizes of one graph
-
-    def lowered(captured: ExportedGraph, graph: OpGraph, batches: Any) -> Program:
-        return lower(
-            captured, graph, schemes, batches, equalize=equalize, sparsity=patterns, exact=exact,
-            memo=LowerMemo() if captured.fitted is None else memo.for_other_sizes(),
-        )  # fmt: skip
-
-    def built_with_state(captured: ExportedGraph, graph: OpGraph, keeping: Keeping, batches: Any) -> StatefulModel:
-        program = with_states_kept(lowered(captured, graph, batches), keeping)
-        program = in_fastest_form(program, 1, backend, patterns=patterns)
-        kept = states_of(keeping, program)
-        options = Options(
-            1, device, backend, max_batch or 0, title, threads, batch=program.batch, scheme=str(schemes), kept=kept
-        )
-        return StatefulModel(program, options, names)
+    recipe = Recipe(
+        args, schemes, patterns, calibration, device, backend, threads, max_batch, mode, exact, title, names
+    )
 
     def built(captured: ExportedGraph, graph: OpGraph) -> CompiledModel:
         nonlocal nested
         nested = captured.guarded
-        program = lowered(captured, graph, calibration)
-        rows = max(1, program.samples(pytree.tree_leaves(args)))
-        if (device == "cuda" and mode != "persistent") or backend in sparse_gpu.BACKENDS:
-            program = sparse_gpu.in_modelled_form(program, rows, backend, patterns)
-        elif device == "cpu":
-            program = in_fastest_form(program, rows, backend, patterns=patterns)
-        launch, where, most = mode or ("graph" if device == "cuda" else None), device, max_batch
-        if launch == "persistent":
-            if rows != 1:
-                raise ShapeError(
-                    "compile", f"an example of {rows} rows", "one row for mode='persistent'", "Use mode='graph'."
-                )
-            where, most = "cpu", 1  # where the tensors are
-        batch = program.batch.cut(hi=most)
-        options = Options(
-            rows, where, backend, most or 0, title, threads, mode=launch, batch=batch, scheme=str(schemes)
-        )
-        return CompiledModel(program, options, names)
+        return recipe.compiled(captured, graph)
 
-    float32 = patterns is None and schemes.exact and device == "cpu" and backend in (None, "cpu", "portable")
+    float32 = patterns is None and schemes.exact and recipe.on_cpu
     guard = Guard.NONE if device != "cpu" or strict else Guard.ALL if float32 else Guard.INPUTS
 
     def with_state(found: HasState) -> CompiledModel:
@@ -183,7 +146,7 @@ def compile(
             raise ExportFailed("compile", f"{found.got}, with {where}", "a native plan on the CPU, which keeps state",
                                "Compile it for the CPU, or take the state as an input and return it.")  # fmt: skip
         return compiled_with_state(
-            model, args, found.names, built_with_state, calibration, verify=verify, exact=float32, names=names
+            model, args, found.names, recipe.with_state, calibration, verify=verify, exact=float32, names=names
         )
 
     def made(given: tuple[Any, ...], sizes: OpenSizes | None = None, notes: tuple[str, ...] = ()) -> CompiledModel:

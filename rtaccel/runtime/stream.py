@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from rtaccel.convert.frontend.export import check_example
+from rtaccel.convert.frontend.exported.example import check_example
 from rtaccel.convert.frontend.private_copy import private_copy
 from rtaccel.convert.frontend.torchscript import in_python
 from rtaccel.convert.passes.program import Program

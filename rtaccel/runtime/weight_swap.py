@@ -15,11 +15,13 @@ from torch import Tensor, nn
 from rtaccel.core.errors import FormatError, UnsupportedProblem
 from rtaccel.nn.check import copied
 from rtaccel.plan.group import StagedPlan
-from rtaccel.runtime.execute import Executor, Step, build_executor
 from rtaccel.runtime.gpu.exchange import Exchange
 from rtaccel.runtime.gpu.graph import GraphPlan
 from rtaccel.runtime.gpu.persistent import PersistentPlan
 from rtaccel.runtime.state.buffers import STRUCTURE, State, keys_of
+from rtaccel.runtime.steps.executor import Executor
+from rtaccel.runtime.steps.planned import build_executor
+from rtaccel.runtime.steps.step import Step
 
 if TYPE_CHECKING:
     from rtaccel.convert.passes.program import Program

@@ -10,7 +10,8 @@ from torch import Tensor, nn
 from torch.utils import _pytree as pytree
 
 from rtaccel.convert.frontend.batches import signature_of
-from rtaccel.convert.frontend.export import ExportedGraph, check_example
+from rtaccel.convert.frontend.exported.example import check_example
+from rtaccel.convert.frontend.exported.graph import ExportedGraph
 from rtaccel.convert.frontend.graph.op_graph import OpGraph
 from rtaccel.convert.frontend.torchscript import in_python
 from rtaccel.convert.lower import lower

@@ -24,8 +24,9 @@ from rtaccel.convert.frontend import export
 from rtaccel.core.batch import ANY_BATCH
 from rtaccel.kernels.sparse_linear import contract as sparse
 from rtaccel.nn import check as layers
-from rtaccel.runtime import build, compiled, execute, inputs
-from rtaccel.runtime.state.buffers import buffers
+from rtaccel.runtime import build, compiled, inputs
+from rtaccel.runtime.state import buffers
+from rtaccel.runtime.steps import executor
 from tests.generated import test_batches, test_lifetimes, test_states, test_tensors
 from tests.support import stages
 from tests.support.generators.models import models
@@ -109,12 +110,12 @@ def dropped_guard() -> None:
 
 def wrong_row_count() -> None:
     """Rows after the eighth are forgotten where a model is run step by step."""
-    real = execute.Executor.__call__
+    real = executor.Executor.__call__
 
     def fewer(self: Any, leaves: Any) -> Any:
         return real(self, [t[:8] if isinstance(t, torch.Tensor) and t.dim() else t for t in leaves])
 
-    execute.Executor.__call__ = fewer
+    executor.Executor.__call__ = fewer
 
 
 def forgotten_scale() -> None:
@@ -141,7 +142,7 @@ def unchecked_index() -> None:
 
 
 def old_plan() -> None:
-    execute.Executor.taken_over_by = lambda self, earlier: self
+    executor.Executor.taken_over_by = lambda self, earlier: self
 
 
 def lost_negative_bit() -> None:
@@ -158,13 +159,13 @@ def frozen_attribute() -> None:
 
 
 def swapped_output() -> None:
-    real = execute.Executor.__call__
+    real = executor.Executor.__call__
 
     def turned(self: Any, leaves: Any) -> Any:
         results = real(self, leaves)
         return results[::-1] if len(results) == 2 else results
 
-    execute.Executor.__call__ = turned
+    executor.Executor.__call__ = turned
     build.verified = _unverified
 
 

@@ -16,11 +16,11 @@ import rtaccel as rt
 from rtaccel.backends import cuda_errors, get_backend
 from rtaccel.backends.cuda_streams import StreamOrder
 from rtaccel.core.errors import BackendUnavailable, ShapeError, UnsupportedProblem
-from rtaccel.runtime import execute
 from rtaccel.runtime.compiled import CompiledModel
 from rtaccel.runtime.gpu import device as cuda_device
 from rtaccel.runtime.gpu.graph import GraphPlan
 from rtaccel.runtime.options import Options
+from rtaccel.runtime.steps import planned
 from tests.support.fake_cuda import FakeCard, FakeGraph
 from tests.support.fake_device import FakeDevice
 
@@ -40,7 +40,7 @@ def network() -> nn.Module:
 @pytest.fixture
 def device(monkeypatch: pytest.MonkeyPatch) -> FakeDevice:
     made = FakeDevice()
-    monkeypatch.setattr(execute, "device_layer", lambda name: made)
+    monkeypatch.setattr(planned, "device_layer", lambda name: made)
     return made
 
 

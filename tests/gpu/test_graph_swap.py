@@ -15,10 +15,10 @@ from torch import Tensor, nn
 import rtaccel as rt
 from rtaccel.backends import get_backend
 from rtaccel.core.errors import FormatError, UnsupportedProblem
-from rtaccel.runtime import execute
 from rtaccel.runtime.compiled import CompiledModel
 from rtaccel.runtime.gpu.exchange import Exchange
 from rtaccel.runtime.options import Options
+from rtaccel.runtime.steps import planned
 from tests.support.fake_device import FakeDevice
 
 ROWS = 3
@@ -74,7 +74,7 @@ def state_of(seed: int, scheme: str, like: CompiledModel) -> dict[str, Tensor]:
 @pytest.fixture
 def device(monkeypatch: pytest.MonkeyPatch) -> FakeDevice:
     made = FakeDevice()
-    monkeypatch.setattr(execute, "device_layer", lambda name: made)
+    monkeypatch.setattr(planned, "device_layer", lambda name: made)
     return made
 
 
@@ -122,7 +122,7 @@ def test_a_sealed_model_takes_them(device: FakeDevice) -> None:
 def test_any_order_of_swaps_and_rollbacks(steps: list[str]) -> None:
     with pytest.MonkeyPatch.context() as patch:
         made = FakeDevice()
-        patch.setattr(execute, "device_layer", lambda name: made)
+        patch.setattr(planned, "device_layer", lambda name: made)
         fast, x = compiled(1, "w8a8"), torch.randn(ROWS, 4, 9)
         states = {n: state_of(n, "w8a8", fast) for n in (1, 2, 3)}
         wanted = {n: reference("w8a8", state)(x) for n, state in states.items()}

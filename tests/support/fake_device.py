@@ -17,9 +17,9 @@ from torch import Tensor
 
 import rtaccel.runtime.stream
 from rtaccel.backends.cuda_streams import NO_ORDER, Order
-from rtaccel.runtime import execute
 from rtaccel.runtime.gpu.device import WARM_UPS, Work, without_gc
 from rtaccel.runtime.options import Options
+from rtaccel.runtime.steps import planned
 
 stream = sys.modules[rtaccel.runtime.stream.__name__]
 
@@ -85,7 +85,7 @@ def streams_in_graphs(backend: str) -> Iterator[FakeDevice]:
         return Options(*args, **{**kwargs, "device": "cpu", "backend": backend})
 
     with (
-        mock.patch.object(execute, "device_layer", return_value=device),
+        mock.patch.object(planned, "device_layer", return_value=device),
         mock.patch.object(stream, "_mode", return_value="graph"),
         mock.patch.object(stream, "Options", options),
     ):

@@ -23,7 +23,7 @@ from rtaccel.kernels._common.geometry import Geometry
 from rtaccel.kernels._gpu.triton_activations import activate
 from rtaccel.kernels._gpu.triton_launch import bind
 from rtaccel.kernels._gpu.triton_spec import MAX_N, Specialisation, Tiling, ffma_tiling, leave_out, power_of_two
-from rtaccel.kernels.conv import cases, contract
+from rtaccel.kernels.conv import cases, lowering
 from rtaccel.kernels.conv.triton.window_config import by_table, check_inputs, geometry_of, optional_pointers, window_of
 
 
@@ -134,7 +134,7 @@ def pack(weight: Tensor) -> Tensor:
 
 def prepare(stage: Stage, problem: Problem) -> Prepared:
     """x float32 [M, in steps, C], other float32 [M, out steps, N] -> y; any M, tiles for problem.rows."""
-    low, spec, device = contract.lower(stage), specialize(problem), problem.device
+    low, spec, device = lowering.lower(stage), specialize(problem), problem.device
     launch, tile, n, positions = bind(spec), spec.tiling, problem.out_widths[0], problem.out_steps[0]
     weight, bias = (t.contiguous().to(device) for t in (pack(low["weight"]), low["bias"]))
     table = Geometry.of(stage).index("conv").to(torch.int32).to(device)  # checks in_steps where it is not read, too

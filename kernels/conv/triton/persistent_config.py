@@ -14,7 +14,7 @@ from rtaccel.core.registry import operator
 from rtaccel.core.stage import QParams, Stage, Value
 from rtaccel.formats.int8 import inverse_scale
 from rtaccel.kernels._gpu.triton_spec import power_of_two
-from rtaccel.kernels.conv import contract
+from rtaccel.kernels.conv import lowering
 from rtaccel.kernels.linear.contract import make_stage as make_linear
 
 MAX_MESSAGE = 512
@@ -199,12 +199,12 @@ def select_config(stages: Sequence[Stage]) -> KernelConfig | str:
         reason = _taken(stage)
         if reason is not None:
             return f"{reason}: {stage.name} ({stage.op})"
-        reads = [v for v in stage.inputs if not (contract.is_stream(stage) and v is stage.inputs[1])]
+        reads = [v for v in stage.inputs if not (lowering.is_stream(stage) and v is stage.inputs[1])]
         if any(v.name not in names for v in reads):
             return "has one input"
         sources = [names[v.name] for v in reads]
         if stage.op == "conv" and reads[0].dtype == "float32":
-            quant = contract.input_quant(stage)
+            quant = lowering.input_quant(stage)
             assert quant is not None
             operations.append(_rounded(sources[0], reads[0].width, quant))
             sources[0] = len(operations)
@@ -231,9 +231,9 @@ def _taken(stage: Stage) -> str | None:
         if stage.tensors["weight"].dtype != torch.int8 or "group_scale" in stage.tensors:
             return "is W8A8 throughout"
         if stage.op == "conv":
-            if not contract.is_stream(stage):
+            if not lowering.is_stream(stage):
                 return "has convolutions over time steps alone"
-            return None if contract.input_quant(stage) is not None else "has static scales"
+            return None if lowering.input_quant(stage) is not None else "has static scales"
         return None if len(stage.inputs) == 1 and stage.inputs[0].quant is not None else "has static scales"
     if stage.op == "pointwise":
         plain = stage.attrs.get("join", "add") == "add" and "scale" not in stage.tensors

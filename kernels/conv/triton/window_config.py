@@ -22,7 +22,7 @@ from rtaccel.kernels._common.geometry import Geometry
 from rtaccel.kernels._gpu.triton_epilogue import epilogue, epilogue_types
 from rtaccel.kernels._gpu.triton_launch import bind
 from rtaccel.kernels._gpu.triton_spec import MAX_N, Specialisation, Tiling, leave_out
-from rtaccel.kernels.conv import contract
+from rtaccel.kernels.conv import lowering
 from rtaccel.kernels.quantize.triton import quantize as triton_quantize
 
 
@@ -141,7 +141,7 @@ def launcher(stage: Stage, problem: Problem, spec: Specialisation, pack: Callabl
     """x int8 or float32 [M, in steps, C], other float32 [M, out steps, N] -> y; any M, tiles for problem.rows.
 
     pack: what the kernel reads of the int8 weight [N, C / groups, kh, kw]."""
-    low, device, tile, launch = contract.lower(stage), problem.device, spec.tiling, bind(spec)
+    low, device, tile, launch = lowering.lower(stage), problem.device, spec.tiling, bind(spec)
     n, positions = problem.out_widths[0], problem.out_steps[0]
     weight = low["weight"]
     compensation = (-low["x_zero_point"] * weight.flatten(1).sum(1, dtype=torch.int32)).to(device)

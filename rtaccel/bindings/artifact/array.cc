@@ -2,6 +2,8 @@
 
 #include <cstring>
 
+#include "_system/dtypes.h"
+
 namespace nb = nanobind;
 
 namespace rta_model_py {
@@ -43,10 +45,7 @@ std::string described(const char* dtype, int rank, const int64_t* shape) {
 
 }  // namespace
 
-const char* dtype_name(rta_dtype dtype) {
-  constexpr const char* kNames[] = {"float32", "int8", "int64", "int32", "uint8", "bfloat16", "float16"};
-  return kNames[dtype];
-}
+const char* dtype_name(rta_dtype dtype) { return rta::kDtypes[dtype].name; }
 
 void Array::take(Array& other) {
   data = other.data;

@@ -4,6 +4,7 @@
 
 #include <algorithm>
 
+#include "_system/dtypes.h"
 #include "bindings/artifact/model.h"
 #include "bindings/plan.h"
 
@@ -101,8 +102,7 @@ class ArraySide : public Side {
  private:
   static int64_t bytes_of(rta_dtype dtype) {
     if (dtype == RTA_BFLOAT16) throw nb::value_error("bfloat16, which NumPy has not");
-    if (dtype == RTA_FLOAT16) return 2;
-    return dtype == RTA_INT64 ? 8 : dtype == RTA_FLOAT32 || dtype == RTA_INT32 ? 4 : 1;
+    return rta::element_bytes(dtype);
   }
   std::vector<rta_tensor> tensors_;
 };

@@ -3,71 +3,40 @@
 from __future__ import annotations
 
 import warnings
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass, field, replace
+from dataclasses import replace
 from inspect import Parameter
 from typing import Any
 
 import torch
-from torch import Tensor, fx, nn
+from torch import Tensor, nn
 from torch.utils import _pytree as pytree
 
-from rtaccel.convert.frontend.all_entries.rewrite import with_all_entries
 from rtaccel.convert.frontend.batches import signature_of
-from rtaccel.convert.frontend.complex.rewrite import without_complex
-from rtaccel.convert.frontend.decompositions.branches import take_of_both
-from rtaccel.convert.frontend.decompositions.counting import count_in_float
-from rtaccel.convert.frontend.decompositions.half import in_float32
-from rtaccel.convert.frontend.decompositions.read_numbers import keep_as_tensors
+from rtaccel.convert.frontend.exported.example import shared_batch
+from rtaccel.convert.frontend.exported.graph import ComputedRounds, ExportedGraph, as_graph
 from rtaccel.convert.frontend.functionalize import functionalize
 from rtaccel.convert.frontend.guards.numbers import Guard
 from rtaccel.convert.frontend.guards.sizes import batch_range
-from rtaccel.convert.frontend.packed import check_longest, packed_sequences
+from rtaccel.convert.frontend.packed import packed_sequences
 from rtaccel.convert.frontend.private_copy import attributes_kept
 from rtaccel.convert.frontend.recurrent_shapes import known_shapes
 from rtaccel.convert.frontend.retrace import (
     Retraced,
-    of_inputs,
     reads_constants,
     retrace,
     transforms_left,
     unlogged,
     with_arguments,
 )
-from rtaccel.convert.frontend.rolled import with_loops_rolled
 from rtaccel.convert.frontend.trained import as_torch_layers
-from rtaccel.core.batch import ANY_BATCH, BatchRange, only
-from rtaccel.core.errors import ShapeError, UnsupportedProblem
-from rtaccel.nn.qat.layers import TrainedNumbers
+from rtaccel.core.batch import ANY_BATCH, only
+from rtaccel.core.errors import UnsupportedProblem
 
 _TRACED_BATCH = 23
 """Batch used while tracing: export fixes sizes 0 and 1 for good, so a model is traced with another one. A prime that is
 unlike any size a model has of its own: a size that agrees by chance would hide that the model depends on it."""
-
-
-@dataclass(frozen=True)
-class ExportedGraph:
-    """graph: functional ATen calls. constants: placeholder name -> parameter or buffer. inputs: names of the
-    placeholders of the flattened arguments. in_spec, out_spec: how arguments and results are nested.
-    any_batch: the first dimension of every tensor is open in the graph. batch: the sizes of it for which the graph is the
-    model. retraced: the calls of one run, not what torch.export took from the code. fitted: the graph for arguments of other
-    sizes, where further dimensions are open. trained: numbers of layers that trained with fake quantization, by dotted name.
-    halves: what the model's numbers are in that the graph computes in float32.
-    guarded: how the model's results are nested, where those of the graph are in one row and a flag is the last of them."""
-
-    graph: fx.Graph
-    constants: dict[str, Tensor]
-    inputs: tuple[str, ...]
-    in_spec: Any
-    out_spec: Any
-    any_batch: bool
-    batch: BatchRange
-    retraced: bool = False
-    fitted: Callable[[Sequence[Any]], ExportedGraph] | None = None
-    trained: Mapping[str, TrainedNumbers] = field(default_factory=dict)
-    guarded: Any = None
-    halves: tuple[torch.dtype, ...] = ()
 
 
 @contextmanager
@@ -122,60 +91,6 @@ def _apart(args: tuple[Any, ...]) -> tuple[Any, ...]:
     return pytree.tree_unflatten([leaf.clone() if again else leaf for leaf, again in zip(leaves, twice)], spec)
 
 
-def shared_batch(args: tuple[Any, ...]) -> int | None:
-    """The first dimension of all tensors among the arguments; None where they share none, or it is 0."""
-    tensors = [leaf for leaf in pytree.tree_leaves(args) if isinstance(leaf, Tensor)]
-    batches = {t.shape[0] if t.dim() else None for t in tensors}
-    return next(iter(batches)) or None if len(batches) == 1 else None
-
-
-def check_example(model: nn.Module, args: Sequence[Any] | Tensor) -> tuple[Any, ...]:
-    """Arguments as a tuple; errors for what no compiled model could be right about."""
-    if isinstance(args, Tensor):
-        args = (args,)
-    if not isinstance(model, nn.Module):
-        raise UnsupportedProblem(
-            "compile", type(model).__name__, "a torch.nn.Module", "Wrap the function in a module's forward."
-        )
-    if not isinstance(args, (tuple, list)):
-        raise ShapeError("compile", type(args).__name__, "a tuple of example inputs", "Pass rt.compile(model, (x,)).")
-    if model.training:
-        raise UnsupportedProblem(
-            "compile",
-            "a model in training mode",
-            "one in eval mode",
-            "Call model.eval() first: dropout and BatchNorm differ.",
-        )
-    signature = signature_of(model)
-    try:
-        if signature is not None:
-            signature.bind(*args)
-    except TypeError as error:
-        raise ShapeError(
-            "compile", f"{len(args)} example inputs: {error}", "arguments that the model's forward takes",
-            "Pass the arguments of one call, in order.",
-        ) from error  # fmt: skip
-    training = [name for name, module in model.named_modules() if module.training]
-    if training:
-        raise UnsupportedProblem(
-            "compile",
-            f"{', '.join(training[:4])}{' ...' if len(training) > 4 else ''} in training mode inside a model in eval mode",
-            "every module in eval mode",
-            "Call model.eval() last, after modules were added or set to train.",
-        )
-    return tuple(args)
-
-
-class ChangesItself(UnsupportedProblem):
-    """A graph that writes to buffers of the model. names: theirs, dotted."""
-
-    names: tuple[str, ...] = ()
-
-
-class _ComputedRounds(UnsupportedProblem):
-    """A loop or branch that numbers decide is part of the graph."""
-
-
 def capture(
     model: nn.Module, args: tuple[Any, ...], fixed: bool = False, specialize: bool = False, guard: Guard = Guard.NONE
 ) -> ExportedGraph:
@@ -207,8 +122,8 @@ def _capture(model: nn.Module, args: tuple[Any, ...], fixed: bool, specialize: b
             why = "the model's Python reads numbers of tensors"
             if not reads_constants(program):
                 try:
-                    return _captured(program, found, any_batch=True)
-                except _ComputedRounds:
+                    return as_graph(program, found, any_batch=True)
+                except ComputedRounds:
                     if guard is Guard.NONE:
                         raise
         why = why or ("; ".join(found.why) if found is not None else "the model's code depends on the batch")
@@ -218,9 +133,9 @@ def _capture(model: nn.Module, args: tuple[Any, ...], fixed: bool, specialize: b
         try:
             program = _export(model, args, any_batch=False)
             if not reads_constants(program):
-                return _captured(program, batch, any_batch=False)
+                return as_graph(program, batch, any_batch=False)
             refused = Exception("numbers of tensors are read, which export does not keep")
-        except _ComputedRounds as error:
+        except ComputedRounds as error:
             if guard is Guard.NONE:
                 raise
             refused = error
@@ -232,7 +147,7 @@ def _capture(model: nn.Module, args: tuple[Any, ...], fixed: bool, specialize: b
                 raise _refusal(model, refused) from refused  # it runs as it is, with any batch
     try:
         traced = retrace(model, args, specialize, guard)
-        made = _captured(_export(traced.module, traced.tensors, any_batch=False), batch, any_batch=False)
+        made = as_graph(_export(traced.module, traced.tensors, any_batch=False), batch, any_batch=False)
     except UnsupportedProblem:
         raise
     except Exception as error:
@@ -249,7 +164,7 @@ def capture_guarded(model: nn.Module, args: tuple[Any, ...], guard: Guard) -> Ex
     with as_torch_layers(model) as trained:
         try:
             traced = retrace(model, _apart(args), False, guard, steady=True)
-            made = _captured(_export(traced.module, traced.tensors, any_batch=False), batch, any_batch=False)
+            made = as_graph(_export(traced.module, traced.tensors, any_batch=False), batch, any_batch=False)
         except Exception:  # the graph that there is already is taken
             return None
     return replace(_with_arguments(made, traced), trained=trained) if traced.guarded else None
@@ -281,7 +196,7 @@ def capture_open(
         program = _export(model, tuple(given), any_batch, dims)
     is_open = any_batch and _batch_is_open(program)
     batch = ANY_BATCH if is_open or shared is None else only(shared, "the model's code depends on the batch")
-    return program, replace(_captured(program, batch, is_open), trained=trained)
+    return program, replace(as_graph(program, batch, is_open), trained=trained)
 
 
 def _traced_size(lo: int, hi: int) -> int:
@@ -304,71 +219,3 @@ def _batch_is_open(program: torch.export.ExportedProgram) -> bool:
             if not len(shape) or isinstance(shape[0], int) or not shape[0].node.expr.free_symbols:
                 return False  # a symbol that torch.export found to be a number is one
     return True
-
-
-def _captured(program: torch.export.ExportedProgram, batch: BatchRange, any_batch: bool) -> ExportedGraph:
-    signature = program.graph_signature
-    constants: dict[str, Tensor] = {}
-    for spec in signature.input_specs:
-        if spec.kind.name == "USER_INPUT" or not hasattr(spec.arg, "name"):
-            continue
-        value = program.state_dict.get(spec.target)
-        if value is None:
-            value = program.constants.get(spec.target)
-        if isinstance(value, Tensor):
-            dense = value.layout == torch.strided
-            constants[spec.arg.name] = value.detach() if dense else value.detach().to_dense()
-    mutated = _keep_own_results(program)
-    if mutated:
-        refused = ChangesItself(
-            "compile",
-            f"a model that changes {', '.join(mutated)} when called",
-            "a model without state of its own",
-            "Return the state as an output and pass it in as an input.",
-        )
-        refused.names = tuple(mutated)
-        raise refused
-    take_of_both(program.graph_module)
-    called = [n for n in program.graph.nodes if isinstance(n.target, torch._ops.HigherOrderOperator)]
-    if called:
-        raise _ComputedRounds(
-            "compile",
-            f"a model that calls torch.{called[0].target.name()}, whose branches or rounds depend on numbers",
-            "a graph that is the same at every call",
-            "Compute both branches and take one with torch.where, or write a fixed number of rounds out.",
-        )
-    inputs = tuple(spec.arg.name for spec in signature.input_specs if spec.kind.name == "USER_INPUT")
-    check_longest(program.graph)
-    halves = in_float32(program.graph, constants, inputs)
-    keep_as_tensors(program.graph)
-    without_complex(program.graph)  # what is left complex stays PyTorch's
-    count_in_float(program.graph)
-    return ExportedGraph(
-        graph=with_loops_rolled(with_all_entries(program.graph)),
-        constants=constants,
-        inputs=inputs,
-        in_spec=program.call_spec.in_spec,
-        out_spec=program.call_spec.out_spec,
-        any_batch=any_batch,
-        batch=batch,
-        halves=halves,
-    )
-
-
-def _keep_own_results(program: torch.export.ExportedProgram) -> list[str]:
-    """Takes results that are written back to parameters and buffers off the graph where no input decides them: calls settle them,
-    as `attribute_state` has seen. Names of the others."""
-    wanted = set(program.graph_signature.user_inputs)
-    specs = program.graph_signature.output_specs
-    output = next(node for node in program.graph.nodes if node.op == "output")
-    results = list(output.args[0])
-    kept, mutated = [], []
-    for spec, result in zip(specs, results):
-        if spec.kind.name == "USER_OUTPUT":
-            kept.append(result)
-        elif spec.kind.name == "USER_INPUT_MUTATION" or not isinstance(result, fx.Node) or of_inputs(result, wanted):
-            mutated.append(str(spec.target))
-    if not mutated and len(kept) < len(results):
-        output.args = (tuple(kept),)
-        program.graph.eliminate_dead_code()
-    return mutated

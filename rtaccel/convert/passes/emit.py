@@ -9,7 +9,7 @@ from math import prod
 import torch
 from torch import Tensor, fx
 
-from rtaccel.convert.frontend.export import ExportedGraph
+from rtaccel.convert.frontend.exported.graph import ExportedGraph
 from rtaccel.convert.frontend.graph.op_graph import OpGraph
 from rtaccel.convert.frontend.graph.values import sizes, stored_apart
 from rtaccel.convert.frontend.nodes import OpNode

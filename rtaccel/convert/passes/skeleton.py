@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor
 
-from rtaccel.convert.frontend.export import ExportedGraph
+from rtaccel.convert.frontend.exported.graph import ExportedGraph
 from rtaccel.convert.frontend.graph.op_graph import OpGraph
 from rtaccel.convert.quantization.scheme_rules import LayerPlan
 from rtaccel.core.errors import FormatError, RtaccelError

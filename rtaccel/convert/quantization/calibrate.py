@@ -10,7 +10,7 @@ from torch import Tensor, fx
 from torch.utils import _pytree as pytree
 
 from rtaccel.convert.frontend.batches import batches_of, first_line, miscounted, tensors, words
-from rtaccel.convert.frontend.export import ExportedGraph
+from rtaccel.convert.frontend.exported.graph import ExportedGraph
 from rtaccel.core.errors import FormatError, ShapeError
 from rtaccel.core.scheme import Observer
 from rtaccel.core.stage import QParams

@@ -13,7 +13,7 @@ import torch
 from torch import Tensor, fx
 
 from rtaccel.convert.frontend.batches import batches_of
-from rtaccel.convert.frontend.export import ExportedGraph
+from rtaccel.convert.frontend.exported.graph import ExportedGraph
 from rtaccel.convert.frontend.nodes import OpNode
 from rtaccel.convert.quantization.calibrate import as_args, run_graph
 from rtaccel.convert.quantization.value_statistics import InputSums

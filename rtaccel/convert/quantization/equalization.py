@@ -15,7 +15,7 @@ from dataclasses import replace
 import torch
 from torch import Tensor, fx
 
-from rtaccel.convert.frontend.export import ExportedGraph
+from rtaccel.convert.frontend.exported.graph import ExportedGraph
 from rtaccel.convert.frontend.graph.op_graph import OpGraph
 from rtaccel.convert.frontend.nodes import OpNode
 from rtaccel.convert.quantization.scheme_rules import LayerPlan

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from rtaccel.convert.frontend.batches import batches_of
-from rtaccel.convert.frontend.export import ExportedGraph
+from rtaccel.convert.frontend.exported.graph import ExportedGraph
 from rtaccel.convert.quantization.calibrate import as_args, run_graph
 from rtaccel.convert.weights.prune import InputStatistics
 from rtaccel.core.errors import FormatError

@@ -15,7 +15,7 @@ from typing import Any
 import torch
 from torch import fx
 
-from rtaccel.convert.frontend.export import ExportedGraph
+from rtaccel.convert.frontend.exported.graph import ExportedGraph
 from rtaccel.convert.frontend.graph.op_graph import OpGraph
 from rtaccel.convert.frontend.graph.values import stored_apart
 from rtaccel.convert.frontend.nodes import Buffer, OpNode

@@ -16,7 +16,7 @@ from torch import Tensor
 
 from rtaccel.core.errors import FormatError, ShapeError, UnsupportedProblem
 from rtaccel.core.stage import GraphIO, Stage, Value
-from rtaccel.kernels.conv.contract import MAX_K
+from rtaccel.kernels.conv.lowering import MAX_K
 from rtaccel.nn.check import dense, describe
 from rtaccel.nn.params.linear_w8a8 import LinearW8A8
 from rtaccel.plan.choose import Choice

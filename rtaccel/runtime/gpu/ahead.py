@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from torch.utils import _pytree as pytree
 
 from rtaccel.convert.batch_mode import choose_batch_mode
-from rtaccel.convert.frontend.export import check_example
+from rtaccel.convert.frontend.exported.example import check_example
 from rtaccel.convert.frontend.torchscript import in_python
 from rtaccel.convert.lower import lower
 from rtaccel.convert.passes.program import Program, SubgraphStep

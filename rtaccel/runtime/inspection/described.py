@@ -8,10 +8,10 @@ from rtaccel.convert.passes.program import FallbackStep, Program, SubgraphStep
 from rtaccel.core.batch import BatchRange
 from rtaccel.plan.columns import seen_in_place
 from rtaccel.plan.explain import Line, line, table
-from rtaccel.runtime.execute import Executor
 from rtaccel.runtime.gpu.graph import DevicePlan
 from rtaccel.runtime.options import Options
 from rtaccel.runtime.state.buffers import State
+from rtaccel.runtime.steps.executor import Executor
 
 
 class Described:

@@ -21,11 +21,12 @@ from rtaccel.measure.stages import StageProfile, StageTime
 from rtaccel.plan.choose import Choice
 from rtaccel.plan.group import StagedPlan
 from rtaccel.runtime.compiled import CompiledModel
-from rtaccel.runtime.execute import Executor, Step
 from rtaccel.runtime.guarded import GuardedModel
 from rtaccel.runtime.inputs import fit_inputs
 from rtaccel.runtime.schedule.binder import Unbindable
 from rtaccel.runtime.schedule.schedule import Schedule
+from rtaccel.runtime.steps.executor import Executor
+from rtaccel.runtime.steps.step import Step
 
 MAX_CALLS = 100_000
 WARM_CALLS = 20

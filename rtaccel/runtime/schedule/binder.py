@@ -23,7 +23,8 @@ from rtaccel.runtime.memory import seen_as
 from rtaccel.runtime.schedule.torch_call import bound_call
 
 if TYPE_CHECKING:
-    from rtaccel.runtime.execute import Executor, Step
+    from rtaccel.runtime.steps.executor import Executor
+    from rtaccel.runtime.steps.step import Step
 
 _DATA_DEPENDENT = (torch.Tag.dynamic_output_shape, torch.Tag.data_dependent_output)
 _SHAPES = ("sym_size", "sym_stride", "sym_numel", "sym_storage_offset", "size", "stride", "numel", "dim")

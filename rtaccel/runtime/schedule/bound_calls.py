@@ -9,7 +9,7 @@ from rtaccel.runtime.schedule.schedule import bound
 
 if TYPE_CHECKING:
     from rtaccel.convert.passes.program import Program
-    from rtaccel.runtime.execute import Executor
+    from rtaccel.runtime.steps.executor import Executor
 
 
 class BoundCalls:

@@ -18,7 +18,7 @@ from rtaccel.runtime.memory import share_elements
 from rtaccel.runtime.schedule.binder import Binder, Call, Unbindable, group_call
 
 if TYPE_CHECKING:
-    from rtaccel.runtime.execute import Executor
+    from rtaccel.runtime.steps.executor import Executor
 
 KEPT = 4
 """Batches whose calls are kept. Each has memory of its own for every value that torch reads or gives."""

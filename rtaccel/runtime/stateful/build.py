@@ -10,7 +10,9 @@ from torch import Tensor, nn
 from torch.utils import _pytree as pytree
 
 from rtaccel.convert.build_graph import build_graph
-from rtaccel.convert.frontend.export import ChangesItself, ExportedGraph, capture, shared_batch
+from rtaccel.convert.frontend.export import capture
+from rtaccel.convert.frontend.exported.example import shared_batch
+from rtaccel.convert.frontend.exported.graph import ChangesItself, ExportedGraph
 from rtaccel.convert.frontend.graph.op_graph import OpGraph
 from rtaccel.convert.frontend.own_state.function import as_function, carried
 from rtaccel.convert.frontend.own_state.places import OwnState, own_state

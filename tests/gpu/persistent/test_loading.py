@@ -10,11 +10,11 @@ import torch
 
 from rtaccel.backends import cuda_persistent
 from rtaccel.core.errors import BackendUnavailable
-from rtaccel.runtime import execute
 from rtaccel.runtime.gpu import persistent_stacks
 from rtaccel.runtime.gpu.persistent_device import CudaPersistent
 from rtaccel.runtime.gpu.persistent_weights import RENEW, SECOND
 from rtaccel.runtime.options import Options
+from rtaccel.runtime.steps import planned
 from tests.gpu.persistent.models import Make, call, lowered_chain, reloaded, stream
 from tests.support.fake_cuda import FakeCard
 
@@ -80,7 +80,7 @@ def test_to_compile_for_the_gpu_is_to_load(card: FakeCard, chain: Make) -> None:
     model = chain()
     call(model)
     with pytest.raises(BackendUnavailable, match="not loaded yet"):
-        execute.build_executor(lowered_chain(48)._program, Options(1, "cuda", None, 1, "Other", mode="eager"))
+        planned.build_executor(lowered_chain(48)._program, Options(1, "cuda", None, 1, "Other", mode="eager"))
 
 
 def test_new_weights_load_no_code_and_wait_for_nothing(card: FakeCard) -> None:

@@ -15,9 +15,9 @@ import torch
 from torch import nn
 
 import rtaccel as rt
-from rtaccel.runtime import execute
 from rtaccel.runtime.compiled import CompiledModel
 from rtaccel.runtime.options import Options
+from rtaccel.runtime.steps import planned
 from tests.gpu.with_cupy.fake_cupy import FakeCupy, NumpyArray
 from tests.support.fake_cuda import FakeCard
 from tests.support.fake_device import FakeDevice
@@ -73,7 +73,7 @@ class Waits:
 class Setup:
     def __init__(self, patch: pytest.MonkeyPatch, cupy: FakeCupy) -> None:
         self.cupy, self.card, self.device = cupy, FakeCard(), FakeDevice()
-        patch.setattr(execute, "device_layer", lambda name: self.device)
+        patch.setattr(planned, "device_layer", lambda name: self.device)
         self.net = nn.Sequential(nn.Linear(FRAME // 2 + 1, 32), nn.ReLU(), nn.Linear(32, 3)).eval()
         eager = rt.compile(self.net, torch.randn(ROWS, 128), backend="portable")
         assert isinstance(eager, CompiledModel)

@@ -18,11 +18,11 @@ import rtaccel as rt
 from rtaccel.backends.cuda_streams import NO_ORDER, Order
 from rtaccel.core.errors import BackendUnavailable, FallbackWarning, FormatError, ShapeError, UnsupportedProblem
 from rtaccel.nn.raw_kernel import RawKernel, raw_kernel
-from rtaccel.runtime import execute
 from rtaccel.runtime.compiled import CompiledModel
 from rtaccel.runtime.gpu import device as cuda_device
 from rtaccel.runtime.gpu.device import Graph, Work
 from rtaccel.runtime.options import Options
+from rtaccel.runtime.steps import planned
 from tests.gpu.with_cupy.fake_cupy import FakeCupy, floats
 from tests.support.fake_cuda import FakeCard
 from tests.support.fake_device import FakeDevice
@@ -114,7 +114,7 @@ def test_on_the_cpu_it_is_a_stage_of_its_own() -> None:
 
 def test_the_model_is_one_graph(cupy: FakeCupy, monkeypatch: pytest.MonkeyPatch) -> None:
     device = FakeDevice()
-    monkeypatch.setattr(execute, "device_layer", lambda name: device)
+    monkeypatch.setattr(planned, "device_layer", lambda name: device)
     net = plain(halving(cupy))
     fast = graphed(net)
     assert device.captures == 1
@@ -140,7 +140,7 @@ def test_the_model_is_one_graph(cupy: FakeCupy, monkeypatch: pytest.MonkeyPatch)
 
 def test_other_batches_and_other_weights(cupy: FakeCupy, monkeypatch: pytest.MonkeyPatch) -> None:
     device = FakeDevice()
-    monkeypatch.setattr(execute, "device_layer", lambda name: device)
+    monkeypatch.setattr(planned, "device_layer", lambda name: device)
     own = halving(cupy)
     net, other = plain(own), plain(own)
     fast = graphed(net)
@@ -161,7 +161,7 @@ def test_other_batches_and_other_weights(cupy: FakeCupy, monkeypatch: pytest.Mon
 
 def test_a_call_that_falls_back_to_pytorch_is_in_no_graph(cupy: FakeCupy, monkeypatch: pytest.MonkeyPatch) -> None:
     device = FakeDevice()
-    monkeypatch.setattr(execute, "device_layer", lambda name: device)
+    monkeypatch.setattr(planned, "device_layer", lambda name: device)
 
     class Both(Net):
         def forward(self, x: Tensor) -> Tensor:
@@ -201,7 +201,7 @@ def test_a_capture_has_its_launch_on_the_stream_that_captures(
         def is_host(self, tensor: Tensor) -> bool:
             return False
 
-    monkeypatch.setattr(execute, "device_layer", lambda name: CapturingOnCpu())
+    monkeypatch.setattr(planned, "device_layer", lambda name: CapturingOnCpu())
     net = plain(halving(cupy))
     fast = graphed(net)
     captures = [i for i, line in enumerate(card.log) if line.startswith("capture on")]

@@ -15,9 +15,9 @@ import rtaccel as rt
 from rtaccel.core.registry import operator
 from rtaccel.core.stage import Stage, Value
 from rtaccel.kernels.draw import contract
-from rtaccel.runtime import execute
 from rtaccel.runtime.compiled import CompiledModel
 from rtaccel.runtime.options import Options
+from rtaccel.runtime.steps import planned
 from tests.support.fake_device import FakeDevice
 from tests.support.one_stage import check_no_samples, kernels, operators_of
 
@@ -159,7 +159,7 @@ def test_a_call_that_is_left_to_torch() -> None:
 
 def test_a_graph_goes_on_from_replay_to_replay(monkeypatch: pytest.MonkeyPatch) -> None:
     """Capturing takes no numbers of the sequence; bound calls and other batches go on in the same one."""
-    monkeypatch.setattr(execute, "device_layer", lambda name: FakeDevice())
+    monkeypatch.setattr(planned, "device_layer", lambda name: FakeDevice())
     call = Drawn(lambda x: x + torch.randn_like(x)).eval()
     plain = rt.compile(call, (torch.zeros(2, 5),), backend="portable")
     assert isinstance(plain, CompiledModel)

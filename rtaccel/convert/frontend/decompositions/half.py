@@ -27,7 +27,9 @@ def in_float32(graph: fx.Graph, constants: dict[str, Tensor], inputs: Collection
 
     Casts to a half inside a float32 model stay what they are: there they round on purpose.
     """
-    given = [node for node in graph.nodes if node.op == "placeholder" and not _is_packed(node)]
+    placeholders = [node for node in graph.nodes if node.op == "placeholder"]
+    packed = {node for node in placeholders if _is_packed(node)}
+    given = [node for node in placeholders if node not in packed]
     found = {d for node in given for d in (_dtype(node),) if d in HALVES}
     calls = [node for node in graph.nodes if node.op == "call_function"]
     if not found or any((node.target in _BITS or _is_custom(node)) and _is_half(node) for node in calls):
@@ -43,9 +45,8 @@ def in_float32(graph: fx.Graph, constants: dict[str, Tensor], inputs: Collection
     for node, wide in cast.items():
         for reader in [user for user in node.users if user not in (wide, output)]:
             reader.replace_input_with(node, wide)
-    kept_as_is = {node for node in graph.nodes if node.op == "placeholder" and _is_packed(node)}
     for node in graph.nodes:
-        if node in cast or node in kept_as_is:
+        if node in cast or node in packed:
             continue
         _widen(node)
         if node.op == "placeholder" and node.name in constants and constants[node.name].dtype in HALVES:

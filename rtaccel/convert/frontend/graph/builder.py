@@ -14,7 +14,7 @@ from rtaccel.convert.frontend import layout
 from rtaccel.convert.frontend.as_strided import expect_own_strides
 from rtaccel.convert.frontend.constants import is_free, is_known, take_value
 from rtaccel.convert.frontend.decompose import decompose, take_back
-from rtaccel.convert.frontend.export import ExportedGraph
+from rtaccel.convert.frontend.exported.graph import ExportedGraph
 from rtaccel.convert.frontend.graph.op_graph import OpGraph
 from rtaccel.convert.frontend.graph.values import Values, stored_apart
 from rtaccel.convert.frontend.layout import View

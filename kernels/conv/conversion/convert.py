@@ -14,7 +14,7 @@ from rtaccel.core.stage import Stage
 from rtaccel.core.stage_traits import Sparse
 from rtaccel.core.traits import Folding, Node, Weights
 from rtaccel.kernels._common.geometry import Geometry
-from rtaccel.kernels.conv import joined
+from rtaccel.kernels.conv.conversion import joined
 from rtaccel.kernels.linear.convert import columns, only_weight, scale_outputs
 
 WEIGHTS = Weights(matrices=only_weight, schemes=("float32", "w8a8"), inside="dynamic")

@@ -4,72 +4,25 @@ from __future__ import annotations
 
 import resource
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, Any
+from dataclasses import replace
+from typing import Any
 
 import torch
 from torch import Tensor, fx
 
-from rtaccel.backends.cuda_errors import translated
-from rtaccel.backends.cuda_persistent import refuse_loading
 from rtaccel.convert.frontend.nodes import constant_value
 from rtaccel.convert.passes.program import FallbackStep, Program, SubgraphStep
-from rtaccel.core.batch import ANY_BATCH
 from rtaccel.core.errors import UnsupportedProblem
-from rtaccel.core.traits import FALLBACK
-from rtaccel.nn.raw_kernel import RAW_KERNEL, RawKernel, raw_kernel_of
-from rtaccel.plan.choose import Choice
-from rtaccel.plan.group import Executable, StagedPlan, Subgraph, plan_group
-from rtaccel.runtime.gpu.device import DeviceLayer, device_layer
+from rtaccel.plan.group import Executable, StagedPlan, Subgraph
+from rtaccel.runtime.gpu.device import DeviceLayer
 from rtaccel.runtime.gpu.graph import DevicePlan, GraphPlan
-from rtaccel.runtime.gpu.graph_stream import graph_stream, with_states
 from rtaccel.runtime.gpu.joined import Edge, joined
-from rtaccel.runtime.gpu.persistent import persistent_plan
 from rtaccel.runtime.inputs import check_arguments, fit_inputs
 from rtaccel.runtime.memory import seen_as
 from rtaccel.runtime.options import Options
 from rtaccel.runtime.schedule.nesting import nesting, with_keys
 from rtaccel.runtime.schedule.schedule import Schedules
-
-if TYPE_CHECKING:
-    from rtaccel.kernels._core.cpu import States
-
-
-@dataclass(frozen=True)
-class Step:
-    """One step made ready. plan: what runs a group. choices: the kernels of a group. reason: why torch keeps a call."""
-
-    source: SubgraphStep | FallbackStep
-    name: str
-    plan: Any = None
-    choices: tuple[Choice, ...] = ()
-    reason: str = ""
-
-    @property
-    def raw_kernel(self) -> RawKernel | None:
-        """The user's own, where the step is one."""
-        return raw_kernel_of(self.source.node) if isinstance(self.source, FallbackStep) else None
-
-    @property
-    def what(self) -> tuple[str, str]:
-        """Of a call in torch: what it is, and which kernel has it."""
-        own = self.raw_kernel
-        return ("an ordinary torch call", FALLBACK) if own is None else (f"your own {own.name}", RAW_KERNEL)
-
-    @property
-    def native(self) -> bool:
-        """Whether the plan is one of the native core."""
-        return self.plan is not None and not isinstance(self.plan, StagedPlan)
-
-    @property
-    def allocates(self) -> bool:
-        return not self.native and not isinstance(self.plan, DevicePlan)
-
-    def parts(self, stage: int, samples: int) -> int:
-        """How many threads share a stage; 1 where they share the samples instead."""
-        if not self.native or self.plan.parts(-1, samples) > 1:
-            return 1
-        return self.plan.parts(stage, samples)
+from rtaccel.runtime.steps.step import Step
 
 
 class Executor:
@@ -283,68 +236,3 @@ class Executor:
 def _lock_limit() -> str:
     soft, _ = resource.getrlimit(resource.RLIMIT_MEMLOCK)
     return "none" if soft == resource.RLIM_INFINITY else f"{soft} B"
-
-
-def build_executor(program: Program, options: Options) -> Executor:
-    """Raises BackendUnavailable on a GPU where a persistent kernel runs: to compile is to load code."""
-    if options.mode == "persistent":
-        return _persistent(program, options)
-    if options.device != "cuda":
-        return _planned(program, options)
-    refuse_loading("compile", options.title)
-    with translated("compile", device_layer("cuda").free_text):
-        return _planned(program, options)
-
-
-def _planned(program: Program, options: Options) -> Executor:
-    steps = []
-    for source in program.steps:
-        if isinstance(source, FallbackStep):
-            own = raw_kernel_of(source.node)
-            reason = f"{source.reason}: it stays an ordinary torch call" if own is None else own.where(options.device)
-            steps.append(Step(source, source.name, reason=reason))
-            continue
-        if options.states is not None and options.mode == "graph":
-            plan, choices = graph_stream(source.group, options.states, device_layer(options.device), _planner(options))
-        elif options.states is not None and options.mode == "eager":  # its kernels alone, for other weights
-            plan, choices = _planner(options)(with_states(source.group, options.states.names).whole)
-        else:
-            plan, choices = _planner(options, options.plan_states)(source.group)
-        steps.append(Step(source, "native group", plan, tuple(choices)))
-    executor = Executor(program, steps, options)
-    if options.mode == "graph" and executor.direct is None and options.states is None:  # that of a stream is a graph
-        executor.join(device_layer(options.device))
-    if options.mode != "graph" or executor.joined is not None or executor.direct is None:
-        return executor
-    step = executor.steps[0]  # the whole model is one group: it can be one graph
-    return Executor(program, [replace(step, plan=_graph(step.plan, options))], options)
-
-
-def _planner(options: Options, states: States | None = None) -> Callable[[Subgraph], tuple[Any, Any]]:
-    def plan(group: Subgraph) -> tuple[Any, Any]:
-        return plan_group(
-            group, options.batch_size, options.device, options.backend, options.batch, options.threads, states
-        )
-
-    return plan
-
-
-def _graph(plan: Any, options: Options) -> Any:
-    if not isinstance(plan, StagedPlan) or isinstance(plan, DevicePlan):
-        return plan
-    return GraphPlan(plan, device_layer(options.device), options.batch_size)
-
-
-def _persistent(program: Program, options: Options) -> Executor:
-    """A program that is one chain, or one stack and its head, on a persistent kernel."""
-    source = program.steps[0]
-    plain = Executor(
-        program, [Step(source, "persistent", StagedPlan(Subgraph((), (), ()), [], ANY_BATCH, "cpu"))], options
-    )
-    if len(program.steps) != 1 or not isinstance(source, SubgraphStep) or plain.direct is None:
-        names = ", ".join(s.name if isinstance(s, FallbackStep) else "a group of stages" for s in program.steps)
-        raise UnsupportedProblem(
-            "persistent", names, "a model that is one chain of layers with tensors as arguments", "Use mode='graph'."
-        )
-    plan = persistent_plan(source.group, options.states is not None)
-    return Executor(program, [Step(source, "persistent", plan)], options)

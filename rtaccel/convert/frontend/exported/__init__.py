@@ -1,0 +1,1 @@
+"""What a model is exported to, and what it is asked first."""

@@ -1,0 +1,1 @@
+"""The steps of a program made ready, and what runs them."""
