@@ -123,7 +123,7 @@ def test_a_parameter_that_is_wrong(name: str, lib: Any, whole: bytes) -> None:
 
 def test_heads_and_names(lib: Any, whole: bytes) -> None:
     for at, form, value, code in (
-        (0, "<8s", b"RTASTAYZ", BAD_FORMAT), (8, "<I", 2, NEWER), (8, "<I", 0, BAD_FORMAT), (12, "<I", 0, BAD_FORMAT),
+        (0, "<8s", b"RTASTAYZ", BAD_FORMAT), (8, "<I", 3, NEWER), (8, "<I", 0, BAD_FORMAT), (12, "<I", 0, BAD_FORMAT),
         (12, "<I", 3, BAD_FORMAT), (12, "<I", 1 << 20, BAD_FORMAT), (16, "<Q", 64, BAD_FORMAT),
         (HEAD + 48, "<Q", 1 << 40, BAD_FORMAT), (HEAD + 48, "<Q", 1, BAD_FORMAT), (HEAD + 56, "<Q", 8, BAD_FORMAT),
         (HEAD + 64, "<64s", b"x" * 64, BAD_FORMAT), (HEAD + 64, "<64s", b"", BAD_FORMAT), (HEAD + 128, "<8s", b"\n", BAD_FORMAT),
