@@ -147,13 +147,13 @@ def test_the_page_has_every_simulated_row() -> None:
 
 
 def test_queues_are_seen_in_long_messages_and_nowhere_hide_a_delay() -> None:
-    """641 words in and 640 out: a third of a microsecond at the high end. Nothing is sooner by more than 0.1 us."""
+    """640 words out: an eighth of a microsecond at the high end. Nothing is sooner by more than 0.1 us."""
     kept, sums = (json.loads(path.read_text()) for path in (predictions.QUEUES, predictions.RESULT))
     later = {
         (name, end): row[WARPS_THAT_POLL][end][1] - sums[name][WARPS_THAT_POLL][end][1]
         for name, row in kept.items() if name in sums for end in ("low", "high")
     }  # fmt: skip
-    assert later["autoencoder 640-128x4-8-128x4-640, rtaccel w8a8 persistent", "high"] > 0.3
+    assert later["autoencoder 640-128x4-8-128x4-640, rtaccel w8a8 persistent", "high"] > 0.12
     assert later["null model, persistent", "high"] < 0.05 and min(later.values()) > -0.1
     assert text.page and HIGH.link_us > LOW.link_us and queues.HIGH.line > queues.LOW.line
 
