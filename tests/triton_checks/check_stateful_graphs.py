@@ -35,20 +35,22 @@ def beside(model: nn.Module, x: Tensor, scheme: str = "float32", calls: int = 4)
     with IN_GRAPHS():
         fast = rt.compile(model, (x,), scheme, calibration=calibration, device=DEVICE, strict=True)
         assert "portable_torch" not in fast.explain(measure=False)
-        spoiled = len(x) == 1 or scheme != "w8a16"  # a NaN is in all rows on the CPU alone where weights alone are int8
+        nonfinite = (
+            len(x) == 1 or scheme != "w8a16"
+        )  # a NaN is in all rows on the CPU alone where weights alone are int8
         for reset in (True, True, False):
-            _follow(fast, plain, copy.deepcopy(model) if reset and scheme == "float32" else None, x, calls, spoiled)
+            _follow(fast, plain, copy.deepcopy(model) if reset and scheme == "float32" else None, x, calls, nonfinite)
             states = plain.state_dict()
             fast.reset(), plain.reset()
         fast.load_state_dict(states), plain.load_state_dict(states)
-        _follow(fast, plain, None, x, 2, spoiled)
+        _follow(fast, plain, None, x, 2, nonfinite)
 
 
-def _follow(fast: Any, plain: Any, model: nn.Module | None, x: Tensor, calls: int, spoiled: bool) -> None:
+def _follow(fast: Any, plain: Any, model: nn.Module | None, x: Tensor, calls: int, nonfinite: bool) -> None:
     near = {"rtol": 1e-3, "atol": 1e-4, "equal_nan": True}
     for call in range(calls):
         x = torch.randn_like(x)
-        if spoiled and model is None and call == calls - 1:
+        if nonfinite and model is None and call == calls - 1:
             x[0, 0] = float("nan")
         got, want = (pytree.tree_map(Tensor.cpu, f(t)) for f, t in ((fast, x.to(DEVICE)), (plain, x)))
         torch.testing.assert_close(got, want, **near)
