@@ -22,7 +22,7 @@ FOLDER = Path(__file__).parent.parent / "triton_checks"
 GROUPS = (
     ("recurrent", "recurrent_float32", "sparse", "sparse_bytes", "sparse_choice"),
     ("kernels", "1/2"), ("kernels", "2/2"),
-    ("conv", "conv_stream", "graph_streams", "stateful_graphs"), ("formats", "1/2"), ("formats", "2/2"),
+    ("conv", "conv_stream", "graph_streams"), ("formats", "1/2"), ("formats", "2/2"),
     ("persistent", "persistent_streams", "persistent_swap"), ("general", "thirds", "by_index"),
 )  # fmt: skip
 """Files of checks, and what part of their checks: each group is a process, of about the same length."""

@@ -19,6 +19,12 @@ from rtaccel.kernels._core.cpu import States
 from rtaccel.plan.group import StagedPlan, Subgraph, plan_group
 from rtaccel.runtime.gpu.graph_stream import GraphStream, graph_stream
 from tests.support.fake_device import FakeDevice, streams_in_graphs
+from tests.triton_checks.support.stateful_graphs import (  # noqa: F401
+    test_a_count_and_a_truth_value,
+    test_a_policy,
+    test_cells_one_behind_the_other,
+    test_each_kind_of_state,
+)
 
 require("triton")
 INTERPRETED = settings.triton_interpret()
