@@ -636,6 +636,8 @@ rta_mailbox_status rta_mailbox_exchange(uint64_t* to, const uint32_t* request, i
                                         const uint64_t* from, uint32_t* reply, int64_t reply_words, uint32_t sequence,
                                         int64_t timeout_ns) {}
 void rta_mailbox_send(uint64_t* to, const uint32_t* request, int64_t request_words, uint32_t sequence) {}
+int rta_mailbox_send_int8(uint64_t* to, const float* x, int64_t numbers, float inverse, int32_t zero_point,
+                          uint32_t sequence) {}
 rta_mailbox_status rta_mailbox_wait(const uint64_t* from, uint32_t* reply, int64_t reply_words, uint32_t sequence,
                                     int64_t timeout_ns) {}
 rta_mailbox_status rta_mailbox_echo(const uint64_t* from, int64_t request_words, uint64_t* to, int64_t reply_words,

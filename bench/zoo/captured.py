@@ -100,6 +100,9 @@ class PlayedCard:
     def order(self) -> Order:
         return NO_ORDER
 
+    def free_text(self) -> str:
+        return ""
+
 
 @dataclass
 class _Captured:

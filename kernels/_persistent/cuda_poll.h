@@ -97,3 +97,15 @@ static __device__ __forceinline__ unsigned quantized(int lane, const unsigned (&
       x[lane + 32 * i] = static_cast<signed char>(to_int8(mul_rn(float_of(payload[i]), inverse), zero_point));
   return why ? kEnd : payload[inputs / 32] | (fine ? 0 : kNonfinite);
 }
+
+// x of a message that the host has rounded, `words` of four int8 numbers, where a block finds it. The header, in lane
+// `words % 32`, as above.
+template <int words>
+static __device__ __forceinline__ unsigned taken(int lane, const unsigned (&payload)[words / 32 + 1], unsigned why,
+                                                 signed char* x) {
+  unsigned* to = reinterpret_cast<unsigned*>(x);
+#pragma unroll
+  for (int i = 0; i <= words / 32; ++i)
+    if (!why && lane + 32 * i < words) to[lane + 32 * i] = payload[i];
+  return why ? kEnd : payload[words / 32];
+}

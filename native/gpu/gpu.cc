@@ -191,8 +191,12 @@ void rta_gpu::step(const float* x, float* y, int64_t timeout_ns) {
   if (!seat->running()) start();
   const int64_t words = stored.request_words(), slot = ++number & 1;
   uint64_t* to = resident->requests + slot * words;
-  rta_mailbox_send(to, reinterpret_cast<const uint32_t*>(x), stored.inputs, number);
-  if (stored.commands) rta_mailbox_put(to + stored.inputs, command, number);
+  uint32_t unfit = 0;
+  if (!stored.rounded)
+    rta_mailbox_send(to, reinterpret_cast<const uint32_t*>(x), stored.inputs, number);
+  else if (!rta_mailbox_send_int8(to, x, stored.inputs, stored.inverse, stored.zero_point, number))
+    unfit = kSpoiled;
+  if (stored.commands) rta_mailbox_put(to + stored.x_words(), command | unfit, number);
   const auto status = rta_mailbox_wait(resident->replies + slot * stored.outputs, reinterpret_cast<uint32_t*>(y),
                                        stored.outputs, number, timeout_ns);
   if (status == RTA_MAILBOX_DONE) {

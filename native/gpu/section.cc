@@ -2,13 +2,14 @@
 #include "section.h"
 
 #include <algorithm>
+#include <cmath>
 #include <cstring>
 
 namespace rta::gpu {
 namespace {
 
 constexpr char kName[] = "persistent", kMagic[8] = {'R', 'T', 'A', 'S', 'T', 'A', 'Y', 'S'};
-constexpr uint32_t kVersion = 1, kMostLaunches = 64, kMostParameters = 256;
+constexpr uint32_t kVersion = 2, kMostLaunches = 64, kMostParameters = 256;
 constexpr uint64_t kMostRoom = uint64_t{1} << 36, kMostNumbers = 1u << 20;
 constexpr unsigned kMostBlocks = 1u << 12, kMostThreads = 1024, kMostShared = 227u << 10;
 constexpr size_t kElf = 64, kMachineAt = 18, kFlagsAt = 48;
@@ -145,7 +146,7 @@ bool is_for(const uint8_t* code, uint64_t size, uint32_t capability) {
 Parameter parameter_of(const uint8_t* at, const Place& all, const Stored& of, uint64_t& asked) {
   ParameterRecord r;
   std::memcpy(&r, at, sizeof r);
-  if (r.kind > static_cast<uint32_t>(Kind::kSecond) || r.unused)
+  if (r.kind > static_cast<uint32_t>(Kind::kZeroPoint) || r.unused)
     refuse(RTA_BAD_FORMAT, "%s: a parameter of kind %u", of.name, r.kind);
   const Parameter p{static_cast<Kind>(r.kind), r.value, r.bytes, r.room};
   if (p.kind != Kind::kMemory) {
@@ -201,14 +202,22 @@ Stored launch_of(const Place& all, size_t& at) {
   s.code = all.at + r.code_at;
   s.code_bytes = static_cast<size_t>(r.code_bytes);
   uint64_t asked = 0;
-  int seen[4] = {}, sets = 0;
+  int seen[4] = {}, sets = 0, inverses = 0, zero_points = 0;
   for (uint32_t i = 0; i < r.parameters; ++i) {
     s.parameters.push_back(parameter_of(all.at + at + sizeof r + i * sizeof(ParameterRecord), all, s, asked));
-    sets += s.parameters.back().kind == Kind::kSecond;
-    if (s.parameters.back().kind < Kind::kMemory) ++seen[static_cast<uint32_t>(s.parameters.back().kind)];
+    const Parameter& p = s.parameters.back();
+    sets += p.kind == Kind::kSecond;
+    if (p.kind < Kind::kMemory) ++seen[static_cast<uint32_t>(p.kind)];
+    const auto number = static_cast<uint32_t>(p.value);
+    if (p.kind == Kind::kInverse && ++inverses) std::memcpy(&s.inverse, &number, sizeof number);
+    if (p.kind == Kind::kZeroPoint && ++zero_points) s.zero_point = static_cast<int32_t>(number);
   }
   if (seen[0] != 1 || seen[1] != 1 || seen[2] != 1 || seen[3] > 1 || sets > 1)
     refuse(RTA_BAD_FORMAT, "%s: a kernel without a mailbox", s.name);
+  s.rounded = inverses != 0;
+  if (inverses != zero_points || inverses > 1 || (s.rounded && !s.commands) || s.zero_point < -128 ||
+      s.zero_point > 127 || !std::isfinite(s.inverse))
+    refuse(RTA_BAD_FORMAT, "%s: numbers by which x is rounded that are none", s.name);
   at += r.bytes;
   return s;
 }

@@ -29,6 +29,11 @@ rta_mailbox_status rta_mailbox_exchange(uint64_t* to, const uint32_t* request, i
 /* The two halves of an exchange, for a caller that does something else before he waits for long. What a wait has read
  * stays in the mailbox: it may be given up and begun again. The shortest wait is a thousand spins, some 10 us. */
 void rta_mailbox_send(uint64_t* to, const uint32_t* request, int64_t request_words, uint32_t sequence);
+/* The same of float32 numbers that are rounded here: x * inverse to the nearest whole number, of two the even one, plus
+ * zero_point, within -128 and 127. Four are a word, the first one lowest; behind the last there are zeros. Gives 1
+ * where all numbers were finite, and 0 else: the message has to say so by a word of its own. */
+int rta_mailbox_send_int8(uint64_t* to, const float* x, int64_t numbers, float inverse, int32_t zero_point,
+                          uint32_t sequence);
 rta_mailbox_status rta_mailbox_wait(const uint64_t* from, uint32_t* reply, int64_t reply_words, uint32_t sequence,
                                     int64_t timeout_ns);
 

@@ -19,6 +19,9 @@ constexpr int64_t kHeldNs = 1;
 // After which a thread of its own looks whether the kernel was ended.
 constexpr int64_t kSliceNs = 1'000'000;
 
+// Of a message whose x held a NaN or an infinity, which int8 numbers do not show: kNonfinite of cuda_poll.h.
+constexpr uint32_t kNonfinite = 8;
+
 // Of stores that this CPU holds back, as it does those into the memory of a device.
 void let_go() {
 #if defined(__x86_64__)
@@ -35,8 +38,13 @@ void let_go() {
 uint64_t* Mailbox::send(const void* request, uint32_t command) {
   const uint32_t number = ++sequence_, pending = pending_.exchange(0);
   uint64_t* slot = requests_ + (number & 1) * (request_words_ + commands_);
-  if (commands_) rta_mailbox_put(slot + request_words_, command | pending, number);
-  rta_mailbox_send(slot, static_cast<const uint32_t*>(request), request_words_, number);
+  uint32_t unfit = 0;
+  if (numbers_) {
+    const float* x = static_cast<const float*>(request);
+    unfit = rta_mailbox_send_int8(slot, x, numbers_, inverse_, zero_point_, number) ? 0 : kNonfinite;
+  }
+  if (commands_) rta_mailbox_put(slot + request_words_, command | pending | unfit, number);
+  if (!numbers_) rta_mailbox_send(slot, static_cast<const uint32_t*>(request), request_words_, number);
   if (mapped_) let_go();
   return replies_ + (number & 1) * reply_words_;
 }
@@ -75,7 +83,7 @@ bool Mailbox::exchange_alone(const void* request, void* reply, int64_t timeout_n
 }
 
 void Mailbox::last(uint32_t command) {
-  const std::vector<uint32_t> zeros(request_words_);
+  const std::vector<uint32_t> zeros(static_cast<size_t>(x_numbers()));
   nb::gil_scoped_release release;
   const std::lock_guard<std::mutex> turn(turn_);
   send(zeros.data(), command);
@@ -97,7 +105,7 @@ MailboxStep::MailboxStep(nb::object mailbox, nb::object x, nb::object y, uint64_
     : owner_(mailbox),
       otherwise_(otherwise),
       box_(nb::cast<Mailbox*>(mailbox)),
-      x_(x, box_->request_words()),
+      x_(x, box_->x_numbers()),
       y_(y, box_->reply_words()),
       control_(reinterpret_cast<const uint64_t*>(control)),
       timeout_ns_(timeout_ns) {
@@ -126,8 +134,9 @@ void add_mailbox(nb::module_& m) {
     return box.exchange(reinterpret_cast<const void*>(request), reinterpret_cast<void*>(reply), timeout_ns, command);
   };
   nb::class_<Mailbox>(m, "Mailbox", "Messages to a persistent kernel on a GPU, by address.")
-      .def(nb::init<uint64_t, int64_t, uint64_t, int64_t, bool, bool>(), nb::arg("requests"), nb::arg("request_words"),
-           nb::arg("replies"), nb::arg("reply_words"), nb::arg("commands") = false, nb::arg("mapped") = false)
+      .def(nb::init<uint64_t, int64_t, uint64_t, int64_t, bool, bool, int64_t, float, int32_t>(), nb::arg("requests"),
+           nb::arg("request_words"), nb::arg("replies"), nb::arg("reply_words"), nb::arg("commands") = false,
+           nb::arg("mapped") = false, nb::arg("numbers") = 0, nb::arg("inverse") = 1.0f, nb::arg("zero_point") = 0)
       .def("exchange", exchange, nb::arg("request"), nb::arg("reply"), nb::arg("timeout_ns"), nb::arg("command") = 0)
       .def("restart", &Mailbox::restart, "For a kernel that starts anew: the next message is the first.")
       .def_prop_ro("number", &Mailbox::number, "Of the latest message.")

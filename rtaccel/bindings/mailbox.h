@@ -20,14 +20,19 @@ inline bool is_set(const uint64_t* word) { return __atomic_load_n(word, __ATOMIC
 // more: what is to be done before it is computed. Exchanges of several threads follow one another.
 class Mailbox {
  public:
-  // mapped: requests are memory of the card, whose stores a CPU may hold back.
-  Mailbox(uint64_t requests, int64_t request_words, uint64_t replies, int64_t reply_words, bool commands, bool mapped)
+  // mapped: requests are memory of the card, whose stores a CPU may hold back. numbers: not 0 where x is rounded to
+  // int8 on its way, so many numbers in request_words words.
+  Mailbox(uint64_t requests, int64_t request_words, uint64_t replies, int64_t reply_words, bool commands, bool mapped,
+          int64_t numbers, float inverse, int32_t zero_point)
       : requests_(reinterpret_cast<uint64_t*>(requests)),
         replies_(reinterpret_cast<uint64_t*>(replies)),
         request_words_(request_words),
         reply_words_(reply_words),
         commands_(commands),
-        mapped_(mapped) {}
+        mapped_(mapped),
+        numbers_(numbers),
+        inverse_(inverse),
+        zero_point_(zero_point) {}
 
   // False after a timeout: the message then has the old number still, and the mailbox cannot be used again. Called with
   // the GIL, which is free while this waits for long.
@@ -58,7 +63,8 @@ class Mailbox {
   void order(uint32_t bits) { pending_ |= bits; }
   bool withdraw(uint32_t bits) { return (pending_.fetch_and(~bits) & bits) != 0; }
 
-  int64_t request_words() const { return request_words_; }
+  // Numbers of x, 4 bytes each.
+  int64_t x_numbers() const { return numbers_ ? numbers_ : request_words_; }
   int64_t reply_words() const { return reply_words_; }
 
   // Whether a MailboxLoop has it, and nobody else may use it.
@@ -71,6 +77,9 @@ class Mailbox {
   uint64_t *requests_, *replies_;
   int64_t request_words_, reply_words_;
   bool commands_, mapped_;
+  int64_t numbers_;
+  float inverse_;
+  int32_t zero_point_;
   uint32_t sequence_ = 0, echoed_ = 0;
   std::atomic<uint32_t> pending_{0};
   std::mutex turn_;

@@ -23,6 +23,7 @@ from rtaccel.kernels._core.cpu import States, packed_bound, tell
 from rtaccel.runtime.compiled import CompiledModel
 from rtaccel.runtime.gpu.on_cpu import on_cpu
 from rtaccel.runtime.inputs import names_of
+from rtaccel.runtime.stateful.model import StatefulModel
 from rtaccel.runtime.stream import StreamModel
 
 
@@ -45,8 +46,8 @@ def save(
     The file is a safetensors container with the logical weights and the calls that build the plan: no code, and no kernel's
     name. One file serves every kind of processor; whoever loads it takes the best kernels of his own.
 
-    model: from `rt.compile` or `rt.stream` on the CPU, all of it native. Or a stream on a GPU; its file is one for
-        the CPU. It is not changed.
+    model: from `rt.compile` or `rt.stream` on the CPU, all of it native. Or a stream, or a model with
+        state, on a GPU; its file is one for the CPU. It is not changed.
     name: of the model, by default that of its class.
     input_names: of its arguments, in their order; by default as the model calls them, "x_t" of a stream.
     output_names: of its results, in their order; by default "output", or "output_0", "output_1" and so on.
@@ -73,7 +74,7 @@ def save(
         (1, 4)
     """
     key = None if sign is None else signing.private_key("save", sign)
-    if isinstance(model, StreamModel) and model._options.mode is not None:
+    if isinstance(model, (StreamModel, StatefulModel)) and model._options.mode is not None:
         model = on_cpu(model, states)
     sections = {}
     if kernels:

@@ -129,7 +129,7 @@ class StagedPlan:
                 y = torch.where(
                     nonfinite.reshape(-1, *(1 for _ in port.value.shape)), torch.full_like(y, float("nan")), y
                 )
-            results.append(y.reshape(*lead, *port.trailing))
+            results.append(y.reshape((*lead, *port.trailing)))
         return results[0] if len(results) == 1 else tuple(results)
 
     def _hand_on(self, env: dict[str, Tensor], inputs: tuple[Tensor, ...]) -> None:

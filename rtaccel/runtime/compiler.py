@@ -94,8 +94,9 @@ def compile(
         compiled and verified at once, other sizes when they come or by `prepare` and `seal`. Calibration batches may have
         any size where the model is captured once, and else the size that is planned.
 
-    A model that keeps state of its own in buffers or attributes gives a StatefulModel on the CPU: it goes on from call to call.
-    Its batch is that of the example, and calibration batches are calls one after another.
+    A model that keeps state of its own in buffers or attributes gives a StatefulModel: it goes on from call to call. On a GPU it
+    is one CUDA graph, and its states stay in the card's memory. Its batch is that of the example, and calibration batches are
+    calls one after another.
 
     A call without a kernel stays a PyTorch call inside the result, and `explain()` names it and gives the reason. A model
     that torch.export cannot capture at all gives an UncapturedModel: the model itself, its layers swapped.
@@ -141,10 +142,12 @@ def compile(
     guard = Guard.NONE if device != "cpu" or strict else Guard.ALL if float32 else Guard.INPUTS
 
     def with_state(found: HasState) -> CompiledModel:
-        if device != "cpu" or backend not in (None, "cpu"):
-            where = f"backend={backend!r}" if device == "cpu" else f"device={device!r}"
-            raise ExportFailed("compile", f"{found.got}, with {where}", "a native plan on the CPU, which keeps state",
-                               "Compile it for the CPU, or take the state as an input and return it.")  # fmt: skip
+        if mode not in (None, "graph") or backend not in (None, "cpu" if device == "cpu" else "triton"):
+            where = f"mode={mode!r}" if mode not in (None, "graph") else f"backend={backend!r}"
+            raise ExportFailed(
+                "compile", f"{found.got}, with {where}", "a native plan on the CPU or a CUDA graph, which keep state",
+                "Leave it out, or take the state as an input and return it.",
+            )  # fmt: skip
         return compiled_with_state(
             model, args, found.names, recipe.with_state, calibration, verify=verify, exact=float32, names=names
         )

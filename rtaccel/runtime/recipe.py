@@ -58,10 +58,12 @@ class Recipe:
     def with_state(self, captured: ExportedGraph, graph: OpGraph, keeping: Keeping, batches: Any) -> StatefulModel:
         """The plan keeps the state of the model."""
         program = with_states_kept(self._lowered(captured, graph, batches), keeping)
-        program = in_fastest_form(program, 1, self.backend, patterns=self.patterns)
+        fastest = in_fastest_form if self.device == "cpu" else sparse_gpu.in_modelled_form
+        program = fastest(program, 1, self.backend, patterns=self.patterns)
+        launch = self.mode or ("graph" if self.device == "cuda" else None)
         options = Options(
-            1, self.device, self.backend, self.max_batch or 0, self.title, self.threads, batch=program.batch,
-            scheme=str(self.schemes), kept=states_of(keeping, program),
+            1, self.device, self.backend, self.max_batch or 0, self.title, self.threads, mode=launch,
+            batch=program.batch, scheme=str(self.schemes), kept=states_of(keeping, program),
         )  # fmt: skip
         return StatefulModel(program, options, self.names)
 

@@ -28,7 +28,7 @@ extern "C" int rtaccel_on_host_takes(unsigned blocks, unsigned threads, unsigned
 // second begins with the second set of weights, and the fourth goes back to the first.
 // argv[1]: the place in the list of one that is 16 bytes too short, which must be found.
 int main(int count, char** given) {
-  const int bytes[] = {16 * (kInputs + 1), 16 * kOutputs, 64, static_cast<int>(2 * 16 * kSetWords), 2 * 4 * kSetParams};
+  const int bytes[] = {16 * (kXWords + 1), 16 * kOutputs, 64, static_cast<int>(2 * 16 * kSetWords), 2 * 4 * kSetParams};
   Buffers buffers(bytes, count, given, [](int i) { return i < 3; });
   auto& arguments = buffers.arguments;
   float scale = 20.0f;
@@ -40,9 +40,9 @@ int main(int count, char** given) {
        *reply = reinterpret_cast<Word*>(buffers.memory[1].get());
   const unsigned commands[] = {0, kRenew | kSecond, 0, kRenew};
   for (unsigned sequence = 1; sequence <= 4; ++sequence) {
-    for (int i = 0; i <= kInputs; ++i)
-      __atomic_store_n(request + (sequence & 1) * (kInputs + 1) + i,
-                       word_of(i < kInputs ? 0x3d000000u : commands[sequence - 1], sequence), __ATOMIC_RELEASE);
+    for (int i = 0; i <= kXWords; ++i)
+      __atomic_store_n(request + (sequence & 1) * (kXWords + 1) + i,
+                       word_of(i < kXWords ? 0x03fd0205u : commands[sequence - 1], sequence), __ATOMIC_RELEASE);
     for (int i = 0; i < kOutputs; ++i)
       while (number_of(__atomic_load_n(reply + (sequence & 1) * kOutputs + i, __ATOMIC_ACQUIRE)) != sequence)
         usleep(10);

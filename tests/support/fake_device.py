@@ -10,18 +10,20 @@ import gc
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from dataclasses import replace
 from typing import Any
 from unittest import mock
 
 from torch import Tensor
 
-import rtaccel.runtime.stream
 from rtaccel.backends.cuda_streams import NO_ORDER, Order
+from rtaccel.runtime import recipe
+from rtaccel.runtime import stream as _stream  # noqa: F401
 from rtaccel.runtime.gpu.device import WARM_UPS, Work, without_gc
 from rtaccel.runtime.options import Options
 from rtaccel.runtime.steps import planned
 
-stream = sys.modules[rtaccel.runtime.stream.__name__]
+stream = sys.modules["rtaccel.runtime.stream"]
 
 
 class FakeGraph:
@@ -79,14 +81,25 @@ class FakeDevice:
 @contextmanager
 def streams_in_graphs(backend: str) -> Iterator[FakeDevice]:
     """`rt.stream` inside gives streams in a graph, as with device="cuda" and mode="graph", over CPU tensors."""
+    with _in_graphs(backend, stream) as device, mock.patch.object(stream, "_mode", return_value="graph"):
+        yield device
+
+
+@contextmanager
+def states_in_graphs(backend: str) -> Iterator[FakeDevice]:
+    """`rt.compile` inside gives models with state in a graph, in the same way."""
+    with _in_graphs(backend, recipe) as device:
+        yield device
+
+
+@contextmanager
+def _in_graphs(backend: str, room: Any) -> Iterator[FakeDevice]:
+    """Options of what keeps states, made in a module, are those of a graph."""
     device = FakeDevice()
 
     def options(*args: Any, **kwargs: Any) -> Options:
-        return Options(*args, **{**kwargs, "device": "cpu", "backend": backend})
+        made = Options(*args, **kwargs)
+        return made if made.plan_states is None else replace(made, device="cpu", backend=backend, mode="graph")
 
-    with (
-        mock.patch.object(planned, "device_layer", return_value=device),
-        mock.patch.object(stream, "_mode", return_value="graph"),
-        mock.patch.object(stream, "Options", options),
-    ):
+    with mock.patch.object(planned, "device_layer", return_value=device), mock.patch.object(room, "Options", options):
         yield device

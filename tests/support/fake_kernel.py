@@ -12,7 +12,7 @@ from collections.abc import Callable
 import torch
 from torch import Tensor
 
-from rtaccel.core.stage import Problem, Stage
+from rtaccel.core.stage import Problem
 from rtaccel.kernels.mlp import portable
 from rtaccel.runtime.gpu.persistent_device import Requests
 from rtaccel.runtime.gpu.persistent_networks import Network
@@ -25,12 +25,23 @@ def words_of(values: Tensor, sequence: int) -> list[int]:
     return [(signed << 32) | payload for payload in raw]
 
 
+def x_of(message: Tensor, network: Network) -> Tensor:
+    """x of a message, whose last word is a command; as int8 numbers it comes to where they round to themselves."""
+    payload, rounding = (message[:-1] & 0xFFFFFFFF).to(torch.int32), network.rounding
+    if rounding is None:
+        return payload.view(torch.float32)
+    numbers = payload.view(torch.int8)[: network.inputs].float()
+    nonfinite = int(message[-1]) & 8
+    return torch.full_like(numbers, torch.nan) if nonfinite else (numbers - rounding.zero_point) / rounding.inverse
+
+
 class FakeKernel:
     """mute: takes messages and does not answer. dead: not even that, and it does not notice that it should end."""
 
     def __init__(
-        self, stage: Stage, requests: Tensor, replies: Tensor, control: Tensor, mute: bool, dead: bool
+        self, network: Network, requests: Tensor, replies: Tensor, control: Tensor, mute: bool, dead: bool
     ) -> None:
+        self._network, stage = network, network.stages[0]
         self._compute: Callable[[Tensor], tuple[Tensor, ...]] = portable.prepare(stage, Problem.of(stage, 1))
         self._requests, self._replies, self._control = requests, replies, control
         self._mute, self._dead = mute, dead
@@ -58,9 +69,8 @@ class FakeKernel:
                 threading.Event().wait(0.0002)
             if self._mute:
                 continue
-            payload = (message[:-1] & 0xFFFFFFFF).to(torch.int32).view(torch.float32)  # behind x is a command
             with torch.no_grad():
-                (y,) = self._compute(payload[None])
+                (y,) = self._compute(x_of(message, self._network)[None])
             slot = self._replies[(sequence & 1) * outputs :][:outputs]
             for i, word in enumerate(words_of(y[0], sequence)):
                 slot[i] = word
@@ -99,7 +109,7 @@ class FakeCard:
     def start(self, loaded: Network, requests: Tensor, replies: Tensor, control: Tensor) -> FakeKernel:
         if self.never_starts:
             return _Gone()  # type: ignore[return-value]
-        self.kernels.append(FakeKernel(loaded.stages[0], requests, replies, control, self.mute, self.dead))
+        self.kernels.append(FakeKernel(loaded, requests, replies, control, self.mute, self.dead))
         return self.kernels[-1]
 
 

@@ -19,6 +19,12 @@ from rtaccel.kernels._core.cpu import States
 from rtaccel.plan.group import StagedPlan, Subgraph, plan_group
 from rtaccel.runtime.gpu.graph_stream import GraphStream, graph_stream
 from tests.support.fake_device import FakeDevice, streams_in_graphs
+from tests.triton_checks.support.stateful_graphs import (  # noqa: F401
+    test_a_count_and_a_truth_value,
+    test_a_policy,
+    test_cells_one_behind_the_other,
+    test_each_kind_of_state,
+)
 
 require("triton")
 INTERPRETED = settings.triton_interpret()
@@ -104,18 +110,27 @@ def test_steps_are_those_of_the_cpu(name: str, scheme: str) -> None:
             assert near, (t, (got - want).abs().max())
 
 
-IN_PLACE = {"convolutions": 2, "attention": 2, "gru": 0, "lstm": 0, "rnn": 0}
-"""Of a model's states: those that a stage writes where they lie. What makes the others reads them."""
+IN_PLACE = {
+    "convolutions": (2, 2), "attention": (2, 2), "gru": (0, 1), "lstm": (1, 2), "rnn": (0, 1),
+}  # fmt: skip
+"""Of a model's states, in float32 and W8A8: those that a stage writes where they lie. The other programs of what makes the rest
+still read them."""
 
 
+@pytest.mark.parametrize("scheme", ["float32", "w8a8"])
 @pytest.mark.parametrize("name", MODELS)
-def test_states_that_are_written_in_place(name: str) -> None:
+def test_states_that_are_written_in_place(name: str, scheme: str) -> None:
+    calibration, count = (
+        None if scheme == "float32" else [torch.randn(8, 30, 6)],
+        IN_PLACE[name][scheme == "w8a8"],
+    )
     with IN_GRAPHS():
-        plan = rt.stream(MODELS[name]().eval(), torch.randn(2, 6), device=DEVICE, mode=MODE)._plan()
-        assert len(plan._in_place) == IN_PLACE[name]
+        live = rt.stream(MODELS[name]().eval(), torch.randn(2, 6), scheme, calibration, device=DEVICE, mode=MODE)
+        plan = live._plan()
+        assert len(plan._in_place) == count
         at = [state.data_ptr() for state in plan._states]
         after = plan._advanced(plan._inputs, plan._states, plan._left)[1]
-        assert sum(new.data_ptr() == place for new, place in zip(after, at)) == IN_PLACE[name]
+        assert sum(new.data_ptr() == place for new, place in zip(after, at)) == count
 
 
 def test_a_state_that_is_still_read_is_not_written_over(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -169,3 +184,4 @@ def test_ten_thousand_streams_are_one_kernel() -> None:
         for _ in range(2):
             x = torch.randn(streams, 32)
             assert torch.equal(live.step(x.to(DEVICE)).cpu(), plain.step(x))
+        assert len(live._plan()._in_place) == len(live._plan()._states) == 1

@@ -50,11 +50,13 @@ STACKS = {"LSTM_A": (100, 100, 2), "LSTM_B": (250, 200, 3), "LSTM_C": (500, 1000
 """Inputs, units and layers."""
 
 
-def sizes(name: str) -> Sizes:
+def sizes(name: str, way: str) -> Sizes:
+    """The host rounds x of a chain to int8 for the kernel whose warps poll."""
     network = name.partition(", ")[0]
     widths = WIDTHS if network == AUTOENCODER else MLPS.get(network)
     if widths is not None:
-        return Sizes(widths[0] + 1, widths[-1], (widths[0] // 4 + 1, *(width // 4 for width in widths[1:-1])))
+        of_x = -(-widths[0] // 4) if way == WARPS_THAT_POLL else widths[0]
+        return Sizes(of_x + 1, widths[-1], (widths[0] // 4 + 1, *(width // 4 for width in widths[1:-1])))
     stack = next((of for start, of in STACKS.items() if name.startswith(start)), None)
     if stack is None:
         return Sizes(1, 1)
@@ -108,13 +110,15 @@ def of_table() -> Iterator[tuple[str, str, partial[dict[str, list[float]]]]]:
         ):  # who waits for older taps has no queue; no words are known
             continue
         for way in (WARPS_THAT_POLL, ONE_POLL):
-            yield name, way, partial(simulated, worked(of, way), sizes(name), way)
+            yield name, way, partial(simulated, worked(of, way), sizes(name, way), way)
         if name.startswith(f"{SMALL},"):
             for row, models in EIGHT.items():
                 yield (
                     row,
                     WARPS_THAT_POLL,
-                    partial(simulated, worked(of, WARPS_THAT_POLL), sizes(name), WARPS_THAT_POLL, models),
+                    partial(
+                        simulated, worked(of, WARPS_THAT_POLL), sizes(name, WARPS_THAT_POLL), WARPS_THAT_POLL, models
+                    ),
                 )
 
 

@@ -14,8 +14,11 @@
 // a layer they store their parts into each other's shared memory, as words that say themselves that they are there
 // (docs/decisions/0070). The first block alone polls the mailbox, and the warp that takes a message passes x on.
 //
-// A message's last word is a command. kRenew: from here on the weights are those of the set that kSecond names; the
-// host has written it before the message.
+// The host has rounded x to int8 with the static scale of the first layer, four numbers a word: fewer words are looked
+// at and cross the link. `inverse` and `zero_point` are that scale. A launch has them for whoever sends messages.
+//
+// A message's last word is a command. kNonfinite: x held a NaN or an infinity. kRenew: from here on the weights are
+// those of the set that kSecond names; the host has written it before the message.
 #ifdef __CUDACC__
 #include "_persistent/cuda_words.h"
 #else
@@ -159,7 +162,7 @@ struct Chain {
     __syncwarp();
     for (int word = lane; word < words_of(0); word += 32)
       for (int block = 1; block < kParts; ++block) store_cluster(at + word, block, word_of(words[word], sequence));
-    if (lane == kInputs % 32)
+    if (lane == kXWords % 32)
       for (int block = 1; block < kParts; ++block) store_cluster(at + words_of(0), block, word_of(header, sequence));
   }
   // The same in another block, however long it takes: the header says when to end.
@@ -230,7 +233,7 @@ struct Chain {
 #endif
 extern "C" __global__ void RTA_CLUSTER_DIMS __launch_bounds__(kAllThreads, 1)
     rtaccel_chain(const Word* request, Word* reply, Word* control, const uint4* words, const unsigned* numbers,
-                  float inverse, int zero_point, int idle_looks, int second, void*, void*) {
+                  float /*inverse*/, int /*zero_point*/, int idle_looks, int second, void*, void*) {
   uint4* const memory = shared_memory();
   for (int at = kAtX / 16 + threadIdx.x; at < kSharedBytes / 16; at += kAllThreads) memory[at] = uint4{0, 0, 0, 0};
   __syncthreads();
@@ -239,11 +242,10 @@ extern "C" __global__ void RTA_CLUSTER_DIMS __launch_bounds__(kAllThreads, 1)
   if (chain.thread >= kThreads) {
     if (chain.program() > 0) return;
     const int lane = chain.thread % 32;
-    poll<kInputs + 1, kPollers>((chain.thread - kThreads) / 32, lane, request, control, chain.poll_words(), idle_looks,
+    poll<kXWords + 1, kPollers>((chain.thread - kThreads) / 32, lane, request, control, chain.poll_words(), idle_looks,
                                 [&](unsigned sequence, const auto& payload, unsigned why) {
-                                  const unsigned header = quantized<kInputs>(lane, payload, why, inverse, zero_point,
-                                                                             chain.x_at(sequence & 1));
-                                  if (lane == kInputs % 32) {
+                                  const unsigned header = taken<kXWords>(lane, payload, why, chain.x_at(sequence & 1));
+                                  if (lane == kXWords % 32) {
                                     if (header & kRenew) fence_system();
                                     chain.headers()[sequence & 1] = header;
                                   }

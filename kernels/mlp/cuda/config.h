@@ -87,6 +87,7 @@ constexpr int kSetParams = kParts * kParams;  // of one set; a second set lies b
 // Of a cluster: words of four int8 numbers of a layer's input, as each block has them from the others, two slots of
 // each.
 constexpr __host__ __device__ int words_of(int layer) { return ceil_div(kWidths[layer], 4); }
+constexpr int kXWords = words_of(0);                         // of a message, before its command
 constexpr __host__ __device__ int slots_before(int layer) {  // in words; x has one more, its header
   int sum = 0;
   for (int i = 0; i < layer; ++i) sum += 2 * (words_of(i) + (i == 0));

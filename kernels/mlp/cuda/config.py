@@ -29,8 +29,8 @@ from rtaccel.kernels.recurrent.cuda.config import (
     SUM_CLOCKS,
 )
 
-MAX_INPUTS = 1023
-"""Words of a message are looked at by one warp, 32 a lane with the command."""
+MAX_INPUTS = 4 * 1023
+"""Words of a message, four int8 numbers each, are looked at by one warp, 32 a lane with the command."""
 
 WORKING_REGISTERS = 80
 """Of a thread, beside weights: with them no form that the tests compile spills."""

@@ -14,7 +14,7 @@ Without states the first step has no product with h. Sums are float32; nothing g
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, Protocol
 
@@ -30,7 +30,7 @@ from rtaccel.kernels._gpu.triton_spec import Specialisation, Tiling, leave_out, 
 from rtaccel.kernels.recurrent import cases
 from rtaccel.kernels.recurrent.layout import Geometry, takes_lengths
 from rtaccel.kernels.recurrent.triton.float32_kernels import held_kernel, read_kernel
-from rtaccel.kernels.recurrent.triton.stack import check_inputs, check_lengths
+from rtaccel.kernels.recurrent.triton.stack import InPlace, check_lengths, states_over
 
 MAX_HELD = 128 * 256
 """Weights of h in registers, padded to powers of two."""
@@ -251,19 +251,18 @@ def prepare(
         rows, counted, steps = problem.rows * g.time * g.batch, made[0].lengths, through(problem)
         layers = [_Layer(layer, product, steps, rows, stage.inputs[0].width, low, problem.device) for layer in made]
 
-        def call(*inputs: Tensor) -> tuple[Tensor, ...]:
-            check_inputs(stage, inputs)
+        def run(outputs: Sequence[Tensor], *inputs: Tensor) -> None:
             x, *states = inputs
             counts = states.pop(0) if counted else None
             check_lengths(stage, inputs)
             m = x.shape[0]
-            outputs = [torch.empty((m, *v.shape), dtype=torch.float32, device=x.device) for v in stage.outputs]
             before, after = dict(zip(("h0_ptr", "c0_ptr"), states)), dict(zip(("hn_ptr", "cn_ptr"), outputs[1:]))
             for i, layer in enumerate(layers if m else ()):
                 x = layer(x, m, outputs[0] if i == g.layers - 1 else None, counts, before, after)
-            return tuple(outputs)
 
-        return call
+        # The programs of a time step alone each read all of h, and of c their own units.
+        of_c = {place: at for place, at in states_over(stage, counted).items() if place == 2}
+        return InPlace(stage, run, of_c if g.time == 1 else {})
 
     return prepare_stage
 

@@ -197,6 +197,8 @@ def read_kernel(
             if counts_ptr is not None:
                 y, new_h, new_c = until(t, count, known, y, new_h, new_c, h, c)
             h, c = new_h, new_c
+            if ALONE and c0_ptr is not None:
+                tl.debug_barrier()  # c may be written where it lies: all threads have read that of these units
             if not ALONE:
                 tl.store(after + u, h, mask=u < H)
                 tl.store(after + H + u, c, mask=u < H)

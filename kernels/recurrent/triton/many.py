@@ -7,7 +7,7 @@ NaN or an infinity, in x or in its states, is NaN, and the others of its tile ar
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import torch
@@ -26,7 +26,7 @@ from rtaccel.kernels.recurrent import lengths
 from rtaccel.kernels.recurrent.layout import Geometry
 from rtaccel.kernels.recurrent.triton.cells import gru_cell, lstm_cell
 from rtaccel.kernels.recurrent.triton.config import KernelConfig, Operands
-from rtaccel.kernels.recurrent.triton.stack import POINTERS, check_inputs, problem_of
+from rtaccel.kernels.recurrent.triton.stack import POINTERS, InPlace, problem_of, states_over
 
 BLOCK_M = 32
 """Streams of a program."""
@@ -122,6 +122,7 @@ def many_kernel(
             sums_x, sums_h, params_ptr + layer * NUMBERS, compensation_ptr, state, layer == 0, GATES, BH, ASM
         )
         q = to_int8(h * h_inverse, 0)
+        tl.debug_barrier()  # states may be written where they lie: all threads have read those of this layer
         tl.store(hn_ptr + at, tl.where(alive != 0, h, float("nan")), mask=inside)
         if GATES == 4:
             tl.store(cn_ptr + at, tl.where(alive != 0, after, float("nan")), mask=inside)
@@ -205,13 +206,10 @@ def prepare(gates: int, lower: Callable[[Stage], Mapping[str, Any]]) -> Callable
         low, geometry, (bk, bh) = lower(stage), Geometry.of(stage.attrs), _sizes(problem)
         alone = KernelConfig(geometry, problem.in_widths[0], gates, bh, 1, geometry.layers)
         launch, ops = bind(specialize(problem, gates)), Operands.of(low, alone, problem.device)
-        words, outputs = words_of(low, geometry, gates, bk, bh).to(problem.device), stage.outputs
+        words = words_of(low, geometry, gates, bk, bh).to(problem.device)
 
-        def call(*inputs: Tensor) -> tuple[Tensor, ...]:
-            check_inputs(stage, inputs)
-            x, samples = inputs[0], inputs[0].shape[0]
-            rows = samples * geometry.batch
-            made = [torch.empty((samples, *v.shape), dtype=getattr(torch, v.dtype), device=x.device) for v in outputs]
+        def run(made: Sequence[Tensor], *inputs: Tensor) -> None:
+            x, rows = inputs[0], inputs[0].shape[0] * geometry.batch
             if rows:
                 launch(
                     (triton.cdiv(rows, BLOCK_M),), x_ptr=x, y_ptr=made[0], h0_ptr=inputs[1], c0_ptr=inputs[-1],
@@ -219,9 +217,8 @@ def prepare(gates: int, lower: Callable[[Stage], Mapping[str, Any]]) -> Callable
                     compensation_ptr=ops.compensation, x_inverse=ops.x_inverse, x_zero_point=ops.x_zero_point,
                     h_inverse=ops.h_inverse, y_inverse=ops.y_inverse, y_zero_point=ops.y_zero_point, rows=rows,
                 )  # fmt: skip
-            return tuple(made)
 
-        return call
+        return InPlace(stage, run, states_over(stage, False))
 
     return prepare_stage
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -149,14 +149,12 @@ def prepared(stage: Stage, problem: Problem, kernel_config: KernelConfig, low: M
     launch, ops = bind(specialize(problem, kernel_config)), Operands.of(low, kernel_config, device)
     at_once = max(multiprocessors() // kernel_config.parts, 1) if kernel_config.parts > 1 else 1 << 15
     exchange, sync = exchange_buffers(kernel_config, at_once, device)
-    gates, outputs, counted = kernel_config.gates, stage.outputs, takes_lengths(problem.in_dtypes)
+    gates, counted = kernel_config.gates, takes_lengths(problem.in_dtypes)
 
-    def call(*inputs: Tensor) -> tuple[Tensor, ...]:
-        check_inputs(stage, inputs)
+    def run(made: Sequence[Tensor], *inputs: Tensor) -> None:
         check_lengths(stage, inputs)
         x, samples, states = inputs[0], inputs[0].shape[0], inputs[1 + counted :]
         counts = {"counts_ptr": inputs[1]} if counted else {}
-        made = [torch.empty((samples, *v.shape), dtype=getattr(torch, v.dtype), device=x.device) for v in outputs]
         before = (*states, ops.params, ops.params)[: 2 if gates == 4 else 1] if states else (ops.params,) * 2
         after = (*made[1:], ops.params, ops.params)
         streams = samples * geometry.batch
@@ -169,9 +167,37 @@ def prepared(stage: Stage, problem: Problem, kernel_config: KernelConfig, low: M
                 x_zero_point=ops.x_zero_point, h_inverse=ops.h_inverse, y_inverse=ops.y_inverse,
                 y_zero_point=ops.y_zero_point, first_stream=first,
             )  # fmt: skip
+
+    # Of several programs each reads all states by itself.
+    return InPlace(stage, run, states_over(stage, counted) if kernel_config.parts == 1 else {})
+
+
+class InPlace:
+    """A stack, prepared. over: results that may be written where an input lies, by the place of each. run: writes its results,
+    which come first."""
+
+    def __init__(self, stage: Stage, run: Callable[..., None], over: Mapping[int, int]) -> None:
+        self._stage, self._run, self.over = stage, run, dict(over)
+
+    def __call__(self, *inputs: Tensor) -> tuple[Tensor, ...]:
+        return self.into((None,) * len(self._stage.outputs), *inputs)
+
+    def into(self, outputs: Sequence[Tensor | None], *inputs: Tensor) -> tuple[Tensor, ...]:
+        """outputs: where results go; None for memory of their own."""
+        check_inputs(self._stage, inputs)
+        samples, device = inputs[0].shape[0], inputs[0].device
+        made = [
+            torch.empty((samples, *v.shape), dtype=getattr(torch, v.dtype), device=device) if y is None else y
+            for v, y in zip(self._stage.outputs, outputs)
+        ]
+        self._run(made, *inputs)
         return tuple(made)
 
-    return call
+
+def states_over(stage: Stage, counted: bool) -> dict[int, int]:
+    """Each state after, by the one before; none where no states come in."""
+    given = len(stage.inputs) - 1 - counted
+    return {1 + i: 1 + counted + i for i in range(given)} if len(stage.outputs) == 1 + given else {}
 
 
 def check_lengths(stage: Stage, inputs: tuple[Tensor, ...]) -> None:

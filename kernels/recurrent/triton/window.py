@@ -79,7 +79,7 @@ def stack_kernel(
 ):  # fmt: skip
     """Grid (PARTS, streams). Shapes: kernels/recurrent/layout.py. counts: how many time steps a stream has, where there are such;
     all of its programs end with the last one, and y behind it is 0. Programs of a stream read all of its states, each writes
-    its own units: with PARTS > 1 the states after may not lie where those before do."""
+    its own units. So the states after may lie where those before do with PARTS = 1 alone."""
     BU: tl.constexpr = CUT.BU
     CH: tl.constexpr = CUT.CH
     NH: tl.constexpr = CUT.NH
@@ -130,6 +130,8 @@ def stack_kernel(
     alive = all_finite(x_ptr, h0_ptr, c0_ptr, X_STEP, STATE_STEP, steps, K, LAYERS, STATES, CUT)
     if counts_ptr is not None:
         alive = alive & known
+    if STATES and CUT.PARTS == 1:
+        tl.debug_barrier()  # all threads have read the states, over which new ones may be written
     for t in range(steps):
         x_words, x_scale = input_words(x_ptr + t * X_STEP, x_inverse, x_zero_point, K, CUT.CX, CUT.NX, DYNAMIC)
         hidden, states, outputs, alive = time_step(

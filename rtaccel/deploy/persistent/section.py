@@ -28,8 +28,9 @@ if TYPE_CHECKING:
 TENSOR = "persistent"
 _ALIGNMENT = 64
 _HEAD, _LAUNCH, _PARAMETER = struct.Struct("<8sIIQ40x"), struct.Struct("<12I2Q64s128s32s2Q"), struct.Struct("<IIQQQ")
-_MAGIC, _VERSION = b"RTASTAYS", 1
-_REQUESTS, _REPLIES, _CONTROL, _PAST, _MEMORY, _WORD, _LONG, _SECOND = range(8)
+_MAGIC = b"RTASTAYS"
+_FLOAT32, _ROUNDED = 1, 2  # versions: of messages with float32 alone, and with int8 as well
+_REQUESTS, _REPLIES, _CONTROL, _PAST, _MEMORY, _WORD, _LONG, _SECOND, _INVERSE, _ZERO_POINT = range(10)
 _NUMBERS = {"i32": ("<i", _WORD), "u32": ("<I", _WORD), "fp32": ("<f", _WORD), "i64": ("<q", _LONG)}
 
 
@@ -74,6 +75,7 @@ def _launch(model: CompiledModel, capability: int, room: bool) -> _Launch:
     from rtaccel.kernels.recurrent.cuda.choice import mapping
     from rtaccel.runtime.gpu.ahead import build
     from rtaccel.runtime.gpu.persistent import persistent_network
+    from rtaccel.runtime.gpu.persistent_launch import message_words
     from rtaccel.runtime.gpu.persistent_run import CONTROL_WORDS
     from rtaccel.runtime.stream import StreamModel
 
@@ -81,7 +83,7 @@ def _launch(model: CompiledModel, capability: int, room: bool) -> _Launch:
     assert isinstance(step, SubgraphStep)
     with assuming(Card(capability, card().multiprocessors)), mapping(False), played(room=room), noted() as launches:
         network = persistent_network(step.group, isinstance(model, StreamModel))
-        words = (2 * (network.inputs + network.commands), 2 * network.outputs, CONTROL_WORDS)
+        words = (2 * (message_words(network) + network.commands), 2 * network.outputs, CONTROL_WORDS)
         mailbox = [torch.zeros(n, dtype=torch.int64) for n in words]
         network.past = torch.zeros(network.states, dtype=torch.int64) if network.states else None
         network.prepared("cpu")(*mailbox)
@@ -101,7 +103,7 @@ def launches_in(section: bytes) -> list[tuple[int, str, bytes]]:
         keys = [record[16].decode("ascii") for record in records]
     except (struct.error, UnicodeDecodeError):
         magic, version, size = b"", 0, 0
-    if (magic, version, size) != (_MAGIC, _VERSION, len(section)):
+    if (magic, size) != (_MAGIC, len(section)) or version not in (_FLOAT32, _ROUNDED):
         raise FormatError("persistent", "a section that is not whole", "one that rt.save wrote", "Save it again.")
     return [(record[1], key, section[record[17] : record[17] + record[18]]) for record, key in zip(records, keys)]
 
@@ -125,7 +127,8 @@ def _section(launches: Sequence[_Launch]) -> bytes:
     data = _Bytes(records + -records % _ALIGNMENT)
     body = b"".join(_record(launch, data) for launch in launches)
     body += bytes(data.start - records)
-    return _HEAD.pack(_MAGIC, _VERSION, len(launches), data.start + len(data.all)) + body + bytes(data.all)
+    version = _FLOAT32 if all(launch.network.rounding is None for launch in launches) else _ROUNDED
+    return _HEAD.pack(_MAGIC, version, len(launches), data.start + len(data.all)) + body + bytes(data.all)
 
 
 def _record(launch: _Launch, data: _Bytes) -> bytes:
@@ -149,6 +152,8 @@ def _parameter(name: str, value: Any, kind: str, launch: _Launch, data: _Bytes) 
         return _PARAMETER.pack(_SECOND, 0, 0, 0, 0)
     if not kind.startswith("*"):
         form, which = _NUMBERS[kind]
+        if launch.network.rounding is not None:
+            which = {"inverse": _INVERSE, "zero_point": _ZERO_POINT}.get(name, which)
         number = struct.pack(form, value)
         return _PARAMETER.pack(which, 0, int.from_bytes(number, "little"), 0, 0)
     for which, tensor in zip((_REQUESTS, _REPLIES, _CONTROL), launch.mailbox):

@@ -11,6 +11,7 @@ from torch.utils import _pytree as pytree
 
 from rtaccel.convert.batch_mode import choose_batch_mode
 from rtaccel.convert.frontend.exported.example import check_example
+from rtaccel.convert.frontend.exported.graph import ChangesItself
 from rtaccel.convert.frontend.torchscript import in_python
 from rtaccel.convert.lower import lower
 from rtaccel.convert.passes.program import Program, SubgraphStep
@@ -22,6 +23,8 @@ from rtaccel.core.scheme import SchemeLike, SchemeMap
 from rtaccel.core.stage import Problem
 from rtaccel.plan.fuse import fuse
 from rtaccel.plan.group import StagedPlan, Subgraph
+from rtaccel.runtime.build import HasState, check_state
+from rtaccel.runtime.stateful.build import program_with_state
 
 if TYPE_CHECKING:
     from rtaccel.kernels._gpu.cubin_store import Cubin
@@ -59,7 +62,11 @@ def _lowered(
 ) -> tuple[Program, int]:
     model = in_python("compile", model)
     args = check_example(model, example_inputs)
-    captured, graph = choose_batch_mode(model, args)
+    try:
+        check_state("compile", model, args)
+        captured, graph = choose_batch_mode(model, args)
+    except (HasState, ChangesItself) as found:
+        return program_with_state(model, args, found.names, SchemeMap(scheme), calibration), 1
     program = lower(captured, graph, SchemeMap(scheme), calibration, equalize=False)
     return program, max(1, program.samples(pytree.tree_leaves(args)))
 
@@ -157,8 +164,23 @@ def _recorded(program: Program, rows: int) -> Kernels:
     with recording() as found:
         for step in program.steps:
             if isinstance(step, SubgraphStep):
-                _bind(step.group, rows)
+                _bind_kept(step.group, rows)
     return found
+
+
+def _bind_kept(group: Subgraph, rows: int) -> None:
+    """A group as its graph has it: with the states that it keeps at its edge, where it keeps any."""
+    from rtaccel.runtime.gpu.graph_stream import FOR_EVER, beginnings, with_states
+    from rtaccel.runtime.gpu.marks import Marks
+
+    begins = beginnings(group.stages)
+    if not begins:
+        _bind(group, rows)
+        return
+    stated = with_states(group, frozenset(begins))
+    staged = _bind(stated.whole, rows)
+    if staged.marks:
+        Marks.of(staged, group, stated.after, FOR_EVER)
 
 
 def _bind(group: Subgraph, rows: int) -> StagedPlan:

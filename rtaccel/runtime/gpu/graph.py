@@ -160,7 +160,7 @@ class GraphPlan(DevicePlan):
                 return self._staged.call(inputs)
         with self._order:  # the results too: the next replay, on another stream maybe, writes over them
             self._replay(inputs)
-            results = tuple(t.clone().view(*lead, *p.trailing) for t, p in zip(self._outputs, self._group.outputs))
+            results = tuple(t.clone().view((*lead, *p.trailing)) for t, p in zip(self._outputs, self._group.outputs))
         return results[0] if len(results) == 1 else results
 
     call_flat = call

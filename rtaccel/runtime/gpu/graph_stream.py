@@ -6,11 +6,14 @@ graph copies it there at its end, as where a kernel reads all states of a layer 
 
 int8 has no number for a NaN. Where a stage rounds to it, the plan marks the stream (`marks.py`), and a count says for how many
 further steps its results are NaN: as long as the model could feel it, or for ever. That is what a stream on the CPU does.
+
+A model with state of its own is one stream whose states begin with numbers of its own. All of a call is its sample. What a stage
+keeps (`Role.KEEP`) is no launch: what it would have copied is the new state.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
@@ -19,7 +22,9 @@ from torch import Tensor
 
 from rtaccel.backends.cuda_errors import translated
 from rtaccel.core.errors import FormatError, UnsupportedProblem
+from rtaccel.core.registry import operator
 from rtaccel.core.stage import GraphIO, Stage, Value
+from rtaccel.core.traits import Role
 from rtaccel.plan.group import StagedPlan, Subgraph
 from rtaccel.runtime.gpu.device import DeviceLayer
 from rtaccel.runtime.gpu.graph import GraphPlan
@@ -32,15 +37,32 @@ if TYPE_CHECKING:
 MARK = Value("stream:mark", 1)
 """Zeros on their way in; a stream's is NaN on its way out where int8 could not hold its numbers."""
 
+FOR_EVER = -1
+"""How long a mark lasts in a model that keeps states of its own."""
+
 
 @dataclass(frozen=True)
 class StatedGroup:
     """whole: with its states, and the mark, at the edge. before, after: values of each state; after is before where no stage
-    writes it."""
+    writes it. begins: by name, what states of a model hold before its first call; those of streams are zeros."""
 
     whole: Subgraph
     before: tuple[Value, ...]
     after: tuple[Value, ...]
+    begins: Mapping[str, Tensor]
+
+    @property
+    def followed(self) -> list[tuple[str, str]]:
+        """(the new state, the state): where the one may be written over the other. What is a result as well, or new for two
+        states, has memory of its own."""
+        edge = [port.value.name for port in self.whole.outputs]
+        ends = zip(self.after, self.before)
+        return [(new.name, old.name) for new, old in ends if new is not old and edge.count(new.name) == 1]
+
+
+def beginnings(stages: Iterable[Stage]) -> dict[str, Tensor]:
+    """By the name of each state that stages keep: its numbers before the first call."""
+    return {s.outputs[0].name: s.tensors["initial"] for s in stages if operator(s.op).role is Role.KEEP}
 
 
 def with_states(group: Subgraph, names: frozenset[str]) -> StatedGroup:
@@ -48,9 +70,13 @@ def with_states(group: Subgraph, names: frozenset[str]) -> StatedGroup:
     native plan."""
     stages: list[Stage] = []
     before, latest = dict[str, Value](), dict[str, Value]()
+    begins = beginnings(group.stages)
     for stage in group.stages:
         before |= {v.name: v for v in (*stage.inputs, *stage.outputs) if v.name in names and v.name not in before}
         inputs = tuple(latest.get(v.name, v) for v in stage.inputs)
+        if stage.outputs[0].name in begins:  # it keeps a state: nothing behind it reads one
+            latest[stage.outputs[0].name] = inputs[0]
+            continue
         outputs = []
         for v in stage.outputs:
             made = replace(v, name=f"{v.name}:after{len(stages)}") if v.name in names else v
@@ -59,11 +85,13 @@ def with_states(group: Subgraph, names: frozenset[str]) -> StatedGroup:
             outputs.append(made)
         stages.append(replace(stage, inputs=inputs, outputs=tuple(outputs)))
     after = tuple(latest.get(name, value) for name, value in before.items())
-    ends = [tuple(map(GraphIO.matrix, (MARK, *values))) for values in (before.values(), after)]
+    ends = [
+        tuple(GraphIO(v, 0 if begins else 1, v.shape) for v in (MARK, *values)) for values in (before.values(), after)
+    ]
     whole = Subgraph(
         tuple(stages), (*group.inputs, *ends[0]), (*group.outputs, *ends[1]), frozenset(v.name for v in after)
     )
-    return StatedGroup(whole, tuple(before.values()), after)
+    return StatedGroup(whole, tuple(before.values()), after, begins)
 
 
 class GraphStream(GraphPlan):
@@ -78,16 +106,20 @@ class GraphStream(GraphPlan):
     ) -> None:
         self._memory = states.memory
         self._values, device = stated.before, layer.device
+        self._after = [after.name for after in stated.after]
         self._written = [after is not before for before, after in zip(stated.before, stated.after)]
         count = states.samples
         self._states = [
             torch.zeros((count, *v.shape), dtype=getattr(torch, v.dtype), device=device) for v in self._values
         ]
         self.state_bytes = sum(t.numel() * t.element_size() for t in self._states)
+        self.begin(stated.begins)
+        for state, begin in zip(self._states, self._begins):
+            state.copy_(begin)
+        self._is_one = bool(stated.begins)  # all of a call is one sample
         self._left = torch.zeros(count, dtype=torch.int32, device=device)
         self._zeros = torch.zeros((count, 1), device=device)
-        pairs = [(after.name, before.name) for before, after in zip(stated.before, stated.after) if after is not before]
-        self._in_place = staged.placed = staged.places(pairs)
+        self._in_place = staged.placed = staged.places(stated.followed)
         self._marks = Marks.of(staged, group, stated.after, states.memory) if staged.marks else None
         super().__init__(staged, layer, count, group)
         self.scratch_bytes = self.state_bytes
@@ -98,24 +130,35 @@ class GraphStream(GraphPlan):
             return False
         return all(t.shape[: p.lead].numel() == self._samples for t, p in zip(tensors, ports) if p.lead)
 
+    def begin(self, begins: Mapping[str, Tensor]) -> None:
+        """What states hold before the first call and after a reset, by name; zeros where nothing is said."""
+        zero = torch.zeros((), device="cpu")
+        each = zip(self._states, (begins.get(v.name) for v in self._values))
+        self._begins = [(zero if b is None else b.view(s.shape[1:])).to(s.device) for s, b in each]
+
     # -- a time step -----------------------------------------------------------------------------------------------
 
     def _advanced(
         self, inputs: tuple[Tensor, ...], states: Sequence[Tensor], left: Tensor
     ) -> tuple[tuple[Tensor, ...], tuple[Tensor, ...]]:
         """(results, new states) of as many streams as the tensors have. left is written over."""
-        found = self._taken(self._staged.call((*inputs, self._zeros[: left.numel()], *states)), inputs)
+        beside = (self._zeros[: left.numel()], *states)
+        if self._is_one:
+            beside = tuple(t[0] for t in beside)
+        found = self._taken(self._staged.call((*inputs, *beside)), inputs)
         ends = len(self._group.outputs)
         results, mark, after = found[:ends], found[ends], found[ends + 1 :]
-        if self._marks is not None:
+        if self._marks is not None and self._is_one:
+            self._marks(mark[None], left, [y[None] for y in results], [state[None] for state in after])
+        elif self._marks is not None:
             self._marks(mark, left, results, after)
         return results, after
 
     def _launched(self, inputs: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
         results, after = self._advanced(inputs, self._states, self._left)
-        for state, new, written in zip(self._states, after, self._written):
-            if written and new.data_ptr() != state.data_ptr():
-                state.copy_(new)
+        for state, new, name, written in zip(self._states, after, self._after, self._written):
+            if written and name not in self._staged.placed:
+                state.copy_(new.view(state.shape))
         return results
 
     def _any_kept(self, kept: Sequence[Tensor]) -> Sequence[Tensor]:
@@ -185,7 +228,9 @@ class GraphStream(GraphPlan):
 
     def reset(self, first: int, count: int) -> None:
         with self._order:
-            for t in self._kept():
+            for state, begin in zip(self._states, self._begins):
+                state[first : first + count] = begin
+            for t in (self._left, *self._staged.kept):
                 t[first : first + count].zero_()
 
     def save_state(self) -> bytes:
@@ -236,7 +281,8 @@ class GraphStream(GraphPlan):
             self._left[streams].copy_(left)
 
     def note(self) -> str:
-        return f"one CUDA graph for a time step of {self._samples} streams; {self.state_bytes:,} B of states stay on the device"
+        what = "with its state" if self._is_one else f"for a time step of {self._samples} streams"
+        return f"one CUDA graph {what}; {self.state_bytes:,} B of states stay on the device"
 
 
 def _size(value: Value) -> int:

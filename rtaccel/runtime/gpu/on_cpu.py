@@ -1,4 +1,4 @@
-"""A stream of a GPU as one of the CPU: the same program, and its past in the form of a native plan.
+"""A stream, or a model with state, of a GPU as one of the CPU: the same program, and its past in the form of a native plan.
 
 So a file that is saved of it goes on where it stood."""
 
@@ -12,10 +12,11 @@ import torch
 from rtaccel.runtime.state.native_past import ENDING, saved
 
 if TYPE_CHECKING:
+    from rtaccel.runtime.stateful.model import StatefulModel
     from rtaccel.runtime.stream import StreamModel
 
 
-def on_cpu(live: StreamModel, states: bool) -> StreamModel:
+def on_cpu(live: StreamModel | StatefulModel, states: bool) -> StreamModel | StatefulModel:
     """A stream on the CPU with the weights of one on a GPU. states: and its past."""
     options = replace(live._options, mode=None, device="cpu", backend=None)
     made = type(live)(live._program, options, live._argument_names)
@@ -24,7 +25,8 @@ def on_cpu(live: StreamModel, states: bool) -> StreamModel:
     if states and plan.saves_as_native:
         made._plan().load_state(plan.save_state())
     elif states:
-        made._plan().load_state(as_native(plan.save_state(), plan.state_rows, live._memory))
+        assert options.plan_states is not None
+        made._plan().load_state(as_native(plan.save_state(), plan.state_rows, options.plan_states.memory))
     return made
 
 

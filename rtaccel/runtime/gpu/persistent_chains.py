@@ -17,7 +17,7 @@ from rtaccel.core.stage import Stage
 from rtaccel.plan.explain import Line
 from rtaccel.runtime.gpu.past.at_rest import AtRest
 from rtaccel.runtime.gpu.persistent_choice import TRITON, allowed
-from rtaccel.runtime.gpu.persistent_launch import PersistentLaunch
+from rtaccel.runtime.gpu.persistent_launch import PersistentLaunch, Rounding
 from rtaccel.runtime.gpu.persistent_weights import Packed, WeightSets, same_numbers
 
 if TYPE_CHECKING:
@@ -39,6 +39,10 @@ class PersistentChain:
     sets: WeightSets | None = None
     second = 0
     ends_by_message = False
+
+    @property
+    def rounding(self) -> Rounding | None:
+        return None
 
     def __init__(self, stage: Stage) -> None:
         self.stages: tuple[Stage, ...] = (stage,)
@@ -137,6 +141,13 @@ class CudaChain(PersistentChain):
         from rtaccel.kernels.mlp.cuda.kernel import kernel_of
 
         return self._bound(bind(kernel_of(self.config)), device)
+
+    @property
+    def rounding(self) -> Rounding | None:
+        from rtaccel.kernels.mlp import contract
+
+        low = contract.lower(self.stages[0])
+        return Rounding(float(low["inv_scale"]), int(low["zero_point"]))
 
     def where(self) -> str:
         return f"on the chip ({self.config.where()})"

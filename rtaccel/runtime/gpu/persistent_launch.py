@@ -3,11 +3,28 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from typing import Any
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
 
 from torch import Tensor
 
 from rtaccel.kernels._gpu.triton_launch import Launch
+
+if TYPE_CHECKING:
+    from rtaccel.runtime.gpu.persistent_networks import Network
+
+
+@dataclass(frozen=True)
+class Rounding:
+    """x * inverse, rounded, plus zero_point: as int8 in a message."""
+
+    inverse: float
+    zero_point: int
+
+
+def message_words(network: Network) -> int:
+    """Of x in a message, without the command: one for each number, or for four of int8."""
+    return network.inputs if network.rounding is None else -(-network.inputs // 4)
 
 
 class PersistentLaunch:

@@ -17,7 +17,7 @@ from rtaccel.plan.explain import Line
 from rtaccel.runtime.gpu.past.at_rest import AtRest
 from rtaccel.runtime.gpu.past.rings import Rings
 from rtaccel.runtime.gpu.persistent_chains import STEP, chain_network
-from rtaccel.runtime.gpu.persistent_launch import PersistentLaunch
+from rtaccel.runtime.gpu.persistent_launch import PersistentLaunch, Rounding
 from rtaccel.runtime.gpu.persistent_stacks import stack_network
 from rtaccel.runtime.gpu.persistent_weights import Packed, WeightSets
 
@@ -27,6 +27,7 @@ class Network(Protocol):
     a word more, of what to do before it. states: float32 numbers of its past, which it gives and takes by messages; 0 where
     nobody can ask for them. past: 8-byte words for them that both sides see, put there before it is prepared. at_rest: its past
     in device memory, which lies there from the end of a run to the next start; None where that is not how it keeps it.
+    rounding: how the host rounds x to int8 before it sends it; None where messages have float32 numbers.
     sets: its weights on the device, where a message can exchange them; second: which of the two a start begins with.
     ends_by_message: all of its blocks read the mailbox, and end together; else by the word for it, at which the first looks."""
 
@@ -40,6 +41,9 @@ class Network(Protocol):
     at_rest: AtRest | None
     sets: WeightSets | None
     second: int
+
+    @property
+    def rounding(self) -> Rounding | None: ...
 
     @property
     def ends_by_message(self) -> bool: ...
@@ -66,6 +70,7 @@ class PersistentConvolutions:
     sets: WeightSets | None = None
     second = 0
     ends_by_message = False
+    rounding = None
 
     def packed(self, stages: Sequence[Stage]) -> Packed:
         from rtaccel.kernels.conv.triton.persistent_config import KernelConfig, Operands, select_config

@@ -13,6 +13,7 @@ from rtaccel.backends import cuda_persistent
 from rtaccel.backends.cuda_errors import dead, translated
 from rtaccel.core.errors import BackendUnavailable, RtaccelError
 from rtaccel.runtime.gpu.persistent_device import PersistentDevice, Running
+from rtaccel.runtime.gpu.persistent_launch import message_words
 from rtaccel.runtime.gpu.persistent_networks import Network
 
 if TYPE_CHECKING:
@@ -40,7 +41,7 @@ class KernelRun:
         self._closed = False
         self._lost, self._ends_by_message = False, network.ends_by_message
         try:
-            words = network.inputs + network.commands
+            words = message_words(network) + network.commands
             self._requests, self._replies = device.requests(2 * words), device.mailbox(2 * network.outputs)
             self._control = device.mailbox(CONTROL_WORDS)
             if network.states:
@@ -63,9 +64,11 @@ class KernelRun:
     def _mailbox(self, network: Network) -> Mailbox:
         from rtaccel._native import Mailbox
 
-        inputs, outputs, commands = network.inputs, network.outputs, network.commands
-        where = (self._requests.host.data_ptr(), inputs, self._replies.data_ptr(), outputs)
-        return Mailbox(*where, commands, self._requests.mapped is not None)
+        mapped, rounding = self._requests.mapped is not None, network.rounding
+        sides = (self._requests.host.data_ptr(), message_words(network), self._replies.data_ptr(), network.outputs)
+        if rounding is None:
+            return Mailbox(*sides, network.commands, mapped)
+        return Mailbox(*sides, network.commands, mapped, network.inputs, rounding.inverse, rounding.zero_point)
 
     @property
     def control(self) -> int:

@@ -44,6 +44,7 @@ class _Stack:
     sets: WeightSets | None = None
     second = 0
     ends_by_message = False
+    rounding = None
     kernel = ""
 
     def packed(self, stages: Sequence[Stage]) -> Packed:

@@ -19,11 +19,13 @@ from rtaccel.convert.frontend.own_state.places import OwnState, own_state
 from rtaccel.convert.frontend.private_copy import private_copy
 from rtaccel.convert.kept_states import Keeping, KeptState, NotKept, with_states_kept
 from rtaccel.convert.lower import lower
+from rtaccel.convert.passes.program import Program
 from rtaccel.convert.quantization.calibrate import as_args, batches_of
 from rtaccel.core.batch import ANY_BATCH, only
 from rtaccel.core.errors import RtaccelError, UnsupportedProblem
 from rtaccel.core.scheme import SchemeMap
 from rtaccel.runtime.build import SWAPPED_TOLERANCE, ExportFailed, NoState
+from rtaccel.runtime.gpu.graph_stream import FOR_EVER
 from rtaccel.runtime.options import Options
 from rtaccel.runtime.stateful.model import StatefulModel
 from rtaccel.runtime.stateful.verify import verified_calls
@@ -84,13 +86,23 @@ def compiled_with_state(
     return fast
 
 
+def program_with_state(
+    model: nn.Module, args: tuple[Any, ...], known: tuple[str, ...], schemes: SchemeMap, calibration: Any
+) -> Program:
+    """The program of a graph on a GPU, in which the model's state is kept. Its call is one sample."""
+    captured = _captured(model, args, known)
+    batches = None if calibration is None else list(captured.calls(calibration))
+    program = lower(captured.exported, captured.graph, schemes, batches, equalize=False)
+    return with_states_kept(program, captured.keeping)
+
+
 def states_of(keeping: Keeping, program: Any) -> States:
     """What a native plan of the program keeps: for one sample, as all of a call is one."""
     from rtaccel.kernels._core.cpu import States
 
     step = program.steps[0]
     names = {stage.outputs[0].name for stage in step.group.stages[-len(keeping.kept) :]}
-    return States(frozenset(names), 1, -1)
+    return States(frozenset(names), 1, FOR_EVER)
 
 
 def _captured(model: nn.Module, args: tuple[Any, ...], known: tuple[str, ...]) -> CapturedState:

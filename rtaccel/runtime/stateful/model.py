@@ -16,8 +16,10 @@ from rtaccel.core.stage import Value
 from rtaccel.core.traits import Role
 from rtaccel.nn.check import describe, is_freed
 from rtaccel.runtime.compiled import CompiledModel
+from rtaccel.runtime.gpu.graph_stream import beginnings
 from rtaccel.runtime.state.buffers import STRUCTURE, State
 from rtaccel.runtime.state.native_past import ENDING, loaded, row_bytes, saved
+from rtaccel.runtime.steps.executor import Executor
 
 
 class StatefulModel(CompiledModel):
@@ -40,6 +42,12 @@ class StatefulModel(CompiledModel):
     def _plan(self) -> Any:
         return self._executor.steps[0].plan
 
+    def _put(self, executor: Executor, program: Program, state: State) -> None:
+        """On a GPU what a reset gives is beside the kernels, and changes with the weights."""
+        super()._put(executor, program, state)
+        if not executor.steps[0].native:
+            self._plan().begin(beginnings(program.stages))
+
     # -- the state by the model's own names
 
     def _kept(self) -> tuple[KeptState, ...]:
@@ -57,8 +65,8 @@ class StatefulModel(CompiledModel):
         names = {value.name for value in _values(self._program).values()}
         found: dict[str, tuple[int, Value]] = {}
         at = 0
-        for choice in self._executor.steps[0].choices:
-            for value in (*choice.stage.inputs, *choice.stage.outputs):
+        for stage in self._program.stages:
+            for value in (*stage.inputs, *stage.outputs):
                 if value.name in names and value.name not in found:
                     found[value.name] = at, value
                     at += value.steps * row_bytes(value.width, getattr(torch, value.dtype))

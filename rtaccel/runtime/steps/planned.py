@@ -44,15 +44,16 @@ def _planned(program: Program, options: Options) -> Executor:
             reason = f"{source.reason}: it stays an ordinary torch call" if own is None else own.where(options.device)
             steps.append(Step(source, source.name, reason=reason))
             continue
-        if options.states is not None and options.mode == "graph":
-            plan, choices = graph_stream(source.group, options.states, device_layer(options.device), _planner(options))
-        elif options.states is not None and options.mode == "eager":  # its kernels alone, for other weights
-            plan, choices = _planner(options)(with_states(source.group, options.states.names).whole)
+        states = options.plan_states
+        if states is not None and options.mode == "graph":
+            plan, choices = graph_stream(source.group, states, device_layer(options.device), _planner(options))
+        elif states is not None and options.mode == "eager":  # its kernels alone, for other weights
+            plan, choices = _planner(options)(with_states(source.group, states.names).whole)
         else:
-            plan, choices = _planner(options, options.plan_states)(source.group)
+            plan, choices = _planner(options, states)(source.group)
         steps.append(Step(source, "native group", plan, tuple(choices)))
     executor = Executor(program, steps, options)
-    if options.mode == "graph" and executor.direct is None and options.states is None:  # that of a stream is a graph
+    if options.mode == "graph" and executor.direct is None and options.plan_states is None:  # that of states is a graph
         executor.join(device_layer(options.device))
     if options.mode != "graph" or executor.joined is not None or executor.direct is None:
         return executor

@@ -114,16 +114,18 @@ def test_a_line_serves_one_reader_at_a_time() -> None:
 
 def test_sizes_are_those_of_the_networks() -> None:
     step = "one time step, rtaccel w8a8 persistent"
-    assert queued.sizes("null model, persistent") == queued.Sizes(1, 1)
-    assert queued.sizes(f"LSTM_C 4x1000, {step}") == queued.Sizes(501, 1, (126, 250, 250, 250, 250))
-    assert queued.sizes("mlp 256-384-384-128, rtaccel w8a8 persistent") == queued.Sizes(257, 128, (65, 96, 96))
+    assert queued.sizes("null model, persistent", WARPS_THAT_POLL) == queued.Sizes(1, 1)
+    assert queued.sizes(f"LSTM_C 4x1000, {step}", WARPS_THAT_POLL) == queued.Sizes(501, 1, (126, 250, 250, 250, 250))
+    chain = "mlp 256-384-384-128, rtaccel w8a8 persistent"
+    assert queued.sizes(chain, WARPS_THAT_POLL) == queued.Sizes(65, 128, (65, 96, 96))
+    assert queued.sizes(chain, ONE_POLL) == queued.Sizes(257, 128, (65, 96, 96))
 
 
 def test_the_exchanges_of_every_row_have_their_words() -> None:
     for name, of in predictions.rows():
         if not name.startswith("TCN"):
             for way in (WARPS_THAT_POLL, ONE_POLL):
-                assert predictions.worked(of, way).exchanges <= len(queued.sizes(name).exchanged), name
+                assert predictions.worked(of, way).exchanges <= len(queued.sizes(name, way).exchanged), name
 
 
 TODAY = [case for i, case in enumerate(queued.of_table()) if i % 6 == turn(6)]
@@ -145,13 +147,13 @@ def test_the_page_has_every_simulated_row() -> None:
 
 
 def test_queues_are_seen_in_long_messages_and_nowhere_hide_a_delay() -> None:
-    """641 words in and 640 out: a third of a microsecond at the high end. Nothing is sooner by more than 0.1 us."""
+    """640 words out: an eighth of a microsecond at the high end. Nothing is sooner by more than 0.1 us."""
     kept, sums = (json.loads(path.read_text()) for path in (predictions.QUEUES, predictions.RESULT))
     later = {
         (name, end): row[WARPS_THAT_POLL][end][1] - sums[name][WARPS_THAT_POLL][end][1]
         for name, row in kept.items() if name in sums for end in ("low", "high")
     }  # fmt: skip
-    assert later["autoencoder 640-128x4-8-128x4-640, rtaccel w8a8 persistent", "high"] > 0.3
+    assert later["autoencoder 640-128x4-8-128x4-640, rtaccel w8a8 persistent", "high"] > 0.12
     assert later["null model, persistent", "high"] < 0.05 and min(later.values()) > -0.1
     assert text.page and HIGH.link_us > LOW.link_us and queues.HIGH.line > queues.LOW.line
 

@@ -239,7 +239,7 @@ def test_295_kb_are_on_one_multiprocessor_of_an_h100() -> None:
     assert found.clocks() < triton_clocks(widths, 0, 3)
     assert "227 KiB" in str(select_config((256, 512, 512, 128), acts, 0, Card(90)))
     assert "163 KiB" in str(select_config(widths, acts, 0, Card(80)))
-    assert "1024" in str(select_config((MAX_INPUTS + 1, 8, 8), acts[1:], 0, Card(90)))
+    assert f"{MAX_INPUTS + 1}" in str(select_config((MAX_INPUTS + 1, 8, 8), acts[1:], 0, Card(90)))
     assert "groups that 32 divides, not 16" in str(select_config((64, 8, 8), acts[1:], 16, Card(90)))
 
 

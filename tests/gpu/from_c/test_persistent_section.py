@@ -94,16 +94,16 @@ def test_a_field_that_is_wrong(field: str, value: int, text: str, lib: Any, whol
     assert isinstance(found, tuple) and found[0] == BAD_FORMAT and text in found[1], found
 
 
-def of_memory(whole: bytes) -> int:
-    """Where the first parameter is that has memory with bytes of the file."""
+def of_memory(whole: bytes, kind: int = 4) -> int:
+    """Where the first parameter is that has memory with bytes of the file, or is of another kind."""
     at = HEAD + RECORD
-    while struct.unpack_from("<IIQQQ", whole, section_at(whole) + at)[0] != 4:
+    while struct.unpack_from("<IIQQQ", whole, section_at(whole) + at)[0] != kind:
         at += 32
     return at
 
 
 PARAMETERS: dict[str, Callable[[int], tuple[int, str, int]]] = {
-    "kind": lambda at: (at, "<I", 9),
+    "kind": lambda at: (at, "<I", 10),
     "two mailboxes": lambda at: (at, "<I", 0),
     "outside": lambda at: (at + 8, "<Q", 1 << 40),
     "just outside": lambda at: (at + 16, "<Q", 1 << 20),
@@ -121,9 +121,27 @@ def test_a_parameter_that_is_wrong(name: str, lib: Any, whole: bytes) -> None:
     assert isinstance(found, tuple) and found[0] == BAD_FORMAT, found
 
 
+def bits(number: float) -> int:
+    return int(struct.unpack("<I", struct.pack("<f", number))[0])
+
+
+@pytest.mark.parametrize(
+    ("kind", "at", "form", "value"),
+    [
+        (8, 8, "<Q", bits(float("inf"))), (8, 8, "<Q", bits(float("nan"))), (8, 8, "<Q", 1 << 33), (8, 0, "<I", 5),
+        (8, 0, "<I", 9), (9, 0, "<I", 5), (9, 0, "<I", 8), (9, 8, "<Q", 128), (9, 8, "<Q", (1 << 32) - 129),
+        (9, 8, "<Q", (1 << 64) - 1), (9, 16, "<Q", 4),
+    ],
+)  # fmt: skip
+def test_numbers_by_which_x_is_rounded(kind: int, at: int, form: str, value: int, lib: Any, whole: bytes) -> None:
+    """Both or neither, each once, and such as there are."""
+    found = stored(lib, changed(whole, of_memory(whole, kind) + at, form, value))
+    assert isinstance(found, tuple) and found[0] == BAD_FORMAT, found
+
+
 def test_heads_and_names(lib: Any, whole: bytes) -> None:
     for at, form, value, code in (
-        (0, "<8s", b"RTASTAYZ", BAD_FORMAT), (8, "<I", 2, NEWER), (8, "<I", 0, BAD_FORMAT), (12, "<I", 0, BAD_FORMAT),
+        (0, "<8s", b"RTASTAYZ", BAD_FORMAT), (8, "<I", 3, NEWER), (8, "<I", 0, BAD_FORMAT), (12, "<I", 0, BAD_FORMAT),
         (12, "<I", 3, BAD_FORMAT), (12, "<I", 1 << 20, BAD_FORMAT), (16, "<Q", 64, BAD_FORMAT),
         (HEAD + 48, "<Q", 1 << 40, BAD_FORMAT), (HEAD + 48, "<Q", 1, BAD_FORMAT), (HEAD + 56, "<Q", 8, BAD_FORMAT),
         (HEAD + 64, "<64s", b"x" * 64, BAD_FORMAT), (HEAD + 64, "<64s", b"", BAD_FORMAT), (HEAD + 128, "<8s", b"\n", BAD_FORMAT),
