@@ -31,6 +31,7 @@ from rtaccel.convert.frontend.retrace import (
     of_inputs,
     reads_constants,
     retrace,
+    sized_by_constants,
     transforms_left,
     unlogged,
     with_arguments,
@@ -205,7 +206,7 @@ def _capture(model: nn.Module, args: tuple[Any, ...], fixed: bool, specialize: b
             found, why = None, f"torch.export leaves it open for no other: {(str(error).splitlines() or [''])[0][:120]}"
         if found is not None and not found.fixed:
             why = "the model's Python reads numbers of tensors"
-            if not reads_constants(program):
+            if not reads_constants(program) and not sized_by_constants(program):
                 try:
                     return _captured(program, found, any_batch=True)
                 except _ComputedRounds:
@@ -214,11 +215,13 @@ def _capture(model: nn.Module, args: tuple[Any, ...], fixed: bool, specialize: b
         why = why or ("; ".join(found.why) if found is not None else "the model's code depends on the batch")
     shared = shared_batch(args)
     batch = ANY_BATCH if shared is None else only(shared, why)
+    sized: torch.export.ExportedProgram | None = None  # with calls of sizes that a retrace may know
     if not specialize:
         try:
             program = _export(model, args, any_batch=False)
-            if not reads_constants(program):
+            if not reads_constants(program) and not sized_by_constants(program):
                 return _captured(program, batch, any_batch=False)
+            sized = None if reads_constants(program) else program
             refused = Exception("numbers of tensors are read, which export does not keep")
         except _ComputedRounds as error:
             if guard is Guard.NONE:
@@ -233,9 +236,11 @@ def _capture(model: nn.Module, args: tuple[Any, ...], fixed: bool, specialize: b
     try:
         traced = retrace(model, args, specialize, guard)
         made = _captured(_export(traced.module, traced.tensors, any_batch=False), batch, any_batch=False)
-    except UnsupportedProblem:
-        raise
     except Exception as error:
+        if sized is not None:
+            return _captured(sized, batch, any_batch=False)
+        if isinstance(error, UnsupportedProblem):
+            raise
         said = error if specialize else refused
         raise said if isinstance(said, UnsupportedProblem) else _refusal(model, said) from said
     return _with_arguments(made, traced)

@@ -12,8 +12,10 @@ from rtaccel.convert.frontend.decompositions import fake_quantized
 from rtaccel.convert.frontend.decompositions.chosen import multinomial
 from rtaccel.convert.frontend.decompositions.computed_conv import convolution
 from rtaccel.convert.frontend.decompositions.counting import MOST
+from rtaccel.convert.frontend.decompositions.diagonals import diagonal_scatter
 from rtaccel.convert.frontend.decompositions.distances import cdist, index_put, quantile
-from rtaccel.convert.frontend.decompositions.einsum import einsum
+from rtaccel.convert.frontend.decompositions.einsum import einsum, tensordot
+from rtaccel.convert.frontend.decompositions.erfinv import erfinv
 from rtaccel.convert.frontend.decompositions.folds import fold
 from rtaccel.convert.frontend.decompositions.grouped import GROUPED
 from rtaccel.convert.frontend.decompositions.joined import joined, shifted_out, stack
@@ -193,6 +195,10 @@ OWN: dict[Any, Callable[..., Any]] = {
     torch.ops.aten.pad.default: shifted_out,
     **TRUTHS,
     torch.ops.aten.einsum.default: einsum,
+    torch.ops.aten.tensordot.default: tensordot,
+    torch.ops.aten.diagonal_scatter.default: diagonal_scatter,
+    torch.ops.aten.erfinv.default: erfinv,
+    torch.ops.aten.special_erfinv.default: erfinv,
     torch.ops.aten.multinomial.default: multinomial,
     torch.ops.aten.cdist.default: cdist,
     torch.ops.aten._cdist_forward.default: cdist,
