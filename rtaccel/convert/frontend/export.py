@@ -26,6 +26,7 @@ from rtaccel.convert.frontend.guards.sizes import batch_range
 from rtaccel.convert.frontend.packed import check_longest, packed_sequences
 from rtaccel.convert.frontend.private_copy import attributes_kept
 from rtaccel.convert.frontend.recurrent_shapes import known_shapes
+from rtaccel.convert.frontend.refusal import refusal
 from rtaccel.convert.frontend.retrace import (
     Retraced,
     of_inputs,
@@ -232,7 +233,7 @@ def _capture(model: nn.Module, args: tuple[Any, ...], fixed: bool, specialize: b
         except Exception as error:
             refused = error
             if any(isinstance(module, torch.jit.ScriptModule) for module in model.modules()):
-                raise _refusal(model, refused) from refused  # it runs as it is, with any batch
+                raise refusal(model, refused) from refused  # it runs as it is, with any batch
     try:
         traced = retrace(model, args, specialize, guard)
         made = _captured(_export(traced.module, traced.tensors, any_batch=False), batch, any_batch=False)
@@ -242,7 +243,7 @@ def _capture(model: nn.Module, args: tuple[Any, ...], fixed: bool, specialize: b
         if isinstance(error, UnsupportedProblem):
             raise
         said = error if specialize else refused
-        raise said if isinstance(said, UnsupportedProblem) else _refusal(model, said) from said
+        raise said if isinstance(said, UnsupportedProblem) else refusal(model, said) from said
     return _with_arguments(made, traced)
 
 
@@ -292,13 +293,6 @@ def capture_open(
 def _traced_size(lo: int, hi: int) -> int:
     """A size to trace with, unlike those that a model has of its own; one for equal bounds, whose sizes may have to agree."""
     return next((n for n in (37, 41, 43, 29, 19, 13) if lo <= n <= hi), max(hi, 2))
-
-
-def _refusal(model: nn.Module, said: Exception) -> UnsupportedProblem:
-    cause = str(said).strip().split("\n")[0]
-    return UnsupportedProblem(
-        "compile", type(model).__name__, "a model that torch.export can capture", f"It said: {cause}"
-    )
 
 
 def _batch_is_open(program: torch.export.ExportedProgram) -> bool:
