@@ -68,7 +68,7 @@ def stream_graph(
                     raise not_streamable(f"an output that needs all {time_steps} time steps of a window of as many")
                 return streamed
             except UnsupportedProblem as error:
-                reasons.append(f"{list(layout)}: {error.got}, {error.next_step}")
+                reasons.append(f"{list(layout)}: {error.got}, {error.next_step.split(' (at ')[0]}")
     raise UnsupportedProblem(
         "stream",
         f"{type(model).__name__}: {'; '.join(reasons)}",
