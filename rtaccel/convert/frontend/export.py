@@ -22,11 +22,11 @@ from rtaccel.convert.frontend.decompositions.half import in_float32
 from rtaccel.convert.frontend.decompositions.read_numbers import keep_as_tensors
 from rtaccel.convert.frontend.functionalize import functionalize
 from rtaccel.convert.frontend.guards.numbers import Guard
+from rtaccel.convert.frontend.guards.refusal import refusal
 from rtaccel.convert.frontend.guards.sizes import batch_range
 from rtaccel.convert.frontend.packed import check_longest, packed_sequences
 from rtaccel.convert.frontend.private_copy import attributes_kept
 from rtaccel.convert.frontend.recurrent_shapes import known_shapes
-from rtaccel.convert.frontend.refusal import refusal
 from rtaccel.convert.frontend.retrace import (
     Retraced,
     of_inputs,

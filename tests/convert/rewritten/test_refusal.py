@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from rtaccel.convert.frontend.refusal import refusal
+from rtaccel.convert.frontend.guards.refusal import refusal
 
 
 class Detector(nn.Module):

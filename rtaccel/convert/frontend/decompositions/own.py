@@ -12,7 +12,6 @@ from rtaccel.convert.frontend.decompositions import fake_quantized
 from rtaccel.convert.frontend.decompositions.chosen import multinomial
 from rtaccel.convert.frontend.decompositions.computed_conv import convolution
 from rtaccel.convert.frontend.decompositions.counting import MOST
-from rtaccel.convert.frontend.decompositions.diagonals import diagonal_scatter
 from rtaccel.convert.frontend.decompositions.distances import cdist, index_put, quantile
 from rtaccel.convert.frontend.decompositions.einsum import einsum, tensordot
 from rtaccel.convert.frontend.decompositions.erfinv import erfinv
@@ -20,7 +19,7 @@ from rtaccel.convert.frontend.decompositions.folds import fold
 from rtaccel.convert.frontend.decompositions.grouped import GROUPED
 from rtaccel.convert.frontend.decompositions.joined import joined, shifted_out, stack
 from rtaccel.convert.frontend.decompositions.rounding import divide, floor_divide
-from rtaccel.convert.frontend.decompositions.scattered import scatter_reduce
+from rtaccel.convert.frontend.decompositions.scattered import diagonal_scatter, scatter_reduce
 from rtaccel.convert.frontend.decompositions.systems import SYSTEMS
 from rtaccel.convert.frontend.decompositions.truths import TRUTHS
 from rtaccel.convert.frontend.decompositions.unrolled import UNROLLED
