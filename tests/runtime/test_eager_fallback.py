@@ -143,3 +143,21 @@ def test_a_lone_layer_stays_float() -> None:
     fast = UncapturedModel(layer, "a branch", "w8a8", None)
     assert torch.equal(fast(x), layer(x)) and "itself a layer" in fast.explain()
     assert fast.explain(measure=False) == fast.explain()
+
+
+def test_an_object_that_holds_a_tensor_with_a_history() -> None:
+    """As a distribution of stable-baselines3 keeps the noise that it drew. It is copied detached."""
+
+    class Held:
+        def __init__(self, noise: torch.Tensor) -> None:
+            self.noise, self.of = noise, {"again": [noise]}
+
+    class Policy(nn.Linear):
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            return super().forward(x) + self.held.of["again"][0]  # type: ignore[operator,index,union-attr]
+
+    model, x = Policy(4, 3).eval(), torch.randn(2, 4)
+    model.held = Held(model.bias * 2)  # type: ignore[assignment]
+    fast = rt.compile(model, (x,), strict=True)
+    torch.testing.assert_close(fast(x), model(x).detach())
+    assert model.held.noise.requires_grad  # type: ignore[union-attr]

@@ -18,6 +18,7 @@ from rtaccel.convert.frontend.exported.example import shared_batch
 from rtaccel.convert.frontend.exported.graph import ComputedRounds, ExportedGraph, as_graph
 from rtaccel.convert.frontend.functionalize import functionalize
 from rtaccel.convert.frontend.guards.numbers import Guard
+from rtaccel.convert.frontend.guards.refusal import refusal
 from rtaccel.convert.frontend.guards.sizes import batch_range
 from rtaccel.convert.frontend.packed import packed_sequences
 from rtaccel.convert.frontend.private_copy import attributes_kept
@@ -26,6 +27,7 @@ from rtaccel.convert.frontend.retrace import (
     Retraced,
     reads_constants,
     retrace,
+    sized_by_constants,
     transforms_left,
     unlogged,
     with_arguments,
@@ -120,7 +122,7 @@ def _capture(model: nn.Module, args: tuple[Any, ...], fixed: bool, specialize: b
             found, why = None, f"torch.export leaves it open for no other: {(str(error).splitlines() or [''])[0][:120]}"
         if found is not None and not found.fixed:
             why = "the model's Python reads numbers of tensors"
-            if not reads_constants(program):
+            if not reads_constants(program) and not sized_by_constants(program):
                 try:
                     return as_graph(program, found, any_batch=True)
                 except ComputedRounds:
@@ -129,11 +131,13 @@ def _capture(model: nn.Module, args: tuple[Any, ...], fixed: bool, specialize: b
         why = why or ("; ".join(found.why) if found is not None else "the model's code depends on the batch")
     shared = shared_batch(args)
     batch = ANY_BATCH if shared is None else only(shared, why)
+    sized: torch.export.ExportedProgram | None = None  # with calls of sizes that a retrace may know
     if not specialize:
         try:
             program = _export(model, args, any_batch=False)
-            if not reads_constants(program):
+            if not reads_constants(program) and not sized_by_constants(program):
                 return as_graph(program, batch, any_batch=False)
+            sized = None if reads_constants(program) else program
             refused = Exception("numbers of tensors are read, which export does not keep")
         except ComputedRounds as error:
             if guard is Guard.NONE:
@@ -144,15 +148,17 @@ def _capture(model: nn.Module, args: tuple[Any, ...], fixed: bool, specialize: b
         except Exception as error:
             refused = error
             if any(isinstance(module, torch.jit.ScriptModule) for module in model.modules()):
-                raise _refusal(model, refused) from refused  # it runs as it is, with any batch
+                raise refusal(model, refused) from refused  # it runs as it is, with any batch
     try:
         traced = retrace(model, args, specialize, guard)
         made = as_graph(_export(traced.module, traced.tensors, any_batch=False), batch, any_batch=False)
-    except UnsupportedProblem:
-        raise
     except Exception as error:
+        if sized is not None:
+            return as_graph(sized, batch, any_batch=False)
+        if isinstance(error, UnsupportedProblem):
+            raise
         said = error if specialize else refused
-        raise said if isinstance(said, UnsupportedProblem) else _refusal(model, said) from said
+        raise said if isinstance(said, UnsupportedProblem) else refusal(model, said) from said
     return _with_arguments(made, traced)
 
 
@@ -202,13 +208,6 @@ def capture_open(
 def _traced_size(lo: int, hi: int) -> int:
     """A size to trace with, unlike those that a model has of its own; one for equal bounds, whose sizes may have to agree."""
     return next((n for n in (37, 41, 43, 29, 19, 13) if lo <= n <= hi), max(hi, 2))
-
-
-def _refusal(model: nn.Module, said: Exception) -> UnsupportedProblem:
-    cause = str(said).strip().split("\n")[0]
-    return UnsupportedProblem(
-        "compile", type(model).__name__, "a model that torch.export can capture", f"It said: {cause}"
-    )
 
 
 def _batch_is_open(program: torch.export.ExportedProgram) -> bool:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import copy
 from collections.abc import Iterator
 from contextlib import contextmanager
-from types import ModuleType
+from types import FunctionType, MethodType, ModuleType
 from typing import Any
 
 import torch
@@ -16,10 +16,14 @@ from rtaccel.core.errors import RtaccelError, UnsupportedProblem
 _SHARED = (staticmethod, classmethod, ModuleType, torch.jit.ScriptFunction)
 """`self.turn = staticmethod(turn)`: of these there is one, whichever copy has it."""
 
+_CALLED = (FunctionType, MethodType, torch.jit.ScriptFunction)
+
 
 def private_copy(op: str, model: nn.Module) -> nn.Module:
-    """A deep copy. Tensors in plain attributes that hang on an autograd graph, which torch does not copy, are detached. What
-    copy.deepcopy refuses although it cannot change is shared.
+    """A deep copy. What copy.deepcopy refuses although it cannot change is shared.
+
+    Tensors that hang on an autograd graph are detached, as torch does not copy them. They are in plain
+    attributes, or in objects there.
 
     Raises UnsupportedProblem where the model cannot be copied at all.
     """
@@ -78,3 +82,6 @@ def _leaves(value: Any, depth: int) -> Iterator[Any]:
             yield from _leaves(part, depth - 1)
     else:
         yield value
+        if depth and not isinstance(value, (Tensor, nn.Module, type, ModuleType, *_CALLED)):
+            for part in list(getattr(value, "__dict__", {}).values()):  # an object of the model's own
+                yield from _leaves(part, depth - 1)

@@ -11,7 +11,7 @@ from __future__ import annotations
 import inspect
 import logging
 import warnings
-from collections.abc import Iterator, Sequence
+from collections.abc import Container, Iterator, Sequence
 from contextlib import contextmanager, redirect_stderr, redirect_stdout
 from dataclasses import dataclass
 from io import StringIO
@@ -25,6 +25,7 @@ from torch.overrides import TorchFunctionMode
 from torch.utils import _pytree as pytree
 
 from rtaccel.convert.frontend.guards.numbers import READS, Guard, counts_of, with_flag
+from rtaccel.convert.frontend.guards.settled_sizes import is_sized, keep_settled_sizes, masks_of
 from rtaccel.convert.frontend.private_copy import attributes_kept
 from rtaccel.convert.frontend.torchscript.program import line_in
 from rtaccel.core.errors import UnsupportedProblem
@@ -175,6 +176,7 @@ def _retraced(model: nn.Module, args: Sequence[Any], specialize: bool, guard: Gu
             module.graph
         ):  # what stands above the dispatcher does not see into them
             module = make_fx(call, tracing_mode="real", _error_on_data_dependent_ops=False)(*tensors)
+    keep_settled_sizes(module)
     depends = _of_placeholders(module.graph)
     reads = [] if specialize else [n for n in depends if n.target in READS and not _of_shapes(n)]
     counts = [] if specialize else counts_of(module.graph, set(depends))
@@ -214,13 +216,20 @@ def reads_constants(program: torch.export.ExportedProgram) -> bool:
     )
 
 
-def of_inputs(node: fx.Node, inputs: set[str]) -> bool:
-    """Whether a node depends on one of the named inputs."""
+def sized_by_constants(program: torch.export.ExportedProgram) -> bool:
+    """Whether a graph of torch.export has calls whose results are as large as numbers say that never change."""
+    wanted = set(program.graph_signature.user_inputs)
+    sized = [node for node in program.graph.nodes if is_sized(node)]
+    return any(not of_inputs(which, wanted, _SHAPES) for node in sized for which in masks_of(node) or [node])
+
+
+def of_inputs(node: fx.Node, inputs: set[str], apart: Container[Any] = ()) -> bool:
+    """Whether a node depends on one of the named inputs. apart: calls that depend on none."""
     seen: set[fx.Node] = set()
     stack = [node]
     while stack:
         one = stack.pop()
-        if one in seen:
+        if one in seen or one.target in apart:
             continue
         seen.add(one)
         if one.op == "placeholder" and one.name in inputs:

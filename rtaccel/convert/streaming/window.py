@@ -8,7 +8,8 @@ import torch
 from torch import nn
 
 from rtaccel.convert.build_graph import build_graph
-from rtaccel.convert.frontend.export import capture
+from rtaccel.convert.frontend.export import ExportedGraph, capture
+from rtaccel.convert.streaming.samples_apart import meets_samples
 from rtaccel.convert.streaming.walk import Streamed, Walk
 from rtaccel.core.errors import UnsupportedProblem
 from rtaccel.core.row_traits import not_streamable
@@ -62,9 +63,12 @@ def stream_graph(
                 continue
             try:
                 window = torch.zeros(shape, dtype=dtype, device="cpu")
-                return _streamed(model, window, time_steps, layout, context is not None, in_order)
+                streamed = _streamed(model, window, time_steps, layout, context is not None, in_order)
+                if calibrated is None and context is None and streamed.memory == time_steps - 1:
+                    raise not_streamable(f"an output that needs all {time_steps} time steps of a window of as many")
+                return streamed
             except UnsupportedProblem as error:
-                reasons.append(f"{list(layout)}: {error.got}, {error.next_step}")
+                reasons.append(f"{list(layout)}: {error.got}, {error.next_step.split(' (at ')[0]}")
     raise UnsupportedProblem(
         "stream",
         f"{type(model).__name__}: {'; '.join(reasons)}",
@@ -83,4 +87,16 @@ def _streamed(
     left = [d for d in graph.op_nodes if d.is_fallback]
     if left:
         raise not_streamable(f"{left[0].name}: {left[0].reason}")
-    return Walk(exported, graph, length, layout, has_context, in_order).run()
+    streamed = Walk(exported, graph, length, layout, has_context, in_order).run()
+    if layout[0] == "time" and streamed.memory == 0 and _has_first(exported, length):
+        raise not_streamable("an output that keeps nothing along the first dimension, which then is its samples")
+    if meets_samples(model, window, layout.index("batch")):
+        raise not_streamable("an output of one sample that changes with the samples beside it")
+    return streamed
+
+
+def _has_first(exported: ExportedGraph, length: int) -> bool:
+    """Whether a result has a row for each row of the first dimension. A model that treats these alike, and all else in them as
+    it likes, takes them for samples; what has no past along time is streamed with its samples first."""
+    made = (n.meta.get("val") for n in next(n for n in exported.graph.nodes if n.op == "output").all_input_nodes)
+    return any(isinstance(value, torch.Tensor) and value.shape[:1] == (length,) for value in made)

@@ -74,18 +74,28 @@ def labels(equation: str, operands: Sequence[Tensor]) -> tuple[list[str], str] |
     if len(terms) != len(operands) or not all(t.is_floating_point() for t in operands):
         return None
     hidden = [t.dim() - len(term.replace("...", "")) for t, term in zip(operands, terms)]
-    dots = {n for n, term in zip(hidden, terms) if "..." in term}
-    if len(dots) > 1:
-        return None
+    dots = [n for n, term in zip(hidden, terms) if "..." in term]
     free = [c for c in ascii_letters if c not in equation]
-    letters = "".join(free[: dots.pop() if dots else 0])
-    terms = [term.replace("...", letters) for term in terms]
+    letters = "".join(free[: max(dots, default=0)])
+    terms = [term.replace("...", letters[len(letters) - n :]) for n, term in zip(hidden, terms)]
     if not arrow:
         every = "".join(terms)
         out = letters + "".join(sorted(c for c in set(every) - set(letters) if every.count(c) == 1))
     if any(len(set(term)) != len(term) for term in terms):
         return None
     return terms, out.replace("...", letters)
+
+
+def tensordot(a: Tensor, b: Tensor, dims_self: Sequence[int], dims_other: Sequence[int]) -> Tensor:
+    """The sum over pairs of dimensions, as an `einsum`."""
+    names = iter(ascii_letters)
+    first = [next(names) for _ in range(a.dim())]
+    second = [next(names) for _ in range(b.dim())]
+    out = [c for d, c in enumerate(first) if d not in [i % a.dim() for i in dims_self]]
+    for i, j in zip(dims_self, dims_other):
+        second[j] = first[i]
+    out += [c for c in second if c not in first]
+    return einsum(f"{''.join(first)},{''.join(second)}->{''.join(out)}", [a, b])
 
 
 def _summed(x: Tensor, labels: str, wanted: str) -> tuple[Tensor, str]:

@@ -13,12 +13,13 @@ from rtaccel.convert.frontend.decompositions.chosen import multinomial
 from rtaccel.convert.frontend.decompositions.computed_conv import convolution
 from rtaccel.convert.frontend.decompositions.counting import MOST
 from rtaccel.convert.frontend.decompositions.distances import cdist, index_put, quantile
-from rtaccel.convert.frontend.decompositions.einsum import einsum
+from rtaccel.convert.frontend.decompositions.einsum import einsum, tensordot
+from rtaccel.convert.frontend.decompositions.erfinv import erfinv
 from rtaccel.convert.frontend.decompositions.folds import fold
 from rtaccel.convert.frontend.decompositions.grouped import GROUPED
 from rtaccel.convert.frontend.decompositions.joined import joined, shifted_out, stack
 from rtaccel.convert.frontend.decompositions.rounding import divide, floor_divide
-from rtaccel.convert.frontend.decompositions.scattered import scatter_reduce
+from rtaccel.convert.frontend.decompositions.scattered import diagonal_scatter, scatter_reduce
 from rtaccel.convert.frontend.decompositions.systems import SYSTEMS
 from rtaccel.convert.frontend.decompositions.truths import TRUTHS
 from rtaccel.convert.frontend.decompositions.unrolled import UNROLLED
@@ -193,6 +194,10 @@ OWN: dict[Any, Callable[..., Any]] = {
     torch.ops.aten.pad.default: shifted_out,
     **TRUTHS,
     torch.ops.aten.einsum.default: einsum,
+    torch.ops.aten.tensordot.default: tensordot,
+    torch.ops.aten.diagonal_scatter.default: diagonal_scatter,
+    torch.ops.aten.erfinv.default: erfinv,
+    torch.ops.aten.special_erfinv.default: erfinv,
     torch.ops.aten.multinomial.default: multinomial,
     torch.ops.aten.cdist.default: cdist,
     torch.ops.aten._cdist_forward.default: cdist,

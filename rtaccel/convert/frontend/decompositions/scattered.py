@@ -1,4 +1,4 @@
-"""`scatter_reduce` in the ways that the kernel does not know: means, and without what was there."""
+"""`scatter_reduce` in ways that the kernel does not know: means, and without what was there; and written diagonals."""
 
 from __future__ import annotations
 
@@ -25,3 +25,18 @@ def scatter_reduce(
         return aten.scatter_reduce.two(base, dim, index, src, reduce, include_self=True)
     total = aten.scatter_add.default(base, dim, index, src)
     return total / (counts + 1.0 if include_self else counts.clamp_min(1.0))
+
+
+def diagonal_scatter(x: Tensor, source: Tensor, offset: int = 0, dim1: int = 0, dim2: int = 1) -> Tensor:
+    """A choice by place between a tensor and the numbers of its diagonal, each in its row."""
+    first, second = dim1 % x.dim(), dim2 % x.dim()
+    rows, columns = x.shape[first], x.shape[second]
+    if source.shape[-1] == 0:
+        return x.clone()
+    row, column = torch.arange(rows)[:, None], torch.arange(columns)[None, :]
+    place = torch.arange(rows) + min(offset, 0)
+    own = source.index_select(-1, place.clamp(0, source.shape[-1] - 1))  # a number for each row
+    others = [d for d in range(x.dim()) if d not in (first, second)]
+    chosen = torch.where(column - row == offset, own[..., None], x.permute(*others, first, second))
+    order = [*others, first, second]
+    return chosen.permute([order.index(d) for d in range(x.dim())])
