@@ -18,7 +18,7 @@ from rtaccel.core.errors import FormatError, UnsupportedProblem
 from rtaccel.core.stage import GraphIO
 from rtaccel.deploy import whole_file
 from rtaccel.deploy.onnx.registry import forms
-from rtaccel.deploy.onnx.writer import IR_VERSION, OPSET, Writer
+from rtaccel.deploy.onnx.writer import IR_VERSION, ML, OPSET, Writer
 from rtaccel.runtime.compiled import CompiledModel
 
 _TYPES = {"float32": 1, "int64": 7, "int32": 6, "bool": 9, "float64": 11, "float16": 10, "bfloat16": 16}
@@ -123,7 +123,9 @@ def _written(onnx: Any, program: Program, fast: CompiledModel) -> Any:
         outputs.append(onnx.helper.make_tensor_value_info(name, element, sizes))
     _name_results(onnx, w, named)
     graph = onnx.helper.make_graph(w.nodes, fast._options.title or "model", inputs, outputs, w.constants)
-    model = onnx.helper.make_model(graph, opset_imports=[onnx.helper.make_opsetid("", OPSET)], producer_name="rtaccel")
+    opsets = [onnx.helper.make_opsetid("", OPSET)]
+    opsets += [onnx.helper.make_opsetid(ML, 3)] if any(node.domain == ML for node in w.nodes) else []
+    model = onnx.helper.make_model(graph, opset_imports=opsets, producer_name="rtaccel")
     model.ir_version = IR_VERSION
     return model
 

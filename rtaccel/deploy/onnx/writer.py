@@ -20,6 +20,9 @@ from rtaccel.kernels._common.strides import elements
 OPSET = 21
 """Of what is written: the first with int4 and with a scale per block."""
 
+ML = "ai.onnx.ml"
+"""The domain of trees, written in its version 3."""
+
 IR_VERSION = 10
 """Of the file: the one that belongs to the opset."""
 
