@@ -1,0 +1,1 @@
+"""Ensembles of decision trees, ours beside others: python -m bench.trees"""
