@@ -296,10 +296,14 @@ def _header(label: str, loaded: LoadedModel, embedded: Path | None, memory: int,
     return "\n".join([*lines, "", "#endif", ""])
 
 
+_LINK = "-Wl,--gc-sections,-z,noseparate-code"
+"""For programs: without code that nobody calls, and without gaps of a page. cmake/pack.cmake measures with the same."""
+
+
 def _pkg_config(label: str) -> str:
     return (
         f"prefix=${{pcfiledir}}\n\nName: {label}\nDescription: a model with its kernels, by rtaccel\nVersion: 1\n"
-        f"Cflags: -I${{prefix}}\nLibs: -L${{prefix}} -l{label} -Wl,--gc-sections,-z,noseparate-code -lm -lpthread -ldl\n"
+        f"Cflags: -I${{prefix}}\nLibs: -L${{prefix}} -l{label} {_LINK} -lm -lpthread -ldl\n"
     )
 
 
@@ -308,7 +312,7 @@ def _cmake_config(label: str) -> str:
 set_target_properties({label} PROPERTIES
   IMPORTED_LOCATION "${{CMAKE_CURRENT_LIST_DIR}}/lib{label}.a"
   INTERFACE_INCLUDE_DIRECTORIES "${{CMAKE_CURRENT_LIST_DIR}}"
-  INTERFACE_LINK_OPTIONS "-Wl,--gc-sections,-z,noseparate-code"
+  INTERFACE_LINK_OPTIONS "{_LINK}"
   INTERFACE_LINK_LIBRARIES "m;pthread;dl")
 """
 

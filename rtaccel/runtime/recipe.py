@@ -55,14 +55,25 @@ class Recipe:
             memo=LowerMemo() if captured.fitted is None else self.memo.for_other_sizes(),
         )  # fmt: skip
 
+    @property
+    def _launch(self) -> str | None:
+        """How a GPU runs it; None on a CPU."""
+        return self.mode or ("graph" if self.device == "cuda" else None)
+
+    def _formed(self, program: Program, rows: int) -> Program:
+        """Layers sparse or dense: as measured on a CPU, and as modelled for a GPU, but for a persistent kernel."""
+        if (self.device == "cuda" and self.mode != "persistent") or self.backend in sparse_gpu.BACKENDS:
+            return sparse_gpu.in_modelled_form(program, rows, self.backend, self.patterns)
+        if self.device == "cpu":
+            return in_fastest_form(program, rows, self.backend, patterns=self.patterns)
+        return program
+
     def with_state(self, captured: ExportedGraph, graph: OpGraph, keeping: Keeping, batches: Any) -> StatefulModel:
         """The plan keeps the state of the model."""
         program = with_states_kept(self._lowered(captured, graph, batches), keeping)
-        fastest = in_fastest_form if self.device == "cpu" else sparse_gpu.in_modelled_form
-        program = fastest(program, 1, self.backend, patterns=self.patterns)
-        launch = self.mode or ("graph" if self.device == "cuda" else None)
+        program = self._formed(program, 1)
         options = Options(
-            1, self.device, self.backend, self.max_batch or 0, self.title, self.threads, mode=launch,
+            1, self.device, self.backend, self.max_batch or 0, self.title, self.threads, mode=self._launch,
             batch=program.batch, scheme=str(self.schemes), kept=states_of(keeping, program),
         )  # fmt: skip
         return StatefulModel(program, options, self.names)
@@ -71,11 +82,8 @@ class Recipe:
         """Raises ShapeError for a persistent kernel of several rows."""
         program = self._lowered(captured, graph, self.calibration)
         rows = max(1, program.samples(pytree.tree_leaves(self.args)))
-        if (self.device == "cuda" and self.mode != "persistent") or self.backend in sparse_gpu.BACKENDS:
-            program = sparse_gpu.in_modelled_form(program, rows, self.backend, self.patterns)
-        elif self.device == "cpu":
-            program = in_fastest_form(program, rows, self.backend, patterns=self.patterns)
-        launch, where, most = self.mode or ("graph" if self.device == "cuda" else None), self.device, self.max_batch
+        program = self._formed(program, rows)
+        launch, where, most = self._launch, self.device, self.max_batch
         if launch == "persistent":
             if rows != 1:
                 raise ShapeError(
