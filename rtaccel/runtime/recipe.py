@@ -61,9 +61,9 @@ class Recipe:
         return self.mode or ("graph" if self.device == "cuda" else None)
 
     def _formed(self, program: Program, rows: int) -> Program:
-        """Layers sparse or dense: as measured on a CPU, and as modelled for a GPU, but for a persistent kernel."""
+        """Layers sparse or dense: as measured on a CPU, and as predicted for a GPU, but for a persistent kernel."""
         if (self.device == "cuda" and self.mode != "persistent") or self.backend in sparse_gpu.BACKENDS:
-            return sparse_gpu.in_modelled_form(program, rows, self.backend, self.patterns)
+            return sparse_gpu.in_predicted_form(program, rows, self.backend, self.patterns)
         if self.device == "cpu":
             return in_fastest_form(program, rows, self.backend, patterns=self.patterns)
         return program

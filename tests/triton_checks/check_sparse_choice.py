@@ -72,7 +72,7 @@ def test_the_cpu_gives_the_same_integers() -> None:
                 assert torch.equal(y.cpu(), layer(x)), impl.name
 
 
-def test_a_sparse_layer_on_a_card_is_modelled(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_sparse_layer_on_a_card_is_predicted(monkeypatch: pytest.MonkeyPatch) -> None:
     """What SparseLinear asks on CUDA: its own storage, or dense."""
     for pattern in (rt.BlockSparse((16, 16), 0.8), rt.SemiStructured(), rt.Unstructured(0.95)):
         layer = rt.nn.SparseLinear.from_float(nn.Linear(256, 256), rt.W8A8("dynamic"), sparsity=pattern)

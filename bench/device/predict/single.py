@@ -73,7 +73,7 @@ def launches_of(layer: SingleLayer, code: Code = compiled) -> list[Launch]:
 
     from bench.device.rows.graphs import calibration, given, scheme_of
     from bench.device.rows.sparse import layer_of
-    from rtaccel.convert.passes.sparse_gpu import in_modelled_form
+    from rtaccel.convert.passes.sparse_gpu import in_predicted_form
     from rtaccel.runtime.gpu.ahead import _lowered
 
     if layer.pattern:
@@ -84,7 +84,7 @@ def launches_of(layer: SingleLayer, code: Code = compiled) -> list[Launch]:
         model, x = given("linear", layer.size)
         data = calibration(x)  # type: ignore[assignment]
     program, count = _lowered(model, (x,), scheme_of(layer.scheme), data)
-    (step,) = in_modelled_form(program, count).steps
+    (step,) = in_predicted_form(program, count).steps
     return launches_of_group(step.group, count, code)  # type: ignore[union-attr]
 
 

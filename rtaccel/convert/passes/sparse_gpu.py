@@ -14,7 +14,7 @@ BACKENDS = ("triton", "numba_cuda")
 """Those with sparse kernels for a GPU, on whatever device they run."""
 
 
-def in_modelled_form(
+def in_predicted_form(
     program: Program, rows: int, backend: str | None = None, patterns: SparsityMap | None = None
 ) -> Program:
     """The program with each linear stage sparse where the model says that it is faster, or where its pattern asks for it; notes

@@ -15,7 +15,7 @@ from rtaccel.convert.frontend.exported.graph import ChangesItself
 from rtaccel.convert.frontend.torchscript import in_python
 from rtaccel.convert.lower import lower
 from rtaccel.convert.passes.program import Program, SubgraphStep
-from rtaccel.convert.passes.sparse_gpu import in_modelled_form
+from rtaccel.convert.passes.sparse_gpu import in_predicted_form
 from rtaccel.core.batch import ANY_BATCH
 from rtaccel.core.errors import UnsupportedProblem
 from rtaccel.core.registry import impls
@@ -45,7 +45,7 @@ def kernels_of(
     data do.
     """
     program, rows = _lowered(model, example_inputs, scheme, calibration)
-    return _recorded(in_modelled_form(program, rows), rows)
+    return _recorded(in_predicted_form(program, rows), rows)
 
 
 def kernels_by_card(
@@ -140,7 +140,7 @@ def kernels_of_program(
 
     if not streamed:
         with assuming(Card(capability, card().multiprocessors)):
-            return dict(_recorded(in_modelled_form(program, rows), rows))
+            return dict(_recorded(in_predicted_form(program, rows), rows))
     from rtaccel.runtime.gpu.persistent import persistent_network
 
     (step,) = program.steps

@@ -12,7 +12,7 @@ from torch.utils import _pytree as pytree
 from rtaccel.convert.lower import lower
 from rtaccel.convert.passes.program import Argument, Program
 from rtaccel.convert.passes.sparse import in_fastest_form
-from rtaccel.convert.passes.sparse_gpu import in_modelled_form
+from rtaccel.convert.passes.sparse_gpu import in_predicted_form
 from rtaccel.convert.quantization.calibrate import as_args, batches_of
 from rtaccel.convert.streaming.window import LAYOUTS, stream_graph
 from rtaccel.core.batch import ANY_BATCH
@@ -64,7 +64,7 @@ def stream_program(
     if mode is None:
         program = in_fastest_form(program, step.shape[0], None)
     elif mode == "graph":
-        program = in_modelled_form(program, step.shape[0], None)
+        program = in_predicted_form(program, step.shape[0], None)
     states = States(frozenset(streamed.states), step.shape[0], streamed.memory)
     kept = states if streamed.states or mode == "graph" else None
     return StreamedModel(model, program, kept, streamed.layout)
