@@ -19,7 +19,7 @@ add_library(pack_objects OBJECT ${sources} ${native})
 target_include_directories(pack_objects PRIVATE ${RTACCEL_INCLUDES})
 # Speed is the kernels'; what builds the plan once is to be small.
 file(GLOB once "kernels/_core/stage.cc" "kernels/_core/plan_*.cc" "kernels/_core/isa.cc" "kernels/_common/checks.cc"
-     "kernels/linear/layer.cc" "kernels/recurrent/recurrent.cc")
+     "kernels/_expression/iteration.cc" "kernels/linear/layer.cc" "kernels/recurrent/recurrent.cc")
 list(FILTER once EXCLUDE REGEX "plan_(threads|some|profile)")
 set_source_files_properties(${native} ${once} PROPERTIES COMPILE_OPTIONS "-Os")
 if(PACK_EMBED)

@@ -51,7 +51,7 @@ class TreeEnsemble(nn.Module):
     nan_first: int8 [N], 1 where NaN goes to the first child; None: it goes to the second everywhere.
     strict: compare with < instead of <=, as XGBoost does.
 
-    Raises FormatError for tables that are no trees; ShapeError for an x of another width or dtype.
+    Raises FormatError for tables that are no trees, also by `load_state_dict`; ShapeError for an x of another width or dtype.
 
     Example:
         >>> import torch, rtaccel as rt
@@ -92,6 +92,18 @@ class TreeEnsemble(nn.Module):
             raise ShapeError("TreeEnsemble", describe(x), expected, "Pass a row of features for each sample.")
         tables = (getattr(self, name) for name in contract.TABLES)
         return TREE_ENSEMBLE(x, *tables, self.depth, self.strict)
+
+    def _load_from_state_dict(self, state_dict: dict[str, Any], prefix: str, *rest: Any) -> None:
+        """Refuses what are no trees before anything is copied; shapes are told of by torch."""
+        own = {name: getattr(self, name) for name in contract.TABLES}
+        given = {name: state_dict.get(prefix + name, table) for name, table in own.items()}
+        fits = all(isinstance(table, Tensor) and table.shape == own[name].shape for name, table in given.items())
+        if fits:
+            tables = {name: table.to(own[name]) for name, table in given.items()}
+            contract.require_trees("TreeEnsemble.load_state_dict", tables, self.features, self.value.shape[1])
+        super()._load_from_state_dict(state_dict, prefix, *rest)
+        if fits:
+            self.depth = contract.attributes(own, self.strict)["depth"]
 
     def extra_repr(self) -> str:
         trees, nodes = self.root.numel(), self.feature.numel()

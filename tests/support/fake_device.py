@@ -20,6 +20,7 @@ from rtaccel.backends.cuda_streams import NO_ORDER, Order
 from rtaccel.runtime import recipe
 from rtaccel.runtime import stream as _stream  # noqa: F401
 from rtaccel.runtime.gpu.device import WARM_UPS, Work, without_gc
+from rtaccel.runtime.gpu.graph_stream import GraphStream
 from rtaccel.runtime.options import Options
 from rtaccel.runtime.steps import planned
 
@@ -103,3 +104,19 @@ def _in_graphs(backend: str, room: Any) -> Iterator[FakeDevice]:
 
     with mock.patch.object(planned, "device_layer", return_value=device), mock.patch.object(room, "Options", options):
         yield device
+
+
+@contextmanager
+def no_state_is_written(device: FakeDevice) -> Iterator[None]:
+    """While a graph is captured, its replays leave every state as it is."""
+    real = GraphStream._captured
+
+    def captured(self: GraphStream, *args: Any) -> Any:
+        def forget() -> None:
+            self._written = [False] * len(self._written)
+
+        with mock.patch.object(device, "on_replay", forget):
+            return real(self, *args)
+
+    with mock.patch.object(GraphStream, "_captured", captured):
+        yield

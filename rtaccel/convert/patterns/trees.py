@@ -15,5 +15,9 @@ def _trees(call: Call) -> OpNode | str:
     if len(known) < len(tables):
         return "its tables are computed, not constants"
     view = call.rows(call["x"])
-    attrs = contract.attributes(known, bool(call["strict"]))
+    attrs = {
+        "trees": known["root"].numel(),
+        "depth": call["depth"],
+        "strict": int(call["strict"]),
+    }  # held to the tables later
     return call.row_wise("tree_ensemble", view, known["value"].shape[1], tensors=known, attrs=attrs)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import math
 from dataclasses import replace
 from typing import Any
@@ -147,6 +148,33 @@ def test_tables_that_are_no_trees(name: str) -> None:
     with pytest.raises(rt.FormatError):
         good.load_state_dict({**state, **{keys[n]: t for n, t in bad.items()}})
     assert torch.equal(good(x), want)
+
+
+def test_other_trees_are_loaded() -> None:
+    """As many nodes in a deeper tree: the module walks to its leaves, and so does what is compiled of it afterwards."""
+    leaf, values = [0, 0], torch.arange(4.0)[:, None]
+    made = []
+    for feature, child in (
+        ([0, 1, 1, -1, -1, -1, -1], [[1, 2], [3, 4], [5, 6], leaf, [1, 0], [2, 0], [3, 0]]),
+        ([0, -1, 1, -1, 2, -1, -1], [[1, 2], leaf, [3, 4], [1, 0], [5, 6], [2, 0], [3, 0]]),
+    ):
+        made.append(
+            rt.nn.TreeEnsemble(3, torch.tensor(feature), torch.zeros(7), torch.tensor(child), values, torch.tensor([0]))
+        )
+    shallow, deep = made
+    x = torch.randn(64, 3)
+    assert (shallow.depth, deep.depth) == (2, 3) and not torch.equal(shallow(x), deep(x))
+    before = copy.deepcopy(shallow.state_dict())
+    shallow.load_state_dict(deep.state_dict())
+    assert torch.equal(shallow(x), deep(x)) and torch.equal(rt.compile(shallow, x)(x), deep(x))
+    shallow.load_state_dict(before)
+    assert shallow.depth == 2
+    bad = {**before, "root": torch.tensor([7], dtype=torch.int32)}
+    with pytest.raises(rt.FormatError, match="root that is no node"):
+        shallow.load_state_dict(bad)
+    with pytest.raises(RuntimeError, match="size mismatch"):
+        shallow.load_state_dict({**before, "root": torch.tensor([0, 1], dtype=torch.int32)})
+    assert all(torch.equal(t, before[n]) for n, t in shallow.state_dict().items())
 
 
 @pytest.mark.parametrize("name", [n for n in BROKEN if n not in ("a threshold that is NaN", "tables of other lengths")])

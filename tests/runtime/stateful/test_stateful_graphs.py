@@ -36,7 +36,7 @@ from tests.runtime.stateful.test_stateful_int8 import (  # noqa: F401
     test_ranges_are_those_of_later_calls,
     test_results_stay_near_the_model,
 )
-from tests.support.fake_device import FakeDevice, states_in_graphs
+from tests.support.fake_device import FakeDevice, no_state_is_written, states_in_graphs
 from tests.support.generators.stateful import Stateful
 from tests.support.networks.stateful import Drifting, Policy, made
 
@@ -127,16 +127,8 @@ def test_its_bytes_are_those_of_the_cpu(tmp_path: Path) -> None:
     torch.testing.assert_close(torch.from_numpy(loaded(x.numpy())), fast(x), rtol=1e-4, atol=1e-5)
 
 
-def test_a_state_that_a_replay_does_not_write_is_found(in_graphs: FakeDevice, monkeypatch: pytest.MonkeyPatch) -> None:
-    real = GraphStream._captured
-
-    def captured(self: GraphStream, *args: object) -> object:
-        with monkeypatch.context() as patch:
-            patch.setattr(in_graphs, "on_replay", lambda: setattr(self, "_written", [False] * len(self._written)))
-            return real(self, *args)  # type: ignore[arg-type]
-
-    monkeypatch.setattr(GraphStream, "_captured", captured)
-    with pytest.raises(rt.UnsupportedProblem, match="does not write state 0"):
+def test_a_state_that_a_replay_does_not_write_is_found(in_graphs: FakeDevice) -> None:
+    with no_state_is_written(in_graphs), pytest.raises(rt.UnsupportedProblem, match="does not write state 0"):
         rt.compile(made(Policy()), (torch.randn(1, 48),), strict=True)
 
 

@@ -56,7 +56,7 @@ from tests.runtime.streams.test_whole_number_streams import (  # noqa: F401
     test_some_of_the_streams_and_their_past,
     test_steps_are_the_windows_to_the_bit,
 )
-from tests.support.fake_device import FakeDevice, streams_in_graphs
+from tests.support.fake_device import FakeDevice, no_state_is_written, streams_in_graphs
 
 pytestmark = pytest.mark.turns(3)
 
@@ -140,18 +140,8 @@ def test_a_graph_that_lost_a_kernel_is_found(in_graphs: FakeDevice) -> None:
         rt.stream(nn.GRU(6, 9, batch_first=True).eval(), torch.randn(3, 6))
 
 
-def test_a_state_that_a_replay_does_not_write_is_found(in_graphs: FakeDevice, monkeypatch: pytest.MonkeyPatch) -> None:
-    from rtaccel.runtime.gpu.graph_stream import GraphStream
-
-    real = GraphStream._captured
-
-    def captured(self: GraphStream, *args: object) -> object:
-        with monkeypatch.context() as patch:
-            patch.setattr(in_graphs, "on_replay", lambda: setattr(self, "_written", [False] * len(self._written)))
-            return real(self, *args)  # type: ignore[arg-type]
-
-    monkeypatch.setattr(GraphStream, "_captured", captured)
-    with pytest.raises(rt.UnsupportedProblem, match="does not write state 0"):
+def test_a_state_that_a_replay_does_not_write_is_found(in_graphs: FakeDevice) -> None:
+    with no_state_is_written(in_graphs), pytest.raises(rt.UnsupportedProblem, match="does not write state 0"):
         rt.stream(nn.GRU(6, 9, batch_first=True).eval(), torch.randn(3, 6))
 
 
