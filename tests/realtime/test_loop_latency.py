@@ -13,7 +13,7 @@ import torch
 import rtaccel as rt
 
 
-def wait_for(done: object, seconds: float = 30) -> None:
+def wait_for(done: object, seconds: float = 60) -> None:
     end = time.monotonic() + seconds
     while not done():  # type: ignore[operator]
         assert time.monotonic() < end

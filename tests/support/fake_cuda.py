@@ -124,7 +124,7 @@ class FakeCard:
         if self.launch_error is not None:
             raise self.launch_error
         if self.stuck:
-            threading.Event().wait(30)
+            threading.Event().wait(60)
         self.log.append(f"launch {name} on {self.current().name}")
         if "control_ptr" not in given:
             return

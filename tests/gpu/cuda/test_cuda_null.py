@@ -50,7 +50,7 @@ class Running:
         y = torch.full_like(x, -1.0)
         return y if self.box.exchange(x.data_ptr(), y.data_ptr(), timeout_ns) else None
 
-    def end(self, timeout_s: float = 10) -> int:
+    def end(self, timeout_s: float = 60) -> int:
         self.control[0] = 1
         self.thread.join(timeout_s)
         return int(self.control[1])
@@ -81,7 +81,7 @@ def test_it_answers_with_the_message(words: int, pollers: int) -> None:
 def test_without_messages_it_ends_by_itself() -> None:
     running = Running(1, 4, 1, idle_looks=50)
     assert same(torch.ones(1), running.answer(torch.ones(1)))
-    running.thread.join(20)
+    running.thread.join(60)
     assert not running.thread.is_alive() and int(running.control[1]) == IDLE
 
 

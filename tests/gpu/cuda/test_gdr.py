@@ -141,7 +141,7 @@ def test_a_stream_by_mapped_memory(
     live.close()
     assert all(int(control[1]) == 2 for control in device.controls)
     for thread in device.threads:
-        thread.join(10)
+        thread.join(60)
         assert not thread.is_alive()
     again = staying(plain)
     plain.reset()

@@ -58,7 +58,7 @@ def test_no_answer_and_a_kernel_that_was_ended() -> None:
     start = time.perf_counter()
     with pytest.raises(Refused, match="no answer"):
         side.step()
-    assert 0.02 <= time.perf_counter() - start < 5
+    assert 0.02 <= time.perf_counter() - start < 60
     ended = Side(2, 1)
     ended.control[0] = 1
     with pytest.raises(Refused, match="ended"):

@@ -145,7 +145,7 @@ def test_a_loop_keeps_the_state_and_warm_runs_leave_it_alone() -> None:
     x, y = rt.Latest((3,)), rt.Latest((2,))
     with rt.Loop(fast, x, y, spin_us=1500, **SLACK) as loop:
         x.put(np.ones(3, np.float32))
-        end = time.monotonic() + 5
+        end = time.monotonic() + 60
         while loop.stats().fresh < 5 and time.monotonic() < end:
             time.sleep(0.01)
     done = loop.stats().fresh

@@ -186,7 +186,7 @@ def test_a_function_in_threads() -> None:
 
     def remote(x: int) -> int:
         if x == 1:
-            free.wait(30)
+            free.wait(60)
         if x == 2:
             raise ValueError("no")
         return 10 * x
@@ -197,7 +197,7 @@ def test_a_function_in_threads() -> None:
         model._wait_ns = int(5e6)
         assert (model(1), model.source) == (-1, "local")
         free.set()
-        end = time.monotonic() + 30
+        end = time.monotonic() + 60
         while model.stats().late == 0 and time.monotonic() < end:
             model(2)
         assert model.stats().late == 1

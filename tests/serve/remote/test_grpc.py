@@ -19,7 +19,7 @@ pytest.importorskip("grpc", reason="the package grpcio is not installed")
 KINDS = pytest.mark.parametrize("stream", [True, False], ids=["stream", "calls"])
 
 
-def answered(remote: Remote, x: torch.Tensor, within_s: float = 30) -> torch.Tensor:
+def answered(remote: Remote, x: torch.Tensor, within_s: float = 60) -> torch.Tensor:
     """With requests that are sent again where they are lost."""
     end = time.monotonic() + within_s
     while True:
@@ -52,7 +52,7 @@ def test_several_clients_of_one_process_are_told_apart(cut: rt.Cut, stream: bool
         for _ in range(5):
             for remote in remotes:
                 x = torch.randn(2, 40)
-                assert torch.equal(remote(x, timeout_s=30), cut._whole(x))
+                assert torch.equal(remote(x, timeout_s=60), cut._whole(x))
         for remote in remotes:
             remote.close()
     assert endpoint.stats().answered == 15
@@ -65,11 +65,11 @@ def test_more_clients_than_streams(cut: rt.Cut) -> None:
         first, second, third = (
             Remote.of(cut, GrpcClient(server.address, stream=stream)) for stream in (True, True, False)
         )
-        assert torch.equal(first(x, timeout_s=30), cut._whole(x))
+        assert torch.equal(first(x, timeout_s=60), cut._whole(x))
         with pytest.raises(TimedOut):
             second(x, timeout_s=0.5)
-        assert torch.equal(third(x, timeout_s=30), cut._whole(x))
-        assert torch.equal(first(x, timeout_s=30), cut._whole(x))
+        assert torch.equal(third(x, timeout_s=60), cut._whole(x))
+        assert torch.equal(first(x, timeout_s=60), cut._whole(x))
         first.close()
         assert torch.equal(answered(second, x), cut._whole(x))
         second.close()
@@ -83,9 +83,9 @@ def test_a_frame_that_is_far_too_large_is_lost(cut: rt.Cut, stream: bool) -> Non
     with GrpcServer(endpoint) as server:
         client = GrpcClient(server.address, stream=stream)
         with Remote.of(cut, client) as remote, Remote.of(cut, GrpcClient(server.address)) as other:
-            assert torch.equal(remote(x, timeout_s=30), cut._whole(x))
+            assert torch.equal(remote(x, timeout_s=60), cut._whole(x))
             client.send(memoryview(bytes(100_000)))
-            assert torch.equal(other(x, timeout_s=30), cut._whole(x))
+            assert torch.equal(other(x, timeout_s=60), cut._whole(x))
             assert torch.equal(answered(remote, x), cut._whole(x))
     assert endpoint.stats().refused == {}
 
@@ -133,7 +133,7 @@ def test_grpc_with_certificates_of_both_sides(cut: rt.Cut) -> None:
     with GrpcServer(endpoint, credentials=grpc.ssl_server_credentials([pem["server"]], root, True)) as server:
         mine = grpc.ssl_channel_credentials(root, *pem["client"])
         with Remote.of(cut, GrpcClient(server.address, mine)) as remote:
-            assert torch.equal(remote(x, timeout_s=30), cut._whole(x))
+            assert torch.equal(remote(x, timeout_s=60), cut._whole(x))
         for stranger in (grpc.ssl_channel_credentials(root), None):
             with Remote.of(cut, GrpcClient(server.address, stranger)) as remote, pytest.raises(TimedOut):
                 remote(x, timeout_s=0.5)

@@ -79,7 +79,7 @@ def test_the_result_is_that_of_the_whole(transport: Any, cut: rt.Cut) -> None:
     with transport(endpoint) as client, Remote.of(cut, client, key=KEY) as remote:
         for _ in range(20):
             x = torch.randn(2, 40)
-            assert torch.equal(remote(x, timeout_s=30), cut._whole(x))
+            assert torch.equal(remote(x, timeout_s=60), cut._whole(x))
         assert remote.stats().answered == endpoint.stats().answered == 20
         assert endpoint.stats().refused == {}
 
@@ -88,7 +88,7 @@ def test_the_result_is_that_of_the_whole(transport: Any, cut: rt.Cut) -> None:
 def test_bad_frames_get_no_answer(transport: Any, cut: rt.Cut) -> None:
     endpoint = Endpoint.of(cut)
     with transport(endpoint) as client, Remote.of(cut, client) as remote:
-        remote(torch.randn(2, 40), timeout_s=30)
+        remote(torch.randn(2, 40), timeout_s=60)
         x = np.zeros((2, 8), np.float32)
         good = Writer([x], cut.digest)
         frame = bytearray(good.bytes)
@@ -108,11 +108,11 @@ def test_bad_frames_get_no_answer(transport: Any, cut: rt.Cut) -> None:
         for frames in sent.values():
             for bad in frames:
                 client.send(memoryview(bytes(bad)))
-        assert remote(torch.randn(2, 40), timeout_s=30) is not None
+        assert remote(torch.randn(2, 40), timeout_s=60) is not None
         expected = {reason: len(frames) for reason, frames in sent.items()}
         if transport is grpc_calls:
             expected["oversize"] -= 1  # what is far too large never comes as far as the endpoint
-        end = time.monotonic() + 30
+        end = time.monotonic() + 60
         while endpoint.stats().refused != expected and time.monotonic() < end:
             time.sleep(0.01)
         assert endpoint.stats().refused == expected

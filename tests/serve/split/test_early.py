@@ -153,7 +153,7 @@ def test_what_left_is_not_sent_and_the_rest_comes_back(profile: rt.MachineProfil
     with UdpServer(endpoint) as server, Remote.of(cut, UdpClient(server.address)) as remote:
         early = 0
         for x in data.split(1):
-            y = remote(x, timeout_s=30)
+            y = remote(x, timeout_s=60)
             early += left_of(cut) == [0]
             want, left = expected(cut._whole(x), [rt.Exit("confidence", above=0.8)])
             assert torch.equal(y, want) and left_of(cut) == left

@@ -263,7 +263,7 @@ def test_sequences_beside_one_another_over_one_stream(server: Running) -> None:
             )  # fmt: skip
     found = {}
     for _ in range(sum(map(len, sent.values()))):
-        result, error = answers.get(timeout=30)
+        result, error = answers.get(timeout=60)
         assert error is None
         found[result.get_response().id] = int(result.as_numpy("OUTPUT")[0, 0])
     c.stop_stream()
