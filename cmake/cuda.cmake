@@ -10,7 +10,7 @@ endif()
 file(GLOB RTACCEL_FORMS CONFIGURE_DEPENDS "${RTACCEL_CUDA_FORMS}/*.cu")
 if(NOT RTACCEL_CUDA_FORMS OR NOT RTACCEL_FORMS)
   message(FATAL_ERROR "RTACCEL_CUDA=ON, but RTACCEL_CUDA_FORMS='${RTACCEL_CUDA_FORMS}' holds no form: "
-                      "python -m rtaccel kernel-sources MODEL.rta FOLDER")
+                      "rtaccel kernel-sources MODEL.rta FOLDER")
 endif()
 
 file(GLOB_RECURSE RTACCEL_CUDA_SOURCES CONFIGURE_DEPENDS "kernels/*.cu" "kernels/_persistent/*.h" "kernels/_common/activations/*")

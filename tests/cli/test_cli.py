@@ -7,6 +7,7 @@ import importlib
 import json
 import subprocess
 import sys
+from pathlib import Path
 from types import CodeType, SimpleNamespace
 
 import pytest
@@ -19,13 +20,14 @@ from rtaccel.core.errors import BudgetExceeded, FormatError
 from tests.support.processes.run import PYTHON
 
 
-def run(*words: str) -> subprocess.CompletedProcess[str]:
-    return subprocess.run([*PYTHON, "-m", "rtaccel.cli.main", *words], capture_output=True, text=True, timeout=120)
+def run(*words: str, module: str = "rtaccel.cli.main") -> subprocess.CompletedProcess[str]:
+    return subprocess.run([*PYTHON, "-m", module, *words], capture_output=True, text=True, timeout=120)
 
 
 def test_version() -> None:
-    done = run("--version")
-    assert (done.returncode, done.stdout) == (0, f"rtaccel {rtaccel.__version__}\n")
+    for module in ("rtaccel", "rtaccel.cli.main"):
+        done = run("--version", module=module)
+        assert (done.returncode, done.stdout) == (0, f"rtaccel {rtaccel.__version__}\n")
 
 
 @pytest.mark.parametrize("words", [[], ["no-such-verb"], ["info", "--no-such-option"]])
@@ -48,6 +50,11 @@ def test_every_verb_has_help_takes_json_and_is_listed() -> None:
         parser = argparse.ArgumentParser()
         module.configure(parser)
         assert "--json" in parser.format_help(), name
+
+
+def test_every_verb_is_in_its_page() -> None:
+    page = (Path(__file__).parents[2] / "docs" / "reference" / "command-line.md").read_text()
+    assert [verb for verb in main.verb_names() if f"| `{verb}` |" not in page] == []
 
 
 def test_info_lists_every_backend() -> None:

@@ -6,7 +6,6 @@ from __future__ import annotations
 import ctypes
 import os
 import shutil
-import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -22,10 +21,8 @@ from rtaccel.backends import cuda_persistent
 from rtaccel.kernels._gpu import cuda_launch, cuda_nvrtc
 from rtaccel.kernels._gpu.cuda_nvrtc import CudaKernel
 from rtaccel.runtime.gpu import persistent, persistent_choice
-from rtaccel.runtime.gpu.persistent_device import Requests
-from rtaccel.runtime.gpu.persistent_launch import PersistentLaunch
-from rtaccel.runtime.gpu.persistent_networks import Network
 from tests.support import kept
+from tests.support.threaded_device import ThreadedDevice
 
 HERE = Path(__file__).parent
 COMPILER = os.environ.get("CXX", "g++")
@@ -98,45 +95,14 @@ def results_filled() -> Iterator[None]:
         yield
 
 
-class HostDevice:
+class HostDevice(ThreadedDevice):
     """A device on which kernels run as fibers of one thread. seed: of the order of the fibers.
     skipped: a line of the kernel at whose barrier nobody waits. dropped: a word of the exchange that does not arrive."""
 
     def __init__(self, seed: int = 1, skipped: int = 0, dropped: int = -1, looks: int = 1 << 22) -> None:
         self.seed, self.skipped, self.dropped, self.looks = seed, skipped, dropped, looks
+        super().__init__()
         self.built: list[CudaKernel] = []
-        self.controls: list[Tensor] = []
-        self.threads: list[threading.Thread] = []
-
-    index = 0
-
-    def unsuitable(self) -> str | None:
-        return None
-
-    def multiprocessors(self) -> int:
-        return 132
-
-    def note(self) -> str:
-        return ""
-
-    def mailbox(self, words: int) -> Tensor:
-        return torch.zeros(words, dtype=torch.int64)
-
-    def requests(self, words: int) -> Requests:
-        return Requests.shared(self.mailbox(words))
-
-    def load(self, network: Network, requests: Tensor, replies: Tensor, control: Tensor) -> PersistentLaunch:
-        return network.prepared("cpu")
-
-    def copying(self, work: Callable[[], None]) -> None:
-        work()
-
-    def start(self, launch: PersistentLaunch, requests: Tensor, replies: Tensor, control: Tensor) -> Any:
-        thread = threading.Thread(target=launch, args=(requests, replies, control), daemon=True)
-        thread.start()
-        self.controls.append(control)
-        self.threads.append(thread)
-        return type("Running", (), {"finished": lambda self: not thread.is_alive()})()
 
     def bind(self, kernel: CudaKernel) -> Callable[..., None]:
         """In the place of cuda_launch.bind."""

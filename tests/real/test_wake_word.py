@@ -13,8 +13,9 @@ import torch
 from torch import Tensor
 
 import rtaccel as rt
+from examples.voice.networks import Word
 from tests.support.networks.log_mel import RATE, STRIDE, WINDOW, log_mel
-from tests.support.networks.real_networks import WakeWord, folder, recording, wake_word, wake_word_samples
+from tests.support.networks.real_networks import folder, recording, wake_word, wake_word_samples
 
 DATA = folder("mlperf_tiny_sww", "sww_weights.npz")
 pytestmark = pytest.mark.skipif(
@@ -31,7 +32,7 @@ SCHEMES = {
 
 
 @pytest.fixture(scope="module")
-def model() -> WakeWord:
+def model() -> Word:
     return wake_word(DATA)
 
 
@@ -48,7 +49,7 @@ def calibration_of(scheme: rt.W8A8, x: Tensor) -> list[Tensor] | None:
     return [x] if scheme.activation == "static" else None
 
 
-def test_float32(model: WakeWord, samples: tuple[Tensor, Tensor]) -> None:
+def test_float32(model: Word, samples: tuple[Tensor, Tensor]) -> None:
     x, classes = samples
     fast = rt.compile(model, x[:1])
     assert fast._direct is not None  # one native call
@@ -60,7 +61,7 @@ def test_float32(model: WakeWord, samples: tuple[Tensor, Tensor]) -> None:
 
 
 @pytest.mark.parametrize("scheme", SCHEMES.values(), ids=SCHEMES)
-def test_int8(model: WakeWord, samples: tuple[Tensor, Tensor], scheme: rt.W8A8) -> None:
+def test_int8(model: Word, samples: tuple[Tensor, Tensor], scheme: rt.W8A8) -> None:
     x, classes = samples
     fast = rt.compile(model, x[:1], scheme, calibration=calibration_of(scheme, x))
     assert fast._direct is not None
@@ -75,7 +76,7 @@ def test_int8(model: WakeWord, samples: tuple[Tensor, Tensor], scheme: rt.W8A8) 
 
 
 @pytest.mark.parametrize("scheme", ["float32", "w8a8"])
-def test_streamed_frame_by_frame(model: WakeWord, samples: tuple[Tensor, Tensor], scheme: str) -> None:
+def test_streamed_frame_by_frame(model: Word, samples: tuple[Tensor, Tensor], scheme: str) -> None:
     """One frame in, the probabilities out: after 30 frames what the window of 30 gives, whatever came before."""
     x, classes = samples
     live = rt.stream(model, x[:, :, 0], scheme, calibration=[x] if scheme == "w8a8" else None)
@@ -94,7 +95,7 @@ def heard(probability: Tensor, threshold: float = 0.5, gap: float = 0.5) -> list
 
 
 @pytest.mark.parametrize("scheme", ["float32", "w8a8"])
-def test_the_word_is_heard_where_it_is_said(model: WakeWord, samples: tuple[Tensor, Tensor], scheme: str) -> None:
+def test_the_word_is_heard_where_it_is_said(model: Word, samples: tuple[Tensor, Tensor], scheme: str) -> None:
     frames = log_mel(recording(DATA / "short_wav_easy10s.wav"))
     said = json.loads((DATA / "sww_short_test.json").read_text())[0]["detection_windows"]
     live = rt.stream(model, frames[:1], scheme, calibration=[samples[0]] if scheme == "w8a8" else None)

@@ -6,6 +6,7 @@ import torch
 
 import rtaccel as rt
 from rtaccel.convert.module_swap import benchmark
+from tests.convert.module_swap.test_swap import quick  # noqa: F401
 from tests.support.networks.swapped_models import actions, make
 
 

@@ -33,14 +33,10 @@ from tests.cuda_checks import on_host
 from tests.cuda_checks.float32 import layers
 from tests.cuda_checks.float32.budgets import BUDGETS
 from tests.cuda_checks.float32.layers import HostLaunch, cut
+from tests.gpu.cuda.windows_of_stacks import A, B, built_ahead, taken  # noqa: F401
 
 pytestmark = pytest.mark.skipif(importlib.util.find_spec("triton") is None, reason="triton is not installed")
 needs_nvrtc = pytest.mark.skipif(cuda_nvrtc.unavailable() is not None, reason=f"{cuda_nvrtc.unavailable()}")
-
-
-@pytest.fixture(autouse=True)
-def built_ahead(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(cuda_launch, "unavailable", lambda kernel: None)
 
 
 @needs_nvrtc
@@ -57,16 +53,6 @@ def test_the_budget_file_says_what_the_forms_are() -> None:
 
 def stage_of(op: str, k: int, g: Geometry, **more: Any) -> Stage:
     return make_stage(op, GATES[op], g, k, states=False, seed=1, **more)
-
-
-A, B = Geometry(100, layers=2, time=50, last_only=1), Geometry(200, layers=3, time=100, last_only=1)
-
-
-def taken(stage: Stage, samples: int = 1) -> tuple[str, dict[str, str | None]]:
-    """(name of what a GPU's plan takes, the reasons of what refuses)."""
-    problem = Problem.of(stage, samples, "cuda")
-    reasons = {impl.name: impl.supports(problem) for impl in impls("triton", stage.op)}
-    return next(name for name, reason in reasons.items() if reason is None), reasons
 
 
 @pytest.mark.parametrize("op", GATES)

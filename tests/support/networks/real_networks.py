@@ -10,6 +10,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from examples.voice.networks import Word, word
 from rtaccel.core.settings import test_data
 
 State = tuple[Tensor, Tensor]
@@ -89,41 +90,9 @@ class Evened(nn.Module):
 # -- a wake word -------------------------------------------------------------------------------------------------------
 
 
-class WakeWord(nn.Module):
-    """MLPerf Tiny's streaming wake word: depthwise and pointwise convolutions over time, without padding.
-
-    [batch, 40 features, time] to the probabilities [batch, 3] of the newest time step, which 30 time steps decide.
-    """
-
-    def __init__(self) -> None:
-        super().__init__()
-        layers: list[nn.Module] = []
-        width = 40
-        for taps, filters in ((3, 128), (5, 128), (10, 128), (15, 32)):
-            layers.append(nn.Conv1d(width, width, taps, groups=width, bias=False))
-            layers += [nn.Conv1d(width, filters, 1, bias=False), nn.BatchNorm1d(filters, eps=1e-3), nn.ReLU()]
-            width = filters
-        self.body, self.head = nn.Sequential(*layers), nn.Linear(width, 3)
-
-    def forward(self, x: Tensor) -> Tensor:
-        return self.head(self.body(x)[:, :, -1]).softmax(-1)
-
-
-def wake_word(data: Path) -> WakeWord:
-    """With the trained weights (Keras layout: taps first, inputs x outputs)."""
-    model, stored = WakeWord(), arrays(data / "sww_weights.npz")
-    given: dict[str, Tensor] = {}
-    for block in range(4):
-        number, first = f"_{block}" if block else "", 4 * block
-        given[f"body.{first}.weight"] = stored[f"depthwise_conv2d{number}/depthwise_kernel"][:, 0].permute(1, 2, 0)
-        given[f"body.{first + 1}.weight"] = stored[f"conv2d{number}/kernel"][0].permute(2, 1, 0)
-        for name, keras in (("weight", "gamma"), ("bias", "beta"), ("running_mean", "moving_mean"),
-                            ("running_var", "moving_variance")):  # fmt: skip
-            given[f"body.{first + 2}.{name}"] = stored[f"batch_normalization{number}/{keras}"]
-        given[f"body.{first + 2}.num_batches_tracked"] = torch.tensor(0)
-    given |= {"head.weight": stored["dense/kernel"].T, "head.bias": stored["dense/bias"]}
-    model.load_state_dict(given)
-    return model.eval()
+def wake_word(data: Path) -> Word:
+    """MLPerf Tiny's streaming wake word, trained. 30 time steps decide what the newest one is."""
+    return word(data / "sww_weights.npz")
 
 
 def wake_word_samples(data: Path) -> tuple[Tensor, Tensor]:

@@ -3,7 +3,6 @@ real one."""
 
 from __future__ import annotations
 
-import threading
 from collections.abc import Callable, Iterator
 from types import ModuleType
 from typing import Any
@@ -14,52 +13,26 @@ import triton.language as tl
 from torch import Tensor
 
 from rtaccel.runtime.gpu import persistent, persistent_choice, persistent_device, persistent_run
-from rtaccel.runtime.gpu.persistent_device import Requests
 from rtaccel.runtime.gpu.persistent_launch import PersistentLaunch
 from rtaccel.runtime.gpu.persistent_networks import Network
+from tests.support.threaded_device import ThreadedDevice
 from tests.triton_checks.support.sides import INTERPRET, LOOK
 
 TIMEOUT_NS = 60_000_000_000
 
 
-class InterpretedDevice:
-    """A device whose kernels are interpreted, each in a thread. corrupt: is shown the operands of a kernel before it starts."""
+class InterpretedDevice(ThreadedDevice):
+    """A device whose kernels are interpreted. propagate_nan: is shown the operands of a kernel before it starts."""
 
     def __init__(self, propagate_nan: Callable[[Any], object] | None) -> None:
-        self.controls: list[Tensor] = []
+        super().__init__()
         self.propagate_nan = propagate_nan
 
-    index = 0
-
-    def unsuitable(self) -> str | None:
-        return None
-
-    def multiprocessors(self) -> int:
-        return 132
-
-    def note(self) -> str:
-        return ""
-
-    def mailbox(self, words: int) -> Tensor:
-        return torch.zeros(words, dtype=torch.int64)
-
-    def requests(self, words: int) -> Requests:
-        return Requests.shared(self.mailbox(words))
-
     def load(self, network: Network, requests: Tensor, replies: Tensor, control: Tensor) -> PersistentLaunch:
-        launch = network.prepared("cpu")
+        launch = super().load(network, requests, replies, control)
         if self.propagate_nan is not None:
             self.propagate_nan(launch.kept)
         return launch
-
-    def copying(self, work: Callable[[], None]) -> None:
-        work()
-
-    def start(self, launch: PersistentLaunch, requests: Tensor, replies: Tensor, control: Tensor) -> Any:
-        thread = threading.Thread(target=launch, args=(requests, replies, control), daemon=True)
-        thread.start()
-        self.controls.append(control)
-        return type("Running", (), {"finished": lambda self: not thread.is_alive()})()
 
 
 class CheckedCard(persistent_device.CudaPersistent):
