@@ -17,7 +17,7 @@ from rtaccel.backends.cpu import isas
 from rtaccel.core import settings
 from rtaccel.deploy.pack import pack
 from rtaccel.runtime.compiled import CompiledModel
-from tests.deploy.test_pack import HERE, IN_PYTHON, compiled, every_format, linked
+from tests.deploy.pack.test_pack import HERE, IN_PYTHON, compiled, every_format, linked
 
 pytestmark = [
     pytest.mark.skipif(shutil.which("c++") is None or shutil.which("cc") is None, reason="no C or C++ compiler"),
