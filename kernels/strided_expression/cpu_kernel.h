@@ -1,13 +1,13 @@
-// Strided expression on the CPU: the stage is _expression/stage.h.
+// Strided expression on the CPU: the stage is _expression/stage.h, made by _expression/create.h.
 #pragma once
 
-#include "_expression/stage.h"
+#include "_expression/create.h"
 
 namespace rta {
 
 template <class S>
 static void register_kernels() {
-  add_kernel(S::kIsa, "strided_expression", "cpu", nullptr, create_stage<expression::ExpressionStage<S>>);
+  add_kernel(S::kIsa, "strided_expression", "cpu", nullptr, expression::create<S>);
 }
 
 }  // namespace rta

@@ -15,27 +15,6 @@ from rtaccel.cli.main import main
 from rtaccel.core.errors import FormatError, UnsupportedProblem
 from rtaccel.core.registry import operators
 
-SHAPES = """
-[[softmax]]
-name = "tiny"
-rows = 2
-c = 9
-
-[[linear]]
-name = "16x8"
-rows = 3
-n = 16
-k = 8
-scheme = "static"
-"""
-
-
-@pytest.fixture
-def shapes(tmp_path: Path) -> str:
-    path = tmp_path / "shapes.toml"
-    path.write_text(SHAPES)
-    return str(path)
-
 
 def test_names_of_the_suite(shapes: str, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
     few = {name: op for name, op in operators().items() if name in ("softmax", "linear", "concat")}

@@ -14,14 +14,18 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 
 import rtaccel as rt
 import rtaccel._native
 from rtaccel.kernels._gpu.cubin_store import Cubin
 from rtaccel.kernels._gpu.cuda_nvrtc import CudaKernel
+from rtaccel.kernels.recurrent.cuda import choice as cuda_choice
 from rtaccel.runtime.compiled import CompiledModel
-from rtaccel.runtime.gpu import ahead
+from rtaccel.runtime.gpu import ahead, persistent_choice, persistent_stacks
+from rtaccel.runtime.stream import StreamModel
 from tests.cuda_checks import on_host
+from tests.cuda_checks.streams import CASES, Partition, layout_of
 from tests.support import kept
 
 LIBRARY = Path(str(rtaccel._native.__file__)).parent / "librtaccel.so"
@@ -108,3 +112,35 @@ def save(machine: Machine, monkeypatch: pytest.MonkeyPatch) -> Save:
         return rt.save(model, machine.folder / name, persistent=cards, **keywords)
 
     return saved
+
+
+def stream_of(case: str) -> tuple[StreamModel, Partition]:
+    make, features, scheme, partition = CASES[case]
+    torch.manual_seed(features)
+    calibration = [torch.randn(8, 5, features)]
+    return rt.stream(make().eval(), torch.randn(1, features), scheme=scheme, calibration=calibration), partition
+
+
+def small() -> StreamModel:
+    return stream_of("lstm-one-program")[0]
+
+
+@pytest.fixture
+def cut(monkeypatch: pytest.MonkeyPatch) -> Any:
+    """cut(partition): forms of streams are of this cut; where a device has no room for a cluster, the same through L2."""
+
+    def put(partition: Partition) -> None:
+        def form(*arguments: Any) -> Any:
+            card = arguments[-1]
+            return layout_of(partition._replace(cluster=partition.cluster and card.has_clusters))(*arguments)
+
+        monkeypatch.setattr(cuda_choice, "select_config", form)
+
+    with persistent_choice.only(persistent_stacks.CUDA):
+        yield put
+
+
+@pytest.fixture
+def file(cut: Any, machine: Machine, save: Save) -> Path:
+    cut(CASES["lstm-one-program"][3])
+    return save(small())

@@ -16,13 +16,11 @@ from torch import Tensor
 import rtaccel as rt
 from rtaccel.kernels._gpu import cuda_nvrtc
 from rtaccel.kernels.mlp.cuda import config as chain_config
-from rtaccel.kernels.recurrent.cuda import choice as cuda_choice
 from rtaccel.runtime.compiled import CompiledModel
-from rtaccel.runtime.gpu import persistent_chains, persistent_choice, persistent_stacks
-from rtaccel.runtime.stream import StreamModel
+from rtaccel.runtime.gpu import persistent_chains, persistent_choice
 from tests.cuda_checks import chains, on_host
-from tests.cuda_checks.streams import CASES, Partition, layout_of, other_weights
-from tests.gpu.from_c.conftest import LIBRARY, Machine, Save
+from tests.cuda_checks.streams import CASES, other_weights
+from tests.gpu.from_c.conftest import LIBRARY, Machine, Save, small, stream_of
 
 pytestmark = [
     pytest.mark.skipif(importlib.util.find_spec("triton") is None, reason="persistent kernels need triton"),
@@ -31,28 +29,6 @@ pytestmark = [
 ]
 
 NO_KERNEL, BAD_KEY, NO_DEVICE, DEVICE_FAILED, NO_ROOM, NO_ANSWER = 6, 5, 10, 11, 12, 13
-
-
-@pytest.fixture
-def cut(monkeypatch: pytest.MonkeyPatch) -> Any:
-    """cut(partition): forms of streams are of this cut; where a device has no room for a cluster, the same through L2."""
-
-    def put(partition: Partition) -> None:
-        def form(*arguments: Any) -> Any:
-            card = arguments[-1]
-            return layout_of(partition._replace(cluster=partition.cluster and card.has_clusters))(*arguments)
-
-        monkeypatch.setattr(cuda_choice, "select_config", form)
-
-    with persistent_choice.only(persistent_stacks.CUDA):
-        yield put
-
-
-def stream_of(case: str) -> tuple[StreamModel, Partition]:
-    make, features, scheme, partition = CASES[case]
-    torch.manual_seed(features)
-    calibration = [torch.randn(8, 5, features)]
-    return rt.stream(make().eval(), torch.randn(1, features), scheme=scheme, calibration=calibration), partition
 
 
 def numbers(x: Tensor) -> list[float]:
@@ -120,17 +96,7 @@ def test_a_chain_has_the_bits_of_the_cpu(
         assert same(got, plain(x))
 
 
-def small() -> StreamModel:
-    return stream_of("lstm-one-program")[0]
-
-
 STEP = [0.5] * CASES["lstm-one-program"][1]
-
-
-@pytest.fixture
-def file(cut: Any, machine: Machine, save: Save) -> Path:
-    cut(CASES["lstm-one-program"][3])
-    return save(small())
 
 
 def test_a_kernel_ends_with_the_process(file: Path, machine: Machine) -> None:
