@@ -247,6 +247,7 @@ def test_sparse_layers_are_built_ahead() -> None:
     assert any(spec.name.startswith("sparse_gemv_M1_int8_64x64") for spec in found.values())
 
 
+@pytest.mark.turns(3)
 @pytest.mark.parametrize("capability", [80, 89, 120])
 @pytest.mark.parametrize(
     ("x", "group"), [("float32", 64), ("float32", 128), ("float32", 256), ("float32", 1024), ("int8", 512)]
