@@ -21,8 +21,8 @@ from rtaccel.backends import cuda_persistent
 from rtaccel.kernels._gpu import cuda_launch, cuda_nvrtc
 from rtaccel.kernels._gpu.cuda_nvrtc import CudaKernel
 from rtaccel.runtime.gpu import persistent, persistent_choice
+from tests.cuda_checks.threaded_device import ThreadedDevice
 from tests.support import kept
-from tests.support.threaded_device import ThreadedDevice
 
 HERE = Path(__file__).parent
 COMPILER = os.environ.get("CXX", "g++")

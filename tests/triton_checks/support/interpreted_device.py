@@ -15,7 +15,7 @@ from torch import Tensor
 from rtaccel.runtime.gpu import persistent, persistent_choice, persistent_device, persistent_run
 from rtaccel.runtime.gpu.persistent_launch import PersistentLaunch
 from rtaccel.runtime.gpu.persistent_networks import Network
-from tests.support.threaded_device import ThreadedDevice
+from tests.cuda_checks.threaded_device import ThreadedDevice
 from tests.triton_checks.support.sides import INTERPRET, LOOK
 
 TIMEOUT_NS = 60_000_000_000
