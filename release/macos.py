@@ -16,7 +16,7 @@ from pathlib import Path
 
 from release import mach_o
 from release.matrix import MACOS, STABLE, Interpreter, MacTarget, found_interpreters
-from release.wheels import MOST_BYTES, ROOT, make_sdist, make_wheel, run, unpacked
+from release.wheels import MAX_BYTES, ROOT, make_sdist, make_wheel, run, unpacked
 
 SYSTEM = "/usr/lib/libSystem.B.dylib"
 LIBRARY, MODULE = "rtaccel/librtaccel.dylib", "rtaccel/_native.abi3.so"
@@ -67,8 +67,8 @@ def checked(wheel: Path, wanted: MacTarget) -> str:
     """A line of what the wheel has; SystemExit with what is wrong."""
     if wheel.name.split("-", 2)[2] != f"{wanted.tag}-{wanted.platform}.whl":
         raise SystemExit(f"{wheel.name} is not for {wanted.tag} on {wanted.platform}")
-    if wheel.stat().st_size > MOST_BYTES:
-        raise SystemExit(f"{wheel.name} has {wheel.stat().st_size} bytes, more than {MOST_BYTES}")
+    if wheel.stat().st_size > MAX_BYTES:
+        raise SystemExit(f"{wheel.name} has {wheel.stat().st_size} bytes, more than {MAX_BYTES}")
     with zipfile.ZipFile(wheel) as archive:
         library, module = (mach_o.read(archive.read(name)) for name in (LIBRARY, MODULE))
     abi = set((ROOT / "release" / "symbols.txt").read_text().split())

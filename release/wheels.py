@@ -20,7 +20,7 @@ from release.matrix import ARCHITECTURES, Interpreter, Target, found_interpreter
 from release.smoke import of_sdist, on_arm, on_this_machine
 
 ROOT = Path(__file__).resolve().parents[1]
-MOST_BYTES = 6_800_000
+MAX_BYTES = 6_800_000
 """Of a wheel, which PyPI and its users store for each version. Ours has 6.6 MB; 3.7 are code, for each instruction set."""
 
 BUILD_TOOLS = ("scikit-build-core>=0.11", "nanobind>=2.8", "cmake>=3.26", "ninja>=1.11", "build>=1.2")
@@ -119,8 +119,8 @@ def repaired(wheel: Path, target: Target, out: Path) -> Path:
     made = next(fresh.glob("*.whl"))
     if not serves(made.name, target):
         raise SystemExit(f"{made.name} is not for {target.tag} on {target.platform}")
-    if made.stat().st_size > MOST_BYTES:
-        raise SystemExit(f"{made.name} has {made.stat().st_size} bytes, more than {MOST_BYTES}")
+    if made.stat().st_size > MAX_BYTES:
+        raise SystemExit(f"{made.name} has {made.stat().st_size} bytes, more than {MAX_BYTES}")
     return Path(shutil.copy2(made, out / made.name))
 
 

@@ -3,6 +3,7 @@
 #include <cstdio>
 
 #include "_common/checks.h"
+#include "_expression/create.h"
 
 namespace rta {
 namespace expression {
@@ -135,6 +136,13 @@ void Iteration::lengthen_blocks() {
     }
   }
 }
+
+#ifndef RTA_PACKED
+Create& creator(Isa isa) {
+  static Create made[static_cast<int>(Isa::kCount)];
+  return made[static_cast<int>(isa)];
+}
+#endif
 
 }  // namespace expression
 }  // namespace rta

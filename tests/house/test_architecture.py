@@ -25,6 +25,7 @@ FLOORS: dict[str, int] = {
     "online": 8, "search": 8,
     "serve": 9,
     "cli": 10,
+    "__main__": 11,
 }  # fmt: skip
 
 NATIVE = "_native"
