@@ -35,8 +35,14 @@ def _with_ring(node: Node, span: TimeSpan, walk: StreamWalk) -> TimeSpan:
     """A row a step. What its taps read of the past lies in a ring, one row for each step that they reach back and one for the
     newest."""
     a, width = node.attrs, walk.width(node.reads[0])
+    stride = a["stride"][1]
+    if stride > 1 and span.inner in (0, width):
+        what = f"{node.name}, a convolution of stride {stride}, for each time step of 1 rows"
+        raise not_streamable(
+            f"{what}: pass {stride}, an example [streams, rows, features] or [streams, features, rows]"
+        )
     if a["stride"] != (1, 1) or span.inner not in (0, width) or span.lead:
-        raise not_streamable(f"{node.name}, a convolution whose stride does not divide the rows of a time step")
+        raise not_streamable(f"{node.name}, a convolution over rows that are no time steps")
     taps, dilation = a["kernel"][1], a["dilation"][1]
     reach = (taps - 1) * dilation
     x, y = node.reads[0], node.writes[0]

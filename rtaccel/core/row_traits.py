@@ -6,7 +6,7 @@ A value has rows: time steps of a window, or positions of an image.
 from __future__ import annotations
 
 from collections.abc import Callable, Collection, Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Protocol
 
 from rtaccel.core.errors import UnsupportedProblem
@@ -146,13 +146,15 @@ class Streaming:
     """step: makes the node, a copy that it may change, one of a single time step, and gives the span of its result. Raises
         `not_streamable` where it cannot.
     keeps_input: its state holds past rows of the first input, in int8 where that is int8. any_layout: whether it takes values
-        whose rows are not time steps. edges: whether it takes values with a lead or a rest.
+        whose rows are not time steps. edges: whether it takes values with a lead or a rest. by_element: whether rows mean nothing
+        to it where it has no tensors: it meets its inputs element by element.
     """
 
     step: Callable[[Node, Sequence[TimeSpan], StreamWalk], TimeSpan | SameRows]
     keeps_input: bool = False
     any_layout: bool = False
     edges: bool = False
+    by_element: bool = False
 
 
 def not_streamable(what: str) -> UnsupportedProblem:
@@ -174,3 +176,6 @@ def _row_step(node: Node, spans: Sequence[TimeSpan], walk: StreamWalk) -> TimeSp
 
 STREAMS_ROWS = Streaming(_row_step, any_layout=True)
 """Of an operator that treats every time step alike."""
+
+STREAMS_ELEMENTS = replace(STREAMS_ROWS, by_element=True)
+"""Of one that treats every element alike."""

@@ -20,6 +20,7 @@ from rtaccel.convert.frontend.graph.op_graph import OpGraph
 from rtaccel.convert.frontend.graph.values import stored_apart
 from rtaccel.convert.frontend.nodes import Buffer, OpNode
 from rtaccel.convert.passes.fuse_epilogue import fold
+from rtaccel.convert.streaming.rows import fit_rows, has_rows, row_width
 from rtaccel.core.registry import with_role
 from rtaccel.core.row_traits import SameRows, TimeSpan, not_streamable
 from rtaccel.core.traits import Node, Role
@@ -35,10 +36,6 @@ class Streamed:
     states: frozenset[str]
     memory: int
     layout: tuple[str, ...]
-
-
-WALKED = frozenset(("place", "places", "parts", "index"))
-"""Attributes by which a node names elements, whatever rows they lie in."""
 
 
 class Walk:
@@ -67,10 +64,9 @@ class Walk:
         source = self.exported.inputs[0]
         buffer = self.buffers[source]
         inner = buffer.elements // self.length
-        parts = bool(buffer.width) and inner % buffer.width == 0  # rows that lie inside of a time step
-        if buffer.elements % self.length or not (parts or not buffer.width or self._is_walked(source)):
+        if buffer.elements % self.length or not (self.fit_rows(source, inner) or not buffer.width):
             raise not_streamable("an input whose rows are not time steps")
-        buffer.width = buffer.width if parts else inner
+        buffer.width = buffer.width or inner
         self.times[source] = TimeSpan(0, self.length, 0, 1, inner)
         for op_node in self.graph.op_nodes:
             self._take(op_node)
@@ -84,7 +80,7 @@ class Walk:
         ]
         for name in set(self.times) - set(self.real):
             buffer, count = self.buffers[name], self._count_per_step(name)
-            self.buffers[name] = Buffer(count, _row(buffer.width, count), buffer.dtype)
+            self.buffers[name] = Buffer(count, row_width(buffer.width, count), buffer.dtype)
         graph = replace(
             self.graph,
             op_nodes=tuple(fold(self.op_nodes, {*outputs})),
@@ -117,8 +113,10 @@ class Walk:
         made = {n.name: n.meta.get("val") for n in self.exported.graph.nodes}
         found: dict[str, tuple[int, ...]] = {}
         for name in (*self.exported.inputs, *outputs):
-            if self.buffers[name].steps > 1:
-                found[name] = (self.buffers[name].elements,)
+            buffer = self.buffers[name]
+            if buffer.steps > 1:
+                several = name not in self.exported.inputs and buffer.width > 1
+                found[name] = (buffer.steps, buffer.width) if several else (buffer.elements,)
         for name in (*self.exported.inputs, *(o for o in self.graph.outputs if isinstance(o, str))):
             seen, base = made.get(name), self.graph.views[name].base if name in self.graph.views else name
             if not isinstance(seen, torch.Tensor) or seen.dtype != torch.int64:
@@ -148,25 +146,20 @@ class Walk:
             raise not_streamable("an output that needs time steps still to come")
         buffer = self.buffers[base]
         one_channel = time.outer == 1 and buffer.width in (1, buffer.elements)
-        if not time.is_by_rows(buffer.width) and not one_channel:
+        if not time.is_by_rows(buffer.width) and not one_channel and not self._has_rows(name, time):
             raise not_streamable("an output whose rows are not time steps")
         base = self.real.get(base, base)
         if base in self.exported.inputs:
             raise not_streamable("an output that is the input")
         return base
 
-    def _is_walked(self, name: str) -> bool:
-        """Whether all who read a value walk it by places of elements, whatever its rows are."""
-        readers = [n for n in self.graph.op_nodes if name in n.reads]
-        ways = [(n.operator.streaming, WALKED & n.attrs.keys()) for n in readers]
-        return all(streaming is not None and streaming.any_layout and by_places for streaming, by_places in ways)
+    def _has_rows(self, output: str, time: TimeSpan) -> bool:
+        made = next(n for n in self.exported.graph.nodes if n.name == output).meta.get("val")
+        base = self.graph.views[output].base if output in self.graph.views else output
+        return isinstance(made, torch.Tensor) and has_rows(time, self.buffers[base].width, made.shape)
 
     def fit_rows(self, name: str, inner: int) -> bool:
-        buffer = self.buffers[name]
-        holds_several = not buffer.width or (inner % buffer.width and not buffer.width % inner)
-        if holds_several and not buffer.elements % inner and self._is_walked(name):
-            buffer.width = inner
-        return bool(buffer.width) and inner % buffer.width == 0
+        return fit_rows(self.graph.op_nodes, self.buffers, name, inner)
 
     def newest(self, span: TimeSpan) -> int:
         return self.length - 1 - span.shift
@@ -208,7 +201,7 @@ class Walk:
         width, dtype = self.buffers[name].width, self.buffers[name].dtype
         if dtype not in ("float32", "int64"):
             raise not_streamable(f"{node.name}, over several time steps of {dtype}")
-        width, kept = _row(width, count), count - inner
+        width, kept = row_width(width, count), count - inner
         self.buffers[made] = Buffer(count, width, dtype)
         self.add_state(past, kept // width or 1, min(width, kept), dtype)
         self._copy(node, [past, name], made, (((kept,), (0, 1), (0, 1)), ((inner,), (0, 1), (kept, 1))))
@@ -219,7 +212,7 @@ class Walk:
         made = f"{name}:since{shift}"
         if made not in self.buffers:
             count = self._count_per_step(name)
-            self.buffers[made] = Buffer(count, _row(self.width(name), count))
+            self.buffers[made] = Buffer(count, row_width(self.width(name), count))
             self.op_nodes.append(self._masked(node, name, made, count, shift))
         return made
 
@@ -291,8 +284,3 @@ class Walk:
         self.op_nodes += self.after
         self.after.clear()
         self.times[out] = found
-
-
-def _row(width: int, count: int) -> int:
-    """Of a part of `count` elements of a value with rows of `width`: the same, or all where they do not fit, as of planes."""
-    return width if width and count % width == 0 else count
