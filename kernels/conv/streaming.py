@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 
-from rtaccel.core.row_traits import Streaming, StreamWalk, TimeSpan, longest, not_streamable
+from rtaccel.core.row_traits import Streaming, StreamWalk, TimeSpan, later, longest, not_streamable
 from rtaccel.core.step_windows import step_windows
 from rtaccel.core.traits import Node
 
@@ -25,9 +26,13 @@ def _step(node: Node, spans: Sequence[TimeSpan], walk: StreamWalk) -> TimeSpan:
     rows, rest = divmod(span.inner or width, width)
     by_window = not rest and (rows > 1 or walk.in_order)
     own = _over_newest(node, span, rows, walk) if by_window else _with_ring(node, span, walk)
-    if any((other.shift, other.steps, other.rest) != (own.shift, own.steps, own.rest) for other in spans[1:]):
+    spans = [own, *(replace(s, receptive_field=later(s, own.shift - s.shift)) for s in spans[1:])]
+    for i, other in enumerate(spans[1:], len(node.reads) - len(spans) + 1):
+        if other.shift < own.shift:
+            node.reads[i] = walk.delayed(node, node.reads[i], own.shift - other.shift)
+    if any(other.shift > own.shift or (other.steps, other.rest) != (own.steps, own.rest) for other in spans[1:]):
         raise not_streamable(f"{node.name}, whose residual is of other time steps")
-    past = longest([own, *spans[1:]])
+    past = longest(spans)
     return TimeSpan(own.shift, own.steps, past, 1, own.inner, 0, own.rest)
 
 

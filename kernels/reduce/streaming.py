@@ -14,7 +14,7 @@ def _step(node: Node, spans: Sequence[TimeSpan], walk: StreamWalk) -> TimeSpan:
     dims, kept, span = tuple(node.attrs["dims"]), int(node.attrs["kept"]), spans[0]
     if not span.steps:
         return span
-    inner, width = span.inner or walk.width(node.reads[0]), walk.width(node.writes[0])
+    inner = span.inner or walk.width(node.reads[0])
     one = one_step(dims, node.attrs["place"], span.steps, inner)
     if one is None or one.dim >= kept or (one.dim < 0 and span.shift + one.first != walk.length - 1):
         raise not_streamable(f"{node.name}, a reduction over time steps")
@@ -23,7 +23,7 @@ def _step(node: Node, spans: Sequence[TimeSpan], walk: StreamWalk) -> TimeSpan:
         return TimeSpan(0, 0, span.receptive_field)
     node.attrs |= {"dims": dims[: one.dim] + dims[one.dim + 1 :], "kept": kept - 1}
     made = prod(dims[one.dim + 1 : kept])
-    if not width or made % width:
+    if not walk.fit_rows(node.writes[0], made):
         raise not_streamable(f"{node.name}, whose rows hold several time steps")
     return TimeSpan(span.shift + one.first, dims[one.dim], span.receptive_field, prod(dims[: one.dim]), made)
 

@@ -90,6 +90,11 @@ def longest(spans: Iterable[TimeSpan]) -> int:
     return -1 if -1 in receptive_field else max(receptive_field)
 
 
+def later(span: TimeSpan, steps: int) -> int:
+    """`receptive_field` of a value that waits for so many steps."""
+    return -1 if span.receptive_field < 0 else span.receptive_field + steps
+
+
 class StreamWalk(Protocol):
     """The graph of a window while it becomes one of a single step. length: steps of the window. in_order: states are values as
     others are, whose rows lie in the order of time; else a kernel may keep them in a ring of its own."""
@@ -123,6 +128,12 @@ class StreamWalk(Protocol):
     def recent(self, node: Node, name: str, inner: int, count: int) -> str:
         """For a node: the newest `count` elements of a value that has `inner` of them a step, oldest first, in rows of its width.
         Those before the first step are zeros."""
+
+    def is_early(self, name: str) -> bool:
+        """Whether a value, not seen through padding, has rows that are known before the first step."""
+
+    def delayed(self, node: Node, name: str, steps: int) -> str:
+        """For a node: what a value was so many steps ago; zeros before the first step."""
 
     def since(self, node: Node, name: str, shift: int) -> str:
         """For a node: a value with zeros in its place until so many steps are over: what comes before its first row."""
@@ -161,7 +172,22 @@ def not_streamable(what: str) -> UnsupportedProblem:
     return UnsupportedProblem("stream", what, "a model that can go step by step", "See docs/how-to/stream.md.")
 
 
+def at_the_latest(node: Node, shifts: Sequence[int], walk: StreamWalk) -> int:
+    """Makes a node read its inputs of the same row: those that are known earlier wait for the latest. Gives its shift. What is
+    computed of zeros before the first step cannot wait: no step computes it."""
+    latest = max(shifts)
+    if any(shift < latest and walk.is_early(name) for name, shift in zip(node.reads, shifts)):
+        raise not_streamable(f"{node.name}, which brings different time steps together")
+    node.reads = [
+        walk.delayed(node, name, latest - shift) if shift < latest else name for name, shift in zip(node.reads, shifts)
+    ]
+    return latest
+
+
 def _row_step(node: Node, spans: Sequence[TimeSpan], walk: StreamWalk) -> TimeSpan:
+    if len({(span.steps, span.lead, span.rest) for span in spans}) == 1 and spans[0].steps:
+        latest, waited = at_the_latest(node, [span.shift for span in spans], walk), [span.shift for span in spans]
+        spans = [replace(s, shift=latest, receptive_field=later(s, latest - shift)) for s, shift in zip(spans, waited)]
     if len({(span.shift if span.steps else None, span.steps) for span in spans}) != 1:
         raise not_streamable(f"{node.name}, which brings different time steps together")
     first, past, width = spans[0], longest(spans), walk.width(node.writes[0])

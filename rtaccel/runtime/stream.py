@@ -205,6 +205,7 @@ def stream(
     mode: str | None = None,
     front: nn.Module | None = None,
     context: int | None = None,
+    delay: int = 0,
 ) -> StreamModel:
     """Compiles a model over windows into one that takes a time step per call.
 
@@ -235,6 +236,9 @@ def stream(
         needs no context. Later, attention sees the last `context` time steps. A stream with a table of positions ends there: a
         further step raises FormatError until its reset.
 
+    delay: time steps that a result comes after its own, for networks that look ahead: convolutions padded on both sides. `step`
+        then gives the output of the time step that was `delay` calls ago; those of the first `delay` calls mean nothing.
+
     Example:
         >>> import torch, rtaccel as rt
         >>> model = torch.nn.GRU(8, 16, batch_first=True).eval()
@@ -252,25 +256,29 @@ def stream(
         got = ", ".join(str(list(a.shape)) if isinstance(a, Tensor) else type(a).__name__ for a in args)
         raise ShapeError("stream", got, "one time step of every stream, [streams, features]", "Pass one tensor.")
     step = args[0].cpu() if device == "cuda" else args[0]
-    if step.dtype not in _DTYPES[min(step.dim(), 3) if front is None else 2]:
+    if step.dtype not in _DTYPES[min(step.dim(), 3) if front is None else min(step.dim(), 2)]:
         raise ShapeError("stream", f"{step.dtype}{list(step.shape)}", "float32, int32 or int64 [streams, features], int64 "
                          "[streams] of indices, or float32 of several rows", "Convert the example.")  # fmt: skip
     check_threads(threads, "cpu", None)
     if context is not None and (isinstance(context, bool) or not isinstance(context, int) or context < 2):
         raise ShapeError("stream", f"context={context!r}", "a number of time steps, at least 2", "Correct it.")
+    if isinstance(delay, bool) or not isinstance(delay, int) or delay < 0:
+        raise ShapeError("stream", f"delay={delay!r}", "a number of time steps, 0 or more", "Correct it.")
     mode = _mode(device, mode, step)
     own = private_copy("stream", model)
     if front is not None:
-        found = stream_with_front(own, Front.of(front, step, mode == "persistent"), scheme, calibration, context, mode)
+        found = stream_with_front(
+            own, Front.of(front, step, mode == "persistent"), scheme, calibration, context, mode, delay
+        )
     elif step.dim() == 3:
-        found = stream_of_chunks(own, step, scheme, calibration, context, None, mode)
+        found = stream_of_chunks(own, step, scheme, calibration, context, None, mode, delay)
     else:
         try:
-            found = stream_program(own, step, scheme, calibration, mode, context)
+            found = stream_program(own, step, scheme, calibration, mode, context, delay=delay)
         except UnsupportedProblem as refused:
             if mode == "persistent" or step.dim() != 2 or not step.is_floating_point():
                 raise
-            found = stream_of_chunks(own, step, scheme, calibration, context, refused, mode)
+            found = stream_of_chunks(own, step, scheme, calibration, context, refused, mode, delay)
     layout = found.layout
     check_stream_state(found.model, step, layout, context or _length(calibration, layout))
     title = f"{type(model).__name__}, streamed"
@@ -287,7 +295,9 @@ def stream(
     if SchemeMap(scheme).exact and mode != "persistent":
         trained = any(isinstance(module, FakeQuant) for module in model.modules())
         tolerance = SWAPPED_TOLERANCE if trained else TOLERANCE
-        live.note_verified(verify_stream(private_copy("stream", found.model), live, step, layout, context, tolerance))
+        live.note_verified(
+            verify_stream(private_copy("stream", found.model), live, step, layout, context, tolerance, delay)
+        )
     return live
 
 

@@ -73,6 +73,7 @@ def stream_of_chunks(
     context: int | None,
     refused: UnsupportedProblem | None = None,
     mode: str | None = None,
+    delay: int = 0,
 ) -> StreamedModel:
     """model: a copy that may be changed. refused: why its windows have no time steps of one row. Raises UnsupportedProblem with
     what every form met."""
@@ -85,7 +86,7 @@ def stream_of_chunks(
         data = None if windows is None else [_cut(form, window, step) for window in windows]
         hook = model.register_forward_pre_hook(_Joined(form))
         try:
-            return stream_program(model, step, scheme, data, mode, context, LAYOUTS[:1])
+            return stream_program(model, step, scheme, data, mode, context, LAYOUTS[:1], delay)
         except UnsupportedProblem as error:
             hook.remove()
             reasons.append(f"{form.what}: {error.got}")

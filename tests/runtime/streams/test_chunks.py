@@ -52,7 +52,7 @@ class Front(nn.Module):
         x = self.norm(x.transpose(1, 2))
         x = self.memory(x)[0] if self.memory is not None else x
         y = self.head(x[:, -1] if self.newest else x)
-        return y if self.time_first or self.newest else y.transpose(1, 2)
+        return y if self.time_first or self.newest else y.transpose(1, 2).log_softmax(1)
 
     def example(self) -> Tensor:
         return torch.randn(STREAMS, *((self.rows, FEATURES) if self.time_first else (FEATURES, self.rows)))
