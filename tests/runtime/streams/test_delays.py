@@ -30,16 +30,24 @@ class Layer(nn.Module):
         return torch.tanh(self.conv(pad(x, (self.before, self.ahead))))
 
 
+WHOLE_STEPS = ("residual", "gate", "cat", "two", "norm")
+"""Ways in which values meet that hold of steps of several rows too."""
+
+KINDS = (*WHOLE_STEPS, "before", "change")
+
+
 class Block(nn.Module):
     """Layers whose results meet others that look ahead less: sums, products, concatenations, what was before."""
 
-    def __init__(self, rng: random.Random, channels: int) -> None:
+    def __init__(self, rng: random.Random, channels: int, kinds: tuple[str, ...]) -> None:
         super().__init__()
-        self.kind = rng.choice(("residual", "gate", "cat", "two", "before", "change", "norm"))
+        self.kind = rng.choice(kinds)
         self.first, self.second = Layer(rng, channels, channels), Layer(rng, channels, channels)
         self.mix, self.norm = nn.Conv1d(2 * channels, channels, 1), nn.LayerNorm(channels)
         self.steps = rng.choice((1, 2))
         self.ahead = max(self.first.ahead, self.second.ahead if self.kind in ("two", "gate", "cat") else 0)
+        if self.kind == "before":  # of what it looks ahead, only what was
+            self.ahead = max(self.first.ahead - self.steps, 0)
 
     def forward(self, x: Tensor) -> Tensor:
         y = self.first(x)
@@ -58,11 +66,11 @@ class Block(nn.Module):
 
 
 class Ahead(nn.Module):
-    def __init__(self, rng: random.Random) -> None:
+    def __init__(self, rng: random.Random, kinds: tuple[str, ...] = KINDS) -> None:
         super().__init__()
         self.time_first, width = rng.random() < 0.5, rng.choice((4, 6, 8))
         self.first = Layer(rng, FEATURES, width)
-        self.blocks = nn.Sequential(*(Block(rng, width) for _ in range(rng.randint(1, 3))))
+        self.blocks = nn.Sequential(*(Block(rng, width, kinds) for _ in range(rng.randint(1, 3))))
         self.memory = nn.GRU(width, 5, batch_first=True) if rng.random() < 0.4 else None
         self.head = nn.Linear(5 if self.memory is not None else width, 3)
         self.ahead = self.first.ahead + sum(block.ahead for block in self.blocks)
@@ -106,9 +114,9 @@ def test_random_networks(seed: int) -> None:
 
 @pytest.mark.parametrize("seed", range(8))
 def test_several_rows_a_step(seed: int) -> None:
-    """A step waits for whole steps."""
+    """A step waits for whole steps. What was less than a step ago is refused."""
     torch.manual_seed(seed)
-    model = Ahead(random.Random(100 + seed)).eval()
+    model = Ahead(random.Random(100 + seed), WHOLE_STEPS).eval()
     delay = model.ahead  # at least as much as it takes
     live = rt.stream(model, model.windows(steps=2), delay=delay)
     follow(model, live, delay, 2, 1e-5)
