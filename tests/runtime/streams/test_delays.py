@@ -15,7 +15,7 @@ from tests.runtime.streams.test_samples import rms_error
 STREAMS, STEPS, FEATURES = 2, 26, 6
 
 
-class Layer(nn.Module):
+class Around(nn.Module):
     """Over [batch, channels, time]. ahead: rows that a result looks ahead."""
 
     def __init__(self, rng: random.Random, channels: int, made: int) -> None:
@@ -42,7 +42,7 @@ class Block(nn.Module):
     def __init__(self, rng: random.Random, channels: int, kinds: tuple[str, ...]) -> None:
         super().__init__()
         self.kind = rng.choice(kinds)
-        self.first, self.second = Layer(rng, channels, channels), Layer(rng, channels, channels)
+        self.first, self.second = Around(rng, channels, channels), Around(rng, channels, channels)
         self.mix, self.norm = nn.Conv1d(2 * channels, channels, 1), nn.LayerNorm(channels)
         self.steps = rng.choice((1, 2))
         self.ahead = max(self.first.ahead, self.second.ahead if self.kind in ("two", "gate", "cat") else 0)
@@ -69,7 +69,7 @@ class Ahead(nn.Module):
     def __init__(self, rng: random.Random, kinds: tuple[str, ...] = KINDS) -> None:
         super().__init__()
         self.time_first, width = rng.random() < 0.5, rng.choice((4, 6, 8))
-        self.first = Layer(rng, FEATURES, width)
+        self.first = Around(rng, FEATURES, width)
         self.blocks = nn.Sequential(*(Block(rng, width, kinds) for _ in range(rng.randint(1, 3))))
         self.memory = nn.GRU(width, 5, batch_first=True) if rng.random() < 0.4 else None
         self.head = nn.Linear(5 if self.memory is not None else width, 3)
