@@ -7,12 +7,13 @@ from __future__ import annotations
 
 import re
 from collections.abc import Sequence
+from dataclasses import replace
 from math import prod
 
 import torch
 
 from rtaccel.core.one_step import OneStep, one_step, time_apart
-from rtaccel.core.row_traits import Streaming, StreamWalk, TimeSpan, longest, not_streamable
+from rtaccel.core.row_traits import Streaming, StreamWalk, TimeSpan, at_the_latest, later, longest, not_streamable
 from rtaccel.core.traits import Node
 from rtaccel.kernels._common.strides import dense, elements
 
@@ -30,9 +31,13 @@ def _step(node: Node, spans: Sequence[TimeSpan], walk: StreamWalk) -> TimeSpan:
         for name, span, place in zip(node.reads, spans, places)
     ]
     found = [one for one in seen if one is not None]
-    if len(found) < len(seen) or len({(one.dim, span.shift + one.first) for one, span in zip(found, spans)}) != 1:
+    if len(found) < len(seen) or len({one.dim for one in found}) != 1:
         raise not_streamable(f"{node.name}, which brings different time steps together")
-    dim, shift = found[0].dim, spans[0].shift + found[0].first
+    dim, shifts = found[0].dim, [span.shift + one.first for one, span in zip(found, spans)]
+    if len({*shifts}) > 1 and not all(span.steps for span in spans):
+        raise not_streamable(f"{node.name}, which brings different time steps together")
+    shift = at_the_latest(node, shifts, walk)
+    spans = [replace(s, receptive_field=later(s, shift - own)) for s, own in zip(spans, shifts)]
     if dim < 0 and shift != walk.length - 1:
         raise not_streamable(f"{node.name}, which reads another time step than the newest")
     span = TimeSpan(0, 0, longest(spans))

@@ -3,16 +3,48 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
+from math import prod
 
 from rtaccel.core.one_step import one_step, time_apart
-from rtaccel.core.row_traits import SameRows, Streaming, StreamWalk, TimeSpan, longest, not_streamable
+from rtaccel.core.row_traits import (
+    SameRows,
+    Streaming,
+    StreamWalk,
+    TimeSpan,
+    at_the_latest,
+    later,
+    longest,
+    not_streamable,
+)
 from rtaccel.core.traits import Node
+from rtaccel.kernels._common.strides import dense
 
 Place = tuple[int, ...]
 
 
 def _step(node: Node, spans: Sequence[TimeSpan], walk: StreamWalk) -> TimeSpan | SameRows:
-    return _padded(node, spans, walk) or _by_parts(node, spans, walk)
+    return _padded(node, spans, walk) or _moved(node, spans, walk) or _by_parts(node, spans, walk)
+
+
+def _moved(node: Node, spans: Sequence[TimeSpan], walk: StreamWalk) -> TimeSpan | None:
+    """One value behind zeros, cut at its end: what it was some steps ago."""
+    span, parts = spans[0], node.attrs["parts"]
+    inner = span.inner or walk.width(node.reads[0])
+    if len(parts) != 1 or len(spans) != 1 or not span.steps or span.outer != 1 or span.lead or span.rest:
+        return None
+    (dims, source, target), elements = parts[0], walk.elements(node.writes[0])
+    steps, left = divmod(target[0], inner)
+    if node.attrs.get("fill", 0.0) or left or not steps or elements != span.steps * inner:
+        return None
+    strides = dense(dims)[1:]
+    if prod(dims) != elements - target[0] or source != (0, *strides) or target[1:] != strides:
+        return None
+    made = span.shift > 0
+    name = walk.since(node, node.reads[0], span.shift) if made else node.reads[0]
+    node.reads = [walk.delayed(node, name, steps)]
+    node.attrs = {**node.attrs, "parts": (((inner,), (0, 1), (0, 1)),)}
+    return TimeSpan(span.shift, span.steps, later(span, steps), 1, span.inner)
 
 
 def _padded(node: Node, spans: Sequence[TimeSpan], walk: StreamWalk) -> SameRows | None:
@@ -21,7 +53,8 @@ def _padded(node: Node, spans: Sequence[TimeSpan], walk: StreamWalk) -> SameRows
     inner = span.inner or walk.width(node.reads[0])
     whole = span.lead + span.steps * inner + span.rest
     alone = len(parts) == len(spans) == 1 and node.attrs.get("fill", 0.0) == 0.0 and span.steps and span.outer == 1
-    if not alone or parts[0][:2] != ((whole,), (0, 1)) or parts[0][2][1:] != (1,):
+    strides = dense(parts[0][0])[1:]
+    if not alone or prod(parts[0][0]) != whole or parts[0][1] != (0, *strides) or parts[0][2][1:] != strides:
         return None
     before = parts[0][2][0]
     if before and span.shift > 0:
@@ -39,16 +72,18 @@ def _by_parts(node: Node, spans: Sequence[TimeSpan], walk: StreamWalk) -> TimeSp
     if node.tensors or not all(span.steps and not span.lead for span in spans):
         raise refused
     elements, parts = walk.elements(node.writes[0]), []
-    found: set[tuple[int, int, int, int]] = set()
+    found: list[tuple[int, int, int, int]] = []
     for part, name, span in zip(node.attrs["parts"], node.reads, spans):
         own = _part(part, span, span.inner or walk.width(name), elements)
         if own is None:
             raise refused
         parts.append(own[0])
-        found.add(own[1])
-    if len(found) != 1:
+        found.append(own[1])
+    if len({own[1:] for own in found}) != 1:
         raise refused
-    ((shift, steps, outer, inner),) = found
+    shifts, (_, steps, outer, inner) = [own[0] for own in found], found[0]
+    shift = at_the_latest(node, shifts, walk)
+    spans = [replace(s, receptive_field=later(s, shift - own)) for s, own in zip(spans, shifts)]
     node.attrs = {**node.attrs, "parts": tuple(parts)}
     return TimeSpan(shift, steps, longest(spans), outer, inner)
 

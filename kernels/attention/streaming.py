@@ -16,6 +16,9 @@ from rtaccel.core.traits import Node
 
 LOWEST = float("-inf")
 
+HIDDEN = -1e30
+"""What a mask adds to a key that is not seen, where it is a number: its exponential is zero beside any other."""
+
 
 def _by_age(node: Node, steps: int) -> Tensor | None:
     """What the mask adds to a key that is so many time steps old, for all heads or each: [1 | heads, steps]; None for nothing."""
@@ -29,13 +32,23 @@ def _by_age(node: Node, steps: int) -> Tensor | None:
         rows = rows.expand(steps, steps)
     each = rows.reshape(-1, steps, steps)
     later = torch.ones(steps, steps, dtype=torch.bool).triu(1)
+    each = torch.where((each <= HIDDEN) & (each > HIDDEN).any(-1, keepdim=True), LOWEST, each)
     if not causal and not bool((each[:, later] == LOWEST).all()):
         raise not_streamable(f"{node.name}, whose attention sees time steps still to come: its mask is not causal")
+    each = _by_distance(each)
     found = each[:, -1].flip(-1)
     ages = (torch.arange(steps)[:, None] - torch.arange(steps)).clamp(min=0)
     if not torch.equal(found[:, ages].masked_fill(later, 0.0), each.masked_fill(later, 0.0)):
         raise not_streamable(f"{node.name}, whose mask is not by the age of a key alone")
     return found if bool(found.any()) else None
+
+
+def _by_distance(each: Tensor) -> Tensor:
+    """The same mask, with 0 for a query's own key: a softmax does not feel a number that is added to all scores. ALiBi by the
+    number of a key becomes one by its age so."""
+    own = each.double().diagonal(dim1=1, dim2=2)[..., None]
+    moved = (each.double() - own).float()
+    return moved if bool(own.isfinite().all()) and not bool((own == own[:, :1]).all()) else each
 
 
 def _step(node: Node, spans: Sequence[TimeSpan], walk: StreamWalk) -> TimeSpan:

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 
-from rtaccel.core.row_traits import Streaming, StreamWalk, TimeSpan, longest, not_streamable
+from rtaccel.core.row_traits import Streaming, StreamWalk, TimeSpan, later, longest, not_streamable
 from rtaccel.core.step_windows import step_windows
 from rtaccel.core.traits import Node
 
@@ -25,9 +26,13 @@ def _step(node: Node, spans: Sequence[TimeSpan], walk: StreamWalk) -> TimeSpan:
     rows, rest = divmod(span.inner or width, width)
     by_window = not rest and (rows > 1 or walk.in_order)
     own = _over_newest(node, span, rows, walk) if by_window else _with_ring(node, span, walk)
-    if any((other.shift, other.steps, other.rest) != (own.shift, own.steps, own.rest) for other in spans[1:]):
+    spans = [own, *(replace(s, receptive_field=later(s, own.shift - s.shift)) for s in spans[1:])]
+    for i, other in enumerate(spans[1:], len(node.reads) - len(spans) + 1):
+        if other.shift < own.shift:
+            node.reads[i] = walk.delayed(node, node.reads[i], own.shift - other.shift)
+    if any(other.shift > own.shift or (other.steps, other.rest) != (own.steps, own.rest) for other in spans[1:]):
         raise not_streamable(f"{node.name}, whose residual is of other time steps")
-    past = longest([own, *spans[1:]])
+    past = longest(spans)
     return TimeSpan(own.shift, own.steps, past, 1, own.inner, 0, own.rest)
 
 
@@ -35,8 +40,14 @@ def _with_ring(node: Node, span: TimeSpan, walk: StreamWalk) -> TimeSpan:
     """A row a step. What its taps read of the past lies in a ring, one row for each step that they reach back and one for the
     newest."""
     a, width = node.attrs, walk.width(node.reads[0])
+    stride = a["stride"][1]
+    if stride > 1 and span.inner in (0, width):
+        what = f"{node.name}, a convolution of stride {stride}, for each time step of 1 rows"
+        raise not_streamable(
+            f"{what}: pass {stride}, an example [streams, rows, features] or [streams, features, rows]"
+        )
     if a["stride"] != (1, 1) or span.inner not in (0, width) or span.lead:
-        raise not_streamable(f"{node.name}, a convolution whose stride does not divide the rows of a time step")
+        raise not_streamable(f"{node.name}, a convolution over rows that are no time steps")
     taps, dilation = a["kernel"][1], a["dilation"][1]
     reach = (taps - 1) * dilation
     x, y = node.reads[0], node.writes[0]

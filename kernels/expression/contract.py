@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from rtaccel.core.registry import register_operator
-from rtaccel.core.row_traits import ROW_BY_ROW, STREAMS_ROWS
+from rtaccel.core.row_traits import ROW_BY_ROW, STREAMS_ELEMENTS
 from rtaccel.core.stage_traits import EachElement
 from rtaccel.kernels._expression import cases, operator
 
@@ -13,7 +13,7 @@ OPERATOR = register_operator(
         axes={"x_i": ("M", "C"), "c_i": ("C",), "y": ("M", "C")},
         cases=cases.by_row,
         rows_needed=ROW_BY_ROW,
-        streaming=STREAMS_ROWS,
+        streaming=STREAMS_ELEMENTS,
         planes=EachElement(broadcasts=True),
     )
 )

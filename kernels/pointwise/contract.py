@@ -24,7 +24,7 @@ from torch import Tensor
 
 from rtaccel.core.errors import FormatError
 from rtaccel.core.registry import Case, Cost, Operator, Tolerance, register_operator
-from rtaccel.core.row_traits import ROW_BY_ROW, STREAMS_ROWS
+from rtaccel.core.row_traits import ROW_BY_ROW, STREAMS_ELEMENTS
 from rtaccel.core.stage import Problem, QParams, Stage, Value
 from rtaccel.core.stage_traits import EachElement, Int8Flow, static_inside
 from rtaccel.formats.int8 import dequantize, inverse_scale, to_int8
@@ -196,7 +196,7 @@ OPERATOR = register_operator(
         elementwise=convert.Pointwise(),
         merging=convert.Joining(),
         rows_needed=ROW_BY_ROW,
-        streaming=STREAMS_ROWS,
+        streaming=STREAMS_ELEMENTS,
         planes=EachElement(),
     )
 )

@@ -83,7 +83,8 @@ def _streaming(recurrence: Recurrence) -> Streaming:
             raise not_streamable(f"{node.name}, which runs backwards, or starts from a state that is given")
         y, width = node.writes[0], walk.width(node.reads[0])
         rows, rest = divmod(span.inner or width, width or 1)
-        if rest or a["time"] != span.steps * rows or walk.newest(span) != span.steps - 1:
+        late = span.steps - 1 - walk.newest(span)
+        if rest or a["time"] != span.steps * rows or late < 0 or (late and a.get("last_only")):
             raise not_streamable(f"{node.name}, which reads time steps still to come")
         names = [walk.add_state(f"{y}:{part}", a["layers"], a["hidden"]) for part in recurrence.states]
         made = names

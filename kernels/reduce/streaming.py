@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from math import prod
 
-from rtaccel.core.one_step import one_step
+from rtaccel.core.one_step import one_step, time_apart
 from rtaccel.core.row_traits import Streaming, StreamWalk, TimeSpan, not_streamable
 from rtaccel.core.traits import Node
 
@@ -14,8 +14,13 @@ def _step(node: Node, spans: Sequence[TimeSpan], walk: StreamWalk) -> TimeSpan:
     dims, kept, span = tuple(node.attrs["dims"]), int(node.attrs["kept"]), spans[0]
     if not span.steps:
         return span
-    inner, width = span.inner or walk.width(node.reads[0]), walk.width(node.writes[0])
-    one = one_step(dims, node.attrs["place"], span.steps, inner)
+    inner, (offset, *strides) = span.inner or walk.width(node.reads[0]), node.attrs["place"]
+    parts = ((dims[:kept], strides[:kept]), (dims[kept:], strides[kept:]))
+    apart = [time_apart(own, [(0, *by)], [(span.steps, inner)]) for own, by in parts]
+    kept, dims = len(apart[0][0]), (*apart[0][0], *apart[1][0])
+    place = (offset, *apart[0][1][0][1:], *apart[1][1][0][1:])
+    node.attrs = {**node.attrs, "dims": dims, "kept": kept, "place": place}
+    one = one_step(dims, place, span.steps, inner)
     if one is None or one.dim >= kept or (one.dim < 0 and span.shift + one.first != walk.length - 1):
         raise not_streamable(f"{node.name}, a reduction over time steps")
     node.attrs = {**node.attrs, "place": one.place}
@@ -23,7 +28,7 @@ def _step(node: Node, spans: Sequence[TimeSpan], walk: StreamWalk) -> TimeSpan:
         return TimeSpan(0, 0, span.receptive_field)
     node.attrs |= {"dims": dims[: one.dim] + dims[one.dim + 1 :], "kept": kept - 1}
     made = prod(dims[one.dim + 1 : kept])
-    if not width or made % width:
+    if not walk.fit_rows(node.writes[0], made):
         raise not_streamable(f"{node.name}, whose rows hold several time steps")
     return TimeSpan(span.shift + one.first, dims[one.dim], span.receptive_field, prod(dims[: one.dim]), made)
 

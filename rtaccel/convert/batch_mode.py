@@ -10,7 +10,7 @@ from torch.fx.experimental.symbolic_shapes import free_unbacked_symbols
 from torch.utils import _pytree as pytree
 
 from rtaccel.convert.build_graph import build_graph
-from rtaccel.convert.frontend.export import capture, capture_guarded
+from rtaccel.convert.frontend.export import capture, capture_as_called, capture_guarded
 from rtaccel.convert.frontend.exported.graph import ExportedGraph
 from rtaccel.convert.frontend.graph.op_graph import OpGraph
 from rtaccel.convert.frontend.guards.numbers import Guard
@@ -62,6 +62,14 @@ def _choose(model: nn.Module, args: tuple[Any, ...], specialize: bool, guard: Gu
 def fixed_batch_mode(model: nn.Module, args: tuple[Any, ...]) -> tuple[ExportedGraph, OpGraph]:
     """The model captured with the shapes of the example alone."""
     return best_fixed(capture(model, args, fixed=True), args)
+
+
+def called_mode(
+    model: nn.Module, args: tuple[Any, ...], specialize: bool, guard: Guard
+) -> tuple[ExportedGraph, OpGraph] | None:
+    """The model as it is called, not as it is exported; None where it cannot be captured so."""
+    exported = capture_as_called(model, args, specialize, guard)
+    return None if exported is None else best_fixed(exported, args)
 
 
 def best_fixed(exported: ExportedGraph, args: tuple[Any, ...]) -> tuple[ExportedGraph, OpGraph]:

@@ -6,7 +6,7 @@ A value has rows: time steps of a window, or positions of an image.
 from __future__ import annotations
 
 from collections.abc import Callable, Collection, Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Protocol
 
 from rtaccel.core.errors import UnsupportedProblem
@@ -90,6 +90,11 @@ def longest(spans: Iterable[TimeSpan]) -> int:
     return -1 if -1 in receptive_field else max(receptive_field)
 
 
+def later(span: TimeSpan, steps: int) -> int:
+    """`receptive_field` of a value that waits for so many steps."""
+    return -1 if span.receptive_field < 0 else span.receptive_field + steps
+
+
 class StreamWalk(Protocol):
     """The graph of a window while it becomes one of a single step. length: steps of the window. in_order: states are values as
     others are, whose rows lie in the order of time; else a kernel may keep them in a ring of its own."""
@@ -124,6 +129,12 @@ class StreamWalk(Protocol):
         """For a node: the newest `count` elements of a value that has `inner` of them a step, oldest first, in rows of its width.
         Those before the first step are zeros."""
 
+    def is_early(self, name: str) -> bool:
+        """Whether a value, not seen through padding, has rows that are known before the first step."""
+
+    def delayed(self, node: Node, name: str, steps: int) -> str:
+        """For a node: what a value was so many steps ago; zeros before the first step."""
+
     def since(self, node: Node, name: str, shift: int) -> str:
         """For a node: a value with zeros in its place until so many steps are over: what comes before its first row."""
 
@@ -146,20 +157,37 @@ class Streaming:
     """step: makes the node, a copy that it may change, one of a single time step, and gives the span of its result. Raises
         `not_streamable` where it cannot.
     keeps_input: its state holds past rows of the first input, in int8 where that is int8. any_layout: whether it takes values
-        whose rows are not time steps. edges: whether it takes values with a lead or a rest.
+        whose rows are not time steps. edges: whether it takes values with a lead or a rest. by_element: whether rows mean nothing
+        to it where it has no tensors: it meets its inputs element by element.
     """
 
     step: Callable[[Node, Sequence[TimeSpan], StreamWalk], TimeSpan | SameRows]
     keeps_input: bool = False
     any_layout: bool = False
     edges: bool = False
+    by_element: bool = False
 
 
 def not_streamable(what: str) -> UnsupportedProblem:
     return UnsupportedProblem("stream", what, "a model that can go step by step", "See docs/how-to/stream.md.")
 
 
+def at_the_latest(node: Node, shifts: Sequence[int], walk: StreamWalk) -> int:
+    """Makes a node read its inputs of the same row: those that are known earlier wait for the latest. Gives its shift. What is
+    computed of zeros before the first step cannot wait: no step computes it."""
+    latest = max(shifts)
+    if any(shift < latest and walk.is_early(name) for name, shift in zip(node.reads, shifts)):
+        raise not_streamable(f"{node.name}, which brings different time steps together")
+    node.reads = [
+        walk.delayed(node, name, latest - shift) if shift < latest else name for name, shift in zip(node.reads, shifts)
+    ]
+    return latest
+
+
 def _row_step(node: Node, spans: Sequence[TimeSpan], walk: StreamWalk) -> TimeSpan:
+    if len({(span.steps, span.lead, span.rest) for span in spans}) == 1 and spans[0].steps:
+        latest, waited = at_the_latest(node, [span.shift for span in spans], walk), [span.shift for span in spans]
+        spans = [replace(s, shift=latest, receptive_field=later(s, latest - shift)) for s, shift in zip(spans, waited)]
     if len({(span.shift if span.steps else None, span.steps) for span in spans}) != 1:
         raise not_streamable(f"{node.name}, which brings different time steps together")
     first, past, width = spans[0], longest(spans), walk.width(node.writes[0])
@@ -174,3 +202,6 @@ def _row_step(node: Node, spans: Sequence[TimeSpan], walk: StreamWalk) -> TimeSp
 
 STREAMS_ROWS = Streaming(_row_step, any_layout=True)
 """Of an operator that treats every time step alike."""
+
+STREAMS_ELEMENTS = replace(STREAMS_ROWS, by_element=True)
+"""Of one that treats every element alike."""

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import replace
 from typing import Any
 
@@ -11,7 +11,7 @@ import torch
 from torch import nn
 from torch.utils import _pytree as pytree
 
-from rtaccel.convert.batch_mode import choose_batch_mode, fixed_batch_mode
+from rtaccel.convert.batch_mode import called_mode, choose_batch_mode, fixed_batch_mode
 from rtaccel.convert.frontend.attribute_state import Changes, attribute_state
 from rtaccel.convert.frontend.exported.example import shared_batch
 from rtaccel.convert.frontend.exported.graph import ChangesItself, ExportedGraph
@@ -145,7 +145,8 @@ def _build_verified(
     reference = private_copy("compile", original)
     tolerance = SWAPPED_TOLERANCE if any(d.swapped for d in graph.op_nodes) else None
     on_cpu = all(t.device.type == "cpu" for t in exported.constants.values())
-    for attempt in ("open", "fixed"):
+    forms = _other_forms(exported, private, args, specialize, guard, sizes is None)
+    while True:
         fast = build(exported, graph) if exact else None
         shadow = fast if fast is not None else _float32(exported, graph, args, names) if on_cpu else None
         if shadow is None:
@@ -161,18 +162,30 @@ def _build_verified(
         worst = example if example in found.failed else next(iter(found.failed))
         differs = found.failed[worst]
         log.info("%s: with a batch of %s %s", type(model).__name__, worst, differs)
-        if attempt == "open" and not exported.batch.fixed and exported.any_batch:
-            exported, graph = fixed_batch_mode(private, args)
-            why = f"with a batch of {worst} {differs}"
-            exported = replace(exported, batch=replace(exported.batch, why=(*exported.batch.why, why)))
-            continue
-        break
+        other_form = next(forms, None)
+        if other_form is None:
+            break
+        exported, graph = other_form
+        why = f"with a batch of {worst} {differs}"
+        exported = replace(exported, batch=replace(exported.batch, why=(*exported.batch.why, why)))
     raise ExportFailed(
         "compile",
         f"{type(model).__name__}, whose compiled form is not the model: {differs}",
         "the model's own results",
         "Please report the model; verify=False compiles it all the same.",
     )
+
+
+def _other_forms(
+    exported: ExportedGraph, model: nn.Module, args: tuple[Any, ...], specialize: bool, guard: Guard, as_called: bool
+) -> Iterator[tuple[ExportedGraph, OpGraph]]:
+    """What a model may be where its first form is not the model: of the example's shapes alone, and then as it is called, which
+    has these shapes too."""
+    if not exported.batch.fixed and exported.any_batch:
+        yield fixed_batch_mode(model, args)
+    called = called_mode(model, args, specialize, guard) if as_called else None
+    if called is not None:
+        yield called
 
 
 def _float32(exported: ExportedGraph, graph: OpGraph, args: tuple[Any, ...], names: tuple[str, ...]) -> CompiledModel:

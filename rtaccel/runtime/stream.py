@@ -24,9 +24,9 @@ from rtaccel.runtime.entry import native_entry
 from rtaccel.runtime.foreign import as_tensors
 from rtaccel.runtime.options import Options, check_threads
 from rtaccel.runtime.state.buffers import STRUCTURE, State
+from rtaccel.runtime.streaming.chunks import stream_of_chunks
 from rtaccel.runtime.streaming.front import Front, stream_with_front
 from rtaccel.runtime.streaming.program import default_mode, stream_program
-from rtaccel.runtime.streaming.samples import stream_of_samples
 from rtaccel.runtime.streaming.verify_stream import TOLERANCE, check_stream_state, verify_stream
 
 
@@ -191,6 +191,9 @@ class StreamModel(CompiledModel):
 
 _PAST = "_extra_state"
 
+_DTYPES = {1: (torch.int64,), 2: (torch.float32, torch.int32, torch.int64), 3: (torch.float32,)}
+"""Of a time step, by its dimensions."""
+
 
 def stream(
     model: nn.Module,
@@ -202,6 +205,7 @@ def stream(
     mode: str | None = None,
     front: nn.Module | None = None,
     context: int | None = None,
+    delay: int = 0,
 ) -> StreamModel:
     """Compiles a model over windows into one that takes a time step per call.
 
@@ -211,7 +215,9 @@ def stream(
         LSTM and GRU in one direction, causal Conv1d (padded on the left, or padded on both sides and cut), attention with a
         causal mask, layers that treat time steps alike, residuals; its head reads the newest time step, or every time step.
     example_step: one time step of every stream, float32, int32 or int64 [streams, features] (or int64 [streams] of indices); the
-        number of streams is fixed to that of the example.
+        number of streams is fixed to that of the example. Of a network with strides it is several rows, as many as the strides
+        make one of: float32 [streams, rows, features], or [streams, features, rows] where its windows are
+        [batch, features, time]. Results of several rows are [streams, rows, outputs].
     scheme: as in `compile`.
     calibration: windows in the model's own layout, float32 [batch, time, features] for example, all of one length.
     threads: as in `compile`.
@@ -230,6 +236,9 @@ def stream(
         needs no context. Later, attention sees the last `context` time steps. A stream with a table of positions ends there: a
         further step raises FormatError until its reset.
 
+    delay: time steps that a result comes after its own, for networks that look ahead: convolutions padded on both sides. `step`
+        then gives the output of the time step that was `delay` calls ago; those of the first `delay` calls mean nothing.
+
     Example:
         >>> import torch, rtaccel as rt
         >>> model = torch.nn.GRU(8, 16, batch_first=True).eval()
@@ -242,28 +251,34 @@ def stream(
     """
     model = in_python("stream", model)
     args = as_tensors("stream", check_example(model, example_step))
-    most = 2 if front is None else 8
+    most = 3 if front is None else 8
     if len(args) != 1 or not isinstance(args[0], Tensor) or not 1 <= args[0].dim() <= most or not args[0].numel():
         got = ", ".join(str(list(a.shape)) if isinstance(a, Tensor) else type(a).__name__ for a in args)
         raise ShapeError("stream", got, "one time step of every stream, [streams, features]", "Pass one tensor.")
     step = args[0].cpu() if device == "cuda" else args[0]
-    if step.dtype not in ((torch.int64,) if step.dim() == 1 else (torch.float32, torch.int32, torch.int64)):
-        raise ShapeError("stream", f"{step.dtype}{list(step.shape)}", "float32, int32 or int64 [streams, features], or "
-                         "int64[streams] of indices", "Convert the example.")  # fmt: skip
+    if step.dtype not in _DTYPES[min(step.dim(), 3) if front is None else min(step.dim(), 2)]:
+        raise ShapeError("stream", f"{step.dtype}{list(step.shape)}", "float32, int32 or int64 [streams, features], int64 "
+                         "[streams] of indices, or float32 of several rows", "Convert the example.")  # fmt: skip
     check_threads(threads, "cpu", None)
     if context is not None and (isinstance(context, bool) or not isinstance(context, int) or context < 2):
         raise ShapeError("stream", f"context={context!r}", "a number of time steps, at least 2", "Correct it.")
+    if isinstance(delay, bool) or not isinstance(delay, int) or delay < 0:
+        raise ShapeError("stream", f"delay={delay!r}", "a number of time steps, 0 or more", "Correct it.")
     mode = _mode(device, mode, step)
     own = private_copy("stream", model)
     if front is not None:
-        found = stream_with_front(own, Front.of(front, step, mode == "persistent"), scheme, calibration, context, mode)
+        found = stream_with_front(
+            own, Front.of(front, step, mode == "persistent"), scheme, calibration, context, mode, delay
+        )
+    elif step.dim() == 3:
+        found = stream_of_chunks(own, step, scheme, calibration, context, None, mode, delay)
     else:
         try:
-            found = stream_program(own, step, scheme, calibration, mode, context)
+            found = stream_program(own, step, scheme, calibration, mode, context, delay=delay)
         except UnsupportedProblem as refused:
             if mode == "persistent" or step.dim() != 2 or not step.is_floating_point():
                 raise
-            found = stream_of_samples(own, step, scheme, calibration, context, refused, mode)
+            found = stream_of_chunks(own, step, scheme, calibration, context, refused, mode, delay)
     layout = found.layout
     check_stream_state(found.model, step, layout, context or _length(calibration, layout))
     title = f"{type(model).__name__}, streamed"
@@ -280,7 +295,9 @@ def stream(
     if SchemeMap(scheme).exact and mode != "persistent":
         trained = any(isinstance(module, FakeQuant) for module in model.modules())
         tolerance = SWAPPED_TOLERANCE if trained else TOLERANCE
-        live.note_verified(verify_stream(private_copy("stream", found.model), live, step, layout, context, tolerance))
+        live.note_verified(
+            verify_stream(private_copy("stream", found.model), live, step, layout, context, tolerance, delay)
+        )
     return live
 
 

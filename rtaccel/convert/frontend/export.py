@@ -176,6 +176,20 @@ def capture_guarded(model: nn.Module, args: tuple[Any, ...], guard: Guard) -> Ex
     return replace(_with_arguments(made, traced), trained=trained) if traced.guarded else None
 
 
+def capture_as_called(model: nn.Module, args: tuple[Any, ...], specialize: bool, guard: Guard) -> ExportedGraph | None:
+    """The model as the calls that it makes with the example, where what torch.export sees is another one: its Python asks whether
+    it is exported. None where they cannot be written down."""
+    shared = shared_batch(args)
+    batch = ANY_BATCH if shared is None else only(shared, "the model computes something else where it is exported")
+    with as_torch_layers(model) as trained:
+        try:
+            traced = retrace(model, _apart(args), specialize, guard, as_called=True)
+            made = as_graph(_export(traced.module, traced.tensors, any_batch=False), batch, any_batch=False)
+        except Exception:  # what the caller has met is told
+            return None
+    return replace(_with_arguments(made, traced), trained=trained)
+
+
 def _with_arguments(made: ExportedGraph, traced: Retraced) -> ExportedGraph:
     """For the arguments of the model itself, and its results."""
     inputs = with_arguments(made.graph, made.inputs, traced)

@@ -136,14 +136,22 @@ class Retraced:
 
 
 def retrace(
-    model: nn.Module, args: Sequence[Any], specialize: bool, guard: Guard = Guard.NONE, steady: bool = False
+    model: nn.Module,
+    args: Sequence[Any],
+    specialize: bool,
+    guard: Guard = Guard.NONE,
+    steady: bool = False,
+    as_called: bool = False,
 ) -> Retraced:
     """A model as the calls that it made on the example.
 
     specialize: numbers of the inputs may be read, and stay what they are in the example. guard: which of them may be read where
     a flag says at each call whether they are those of the example. steady: refuses others than those that noise does not change.
+    as_called: without the ways that its Python has for torch.export.
     Raises UnsupportedProblem naming the line where others are read; and what the model raises.
     """
+    if as_called:
+        return _retraced(model, args, specialize, guard, steady)
     try:
         with _exporting():
             found = _retraced(model, args, specialize, guard, steady)

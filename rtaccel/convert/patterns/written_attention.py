@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 import torch
@@ -14,7 +15,12 @@ from rtaccel.convert.patterns.rules import Call
 
 aten = torch.ops.aten
 
-_PRODUCTS = (aten.matmul.default, aten.bmm.default, aten.einsum.default)
+_PRODUCTS = (aten.matmul.default, aten.bmm.default, aten.einsum.default, aten.baddbmm.default)
+
+_OF_TWO: dict[Any, tuple[str, str]] = {aten.bmm.default: ("self", "mat2"), aten.baddbmm.default: ("batch1", "batch2")}
+
+_LOWEST = -1e30
+"""A score from which on its exponential is zero beside any other."""
 
 
 def by_hand(call: Call) -> OpNode | str:
@@ -29,35 +35,74 @@ def by_hand(call: Call) -> OpNode | str:
     soft = Call(call.build, scores)
     if soft["dim"] not in (-1, scores.meta["val"].dim() - 1) or soft["dtype"] not in (None, torch.float32):
         return no
+    lowest: float | None = None
     scale, masks, node = 1.0, list[Mask](), _source(soft["self"])
     while isinstance(node, fx.Node) and node.target not in _PRODUCTS:
         inner = Call(call.build, node)
-        if node.target is aten.add.Tensor and inner["alpha"] == 1 and scale == 1.0:
-            mask = call.repeated(inner["other"])
-            if mask is None:
-                return no
-            masks.append(Mask.of(mask, node))
-        elif _regroups(node):
-            pass
-        elif node.target is aten.masked_fill.Scalar and scale == 1.0:
-            hidden = call.constant(inner["mask"])
-            if hidden is None or inner["value"] > -1e30:
-                return no
-            masks.append(Mask.of(~hidden.bool(), node))
-        elif node.target in (aten.mul.Tensor, aten.div.Tensor):
+        if node.target in (aten.mul.Tensor, aten.div.Tensor):
             number = _number(call, inner["other"])
             if number is None:
                 return no
             scale *= number if node.target is aten.mul.Tensor else 1.0 / number
+            node = _source(inner["self"])
+        elif _regroups(node):
+            node = _source(inner["self"])
         else:
+            found = _masked(call, inner) if scale == 1.0 else None
+            if found is None:
+                return no
+            masks += [] if found[1] is None else [found[1]]
+            lowest = found[2] if lowest is None else lowest
+            node = _source(found[0])
+    if isinstance(node, fx.Node) and node.target is aten.baddbmm.default:
+        inner = Call(call.build, node)
+        added = call.repeated(inner["self"])
+        if added is None or (scale != 1.0 and inner["beta"]):
             return no
-        node = _source(inner["self"])
+        masks += [Mask.of(added.float() * inner["beta"], node)] if inner["beta"] else []
+        scale *= inner["alpha"]
+    if lowest is not None:  # masks that are added before: one that hides a key keeps it at the lowest score
+        if len(masks) != 1:
+            return no
+        masks = [replace(masks[0], added=masks[0].added.clamp(min=lowest))]
     product = _product(call, node) if isinstance(node, fx.Node) else None
     if product is None:
         return no
     left, right, transposed = product
     (query, first), (key, second) = (_unscaled(call, n) for n in (left, right))
-    return attention(call, query, key, value, scale * first * second, False, masks, key_transposed=transposed)
+    made = attention(call, query, key, value, scale * first * second, False, masks, key_transposed=transposed)
+    hides = isinstance(made, OpNode) and "mask" in made.tensors and (made.tensors["mask"] == -torch.inf).all(-1).any()
+    if isinstance(made, OpNode) and hides:  # a softmax of nothing
+        made.attrs["empty_row"] = "nan"
+    return made
+
+
+def _masked(call: Call, inner: Call) -> tuple[Any, Mask | None, float | None] | None:
+    """(scores, mask, lowest) of a call that adds a constant, hides some of its scores, or keeps them from being lower than that;
+    else None."""
+    node = inner.node
+    if node.target is aten.add.Tensor and inner["alpha"] == 1:
+        for scores, added in (("self", "other"), ("other", "self")):
+            if (mask := call.repeated(inner[added])) is not None:
+                return inner[scores], Mask.of(mask, node), None
+    elif node.target is aten.masked_fill.Scalar:
+        hidden = call.repeated(inner["mask"])
+        if hidden is not None and inner["value"] <= _LOWEST:
+            return inner["self"], _hiding(hidden.bool(), inner["value"], node), None
+    elif node.target in (aten.where.self, aten.where.ScalarOther):
+        seen, other = call.repeated(inner["condition"]), _number(call, inner["other"])
+        if seen is not None and other is not None and other <= _LOWEST:
+            return inner["self"], _hiding(~seen.bool(), other, node), None
+    elif node.target in (aten.maximum.default, aten.max.other):
+        other = _number(call, inner["other"])
+        if other is not None and other <= _LOWEST:
+            return inner["self"], None, other
+    return None
+
+
+def _hiding(hidden: torch.Tensor, low: float, scores: fx.Node) -> Mask:
+    """A score and a number so low give that number, as the call does: where it hides all keys of a query, they are alike."""
+    return Mask.of(torch.zeros(hidden.shape, device="cpu").masked_fill(hidden.cpu(), low), scores)
 
 
 def _source(node: Any) -> Any:
@@ -102,8 +147,8 @@ def _product(call: Call, node: fx.Node) -> tuple[fx.Node, fx.Node, bool] | None:
         if left != lead + i + d or d in result or right not in (lead + j + d, lead + d + j):
             return None
         return _source(operands[0]), _source(operands[1]), right[-1] == j
-    inner = Call(call.build, node)
-    query, key = _source(inner["self"]), _source(inner["mat2" if node.target is aten.bmm.default else "other"])
+    inner, (left, right) = Call(call.build, node), _OF_TWO.get(node.target, ("self", "other"))
+    query, key = _source(inner[left]), _source(inner[right])
     turned = _turned(call, key)
     return query, turned or key, turned is None
 

@@ -10,25 +10,25 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from typing import Any
 
 import torch
-from torch import fx
 
 from rtaccel.convert.frontend.exported.graph import ExportedGraph
 from rtaccel.convert.frontend.graph.op_graph import OpGraph
 from rtaccel.convert.frontend.graph.values import stored_apart
 from rtaccel.convert.frontend.nodes import Buffer, OpNode
 from rtaccel.convert.passes.fuse_epilogue import fold
+from rtaccel.convert.streaming.past import Past
+from rtaccel.convert.streaming.rows import fit_rows, has_rows, row_width
 from rtaccel.core.registry import with_role
-from rtaccel.core.row_traits import SameRows, TimeSpan, not_streamable
+from rtaccel.core.row_traits import SameRows, TimeSpan, later, not_streamable
 from rtaccel.core.traits import Node, Role
 
 
 @dataclass(frozen=True)
 class Streamed:
     """A captured model as nodes over one time step. states: names of values kept from call to call. memory: for how many
-    further calls a time step reaches, -1 for ever. output: name of what a call gives. form: where the time steps were."""
+    further calls a time step reaches, -1 for ever. layout: where the time steps were."""
 
     exported: ExportedGraph
     graph: OpGraph
@@ -37,11 +37,7 @@ class Streamed:
     layout: tuple[str, ...]
 
 
-WALKED = frozenset(("place", "places", "parts", "index"))
-"""Attributes by which a node names elements, whatever rows they lie in."""
-
-
-class Walk:
+class Walk(Past):
     """Rewrites nodes in order: an rtaccel.core.row_traits.StreamWalk. One use."""
 
     def __init__(
@@ -52,25 +48,27 @@ class Walk:
         layout: tuple[str, ...],
         has_context: bool,
         in_order: bool,
+        delay: int = 0,
     ) -> None:
+        """delay: steps that an output comes after its own."""
         self.exported, self.graph, self.length, self.layout = exported, graph, length, layout
         self.has_context, self.in_order = has_context, in_order
         self.buffers = {name: replace(buffer) for name, buffer in graph.buffers.items()}
         self.times: dict[str, TimeSpan] = {}
+        self.delay = delay
         self.real: dict[str, str] = {}  # a value that is another's rows over another time: that other
         self.states: set[str] = set()
         self.op_nodes: list[OpNode] = []
-        self.after: list[OpNode] = []  # what follows the node that is taken
+        self.after: list[OpNode] = []
         self.tables: dict[str, torch.Tensor] = {}  # by the value that is its row of the step
 
     def run(self) -> Streamed:
         source = self.exported.inputs[0]
         buffer = self.buffers[source]
         inner = buffer.elements // self.length
-        parts = bool(buffer.width) and inner % buffer.width == 0  # rows that lie inside of a time step
-        if buffer.elements % self.length or not (parts or not buffer.width or self._is_walked(source)):
+        if buffer.elements % self.length or not (self.fit_rows(source, inner) or not buffer.width):
             raise not_streamable("an input whose rows are not time steps")
-        buffer.width = buffer.width if parts else inner
+        buffer.width = buffer.width or inner
         self.times[source] = TimeSpan(0, self.length, 0, 1, inner)
         for op_node in self.graph.op_nodes:
             self._take(op_node)
@@ -84,7 +82,7 @@ class Walk:
         ]
         for name in set(self.times) - set(self.real):
             buffer, count = self.buffers[name], self._count_per_step(name)
-            self.buffers[name] = Buffer(count, _row(buffer.width, count), buffer.dtype)
+            self.buffers[name] = Buffer(count, row_width(buffer.width, count), buffer.dtype)
         graph = replace(
             self.graph,
             op_nodes=tuple(fold(self.op_nodes, {*outputs})),
@@ -117,8 +115,10 @@ class Walk:
         made = {n.name: n.meta.get("val") for n in self.exported.graph.nodes}
         found: dict[str, tuple[int, ...]] = {}
         for name in (*self.exported.inputs, *outputs):
-            if self.buffers[name].steps > 1:
-                found[name] = (self.buffers[name].elements,)
+            buffer = self.buffers[name]
+            if buffer.steps > 1:
+                several = name not in self.exported.inputs and buffer.width > 1
+                found[name] = (buffer.steps, buffer.width) if several else (buffer.elements,)
         for name in (*self.exported.inputs, *(o for o in self.graph.outputs if isinstance(o, str))):
             seen, base = made.get(name), self.graph.views[name].base if name in self.graph.views else name
             if not isinstance(seen, torch.Tensor) or seen.dtype != torch.int64:
@@ -144,46 +144,40 @@ class Walk:
         time = self.times.get(base)
         if time is None:
             return None  # the state of a recurrent layer: the stream keeps it itself
-        if time.steps and (time.lead or time.rest or self.newest(time) != time.steps - 1):
-            raise not_streamable("an output that needs time steps still to come")
+        late = time.steps - 1 - self.newest(time) if time.steps else 0
+        if time.lead or time.rest or not 0 <= late <= self.delay:
+            told = (
+                f": it comes {late} late, as with delay={late}" if late > 0 and not time.lead and not time.rest else ""
+            )
+            raise not_streamable(f"an output that needs time steps still to come{told}")
         buffer = self.buffers[base]
         one_channel = time.outer == 1 and buffer.width in (1, buffer.elements)
-        if not time.is_by_rows(buffer.width) and not one_channel:
+        if not time.is_by_rows(buffer.width) and not one_channel and not self._has_rows(name, time):
             raise not_streamable("an output whose rows are not time steps")
         base = self.real.get(base, base)
         if base in self.exported.inputs:
             raise not_streamable("an output that is the input")
-        return base
+        return base if late == self.delay else self._waiting(base, self.delay - late)
 
-    def _is_walked(self, name: str) -> bool:
-        """Whether all who read a value walk it by places of elements, whatever its rows are."""
-        readers = [n for n in self.graph.op_nodes if name in n.reads]
-        ways = [(n.operator.streaming, WALKED & n.attrs.keys()) for n in readers]
-        return all(streaming is not None and streaming.any_layout and by_places for streaming, by_places in ways)
+    def _waiting(self, name: str, steps: int) -> str:
+        """An output so many steps later."""
+        made = self.delayed(next(n for n in self.graph.op_nodes if name in n.writes), name, steps)
+        self.times[made] = TimeSpan(0, 1, later(self.times[name], steps))
+        return made
+
+    def _has_rows(self, output: str, time: TimeSpan) -> bool:
+        made = next(n for n in self.exported.graph.nodes if n.name == output).meta.get("val")
+        base = self.graph.views[output].base if output in self.graph.views else output
+        return isinstance(made, torch.Tensor) and has_rows(time, self.buffers[base].width, made.shape)
 
     def fit_rows(self, name: str, inner: int) -> bool:
-        buffer = self.buffers[name]
-        holds_several = not buffer.width or (inner % buffer.width and not buffer.width % inner)
-        if holds_several and not buffer.elements % inner and self._is_walked(name):
-            buffer.width = inner
-        return bool(buffer.width) and inner % buffer.width == 0
+        return fit_rows(self.graph.op_nodes, self.buffers, name, inner)
 
     def newest(self, span: TimeSpan) -> int:
         return self.length - 1 - span.shift
 
-    def width(self, name: str) -> int:
-        return self.buffers[name].width
-
-    def elements(self, name: str) -> int:
-        return self.buffers[name].elements
-
     def is_input(self, name: str) -> bool:
         return name in self.exported.inputs
-
-    def add_state(self, name: str, rows: int, width: int, dtype: str = "float32") -> str:
-        self.buffers[name] = Buffer(rows * width, width, dtype)
-        self.states.add(name)
-        return name
 
     def add_table(self, node: Node, table: torch.Tensor) -> str:
         for name, known in self.tables.items():
@@ -198,69 +192,6 @@ class Walk:
         self.op_nodes.append(made)
         self.tables[name] = table
         return name
-
-    def recent(self, node: Node, name: str, inner: int, count: int) -> str:
-        if count == inner:
-            return name
-        made, past = f"{name}:recent{count}", f"{name}:past{count}"
-        if made in self.buffers:
-            return made
-        width, dtype = self.buffers[name].width, self.buffers[name].dtype
-        if dtype not in ("float32", "int64"):
-            raise not_streamable(f"{node.name}, over several time steps of {dtype}")
-        width, kept = _row(width, count), count - inner
-        self.buffers[made] = Buffer(count, width, dtype)
-        self.add_state(past, kept // width or 1, min(width, kept), dtype)
-        self._copy(node, [past, name], made, (((kept,), (0, 1), (0, 1)), ((inner,), (0, 1), (kept, 1))))
-        self._copy(node, [made], past, (((kept,), (inner, 1), (0, 1)),))
-        return made
-
-    def since(self, node: Node, name: str, shift: int) -> str:
-        made = f"{name}:since{shift}"
-        if made not in self.buffers:
-            count = self._count_per_step(name)
-            self.buffers[made] = Buffer(count, _row(self.width(name), count))
-            self.op_nodes.append(self._masked(node, name, made, count, shift))
-        return made
-
-    def zero_until(self, node: Node, state: str, shift: int) -> str:
-        made = f"{state}:made"
-        self.buffers[made] = replace(self.buffers[state])
-        self.after.append(self._masked(node, made, state, self.buffers[state].elements, shift))
-        return made
-
-    def _count_per_step(self, name: str) -> int:
-        """Elements of a value that are of one step."""
-        span, buffer = self.times[name], self.buffers[name]
-        return (buffer.elements - span.lead - span.rest) // (span.steps or 1)
-
-    def _masked(self, node: Node, name: str, made: str, count: int, shift: int) -> OpNode:
-        """`made` is `name` once `shift` steps are over, and zeros before."""
-        attrs = {"program": ("where x1 x0 0.0",), "dims": (count,), "places": ((0, 1), (0, 0))}
-        reads = [name, self._begun(node, shift)]
-        return OpNode(with_role(Role.FORMULA).name, self._source(node), node.name, reads, [made], attrs=attrs)
-
-    def _begun(self, node: Node, shift: int) -> str:
-        """A value whose first element is 1 once so many steps are over, and 0 before: of ones, those of the past are kept."""
-        made, past = f"begun{shift}", f"begun{shift}:past"
-        if made not in self.buffers:
-            self.buffers[made] = Buffer(shift + 1, shift + 1)
-            self.add_state(past, 1, shift)
-            ones = {"c0": torch.ones(1)}
-            behind = (((shift,), (0, 1), (0, 1)), ((1,), (0, 0), (shift, 0)))
-            self._copy(node, [past], made, behind, ones)
-            self._copy(node, [made], past, (((shift,), (1, 1), (0, 1)),))
-        return made
-
-    def _copy(
-        self, node: Node, reads: list[str], made: str, parts: Any, tensors: dict[str, torch.Tensor] | None = None
-    ) -> None:
-        attrs = {"parts": parts, "fill": 0.0}
-        copy = with_role(Role.COPY).name
-        self.op_nodes.append(OpNode(copy, self._source(node), node.name, reads, [made], tensors or {}, attrs))
-
-    def _source(self, node: Node) -> fx.Node:
-        return next(n.node for n in self.graph.op_nodes if n.writes[0] == node.writes[0])
 
     def needs_context(self, what: str) -> None:
         if not self.has_context:
@@ -291,8 +222,3 @@ class Walk:
         self.op_nodes += self.after
         self.after.clear()
         self.times[out] = found
-
-
-def _row(width: int, count: int) -> int:
-    """Of a part of `count` elements of a value with rows of `width`: the same, or all where they do not fit, as of planes."""
-    return width if width and count % width == 0 else count

@@ -76,7 +76,13 @@ class Fronted(nn.Module):
 
 
 def stream_with_front(
-    model: nn.Module, front: Front, scheme: SchemeLike, calibration: Any, context: int | None, mode: str | None = None
+    model: nn.Module,
+    front: Front,
+    scheme: SchemeLike,
+    calibration: Any,
+    context: int | None,
+    mode: str | None = None,
+    delay: int = 0,
 ) -> StreamedModel:
     """Raises as `stream_program` does, and ShapeError for calibration data that are no windows of what the front takes."""
     windows = None if calibration is None else [as_args(b)[0] for b in batches_of("stream", calibration)]
@@ -89,7 +95,7 @@ def stream_with_front(
     for layout in LAYOUTS if features is not None else LAYOUTS[:1]:
         data = None if features is None else [laid(f, layout).contiguous() for f in features]
         try:
-            found = stream_program(model, front.example, scheme, data, mode, context)
+            found = stream_program(model, front.example, scheme, data, mode, context, delay=delay)
         except UnsupportedProblem as error:
             refused = refused or error
             continue

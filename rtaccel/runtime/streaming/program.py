@@ -44,17 +44,22 @@ def stream_program(
     mode: str | None = None,
     context: int | None = None,
     layouts: Sequence[tuple[str, ...]] = LAYOUTS,
+    delay: int = 0,
 ) -> StreamedModel:
-    """mode: on a GPU, "persistent" or "graph". layouts: forms that a window may have."""
+    """mode: on a GPU, "persistent" or "graph". layouts: forms that a window may have. delay: steps that a result comes after its
+    own."""
     windows = None if calibration is None else [as_args(b)[0] for b in batches_of("stream", calibration)]
-    features = step.shape[1] if step.dim() == 2 else None
+    features = step[0].numel() if step.dim() > 1 else None
     calibrated = tuple(windows[0].shape) if windows else None
-    streamed = stream_graph(model, features, step.dtype, calibrated, context, layouts, mode == "graph")
+    streamed = stream_graph(model, features, step.dtype, calibrated, context, layouts, mode == "graph", delay)
+    if step.dim() > 2:  # a step of several rows comes as it is
+        trailing = {**streamed.graph.trailing, streamed.exported.inputs[0]: tuple(step.shape[1:])}
+        streamed = replace(streamed, graph=replace(streamed.graph, trailing=trailing))
     singles = None if windows is None else _singles(windows, streamed.layout.index("batch"))
     program = lower(
         streamed.exported, streamed.graph, SchemeMap(scheme), singles, streamed.states, equalize=mode is None
     )
-    shape = (None, features) if step.dim() == 2 else (None,)
+    shape = (None, *step.shape[1:])
     program = replace(program, arguments=(Argument("x_t", step.dtype, shape),), batch=ANY_BATCH)
     program = replace(program, out_spec=pytree.tree_structure(program.outputs if len(program.outputs) > 1 else ""))
     if len(program.steps) != 1:

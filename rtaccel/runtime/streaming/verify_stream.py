@@ -62,10 +62,11 @@ def verify_stream(
     layout: tuple[str, ...],
     context: int | None = None,
     tolerance: float = TOLERANCE,
+    delay: int = 0,
 ) -> str:
     """What a comparison in float32 showed. Raises UnsupportedProblem where the steps are not those of the window."""
     start, generator = time.perf_counter(), torch.Generator().manual_seed(11)
-    lengths = _lengths(context)
+    lengths = tuple(n + delay for n in _lengths(context)) if context is None else _lengths(context)
     longest = window_of(step, layout, max(lengths), generator)
     # By result: an error for each length, and the largest rms of any. One number may happen to be near zero: it is not
     # held to its own rms alone.
@@ -83,8 +84,8 @@ def verify_stream(
             x = time_step.expand(live.streams or len(step), *time_step.shape[1:]).contiguous()
             got = [y.cpu() for y in pytree.tree_leaves(live.step(x.to(live._options.device)))]
         for index, y in enumerate(got):
-            newest = _newest(want[index], layout, length) if index < len(want) else None
-            if newest is None or newest.shape != y[:1].shape:
+            newest = _newest(want[index], length, y[:1], delay) if index < len(want) else None
+            if newest is None:
                 continue
             errors.setdefault(index, {})[length] = rms((y[:1] - newest).double())
             scales[index] = max(scales.get(index, 1e-6), rms(newest.double()))
@@ -109,11 +110,15 @@ def verify_stream(
     return f"verified against windows of {seen} in {ms:.0f} ms: largest difference {worst:.1e} of the rms"
 
 
-def _newest(y: Any, layout: tuple[str, ...], length: int) -> Tensor | None:
-    """The last output of a window: along its time, or the whole where it has none."""
-    if not isinstance(y, Tensor):
+def _newest(y: Any, length: int, got: Tensor, delay: int) -> Tensor | None:
+    """The output of a window that is `delay` steps before the last, shaped like that of a step: along its time, or the whole."""
+    if not isinstance(y, Tensor) or delay >= length:
         return None
     if y.dim() != 3:
-        return y if y.dim() == 2 and length not in y.shape else None
-    times = [dim for dim, size in enumerate(y.shape) if size == length]
-    return y.select(times[0], length - 1) if len(times) == 1 else None
+        return y if y.dim() == 2 and length not in y.shape and y.shape == got.shape else None
+    rows = got.shape[1] if got.dim() == 3 else 1
+    times = [dim for dim, size in enumerate(y.shape) if size == length * rows]
+    if len(times) != 1:
+        return None
+    newest = y.movedim(times[0], 1)[:, (length - delay - 1) * rows : (length - delay) * rows]
+    return newest if newest.shape == got.shape else newest[:, 0] if newest[:, 0].shape == got.shape else None

@@ -184,3 +184,31 @@ def test_arguments_that_are_no_tensors_and_nested_results() -> None:
     assert got["z"][1] is None
     with pytest.raises(rt.ShapeError):
         fast(x, 4, pair)
+
+
+class Asks(nn.Module):
+    """Computes something else where it is exported, as models do whose masks need numbers."""
+
+    def __init__(self, way: str) -> None:
+        super().__init__()
+        self.way, self.lin = way, nn.Linear(6, 6)
+
+    def forward(self, x: Tensor) -> Tensor:
+        y = self.lin(x)
+        if torch.compiler.is_exporting() if self.way == "exporting" else torch.compiler.is_compiling():
+            return y
+        if self.way == "reads":
+            return y.tanh() if float(self.lin.bias.sum()) > -1e9 else y
+        return y.tanh() + y.mean(-1, keepdim=True)
+
+
+@pytest.mark.parametrize("way", ["exporting", "compiling", "reads"])
+def test_a_model_that_is_another_one_where_it_is_exported(way: str) -> None:
+    torch.manual_seed(0)
+    model = Asks(way).eval()
+    x = torch.randn(2, 6)
+    fast = rt.compile(model, (x,), strict=True)
+    for _ in range(3):
+        x = torch.randn(2, 6)
+        torch.testing.assert_close(fast(x), model(x))
+    assert "computes something else where it is exported" in fast.explain(measure=False)

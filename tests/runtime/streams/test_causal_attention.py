@@ -30,7 +30,7 @@ def made(style: Style, seed: int = 0) -> CausalTransformer:
     return CausalTransformer(style).eval()
 
 
-@pytest.mark.parametrize("seed", range(40))
+@pytest.mark.parametrize("seed", range(64))
 def test_every_step_equals_the_window_so_far(seed: int) -> None:
     """Transformers of every style, to the last position that there is."""
     style = Style.random(seed)

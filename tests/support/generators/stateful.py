@@ -225,8 +225,26 @@ class Peak(Cell):
         return x / (1 + high - self.state["low"])
 
 
+class Aliases(Cell):
+    """One tensor under several names, each call another: states that it reads, and notes that nothing does."""
+
+    def make(self, r: random.Random) -> None:
+        self.of_x, self.views = nn.Linear(self.width, self.width), r.random() < 0.5
+        self.of_h, self.noted = nn.Linear(self.width, self.width, bias=False), r.choice((0, 1, 2))
+        self.h = torch.randn(self.batch, self.width) * 0.5
+        self.other = self.h.view(-1) if self.views else self.h
+        self.notes: list[Tensor] = [self.h] * self.noted
+
+    def forward(self, x: Tensor) -> Tensor:
+        y = torch.tanh(self.of_x(x) + self.of_h(self.h) + 0.1 * self.other.view(self.h.shape))
+        self.h, self.other = y, y.view(-1) if self.views else y
+        self.notes = [x, y][: self.noted]
+        return y
+
+
 CELLS: tuple[Callable[..., Cell], ...] = (
     Elman, Recurrent, CellModule, Window, Frames, Normalizer, Spiking, Biquad, Swaps, Difference, Ring, Peak,
+    Aliases,
 )  # fmt: skip
 
 

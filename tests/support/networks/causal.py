@@ -35,7 +35,7 @@ class Style:
         r = random.Random(seed)
         heads = r.choice((1, 2, 3, 4, 6))
         return Style(
-            attention=r.choice(("sdpa", "matmul", "einsum", "bmm")),
+            attention=r.choice(("sdpa", "matmul", "einsum", "bmm", "baddbmm", "where", "clamped")),
             positions=r.choice(("none", "learned", "sines", "rotary", "interleaved")),
             norm=r.choice(("layer", "rms", "handwritten")),
             heads=heads,
@@ -43,7 +43,7 @@ class Style:
             head_dim=r.choice((2, 4, 6, 8, 16, 18)),
             layers=r.choice((1, 1, 2)),
             window=r.choice((0, 0, 1, 2, 5, 13)),
-            bias=r.choice(("none", "none", "alibi", "learned")),
+            bias=r.choice(("none", "none", "alibi", "learned", "keys")),
             query_norm=r.random() < 0.3,
             every=r.random() < 0.3,
         )
@@ -60,6 +60,9 @@ class HandwrittenNorm(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         return self.weight * (x * torch.rsqrt(x.pow(2).mean(-1, keepdim=True) + 1e-6))
 
+
+WRITTEN_LOW = ("baddbmm", "where", "clamped")
+"""Ways to write attention whose masks hold the lowest number of float32 in place of an infinity."""
 
 NORMS = {"layer": nn.LayerNorm, "rms": nn.RMSNorm, "handwritten": HandwrittenNorm}
 
@@ -95,7 +98,10 @@ class Attention(nn.Module):
             added = -age.abs() * 2.0 ** -torch.arange(1, self.style.heads + 1)[:, None, None]
         elif self.style.bias == "learned":
             added = self.by_distance[:, age.clamp(0, LONGEST - 1)]
-        return added.masked_fill(~seen, float("-inf"))
+        elif self.style.bias == "keys":  # ALiBi by the number of a key
+            added = torch.arange(time).expand(time, time) * 2.0 ** -torch.arange(1, self.style.heads + 1)[:, None, None]
+        lowest = torch.finfo(torch.float32).min if self.style.attention in WRITTEN_LOW else float("-inf")
+        return added.masked_fill(~seen, lowest)
 
     def forward(self, x: Tensor) -> Tensor:
         s, (batch, time, width) = self.style, x.shape
@@ -119,6 +125,17 @@ class Attention(nn.Module):
                 time
             )
             y = torch.bmm(scores.softmax(-1).view(batch * s.heads, time, time), v).view(batch, s.heads, time, -1)
+        elif s.attention == "baddbmm":
+            q, k, v = (part.reshape(batch * s.heads, time, s.head_dim) for part in (q, k, v))
+            scores = self.mask(time).repeat(batch, 1, 1).baddbmm(q, k.transpose(1, 2), beta=1.0, alpha=s.head_dim**-0.5)
+            y = torch.bmm(scores.softmax(-1), v).view(batch, s.heads, time, -1)
+        elif s.attention == "where":
+            seen, low = torch.ones(time, time, dtype=torch.bool).tril(), torch.finfo(torch.float32).min
+            scores = torch.where(seen, q @ k.mT / s.head_dim**0.5, torch.tensor(low))
+            y = (self.mask(time) + scores).softmax(-1) @ v
+        elif s.attention == "clamped":
+            scores = q @ k.mT / s.head_dim**0.5 + self.mask(time)
+            y = torch.max(scores, torch.tensor(torch.finfo(torch.float32).min)).softmax(-1) @ v
         else:
             hidden = torch.ones(time, time, dtype=torch.bool).triu(1)
             scores = (q @ k.mT * s.head_dim**-0.5).masked_fill(hidden, float("-inf"))

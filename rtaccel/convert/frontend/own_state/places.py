@@ -124,7 +124,7 @@ def own_state(
         raise _refused(f"self.{min(missing)}", "which comes and goes", "Keep it in one place.")
     if not places:
         raise _refused("itself", "where no buffer or attribute shows it", "Keep it in a buffer.")
-    _check_apart(first, places, initial)
+    _check_apart(first, places, initial, _changed_in_place(make(), places, args))
     ends = [t.detach().clone() for place in places for t in place.tensors(place.get(model)) or []]
     return OwnState(tuple(places), tuple(initial), tuple(ends), tuple(assumed), model)
 
@@ -241,13 +241,32 @@ def _initial(first: nn.Module, place: Place, model: nn.Module) -> tuple[list[Ten
     return found, assumed
 
 
-def _check_apart(first: nn.Module, places: list[Place], initial: list[Tensor]) -> None:
-    """Raises UnsupportedProblem where a state shares memory with another, or with a weight: a call changes both then."""
+def _changed_in_place(model: nn.Module, places: list[Place], args: tuple[Any, ...]) -> list[bool]:
+    """Of each tensor that a model holds as state, whether a call writes into it, or puts another there. model: is called."""
+    held = [t for place in places for t in place.tensors(place.get(model)) or []]
+    if len(held) != sum(len(place.leaves) for place in places):
+        return [True] * sum(len(place.leaves) for place in places)  # it holds others before the first call
+    before = [t.detach().clone() for t in held]
+    versions = [None if t.is_inference() else t._version for t in held]
+    with torch.no_grad():
+        model(*args)
+    return [
+        version is None or t._version != version or not torch.equal(t.detach().nan_to_num(), was.nan_to_num())
+        for t, was, version in zip(held, before, versions)
+    ]
+
+
+def _check_apart(first: nn.Module, places: list[Place], initial: list[Tensor], written: list[bool]) -> None:
+    """Raises UnsupportedProblem where a state shares memory with another, or with a weight, and a call writes into it: it changes
+    both then."""
     own = {id(place.get(first)) for place in places}
     rest = [t for t in (*first.parameters(), *first.buffers()) if id(t) not in own]
-    taken = {t.untyped_storage().data_ptr() for t in rest if t.layout is torch.strided and t.numel()}
-    for name, tensor in zip((n for place in places for n in place.leaves), initial):
+    taken = dict.fromkeys(
+        (t.untyped_storage().data_ptr() for t in rest if t.layout is torch.strided and t.numel()), False
+    )
+    names = [n for place in places for n in place.leaves]
+    for name, tensor, writes in zip(names, initial, written):
         start = tensor.untyped_storage().data_ptr()
-        if start in taken:
+        if start in taken and (writes or taken[start]):
             raise _refused(f"self.{name}", "which shares memory with another tensor", "Clone it.")
-        taken.add(start)
+        taken[start] = taken.get(start, False) or writes

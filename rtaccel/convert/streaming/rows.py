@@ -1,0 +1,54 @@
+"""How wide the rows of a value may be, so that each lies within a time step."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+
+from rtaccel.convert.frontend.nodes import Buffer, OpNode
+from rtaccel.core.row_traits import TimeSpan
+
+WALKED = frozenset(("place", "places", "parts", "index"))
+"""Attributes by which a node names elements, whatever rows they lie in."""
+
+
+def fit_rows(op_nodes: Sequence[OpNode], buffers: Mapping[str, Buffer], name: str, inner: int) -> bool:
+    """Whether each row of a value lies within a time step of `inner` elements. Rows that do not are cut where they mean
+    nothing to all who read the value."""
+    buffer = buffers[name]
+    if (not buffer.width or inner % buffer.width) and not buffer.elements % inner:
+        for own in _alike(op_nodes, buffers, name) or ():
+            buffers[own].width = inner
+    return bool(buffer.width) and inner % buffer.width == 0
+
+
+def _alike(op_nodes: Sequence[OpNode], buffers: Mapping[str, Buffer], name: str) -> set[str] | None:
+    """A value and others whose rows are cut with its own: they meet it element by element, and all else that reads them walks
+    them by places. None where some reader needs its rows."""
+    found, left = set[str](), [name]
+    while left:
+        own = left.pop()
+        if own in found:
+            continue
+        found.add(own)
+        for node in (n for n in op_nodes if own in n.reads or own in n.writes):
+            beside, streaming = [*node.reads, *node.writes], node.operator.streaming
+            by_element = streaming is not None and streaming.by_element and not node.tensors
+            if by_element and len({(buffers[n].elements, buffers[n].width) for n in beside}) == 1:
+                left += beside
+            elif own in node.reads and not (
+                streaming is not None and streaming.any_layout and WALKED & node.attrs.keys()
+            ):
+                return None
+    return found
+
+
+def has_rows(time: TimeSpan, width: int, shape: Sequence[int]) -> bool:
+    """Whether a time step of an output is several rows of features. shape: that the model gives, of the window."""
+    if time.outer != 1 or not width or time.inner % width:
+        return False
+    return sorted(shape) == sorted((1, width, time.steps * time.inner // width))
+
+
+def row_width(width: int, count: int) -> int:
+    """Of a part of `count` elements of a value with rows of `width`: the same, or all where they do not fit, as of planes."""
+    return width if width and count % width == 0 else count
