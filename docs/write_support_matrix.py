@@ -19,11 +19,15 @@ from rtaccel.convert.quantization.scheme_rules import available, takes_schemes
 from rtaccel.core.registry import Impl, Operator, impls, operator, operators
 from rtaccel.core.scheme import scheme_names
 from rtaccel.core.stage import Problem, Stage
+from rtaccel.core.traits import Role
 from rtaccel.core.weight_format import WeightFormat
 
 PAGE = Path(__file__).parent / "reference" / "support-matrix.md"
 BACKENDS = {"cpu": "CPU", "triton": "Triton", "numba_cuda": "Numba CUDA"}
 """Backend -> its name on the page. Kernels in plain torch (`portable`) exist for every row and are not listed."""
+
+GRAPH = {"graph": "graph"}
+"""What a CUDA graph does by itself."""
 
 ROWS = (1, 4, 16, 128, 1 << 20)
 """Batch sizes that kernels are asked for: some take few rows alone, some many alone."""
@@ -43,6 +47,7 @@ an operator is offered to each kernel. A cell names the devices with a kernel th
 - `Triton`: NVIDIA GPUs. No GPU has run these kernels yet: see
   [how they are checked](../explanation/gpu-kernels-design.md#how-it-is-checked-without-a-gpu).
 - `Numba CUDA`: NVIDIA GPUs; tried after Triton, or alone with `backend="numba_cuda"`.
+- `graph`: no kernel is needed on a GPU. A CUDA graph copies the state as memory, or the stage before writes it in place.
 - `torch`: plain PyTorch alone, on any device. Every operator has such a kernel, `portable`.
 - `-`: the operator has no conformance case in this scheme.
 
@@ -101,6 +106,8 @@ def survey(contract: Operator, kernels: Iterable[Impl]) -> Found:
                 continue  # the portable one answers for its family, whatever this CPU has
             if any(takes(impl, contract, stage) for stage in stages):
                 by.setdefault(impl.backend, set()).add(family(impl.name))
+        if contract.role is Role.KEEP:
+            by["graph"] = set()
         found[name] = by
     return found
 
@@ -108,7 +115,7 @@ def survey(contract: Operator, kernels: Iterable[Impl]) -> Found:
 def cell(found: Found, column: str) -> str:
     if column not in found:
         return "-"
-    return ", ".join(title for backend, title in BACKENDS.items() if backend in found[column]) or "torch"
+    return ", ".join(title for backend, title in (BACKENDS | GRAPH).items() if backend in found[column]) or "torch"
 
 
 def matrix(surveys: Mapping[str, Found], names: Iterable[str], columns: Iterable[str]) -> list[str]:

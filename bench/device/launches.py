@@ -24,7 +24,8 @@ MULTIPROCESSORS, GHZ = 132, 1.755
 class Card:
     """node_us: from the end of a node to the begin of the next. memory_us: a load that L2 or memory answers. bandwidth: bytes/us.
     warp_rate: instructions a cycle of one warp. most_rate: of a multiprocessor. loop: what part of the code its loop is. l2_us,
-    cluster_us: words from program to program, by L2 or in a cluster, until all have them."""
+    cluster_us: words from program to program, by L2 or in a cluster, until all have them. wait_us: a level of trees, a node
+    and its feature."""
 
     node_us: float
     memory_us: float
@@ -34,10 +35,11 @@ class Card:
     loop: float
     l2_us: float = 0.0
     cluster_us: float = 0.0
+    wait_us: float = 0.0
 
 
-LOW = Card(0.7, 0.4, 5.5e6, 1 / 3, 3.2, 0.25, 0.3, 0.13)
-HIGH = Card(1.5, 0.8, 3.0e6, 1 / 8, 1.6, 1.0, 0.6, 0.26)
+LOW = Card(0.7, 0.4, 5.5e6, 1 / 3, 3.2, 0.25, 0.3, 0.13, 0.17)
+HIGH = Card(1.5, 0.8, 3.0e6, 1 / 8, 1.6, 1.0, 0.6, 0.26, 0.4)
 """L2 and few stalls; memory, and a stall for each instruction."""
 
 L2_CLOCK_BYTES = 64
@@ -48,7 +50,7 @@ L2_CLOCK_BYTES = 64
 class Launched:
     """form: of the kernel. count: launches of it. programs, warps: of a launch. instructions: of its sm_90 code. trips: of its
     innermost loop in all. loop: instructions of that, 0 where it is not read from the code. held: bytes of weights that a program
-    reads before its loop. by_l2, by_cluster: words between programs, in all, one after another."""
+    reads before its loop. by_l2, by_cluster: words between programs, in all, one after another. waits: levels of trees."""
 
     form: str
     count: int
@@ -60,7 +62,11 @@ class Launched:
     held: int = 0
     by_l2: int = 0
     by_cluster: int = 0
+    waits: int = 0
 
+
+LEVELS = 6
+"""Of the trees in all rows; a card reads from memory how many there are."""
 
 Trips = Callable[[Mapping[str, Any]], int]
 
@@ -76,6 +82,7 @@ TRIPS: dict[str, Trips] = {
     "_stack_": lambda c: int(c["T"]), "_window_": lambda c: int(c["RTA_TIME"]) + int(c["RTA_LAYERS"]) - 1,
     "_layer_float32_": lambda c: int(c["RTA_TIME"]),
     "_float32_alone_": _over("H", "BLOCK_K"), "solve_": lambda c: int(c["N"]), "attention_": _over("S", "BLOCK_S"),
+    "trees_": lambda c: LEVELS,
 }  # fmt: skip
 """By a part of a form's name; the loops of `solve_` are over its columns. Others have none."""
 
@@ -97,7 +104,7 @@ def us_of(launched: Launched, card: Card, edge_bytes: float) -> float:
     resident = min(launched.warps * -(-launched.programs // spread), 32)
     issued = each * launched.warps * launched.programs / (spread * min(resident * card.warp_rate, card.most_rate))
     alone = each / card.warp_rate
-    between = launched.by_l2 * card.l2_us + launched.by_cluster * card.cluster_us
+    between = launched.by_l2 * card.l2_us + launched.by_cluster * card.cluster_us + launched.waits * card.wait_us
     start = card.node_us + 2 * card.memory_us + launched.held / L2_CLOCK_BYTES / GHZ / 1e3
     return start + between + max(max(issued, alone) / GHZ / 1e3, edge_bytes / card.bandwidth)
 
@@ -170,6 +177,8 @@ def _launched(spec: Any, programs: int, whole: bool, code: Code) -> Launched:
     if in_cuda:
         held = 512 * known.warps * (constants["RTA_KEPT"] + constants["RTA_HELD"])
         return replace(known, held=held, by_cluster=known.trips - 1 if spec.cluster else 0)
+    if spec.name.startswith("trees_"):  # what is found is read again to be added
+        return replace(known, waits=LEVELS + 1, by_l2=int(constants["TREES"] > constants["BT"]))
     cut = constants.get("CUT") if "_stack_" in spec.name else None
     if cut is None:
         return known

@@ -41,6 +41,7 @@ STAC_ML = ("LSTM_A 2x100", "LSTM_B 3x200", "LSTM_C 4x1000")
 OPERATIONS = (
     "spectrum of 100 frames of 400", "running sums of 8 lines of 4096", "sort of 8 lines of 1024", "largest of 50257",
     "2048 messages to 256 nodes", "a system of 16", "attention of 128 tokens, 8 heads of 32", "50 time steps of an RNN 64-64",
+    "100 trees of 6 levels, 12 features", "500 trees of 6 levels, 30 features",
 )  # fmt: skip
 MANY = ("10000 streams of GRU-32, one time step",)
 """All streams of a recurrent layer in one launch, their states in and out."""

@@ -247,7 +247,7 @@ OPERATOR = register_operator(
         lower=lower,
         make_stage=make_stage,
         weights=Weights(only_weight),
-        int8=Int8Flow(marks=static_inside, hands_on=hands_on),
+        int8=Int8Flow(marks=static_inside, hands_on=hands_on, rounds_last=linear.rounds_last),
         fusion=ResidualFusion(),
     )
 )

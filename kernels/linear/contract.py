@@ -98,6 +98,11 @@ def accumulate(x: Tensor, weight: Tensor, zero_point: int) -> Tensor:
     return ((x.double() - zero_point) @ weight.double().T).to(torch.int32)
 
 
+def rounds_last(stage: Stage) -> bool:
+    """Not where the scale of y is in the multiplier, as with activations that let it through."""
+    return len(stage.inputs) == 1 and stage.attrs.get("activation", "none") not in activations.HOMOGENEOUS
+
+
 def reference(stage: Stage, x: Tensor, row_scale: Tensor | None = None) -> tuple[Tensor]:
     low = lower(stage)
     if contract_weights.storage_format(stage) is not None:
@@ -227,7 +232,7 @@ OPERATOR = register_operator(
         lower=lower,
         make_stage=make_stage,
         weights=convert.WEIGHTS,
-        int8=Int8Flow(reads_rows=True),
+        int8=Int8Flow(reads_rows=True, rounds_last=rounds_last),
         folding=convert.FOLDING,
         rows_needed=ROW_BY_ROW,
         streaming=STREAMS_ROWS,

@@ -28,6 +28,7 @@ from torch import Tensor
 from rtaccel.core.errors import FormatError
 from rtaccel.core.registry import Case, Cost, Operator, Tolerance, register_operator
 from rtaccel.core.stage import Problem, QParams, Stage, Value
+from rtaccel.core.stage_traits import Int8Flow
 from rtaccel.core.traits import Persistent, Weights
 from rtaccel.core.weight_format import WeightFormat
 from rtaccel.formats import int4
@@ -231,6 +232,7 @@ OPERATOR = register_operator(
         lower=lower,
         make_stage=make_stage,
         weights=Weights(_weights, inside="static"),
+        int8=Int8Flow(hands_on=lambda stage: True),
         persistent=Persistent.CHAIN,
     )
 )

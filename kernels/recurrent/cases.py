@@ -24,7 +24,7 @@ def make_stage(
     k: int,
     form: str = "float32",
     out: str = "float32",
-    states: bool = True,
+    states: bool | str = True,
     bias: bool = True,
     seed: int = 0,
     density: float | None = None,
@@ -33,7 +33,7 @@ def make_stage(
     """A stage with random weights. form: "float32", or the weights and how x comes: "int8-static",
     "int8-dynamic", "int8-own" (float32, quantized with a static scale), and the same with "int4". density: of the weights
     that are not zero, in a sparse stage; matrices take turns in being unstructured, in blocks, and dense. lengths: streams say
-    how many time steps they have."""
+    how many time steps they have. states: whether they come in and go out; "after": they go out alone."""
     g = torch.Generator().manual_seed(seed)
     tensors: dict[str, Tensor] = {}
     for layer, _, suffix in geometry.suffixes():
@@ -76,7 +76,7 @@ def make_stage(
         (
             x,
             *([Value("n", 1, "int64", steps=geometry.batch)] if lengths else []),
-            *(Value(f"{n}0", geometry.hidden, steps=rows) for n in names),
+            *(Value(f"{n}0", geometry.hidden, steps=rows) for n in names if states != "after"),
         ),
         (y, *(Value(f"{n}n", geometry.hidden, steps=rows) for n in names)),
         tensors,
@@ -148,6 +148,7 @@ def cases(op: str, gates: int, quantizes: bool, sparse: bool) -> Iterator[Case]:
             yield case(samples, make_stage(op, gates, geometry, k, form), form)
         g = Geometry(21, layers=2, time=4)
         yield case(2, make_stage(op, gates, g, 6, form, states=False, bias=False), f"{form}-stateless")
+        yield case(2, make_stage(op, gates, g, 6, form, states="after"), f"{form}-states-after")
         if form != "float32":
             yield case(5, make_stage(op, gates, g, 6, form, out="int8"), f"{form}-int8")
 

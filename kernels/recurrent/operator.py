@@ -14,7 +14,7 @@ from torch import Tensor
 from rtaccel.core.registry import Case, Cost, Operator, Tolerance
 from rtaccel.core.row_traits import Narrowing, RowsNeeded, Streaming, StreamWalk, TimeSpan, not_streamable
 from rtaccel.core.stage import Problem, Stage
-from rtaccel.core.stage_traits import Fusion, Int8Flow, Sparse
+from rtaccel.core.stage_traits import Fusion, Int8Flow, Sparse, any_is_static
 from rtaccel.core.traits import Node, Persistent, Recurrence, Weights
 from rtaccel.kernels.recurrent import layout, reference
 from rtaccel.kernels.recurrent.bound import float_tolerance
@@ -40,6 +40,23 @@ class RecurrentSparse(Sparse):
 
     def matrices(self, tensors: Mapping[str, Tensor], attrs: Mapping[str, object]) -> Sequence[str]:
         return _matrices(tensors)
+
+
+def _is_window(stage: Stage) -> bool:
+    """Quantized weights, and streams that begin at zeros: the result is all that it gives."""
+    return len(stage.inputs) == len(stage.outputs) == 1 and layout.quantized(stage)
+
+
+def _hands_on_sample(stage: Stage) -> bool:
+    """A stream with a NaN or an infinity is NaN in all of its time steps, those before it too. Other streams are not."""
+    floats = stage.inputs[0].dtype == stage.outputs[0].dtype == "float32"
+    return floats and _is_window(stage) and stage.attrs["batch"] == 1
+
+
+def _marks(stage: Stage) -> bool:
+    """Streams side by side in a sample do not hand on a NaN to each other."""
+    beside = stage.attrs["batch"] > 1 and len(stage.inputs) == 1
+    return any_is_static(stage) or (beside and "x_scale" in stage.attrs)
 
 
 class RecurrentFusion(Fusion):
@@ -133,7 +150,7 @@ def traits(recurrence: Recurrence, quantizes: bool, sparse: bool) -> Traits:
     return Traits(
         by_row=False,
         weights=WEIGHTS if quantizes else replace(WEIGHTS, schemes=("float32",)),
-        int8=Int8Flow(state_observer=observer),
+        int8=Int8Flow(marks=_marks, hands_on_sample=_hands_on_sample, rounds_last=_is_window, state_observer=observer),
         rows_needed=ROWS,
         streaming=_streaming(recurrence),
         recurrence=recurrence,

@@ -122,7 +122,7 @@ class Impl:
 
     name: `<backend>_<idea>`. rank: the larger one is preferred among those that support a problem.
     supports: None, or a sentence saying why not. prepare: packs the weights and binds the function. why: of a problem that it
-    supports, what speaks for it, where `explain` is to say so.
+    supports, what speaks for it, where `explain` is to say so. launches: of a call, on a GPU, as plans compare them.
     """
 
     op: str
@@ -132,6 +132,7 @@ class Impl:
     supports: Callable[[Problem], str | None]
     prepare: Callable[[Stage, Problem], Prepared]
     why: Callable[[Problem], str] | None = None
+    launches: int = 1
 
 
 _operators: dict[str, Operator] = {}

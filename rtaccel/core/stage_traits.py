@@ -24,7 +24,7 @@ def static_inside(stage: Stage) -> bool:
 
 
 def never(stage: Stage) -> bool:
-    """For `Int8Flow.hands_on`."""
+    """For what an `Int8Flow` says of stages."""
     return False
 
 
@@ -41,6 +41,8 @@ class Int8Flow:
         plan marks the sample.
     hands_on: whether all of a row of the first output is NaN where that row of the first input, float32 as well, holds a NaN or
         an infinity: the plan then need not mark it.
+    hands_on_sample: the same of all of a sample: one NaN or infinity in the first input, and all of the first output is NaN.
+    rounds_last: whether an int8 first output has the bits of the float32 one, rounded in a stage behind.
     state_observer: (name of the layer, whether its states come with every call) -> what finds the range of an int8 state.
     """
 
@@ -49,6 +51,8 @@ class Int8Flow:
     beside: bool = False
     marks: Callable[[Stage], bool] = any_is_static
     hands_on: Callable[[Stage], bool] = never
+    hands_on_sample: Callable[[Stage], bool] = never
+    rounds_last: Callable[[Stage], bool] = never
     state_observer: Callable[[str, bool], StateObserver] | None = None
 
 

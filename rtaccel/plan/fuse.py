@@ -4,6 +4,7 @@ quantize (a scale per row) -> a layer            the layer quantizes its rows it
 quantize (static) -> a layer                     the layer quantizes its input itself, with the same scale
 a layer -> a sum with another value              the layer adds the other value where it writes its result
 quantize (static) -> layer -> layer ...          one stage, where a kernel takes the whole chain
+a stage -> int8 -> a layer                       float32 between them, where that saves a launch (keep_float.py)
 
 Which of them an operator does, its `fusion` says (rtaccel.core.stage_traits); only where the
 value between is read by nothing else. The CPU's plan is one call whatever its stages are, and is left alone.
@@ -17,11 +18,20 @@ from collections.abc import Sequence
 from rtaccel.core.registry import impls, operator
 from rtaccel.core.stage import Problem, Stage, Value
 from rtaccel.core.traits import Role
+from rtaccel.plan.keep_float import launches, with_floats
 
 
 def fuse(stages: Sequence[Stage], outputs: Sequence[Value], rows: int, whole: bool = False) -> tuple[Stage, ...]:
     """The same computation in fewer stages, for batches of about `rows`. outputs: values that must stay, as they are read
     outside. whole: chains of any size become one stage, for a caller who says himself what does not fit."""
+    fused = _fused(stages, outputs, rows, whole)
+    floats = None if whole else with_floats(stages, outputs, rows)
+    if floats is None:
+        return fused
+    return min(fused, _fused(floats, outputs, rows, whole), key=lambda found: launches(found, outputs, rows))
+
+
+def _fused(stages: Sequence[Stage], outputs: Sequence[Value], rows: int, whole: bool) -> tuple[Stage, ...]:
     readers = Counter(v.name for s in stages for v in s.inputs)
     readers.update(v.name for v in outputs)
     chained = _chains(_residuals(_rows(stages, readers), readers), readers, rows, whole)

@@ -32,9 +32,15 @@ if settings.triton_interpret():
 MODEL = """
 import torch
 from torch import nn
+class Twice(nn.Module):  # two results: a launch looks for a NaN
+    def __init__(self):
+        super().__init__()
+        self.a, self.b, self.c = nn.Linear(64, 32), nn.Linear(32, 10), nn.Linear(32, 10)
+    def forward(self, x):
+        h = nn.functional.gelu(self.a(x))
+        return self.b(h), self.c(h)
 def make():
-    model = nn.Sequential(nn.Linear(64, 32), nn.GELU(), nn.Linear(32, 10)).eval()
-    return model, (torch.randn(1, 64),), [torch.randn(32, 64)]
+    return Twice().eval(), (torch.randn(1, 64),), [torch.randn(32, 64)]
 def wrong():
     return 3
 """

@@ -15,6 +15,7 @@ from tests.gpu.protocols import (
     mailbox,
     persistent,
     pollers,
+    rounded,
     weights,
 )
 from tests.gpu.protocols.explore import Process, explore
@@ -30,6 +31,18 @@ def test_mailbox(abort_after: int | None) -> None:
 def test_mailbox_with_a_part_left_out(variant: str) -> None:
     found = explore(*mailbox.model(variant))
     assert found.wrong and found.trace, f"{variant}: nothing wrong in {found.states} states"
+
+
+def test_messages_that_the_host_rounds() -> None:
+    found = explore(*rounded.model())
+    assert found.wrong == "" and found.states > 30, found
+
+
+@pytest.mark.parametrize("variant", rounded.VARIANTS[1:])
+def test_messages_that_the_host_rounds_with_a_part_left_out(variant: str) -> None:
+    """The answer is another, or NaN where it is not to be; nobody waits for ever."""
+    found = explore(*rounded.model(variant))
+    assert "the host takes" in found.wrong and found.trace, f"{variant}: {found.states} states, {found.wrong}"
 
 
 @pytest.mark.parametrize("programs", [2, 3])

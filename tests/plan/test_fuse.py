@@ -23,6 +23,7 @@ from rtaccel.kernels.recurrent import cases
 from rtaccel.kernels.recurrent.layout import Geometry
 from rtaccel.plan.choose import Choice
 from rtaccel.plan.fuse import fuse
+from rtaccel.plan.nan_marks import marked_values
 from rtaccel.runtime.compiled import CompiledModel
 
 pytestmark = pytest.mark.skipif(importlib.util.find_spec("triton") is None, reason="triton is not installed")
@@ -167,6 +168,68 @@ def test_x_is_quantized_in_a_recurrent_stage(op: str) -> None:
     (got,) = run([fused], given, [stack.outputs[0].name])
     assert torch.equal(got, want)
     assert len(fuse(stages, [*stack.outputs, source.outputs[0]], 1)) == 2
+
+
+class Window(nn.Module):
+    """A recurrent stack over a window, and layers behind its newest time step."""
+
+    def __init__(self, stack: nn.RNNBase, *layers: nn.Module) -> None:
+        super().__init__()
+        self.stack, self.layers = stack, nn.Sequential(*layers)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.layers(self.stack(x)[0][:, -1])
+
+
+HEADS: dict[str, tuple[tuple[nn.Module, ...], list[str]]] = {
+    "linear": ((nn.Linear(12, 3),), ["fused_linear"]),
+    "chain": ((nn.Linear(12, 8), nn.ReLU(), nn.Linear(8, 3)), ["mlp"]),
+    "gelu": ((nn.Linear(12, 8), nn.GELU(), nn.Linear(8, 3)), ["fused_linear", "fused_linear"]),
+    "kept": ((nn.Linear(12, 4100), nn.ReLU(), nn.Linear(4100, 3)), ["linear", "linear"]),
+}
+"""The last one's hidden values have their scale in a multiplier: they would be other numbers."""
+
+
+@pytest.mark.parametrize("head", HEADS)
+@pytest.mark.parametrize("op", ["lstm", "gru"])
+def test_a_head_reads_float32_where_that_saves_a_launch(op: str, head: str) -> None:
+    layers, ops = HEADS[head]
+    model = Window({"lstm": nn.LSTM, "gru": nn.GRU}[op](6, 12, batch_first=True), *layers).eval()
+    data = [torch.randn(8, 5, 6) for _ in range(2)]
+    made = rt.compile(model, (torch.randn(2, 5, 6),), scheme="w8a8", calibration=data, backend="portable")
+    (step,) = made._program.steps
+    stages, outputs = step.group.stages, [p.value for p in step.group.outputs]
+    fused = fuse(stages, outputs, 2)
+    assert [s.op for s in fused] == [op, *ops]
+    assert bool(marked_values(fused, outputs)) == (head == "kept")
+    given = {stages[0].inputs[0].name: torch.randn(2, *stages[0].inputs[0].shape)}
+    (got,), (want,) = (rows_of(found, given, outputs[0].name) for found in (fused, stages))
+    assert torch.equal(got, want)
+    several = [stages[-2].outputs[0], *outputs]  # who reads an int8 value outside wants it
+    assert [s.op for s in fuse(stages, several, 2)][-1] == "linear"
+
+
+def test_no_launch_is_saved_where_a_layer_rounds_in_one_of_its_own() -> None:
+    """64 rows of 1024: what looks at x costs no more."""
+    stages, outputs = group_of(
+        nn.Sequential(nn.Linear(1024, 1024), nn.GELU(), nn.Linear(1024, 3)).eval(),
+        (torch.randn(1, 1024),),
+        "w8a8",
+        True,
+    )
+    for rows, ops in ((1, ["fused_linear", "fused_linear"]), (64, ["fused_linear", "linear"])):
+        assert [s.op for s in fuse(stages, outputs, rows)] == ops
+
+
+def rows_of(stages: Sequence[Stage], given: dict[str, Tensor], name: str) -> list[Tensor]:
+    """As `run`, of stages some of which take rows and others samples."""
+    env = dict(given)
+    for stage in stages:
+        by_row = operators()[stage.op].by_row
+        xs = [env[v.name].reshape(-1, v.width) if by_row else env[v.name] for v in stage.inputs]
+        results = operators()[stage.op].reference(stage, *xs)
+        env.update((v.name, y.reshape(-1, *v.shape)) for v, y in zip(stage.outputs, results))
+    return [env[name]]
 
 
 def test_a_chain_whose_parts_do_not_fit_is_refused() -> None:

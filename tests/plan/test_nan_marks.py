@@ -67,6 +67,12 @@ def layer(x: Value, y: Value, how: str = "static") -> Stage:
     return Stage("fused_linear", y.name, (x,), (y,), {}, attrs)
 
 
+def stack(x: Value, y: Value, batch: int = 1) -> Stage:
+    """A GRU with weights of one number, which only their dtype matters of."""
+    attrs = {"batch": batch, "directions": 1, "x_scale": 0.1, "x_zero_point": 3}
+    return Stage("gru", y.name, (x,), (y,), {"weight_ih_l0": torch.zeros(1, dtype=torch.int8)}, attrs)
+
+
 A, B, C = (Value(name, 4) for name in "abc")
 Q = Value("q", 4, "int8", QParams(0.1, 0))
 
@@ -86,6 +92,19 @@ Q = Value("q", 4, "int8", QParams(0.1, 0))
             [replace(B, steps=2)],
             ["a"],
         ),  # a row is not all of a sample
+        ([stack(replace(A, steps=5), B), layer(B, C)], [C], []),  # all of the sample is NaN
+        (
+            [stack(replace(A, steps=5), replace(B, steps=5)), layer(replace(B, steps=5), replace(C, steps=5))],
+            [replace(C, steps=5)],
+            [],
+        ),  # so all of its rows are
+        ([stack(replace(A, steps=5), Q), layer(B, C)], [C], ["a"]),
+        (
+            [layer(replace(A, steps=2), replace(B, steps=2)), layer(replace(B, steps=2), replace(Q, steps=2))],
+            [C],
+            ["b"],
+        ),  # b is looked at, of which one row is enough
+        ([stack(replace(A, steps=4), replace(B, steps=2), batch=2)], [replace(B, steps=2)], ["a"]),
     ],
 )
 def test_what_a_plan_looks_at(stages: list[Stage], floats: list[Value], looked_at: list[str]) -> None:

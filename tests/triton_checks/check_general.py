@@ -17,12 +17,15 @@ from rtaccel.backends import require
 from rtaccel.core import settings
 from rtaccel.core.errors import FormatError, ShapeError
 from rtaccel.core.registry import Case, Impl, impls, operator
-from rtaccel.core.stage import Problem, QParams, Stage, Value
+from rtaccel.core.stage import GraphIO, Problem, QParams, Stage, Value
 from rtaccel.formats import int8
 from rtaccel.kernels._general import triton_places
 from rtaccel.kernels._general.triton_source import kernel_of
 from rtaccel.kernels.attention import contract as attention
 from rtaccel.kernels.integer.triton import integer as triton_integer
+from rtaccel.kernels.tree_ensemble.contract import attributes, random_tables
+from rtaccel.kernels.tree_ensemble.triton import walk
+from rtaccel.plan.group import Subgraph, plan_group
 
 require("triton")
 DEVICE = "cpu" if settings.triton_interpret() else "cuda"
@@ -59,6 +62,7 @@ STEPS = {
     "put": 5,
     "fourier": 3,
     "solve": 5,
+    "tree_ensemble": 1,
 }
 """Operator -> every how many of its cases run here."""
 
@@ -257,3 +261,32 @@ def test_attention_rounds_its_result(t: int, s: int) -> None:
     assert not finite[1, :, 5:].any() and finite[1, :, :5].all() and finite[0].all()
     want = torch.where(finite, int8.quantize(floats.nan_to_num(0, 0, 0), quant), 0)
     assert got.dtype == torch.int8 and torch.equal(got, want.to(torch.int8))
+
+
+@pytest.mark.parametrize("block", [8, 32, 128])
+@pytest.mark.parametrize(
+    ("trees", "features", "targets", "depth"), [(1, 1, 1, 0), (41, 5, 1, 4), (70, 9, 3, 3), (24, 2, 1, 7)]
+)
+def test_trees_have_the_bits_of_the_cpu(
+    trees: int, features: int, targets: int, depth: int, block: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """However they are cut into programs, and in each call anew: programs count themselves in words that are 0 again."""
+    monkeypatch.setattr(walk, "BLOCK", block)
+    seed = torch.seed() % 2**31
+    print(f"seed {seed}")
+    torch.manual_seed(seed)
+    for strict in (False, True):
+        tables = random_tables(trees, features, targets, depth, seed)
+        tables["value"] *= 10 ** torch.randint(-3, 4, tables["value"].shape)  # so that an order shows
+        x, y = Value("x", features), Value("y", targets)
+        stage = Stage("tree_ensemble", "trees", (x,), (y,), tables, attributes(tables, strict))
+        native, _ = plan_group(Subgraph((stage,), (GraphIO(x, 1, x.shape),), (GraphIO(y, 1, y.shape),)), 1)
+        call = walk.prepare(stage, Problem.of(stage, 3, DEVICE))
+        for rows in (1, 5):
+            given = torch.randn(rows, features)
+            at = torch.randint(tables["threshold"].numel(), given.shape)
+            given = torch.where(torch.rand(given.shape) < 0.3, tables["threshold"][at], given)
+            for odd in (float("nan"), float("inf"), -float("inf")):
+                given[torch.rand(given.shape) < 0.1] = odd
+            (got,) = call(given.to(DEVICE))
+            assert torch.equal(got.cpu(), native.call((given,)))

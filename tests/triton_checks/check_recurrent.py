@@ -73,7 +73,7 @@ def seed() -> int:
     return int(torch.randint(1 << 30, ()))
 
 
-Sizes = tuple[int, int, Geometry, str, str, bool]
+Sizes = tuple[int, int, Geometry, str, str, bool | str]
 
 
 def cases() -> Iterator[Any]:
@@ -88,6 +88,8 @@ def cases() -> Iterator[Any]:
         (1, 7, Geometry(150, time=2), "int4-own", "int8", False),
         (2, 5, Geometry(17, layers=2, directions=2), "int8-static", "int8", True),
         (1, 6, Geometry(9, directions=2, time=3, batch=2, last_only=1), "int8-own", "float32", True),
+        (2, 6, Geometry(13, layers=2, time=3, last_only=1), "int8-own", "int8", "after"),
+        (1, 6, Geometry(9, layers=2, directions=2, time=3, batch=2), "int8-static", "float32", "after"),
     ]
     many: list[Sizes] = [
         (2, 100, Geometry(100, layers=2, time=7), "int8-own", "float32", True),
@@ -104,7 +106,7 @@ def cases() -> Iterator[Any]:
 
 
 @pytest.mark.parametrize(("op", "samples", "k", "geometry", "form", "out", "states"), list(cases()))
-def test_contract(op: str, samples: int, k: int, geometry: Geometry, form: str, out: str, states: bool) -> None:
+def test_contract(op: str, samples: int, k: int, geometry: Geometry, form: str, out: str, states: bool | str) -> None:
     stage = make_stage(op, GATES[op], geometry, k, form, out, states, seed=seed())
     inputs = make_inputs(stage, samples, seed())
     impl = stacked(op)
@@ -122,6 +124,7 @@ def counted() -> Iterator[Any]:
         (2, 40, Geometry(33, time=4), "int4-static", "float32", True),
         (2, 6, Geometry(11, layers=2, directions=2, time=5), "int8-own", "int8", True),
         (2, 6, Geometry(11, layers=2, directions=2, time=4, batch=2, last_only=1), "int8-static", "float32", False),
+        (2, 6, Geometry(11, layers=2, time=4), "int8-own", "float32", "after"),
     ]
     for op in GATES:
         for size in sizes:
@@ -132,7 +135,7 @@ def counted() -> Iterator[Any]:
 
 @pytest.mark.parametrize(("op", "samples", "k", "geometry", "form", "out", "states"), list(counted()))
 def test_streams_of_fewer_time_steps(
-    op: str, samples: int, k: int, geometry: Geometry, form: str, out: str, states: bool
+    op: str, samples: int, k: int, geometry: Geometry, form: str, out: str, states: bool | str
 ) -> None:
     """To the bit, with NaN in x behind them. A length outside raises where one can look; in a replay its stream alone is NaN."""
     stage = make_stage(op, GATES[op], geometry, k, form, out, states, seed=seed(), lengths=True)

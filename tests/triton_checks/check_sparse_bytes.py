@@ -222,16 +222,30 @@ class Tokens(nn.Module):
         return self.c(self.b(h) + h), h
 
 
+class Recurrent(nn.Module):
+    """A stack, and layers behind its newest time step."""
+
+    def __init__(self, stack: nn.RNNBase, *layers: nn.Module) -> None:
+        super().__init__()
+        self.stack, self.layers = stack, nn.Sequential(*layers)
+
+    def forward(self, x: Tensor) -> Tensor:
+        y = self.stack(x)[0]
+        return self.layers(y[:, -1] if self.stack.batch_first else y[-1])
+
+
 @pytest.mark.parametrize(
     ("model", "shape"),
     [
         (nn.Linear(45, 7), (3, 45)), (nn.Sequential(nn.Linear(44, 30), nn.GELU(), nn.Linear(30, 7)), (20, 44)),
-        (Tokens(), (2, 6, 24)),
+        (Tokens(), (2, 6, 24)), (Recurrent(nn.LSTM(9, 12, batch_first=True), nn.Linear(12, 3)), (3, 4, 9)),
+        (Recurrent(nn.GRU(9, 12), nn.Linear(12, 3)), (3, 4, 9)), (nn.RNN(9, 12), (4, 3, 9)),
+        (Recurrent(nn.GRU(9, 8, 2, batch_first=True, bidirectional=True), nn.GELU(), nn.Linear(16, 3)), (2, 3, 9)),
     ],
 )  # fmt: skip
 def test_a_plan_has_the_nan_of_the_cpu(model: nn.Module, shape: tuple[int, ...]) -> None:
     """Samples, not rows: a NaN in one token makes all of its sample NaN."""
-    model, data = model.eval(), torch.randn(32, *shape[1:])
+    model, data = model.eval(), [torch.randn(shape) for _ in range(4)]
     given = {"scheme": "w8a8", "calibration": data, "verify": False}
     here = rt.compile(model, (torch.randn(shape),), **given)
     there = rt.compile(model, (torch.randn(shape, device=DEVICE),), backend="triton", **given)

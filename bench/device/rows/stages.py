@@ -62,6 +62,15 @@ class Operation:
     shape: tuple[int, ...]
 
 
+def trees(count: int, levels: int, features: int) -> nn.Module:
+    """With one target. In PyTorch all of them go down one level at a time."""
+    from rtaccel.kernels.tree_ensemble.contract import random_tables
+    from rtaccel.nn import TreeEnsemble
+
+    t = random_tables(count, features, 1, levels)
+    return TreeEnsemble(features, t["feature"], t["threshold"], t["child"], t["value"], t["root"], t["nan_first"])
+
+
 def solved(x: Tensor) -> Tensor:
     """Of matrices that have an inverse: a diagonal of their size is added."""
     return torch.linalg.solve(x + x.shape[-1] * torch.eye(x.shape[-1], device=x.device), x[..., :1])
@@ -76,6 +85,8 @@ OPERATIONS: dict[str, Operation] = {
     "a system of 16": Operation(lambda: Apply(solved), (1, 16, 16)),
     "attention of 128 tokens, 8 heads of 32": Operation(lambda: Attention(8), (1, 128, 256)),
     "50 time steps of an RNN 64-64": Operation(lambda: NewestOfRnn(64), (1, 50, 64)),
+    "100 trees of 6 levels, 12 features": Operation(lambda: trees(100, 6, 12), (1, 12)),
+    "500 trees of 6 levels, 30 features": Operation(lambda: trees(500, 6, 30), (1, 30)),
 }
 
 

@@ -59,4 +59,4 @@ def specializations() -> Iterator[Specialisation]:
     yield specialize(marked_config(Problem.of(stage, 32, "cuda")), 32).with_requirements(INT8_MMA)
 
 
-register_impl(Impl("fused_linear", "triton_marked", "triton", 9, supports, prepare))
+register_impl(Impl("fused_linear", "triton_marked", "triton", 9, supports, prepare, launches=2))

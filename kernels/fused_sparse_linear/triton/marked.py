@@ -49,4 +49,4 @@ def prepare(stage: Stage, problem: Problem) -> Prepared:
     return call
 
 
-register_impl(Impl("fused_sparse_linear", "triton_marked", "triton", 10, supports, prepare))
+register_impl(Impl("fused_sparse_linear", "triton_marked", "triton", 10, supports, prepare, launches=2))

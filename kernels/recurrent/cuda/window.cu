@@ -25,7 +25,8 @@
 #define RTA_BATCH 1  // streams of a sample
 #define RTA_BATCH_FIRST 1
 #define RTA_LAST 1     // 1: y is the h of the newest time step alone
-#define RTA_STATES 0   // 1: h0 and c0 come in, and the states behind the window go out; else they begin as zeros
+#define RTA_STATES 0   // 1: h0 and c0 come in; else states begin as zeros
+#define RTA_AFTER 0    // 1: the states behind the window go out
 #define RTA_COUNTED 0  // 1: streams say how many time steps they have; y behind them is 0
 #define RTA_LONGEST 0  // 1: one of a sample's streams has to have all
 #define RTA_X8 0       // 1: x is int8, else float32 that is quantized here
@@ -34,7 +35,8 @@
 #include "recurrent/cuda/weights.h"
 
 constexpr int kTime = RTA_TIME, kBatch = RTA_BATCH;
-constexpr bool kLast = RTA_LAST, kStates = RTA_STATES, kCounted = RTA_COUNTED, kX8 = RTA_X8, kY8 = RTA_Y8;
+constexpr bool kLast = RTA_LAST, kStates = RTA_STATES, kAfter = RTA_AFTER, kCounted = RTA_COUNTED, kX8 = RTA_X8,
+               kY8 = RTA_Y8;
 #include "recurrent/cuda/lengths.h"
 
 constexpr int kStepX = RTA_BATCH_FIRST ? kInputs : kBatch * kInputs;  // from one time step to the next
@@ -143,7 +145,7 @@ static __device__ __forceinline__ void wave_of(const Stack& stack, const Stream&
       for (int g = 0; g < kGates; ++g) of_h[g] = mul_rn(of_h[g], stack.row(layer, kGates + g)[stack.unit]);
       h = stack.advance(layer, of_x, of_h);
       if (layer == kLayers - 1 && at < kHidden && (!kLast || t == stream.steps - 1)) stream.store_y(t, at, h);
-      if (kStates && t == stream.steps - 1 && at < kHidden)
+      if (kAfter && t == stream.steps - 1 && at < kHidden)
         store_states(stream, layer, at, h, kGates == 4 ? stack.state_c(layer) : 0.0f);
     }
     stack.h_at(stack.turn ^ 1, layer)[at] = stream.int8_of(h);
@@ -159,7 +161,7 @@ static __device__ __forceinline__ void finish(const Stack& stack, const Stream& 
     const float nan = float_of(0x7fc00000u);
     if (!alive) {
       for (int t = kLast ? stream.steps - 1 : 0; t < stream.steps; ++t) stream.store_y(t, at, kY8 ? 0.0f : nan);
-      for (int layer = 0; kStates && layer < kLayers; ++layer) store_states(stream, layer, at, nan, nan);
+      for (int layer = 0; kAfter && layer < kLayers; ++layer) store_states(stream, layer, at, nan, nan);
     }
     for (int t = kLast && stream.steps < kTime ? kTime - 1 : stream.steps; kCounted && t < kTime; ++t)
       stream.store_y(t, at, 0.0f);

@@ -48,8 +48,8 @@ MAX_STREAMS = 65535
 
 @dataclass(frozen=True)
 class Window:
-    """What a window's kernel is made of beside its cut: of streams that begin with states and give them, and that say their
-    lengths; of x and y in int8 or float32."""
+    """What a window's kernel is made of beside its cut: of streams that begin with states, that give those after (kept), and that
+    say their lengths; of x and y in int8 or float32."""
 
     op: str
     config: WindowConfig
@@ -58,13 +58,14 @@ class Window:
     longest: bool = False
     x: str = "float32"
     y: str = "float32"
+    kept: bool = False
 
     @classmethod
     def of(cls, problem: Problem, config: WindowConfig) -> Window:
         counted = takes_lengths(problem.in_dtypes)
         return cls(
             problem.op, config, len(problem.in_widths) > 1 + counted, counted, bool(problem.attrs.get("longest")),
-            problem.in_dtypes[0], problem.out_dtypes[0],
+            problem.in_dtypes[0], problem.out_dtypes[0], len(problem.out_widths) > 1,
         )  # fmt: skip
 
     @property
@@ -72,8 +73,9 @@ class Window:
         g = self.config.geometry
         return {
             **self.config.definitions(), "RTA_TIME": g.time, "RTA_BATCH": g.batch, "RTA_BATCH_FIRST": int(bool(g.batch_first)),
-            "RTA_LAST": int(bool(g.last_only)), "RTA_STATES": int(self.states), "RTA_COUNTED": int(self.counted),
-            "RTA_LONGEST": int(self.longest), "RTA_X8": int(self.x == "int8"), "RTA_Y8": int(self.y == "int8"),
+            "RTA_LAST": int(bool(g.last_only)), "RTA_STATES": int(self.states), "RTA_AFTER": int(self.kept),
+            "RTA_COUNTED": int(self.counted), "RTA_LONGEST": int(self.longest),
+            "RTA_X8": int(self.x == "int8"), "RTA_Y8": int(self.y == "int8"),
         }  # fmt: skip
 
     @property
@@ -81,8 +83,8 @@ class Window:
         g, config = self.config.geometry, self.config
         weights = f"int4g{config.group}" if config.group else "int8"
         named = {
-            "_states": self.states, "_last": g.last_only, "_first": g.batch_first, "_lengths": self.counted,
-            "_longest": self.longest,
+            "_states": self.states, "_kept": self.kept and not self.states, "_last": g.last_only, "_first": g.batch_first,
+            "_lengths": self.counted, "_longest": self.longest,
         }  # fmt: skip
         extras = "".join(name for name, there in named.items() if there)
         sizes = f"T{g.time}_B{g.batch}_K{config.inputs}_H{g.hidden}_L{g.layers}_P{config.parts}"

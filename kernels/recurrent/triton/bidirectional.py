@@ -34,7 +34,7 @@ def bidirectional_kernel(
     given_ptr, x_ptr, y_ptr, counts_ptr, h0_ptr, c0_ptr, hn_ptr, cn_ptr, words_ptr, scales_ptr, params_ptr, compensation_ptr,
     exchange_ptr, sync_ptr, x_inverse, x_zero_point, h_inverse, y_inverse, y_zero_point, first_stream,
     CUT: tl.constexpr, LAYERS: tl.constexpr, LAYER: tl.constexpr, GIVEN: tl.constexpr, T: tl.constexpr, B: tl.constexpr,
-    BATCH_FIRST: tl.constexpr, LAST: tl.constexpr, STATES: tl.constexpr, DYNAMIC: tl.constexpr,
+    BATCH_FIRST: tl.constexpr, LAST: tl.constexpr, STATES: tl.constexpr, KEPT: tl.constexpr, DYNAMIC: tl.constexpr,
     LONGEST: tl.constexpr,
 ):  # fmt: skip
     """Grid (PARTS, streams, 2). given [.., GIVEN]: x of the stack, whose NaN and infinities a stream feels in every layer;
@@ -101,7 +101,7 @@ def bidirectional_kernel(
             tl.store(y_ptr + n, y, mask=(n < H) & (at + tl.zeros_like(n) == T - 1))
         else:
             tl.store(y_ptr + at * Y_STEP + n, y, mask=n < H)
-        if STATES:
+        if KEPT:
             end = (n < H) & (t + tl.zeros_like(n) == steps - 1)
             tl.store(hn_ptr + own + n, tl.where(alive, h, float("nan")), mask=end)
             if CUT.GATES == 4:
@@ -135,14 +135,14 @@ def configs_of(problem: Problem, gates: int) -> list[KernelConfig] | str:
 def specialize(problem: Problem, kernel_config: KernelConfig, layer: int) -> Specialisation:
     g, attrs = Geometry.of(problem.attrs), problem.attrs
     counted = takes_lengths(problem.in_dtypes)
-    top, states = layer == g.layers - 1, len(problem.in_widths) > 1 + counted
+    top, states, kept = layer == g.layers - 1, len(problem.in_widths) > 1 + counted, len(problem.out_widths) > 1
     given = problem.in_dtypes[0]
     x, y = given if layer == 0 else "int8", problem.out_dtypes[0] if top else "int8"
     dynamic = x == "float32" and "x_scale" not in attrs
     kind = x if x == "int8" else "dynamic" if dynamic else "static"
     kind += f"_int4_g{kernel_config.group}" if kernel_config.group else ""
     extras = (
-        ("_states" if states else "")
+        ("_states" if states else "_kept" if kept else "")
         + ("_last" if g.last_only and top else "")
         + ("_first" if g.batch_first else "")
         + ("_lengths" if counted else "")
@@ -162,7 +162,7 @@ def specialize(problem: Problem, kernel_config: KernelConfig, layer: int) -> Spe
         constants={
             "CUT": kernel_config.cut(), "LAYERS": g.layers, "LAYER": layer, "GIVEN": problem.in_widths[0],
             "T": g.time, "B": g.batch, "BATCH_FIRST": bool(g.batch_first), "LAST": bool(g.last_only) and top,
-            "STATES": states, "DYNAMIC": dynamic, "LONGEST": bool(attrs.get("longest")), **absent,
+            "STATES": states, "KEPT": kept, "DYNAMIC": dynamic, "LONGEST": bool(attrs.get("longest")), **absent,
         },
         tiling=Tiling(1, kernel_config.units, 4 * kernel_config.chunks_x[0], num_warps=kernel_config.num_warps),
         cooperative=kernel_config.parts > 1,

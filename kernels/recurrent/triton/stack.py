@@ -47,7 +47,7 @@ def specialize(problem: Problem, kernel_config: KernelConfig) -> Specialisation:
     """The form of `stack_kernel` for a stage cut in this way."""
     g, attrs = kernel_config.geometry, problem.attrs
     counted = takes_lengths(problem.in_dtypes)
-    states = len(problem.in_widths) > 1 + counted
+    states, kept = len(problem.in_widths) > 1 + counted, len(problem.out_widths) > 1
     dynamic = problem.in_dtypes[0] == "float32" and "x_scale" not in attrs
     x, y = problem.in_dtypes[0], problem.out_dtypes[0]
     kind = x if x == "int8" else "dynamic" if dynamic else "static"
@@ -55,6 +55,7 @@ def specialize(problem: Problem, kernel_config: KernelConfig) -> Specialisation:
     sizes = f"T{g.time}_B{g.batch}_K{kernel_config.inputs}_H{g.hidden}_L{g.layers}_P{kernel_config.parts}"
     named = {
         "_states": states,
+        "_kept": kept and not states,
         "_last": g.last_only,
         "_first": g.batch_first,
         "_lengths": counted,
@@ -74,7 +75,7 @@ def specialize(problem: Problem, kernel_config: KernelConfig) -> Specialisation:
         signature=signature,
         constants={
             "CUT": kernel_config.cut(), "T": g.time, "B": g.batch, "BATCH_FIRST": bool(g.batch_first),
-            "LAST": bool(g.last_only), "STATES": states, "DYNAMIC": dynamic,
+            "LAST": bool(g.last_only), "STATES": states, "KEPT": kept, "DYNAMIC": dynamic,
             "LONGEST": bool(attrs.get("longest")), **absent,
         },
         tiling=Tiling(1, kernel_config.units, 4 * kernel_config.chunks_x[0], num_warps=kernel_config.num_warps),

@@ -75,10 +75,11 @@ def stack_kernel(
     x_ptr, y_ptr, counts_ptr, h0_ptr, c0_ptr, hn_ptr, cn_ptr, words_ptr, scales_ptr, params_ptr, compensation_ptr,
     exchange_ptr, sync_ptr, x_inverse, x_zero_point, h_inverse, y_inverse, y_zero_point, first_stream,
     CUT: tl.constexpr, T: tl.constexpr, B: tl.constexpr, BATCH_FIRST: tl.constexpr, LAST: tl.constexpr, STATES: tl.constexpr,
-    DYNAMIC: tl.constexpr, LONGEST: tl.constexpr,
+    KEPT: tl.constexpr, DYNAMIC: tl.constexpr, LONGEST: tl.constexpr,
 ):  # fmt: skip
     """Grid (PARTS, streams). Shapes: kernels/recurrent/layout.py. counts: how many time steps a stream has, where there are such;
-    all of its programs end with the last one, and y behind it is 0. Programs of a stream read all of its states, each writes
+    all of its programs end with the last one, and y behind it is 0. STATES: they come in, else they begin as zeros. KEPT: those
+    after go out. Programs of a stream read all of its states, each writes
     its own units. So the states after may lie where those before do with PARTS = 1 alone."""
     BU: tl.constexpr = CUT.BU
     CH: tl.constexpr = CUT.CH
@@ -146,7 +147,7 @@ def stack_kernel(
             tl.store(y_ptr + n, y, mask=(n < H) & last)
         else:
             tl.store(y_ptr + t * Y_STEP + n, y, mask=n < H)
-        if STATES:
+        if KEPT:
             for layer in tl.static_range(LAYERS):
                 at = layer * STATE_STEP + n
                 tl.store(hn_ptr + at, tl.where(alive, outputs[layer], float("nan")), mask=(n < H) & last)

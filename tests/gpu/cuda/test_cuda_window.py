@@ -37,12 +37,14 @@ CUTS: dict[str, tuple[Any, ...]] = {
         (2, 2, 9),
     ),
     "gru-int4": ("gru", 1, 100, Geometry(70, time=3), "int4-own", "float32", True, (3, 1, 100)),
+    "lstm-states-after": ("lstm", 2, 9, Geometry(21, layers=2, time=4, batch=2), "int8-own", "int8", "after", (2, 4, 5)),
+    "gru-states-after": ("gru", 1, 9, Geometry(12, time=3, last_only=1), "int8-static", "float32", "after", (1, 4, 5)),
     "lstm-int4-int8-x": ("lstm", 2, 40, Geometry(35, layers=3, time=4), "int4-static", "int8", False, (1, 4, 3)),
 }  # fmt: skip
 """Op, samples, inputs, geometry, form, output, whether states, and (programs, lanes, steps in registers)."""
 
 
-def stage_of(op: str, k: int, g: Geometry, form: str, out: str, states: bool, lengths: bool = False) -> Stage:
+def stage_of(op: str, k: int, g: Geometry, form: str, out: str, states: bool | str, lengths: bool = False) -> Stage:
     seed = int(torch.randint(1 << 30, ()))
     return make_stage(op, GATES[op], g, k, form, out, states, seed=seed, lengths=lengths)
 
@@ -64,7 +66,7 @@ def test_the_bits_of_the_contract(case: str) -> None:
 
 
 def counted() -> Iterator[Any]:
-    for case in ("lstm-one", "gru-three", "lstm-last", "lstm-int4"):
+    for case in ("lstm-one", "lstm-states-after", "gru-three", "lstm-last", "lstm-int4"):
         for longest in (False, True):
             yield pytest.param(case, longest, id=f"{case}-longest" if longest else case)
 
@@ -181,7 +183,7 @@ def test_it_touches_nothing_outside_its_buffers(parts: int, form: str) -> None:
     """Every buffer of its own size, shared memory too, under a sanitizer; a buffer that is 16 bytes too short is found."""
     g = Geometry(30, layers=2, time=4, batch=2)
     config = cut(g, 37, "lstm", group_of(form), parts, 2, 3)
-    kernel = Window("lstm", config, True, True, False, "int8" if form.endswith("static") else "float32").kernel
+    kernel = Window("lstm", config, True, True, x="int8" if form.endswith("static") else "float32", kept=True).kernel
     program = on_host.build(kernel, "sanitized", "-DRTA_PROGRAM", "-fsanitize=address", "-fno-omit-frame-pointer")
 
     def run(*words: str) -> subprocess.CompletedProcess[str]:

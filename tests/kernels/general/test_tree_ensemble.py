@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import importlib.util
 import math
 from dataclasses import replace
 from typing import Any
@@ -13,9 +14,10 @@ from torch import Tensor, nn
 
 import rtaccel as rt
 from rtaccel.core.registry import impls
-from rtaccel.core.stage import Problem, Stage, Value
+from rtaccel.core.stage import GraphIO, Problem, Stage, Value
 from rtaccel.kernels._core import cpu
 from rtaccel.kernels.tree_ensemble import contract
+from rtaccel.plan.group import Subgraph
 from tests.support.one_stage import check_no_samples, check_samples_apart, kernels, runs
 
 
@@ -211,6 +213,18 @@ def test_within_a_model(scheme: str) -> None:
     assert "tree_ensemble" in fast.explain(measure=False)
     if scheme == "float32":
         torch.testing.assert_close(fast(x), net(x), rtol=1e-4, atol=1e-4)
+
+
+@pytest.mark.skipif(importlib.util.find_spec("triton") is None, reason="triton is not installed")
+@pytest.mark.parametrize(("trees", "targets", "rows"), [(100, 1, 1), (500, 3, 16)])
+def test_a_graph_on_a_gpu_has_one_kernel(trees: int, targets: int, rows: int) -> None:
+    """None of PyTorch's."""
+    from bench.zoo.captured import capture
+
+    stage = contract.make_stage(trees, 12, targets)
+    ends = (tuple(GraphIO(v, 1, v.shape) for v in values) for values in (stage.inputs, stage.outputs))
+    nodes, _ = capture(Subgraph((stage,), *ends), rows)
+    assert sum(nodes.triton.values()) == 1 and not nodes.torch and not nodes.library and not nodes.copies
 
 
 def test_a_file(tmp_path: Any) -> None:

@@ -143,6 +143,46 @@ def test_it_is_profiled_and_its_state_stands_still() -> None:
     assert torch.equal(fast.state_dict()["hidden_state"], before)
 
 
+class Blend(nn.Module):
+    """A level of halves that goes on, and a count of whole numbers."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.lin = nn.Linear(8, 8)
+        self.register_buffer("level", torch.randn(1, 8))
+        self.register_buffer("calls", torch.tensor(3))
+
+    def forward(self, x: Tensor) -> tuple[Tensor, Tensor]:
+        self.level = torch.tanh(self.lin(x) + 0.5 * self.level)
+        self.calls = self.calls + 1
+        return self.level * 2, self.calls
+
+
+@pytest.mark.parametrize("half", [torch.float16, torch.bfloat16])
+def test_half_precision_at_its_edge(half: torch.dtype, in_graphs: FakeDevice) -> None:
+    """x, results and states in halves, through a reset and states that are loaded: what float32 gives, rounded. A graph that
+    loses a state is off by far more."""
+    model, xs = made(Blend().to(half)), [torch.randn(1, 8).to(half) for _ in range(4)]
+    start, close = copy.deepcopy(model).float(), {"rtol": 4 * torch.finfo(half).eps, "atol": 4 * torch.finfo(half).eps}
+    fast = rt.compile(model, (xs[0],), strict=True)
+    assert isinstance(fast._plan(), GraphStream)
+    begins = {name: t.clone() for name, t in fast.state_dict().items()}
+    for _ in range(2):
+        plain = copy.deepcopy(start)
+        for x in xs:
+            (y, calls), (want, number) = fast(x), plain(x.float())
+            assert y.dtype == half and torch.equal(calls, number)
+            torch.testing.assert_close(y.float(), want, **close)
+            level = fast.state_dict()["level"]
+            assert level.dtype == half
+            torch.testing.assert_close(level.float(), plain.level, **close)
+        fast.reset()
+    fast(xs[0])
+    fast.load_state_dict(begins)
+    assert torch.equal(fast.state_dict()["level"], begins["level"])
+    torch.testing.assert_close(fast(xs[1])[0].float(), start(xs[1].float())[0], **close)
+
+
 @pytest.mark.parametrize("scheme", ["float32", "w8a8"])
 def test_its_graph_has_no_kernel_of_pytorch(scheme: str) -> None:
     """Of a policy and of random models: as a card would capture it, under a driver that is played."""
@@ -153,6 +193,7 @@ def test_its_graph_has_no_kernel_of_pytorch(scheme: str) -> None:
     from rtaccel.runtime.gpu.graph_stream import beginnings, graph_stream
 
     models = [(made(Policy()), torch.randn(1, 48)), (made(Drifting()), torch.randn(2, 5))]
+    models += [(Blend().to(half).eval(), torch.randn(1, 8).to(half)) for half in (torch.float16, torch.bfloat16)]
     models += [(m, m.example()) for m in (Stateful(seed).eval().requires_grad_(False) for seed in range(4))]
     for model, x in models:
         calibration = None if scheme == "float32" else [torch.randn_like(x) for _ in range(4)]
