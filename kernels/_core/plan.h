@@ -29,6 +29,12 @@ struct Columns {
   int64_t at = 0;
 };
 
+// A stage whose result may lie where its first input lies.
+struct Overlay {
+  int stage, out;
+  std::vector<int> in;
+};
+
 // What one thread needs to take a block of samples through all stages.
 struct Lane {
   std::vector<char*> at;         // by value: its first row in the running block
@@ -98,7 +104,8 @@ struct rta_plan_body {
   std::vector<rta_role> roles;
   std::vector<rta::Span> spans;       // by value
   std::vector<rta::Columns> columns;  // by value
-  std::vector<char> written;          // by value: a stage of those that were added gives it
+  std::vector<rta::Overlay> overlays;
+  std::vector<char> written;  // by value: a stage of those that were added gives it
   std::vector<int> inputs, outputs, states;
   std::vector<std::unique_ptr<rta::Stage>> stages;
   std::vector<int64_t> read_bytes;  // by stage: packed weights
@@ -180,6 +187,8 @@ struct rta_plan : rta_plan_body {
   int64_t checked_values(const char* op, const int* in, int in_count, const int* out, int out_count) const;
   void touch(int id, int stage);
   bool see_columns(const rta::Stage& stage, int in, int out);
+  int root(int id) const { return columns[id].of < 0 ? id : columns[id].of; }  // the value that it lies in
+  void lie_over();
   int64_t lay_out(int64_t start, std::vector<int64_t>& at) const;
   void place_columns(std::vector<int64_t>& at) const;
   void watch_between(char* lane, int64_t start, const std::vector<int64_t>& at) const;

@@ -43,7 +43,9 @@ int rta_plan::add_value(rta_dtype dtype, int64_t steps, int64_t width, rta_role 
   spans.emplace_back();
   columns.emplace_back();
   written.push_back(false);
-  values.back().pitch = staged(id) ? (bytes + 63) / 64 * 64 : bytes;
+  const int64_t lines = (bytes + 63) / 64 * 64;
+  const bool narrow = role == RTA_INNER && dtype != RTA_INT8 && 2 * bytes <= lines;  // lines would be half empty
+  values.back().pitch = staged(id) && !narrow ? lines : bytes;
   if (role == RTA_INPUT) inputs.push_back(id);
   if (role == RTA_OUTPUT) outputs.push_back(id);
   if (role == RTA_STATE) states.push_back(id);
@@ -124,6 +126,8 @@ void rta_plan::add_stage(const char* op, const char* kernel_name, const int* in,
     stage = std::make_unique<Seen>();
     weights->give_back(before);
   }
+  if (out_count == 1 && stage->updates(0, 0))
+    overlays.push_back({static_cast<int>(stages.size()), out[0], std::vector<int>(in, in + in_count)});
   for (int i = 0; i < in_count; ++i) touch(in[i], static_cast<int>(stages.size()));
   for (int i = 0; i < out_count; ++i) {
     touch(out[i], static_cast<int>(stages.size()));
@@ -198,6 +202,7 @@ void rta_plan::finish(int64_t for_samples, int64_t state_memory) {
     if (!written[id]) fail("output %d of the plan is written by no stage", id);
   block = samples_of_block();
   memory = state_memory;
+  lie_over();
   const int64_t own_scratch = static_cast<int64_t>((stage_scratch + 63) / 64 * 64);
   std::vector<int64_t> at;
   const int64_t values_end = lay_out(own_scratch, at);

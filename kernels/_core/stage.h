@@ -184,8 +184,8 @@ class Stage {
   // outside); then the call is refused, and its results are worth nothing. Asked once a call, and forgotten.
   virtual const char* refusal() const;
   virtual bool refuses() const;  // whether `refusal` may say something; false unless overridden
-  // Whether output `out` may be the same value as input `in`, as a state that is read and written: not unless
-  // overridden.
+  // Whether output `out` may be the same value as input `in`, as a state that is read and written, or lie where it
+  // lies: not unless overridden.
   virtual bool updates(int in, int out) const;
   // Which dtypes its values may have beside float32, int8 and int64; wide unless overridden.
   virtual Dtypes takes() const;

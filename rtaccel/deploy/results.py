@@ -19,9 +19,13 @@ def as_returned(
     pairs: Sequence[Chosen], ports: Sequence[GraphIO], program: Program
 ) -> tuple[list[Chosen], list[GraphIO]]:
     """The stages (each with its kernel) and results, where those that are kept in another dtype get that of the model: int32 is
-    kept as int64, truth values as float32. The stage that computes one writes it so, where no other reads what it wrote."""
+    kept as int64, truth values as float32. The stage that computes one writes it so, where no other reads what it wrote.
+
+    A result has the rows that its stage writes: a plan may take an image as planes where the program has rows of channels."""
     made, results = list(pairs), []
+    written = {value.name: value for stage, _ in pairs for value in stage.outputs}
     for name, port in zip(program.outputs, ports):
+        port = replace(port, value=written.get(port.value.name, port.value))
         dtype = program.casts.get(name)
         if dtype is not None:
             value = replace(port.value, name=f"{port.value.name}:returned", dtype=str(dtype).removeprefix("torch."))

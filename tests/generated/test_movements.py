@@ -8,6 +8,7 @@ from torch import Tensor
 
 import rtaccel as rt
 from tests.support.generators.movements import SAMPLES, Network
+from tests.support.model_files import same_bits, through_a_file
 
 
 def parts(y: Tensor | tuple[Tensor, ...]) -> tuple[Tensor, ...]:
@@ -29,9 +30,11 @@ def test_equals_torch(seed: int) -> None:
     data = [torch.randn(SAMPLES, *network.shape) for _ in range(4)]
     with torch.no_grad():
         fast = rt.compile(network, data[0], verify=False)  # nothing is put right by running the model itself
+        filed = through_a_file(fast)
         for x in (data[0], torch.randn(3, *network.shape)):
             for got, want in zip(parts(fast(x)), parts(network(x)), strict=True):
                 check(got, want, 1e-4, network)
+            assert filed is None or same_bits(parts(fast(x)), parts(filed(x))), network.words
         both = [
             rt.compile(network, data[0], "w8a8", calibration=data, backend=b, verify=False) for b in ("cpu", "portable")
         ]
