@@ -55,14 +55,12 @@ bool rta_plan::see_columns(const Stage& stage, int in, int out) {
 // A result that differs from an input in a part lies where that input lies, if nothing reads the input afterwards: the
 // stage leaves the rest as it is. Once all stages are known.
 void rta_plan::lie_over() {
-  const auto alike = [&](const Value& a, const Value& b) {
-    return a.dtype == b.dtype && a.steps == b.steps && a.width == b.width && a.pitch == b.pitch;
-  };
   for (const Overlay& overlay : overlays) {
     const int x = overlay.in[0], y = overlay.out, whole = root(x);
     Span& span = spans[static_cast<size_t>(whole)];
-    if (roles[whole] != RTA_INNER || roles[y] != RTA_INNER || !alike(values[whole], values[y])) continue;
-    if (columns[static_cast<size_t>(x)].at || span.last != overlay.stage) continue;
+    if (roles[whole] != RTA_INNER || roles[y] != RTA_INNER || values[whole].dtype != values[y].dtype) continue;
+    if (sample_bytes(whole) != sample_bytes(y) || columns[static_cast<size_t>(x)].at) continue;
+    if (span.last != overlay.stage) continue;
     if (std::any_of(overlay.in.begin() + 1, overlay.in.end(), [&](int id) { return root(id) == whole; })) continue;
     for (Columns& other : columns)
       if (other.of == y) other.of = whole;

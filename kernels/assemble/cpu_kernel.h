@@ -52,7 +52,7 @@ class AssembleStage final : public Stage {
     const Part& first = parts_[0];
     const Strided& walk = first.walk;
     if (in != 0 || out != 0 || first.constant || fills_ || walk.table[0] || walk.table[1]) return false;
-    if (first.x.pitch != y_.pitch || walk.offset[0] != walk.offset[1]) return false;
+    if (first.x.steps * first.x.pitch != y_.steps * y_.pitch || walk.offset[0] != walk.offset[1]) return false;
     for (int d = 0; d < walk.dims; ++d)
       if (walk.stride[0][d] != walk.stride[1][d]) return false;
     return true;
