@@ -3,6 +3,7 @@
 #pragma once
 
 #include "_common/strided.h"
+#include "_simd/split_pairs.h"
 
 namespace rta {
 namespace expression {
@@ -38,7 +39,16 @@ static inline void copy_run(float* to, const char* from, int64_t stride, int64_t
     for (; i + S::kLanes <= count; i += S::kLanes) S::store(to + i, v);
     if (i < count) S::store_n(to + i, v, static_cast<int>(count - i));
   } else {
-    for (int64_t i = 0; i < count; ++i) to[i] = *reinterpret_cast<const float*>(from + i * stride);
+    int64_t i = 0;
+    if (stride == 8) {  // every second number, as the parts of complex ones: the last one may have no second
+      for (; i + S::kLanes < count; i += S::kLanes) {
+        const float* p = reinterpret_cast<const float*>(from) + 2 * i;
+        typename S::F even, odd;
+        split_vectors(S::load(p), S::load(p + S::kLanes), even, odd, typename AllLanes<S::kLanes>::List());
+        S::store(to + i, even);
+      }
+    }
+    for (; i < count; ++i) to[i] = *reinterpret_cast<const float*>(from + i * stride);
   }
 }
 
