@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 import math
+import sys
 from collections.abc import Mapping
 from dataclasses import dataclass, fields, replace
 from os import PathLike
@@ -136,9 +137,9 @@ EXPECTED = 'a TOML file with rows such as [budget."name"] and p99_us = 50'
 
 def read_toml(path: str | PathLike[str]) -> dict[str, Any]:
     """The content of a budgets file. Raises FormatError for a file that cannot be read or is not TOML."""
-    try:
+    if sys.version_info >= (3, 11):
         import tomllib
-    except ModuleNotFoundError:  # Python 3.10
+    else:
         import tomli as tomllib
 
     if not isinstance(path, (str, PathLike)):

@@ -10,6 +10,7 @@ scheme = "static"
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Callable, Mapping, Sequence
 from functools import cache
 from pathlib import Path
@@ -100,9 +101,9 @@ def cases(file: Path | None = None, wanted: Callable[[str], bool] = lambda op: T
 
 def read(file: Path) -> dict[str, list[dict[str, Any]]]:
     """Tables of rows by operator."""
-    try:
+    if sys.version_info >= (3, 11):
         import tomllib
-    except ModuleNotFoundError:  # Python 3.10
+    else:
         import tomli as tomllib
 
     expected = "a TOML file with tables such as [[linear]]"
