@@ -7,8 +7,8 @@ import torch
 from torch import Tensor
 
 import rtaccel as rt
+from tests.support.generators.model_files import same_bits, through_a_file
 from tests.support.generators.movements import SAMPLES, Network
-from tests.support.model_files import same_bits, through_a_file
 
 
 def parts(y: Tensor | tuple[Tensor, ...]) -> tuple[Tensor, ...]:

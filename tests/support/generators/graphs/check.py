@@ -13,7 +13,7 @@ from torch import Tensor, nn
 import rtaccel as rt
 from tests.support.generators.graphs import layers, movement, pointwise, reductions
 from tests.support.generators.graphs.program import INPUTS, SAMPLES, Graph
-from tests.support.model_files import same_bits, through_a_file
+from tests.support.generators.model_files import same_bits, through_a_file
 
 KINDS = (*pointwise.KINDS, *reductions.KINDS, *movement.KINDS, *layers.KINDS)
 NOISE = 2.0**-22
