@@ -66,7 +66,7 @@ add(
     "by name.*other.*forward: input",
 )
 for name, example in (("None", None), ("a text", "x"), ("two tensors", (X, X)), ("empty", ()), ("a list of numbers", [1.0]),
-                      ("a window", torch.randn(2, 3, 12)), ("no stream", torch.randn(0, 12)), ("float64", X.double()),
+                      ("an image", torch.randn(2, 3, 4, 12)), ("no stream", torch.randn(0, 12)), ("float64", X.double()),
                       ("a scalar", torch.tensor(1.0)),
                       ("float32 of rank 1", torch.randn(12)), ("int32", torch.zeros(2, dtype=torch.int32)),
                       ("bool", torch.zeros(2, dtype=torch.bool)), ("half", X.half())):  # fmt: skip
