@@ -165,27 +165,30 @@ def _capture(model: nn.Module, args: tuple[Any, ...], fixed: bool, specialize: b
 def capture_guarded(model: nn.Module, args: tuple[Any, ...], guard: Guard) -> ExportedGraph | None:
     """The model for the numbers of the example alone, with a flag, where noise on the inputs leaves these numbers as they are;
     None where it does not, or where no number decides anything."""
-    shared = shared_batch(args)
-    batch = ANY_BATCH if shared is None else only(shared, "numbers of the example decide what is computed")
-    with as_torch_layers(model) as trained:
-        try:
-            traced = retrace(model, _apart(args), False, guard, steady=True)
-            made = as_graph(_export(traced.module, traced.tensors, any_batch=False), batch, any_batch=False)
-        except Exception:  # the graph that there is already is taken
-            return None
-    return replace(_with_arguments(made, traced), trained=trained) if traced.guarded else None
+    why = "numbers of the example decide what is computed"
+    made = _of_the_example(model, args, why, False, guard, steady=True)
+    return made if made is not None and made.guarded is not None else None
 
 
 def capture_as_called(model: nn.Module, args: tuple[Any, ...], specialize: bool, guard: Guard) -> ExportedGraph | None:
     """The model as the calls that it makes with the example, where what torch.export sees is another one: its Python asks whether
     it is exported. None where they cannot be written down."""
+    return _of_the_example(
+        model, args, "the model computes something else where it is exported", specialize, guard, as_called=True
+    )
+
+
+def _of_the_example(
+    model: nn.Module, args: tuple[Any, ...], why: str, specialize: bool, guard: Guard, **how: bool
+) -> ExportedGraph | None:
+    """The model as its calls with the example, in the example's batch. why: no other. how: of `retrace`. None where it fails."""
     shared = shared_batch(args)
-    batch = ANY_BATCH if shared is None else only(shared, "the model computes something else where it is exported")
+    batch = ANY_BATCH if shared is None else only(shared, why)
     with as_torch_layers(model) as trained:
         try:
-            traced = retrace(model, _apart(args), specialize, guard, as_called=True)
+            traced = retrace(model, _apart(args), specialize, guard, **how)
             made = as_graph(_export(traced.module, traced.tensors, any_batch=False), batch, any_batch=False)
-        except Exception:  # what the caller has met is told
+        except Exception:  # the caller has a graph, or an error to tell
             return None
     return replace(_with_arguments(made, traced), trained=trained)
 
