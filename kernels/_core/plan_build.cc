@@ -43,7 +43,9 @@ int rta_plan::add_value(rta_dtype dtype, int64_t steps, int64_t width, rta_role 
   spans.emplace_back();
   columns.emplace_back();
   written.push_back(false);
-  values.back().pitch = staged(id) ? (bytes + 63) / 64 * 64 : bytes;
+  const int64_t lines = (bytes + 63) / 64 * 64;
+  const bool narrow = role == RTA_INNER && dtype != RTA_INT8 && 2 * bytes <= lines;  // lines would be half empty
+  values.back().pitch = staged(id) && !narrow ? lines : bytes;
   if (role == RTA_INPUT) inputs.push_back(id);
   if (role == RTA_OUTPUT) outputs.push_back(id);
   if (role == RTA_STATE) states.push_back(id);

@@ -49,7 +49,7 @@ class LinearScanStage final : public Stage {
     for (int64_t n = 16; n >= 4; n /= 2) {
       if (line + n > count_) continue;
       if (of_b_.beside(line, n, 4) == n && of_y_.beside(line, n, 4) == n &&
-          (of_a_.beside(line, n, 4) == n || same(line, n)))
+          (!streams_ || of_h_.beside(line, n, 4) == n) && (of_a_.beside(line, n, 4) == n || same(line, n)))
         return n;
     }
     return 1;
@@ -106,7 +106,7 @@ class LinearScanStage final : public Stage {
       factors[g] = a + of_a_.lines[line];
       added[g] = b + of_b_.lines[line];
       to[g] = y + of_y_.lines[line];
-      const float* past = h ? reinterpret_cast<const float*>(h + of_y_.lines[line] + of_y_.along[0]) : nullptr;
+      const float* past = h ? reinterpret_cast<const float*>(h + of_h_.lines[line] + of_h_.along[0]) : nullptr;
 #pragma GCC unroll 4
       for (int v = 0; v < vectors; ++v) state[g][v] = past ? load_part<S>(past + v * S::kLanes, part) : S::set(0.0f);
     }
@@ -128,7 +128,7 @@ class LinearScanStage final : public Stage {
   }
 
   void alone(const char* a, const char* b, const char* h, char* y, int64_t line) const {
-    float state = h ? *reinterpret_cast<const float*>(h + of_y_.at(line, 0)) : 0.0f;
+    float state = h ? *reinterpret_cast<const float*>(h + of_h_.at(line, 0)) : 0.0f;
     for (int64_t i = 0; i < n_; ++i) {
       const float factor = *reinterpret_cast<const float*>(a + of_a_.at(line, i));
       state = factor * state + *reinterpret_cast<const float*>(b + of_b_.at(line, i));
@@ -141,7 +141,7 @@ class LinearScanStage final : public Stage {
   int state_;
   bool streams_;
   int64_t count_, n_;
-  LineOperand of_a_, of_b_, of_y_;
+  LineOperand of_a_, of_b_, of_y_, of_h_;  // h's rows may lie further apart than those of y
   const Group* groups_;
   int64_t group_count_;
 };
@@ -167,6 +167,7 @@ LinearScanStage<S>::LinearScanStage(const StageSpec& spec) : y_(spec.out(0)), co
   of_a_ = read_lines(spec, "0", count_, n_, a_, 4, size);
   of_b_ = read_lines(spec, "1", count_, n_, b_, 4);
   of_y_ = read_lines(spec, "2", count_, n_, y_, 4);
+  if (streams_) of_h_ = read_lines(spec, "2", count_, n_, h_, 4);
   if (constant) {
     float* to = static_cast<float*>(spec.arena->take(static_cast<size_t>(size) * sizeof(float)));
     __builtin_memcpy(to, attrs.floats("a", size), static_cast<size_t>(size) * sizeof(float));
