@@ -18,6 +18,7 @@
 #include "_simd/simd_avx512vnni.h"
 #include "conv/epilogue.h"
 #include "conv/padded_image.h"
+#include "conv/share.h"
 
 namespace rta {
 namespace {
@@ -77,9 +78,15 @@ class AmxConvStage final : public Stage {
 
   bool marks_samples() const override { return p_.marks_samples(); }
 
+  // Threads share the tiles of a sample; the image is brought together before by one of them.
+  int forks(int64_t samples, int threads, int64_t* saved_ns) const override {
+    const int parts = share().parts(threads);
+    *saved_ns += samples * share().saved_ns(parts);
+    return parts;
+  }
+  int64_t cost_ns(int64_t samples) const override { return samples * share().cost_ns; }
+
   void run(const Run& run) const override {
-    TileShapes shapes;
-    for (int tile = 0; tile < 8; ++tile) shapes.set(tile, kTileRows);
     for (int64_t s = 0; s < run.samples; ++s) {
       const char* image = p_.x.row(run, s * p_.x.steps);
       float scale = 1.0f;
@@ -87,19 +94,10 @@ class AmxConvStage final : public Stage {
         scale = fill_padded_image<S>(p_, padded_image_, run.scratch, image, run.nan_marks + s);
         image = run.scratch;
       }
-      if (s == 0) load_shapes(shapes);
       const Target to{p_.y.row(run, s * p_.y.steps),
                       p_.other.exists() ? p_.other.row(run, s * p_.other.steps) : nullptr, scale};
-      const char* w = weights_;
-      for (int64_t first = 0; first < vectors_; first += kBlockVectors) {
-        if (vectors_ - first > 1)
-          columns<2>(image, w, first * kLanes, to);
-        else
-          columns<1>(image, w, first * kLanes, to);
-        w += chunks_ * kBlockVectors * kTileRows * kTileBytes;
-      }
+      share().over(run, [&](int64_t first, int64_t end) { tiles(image, to, first, end); });
     }
-    release_tiles();
   }
 
  private:
@@ -108,6 +106,29 @@ class AmxConvStage final : public Stage {
     const char* other;
     float scale;
   };
+
+  static constexpr int64_t kTimesVnni = 8;  // the rate of products beside that of vectors
+
+  PositionShare share() const {
+    const int64_t products = p_.at.out_count * p_.at.taps * p_.c * p_.n;
+    return {tiling_.count, kBlockTiles, products_ns<S>(products, true) / kTimesVnni};
+  }
+
+  // All outputs of some tiles, on a thread of its own: tile registers belong to a thread.
+  void tiles(const char* image, const Target& to, int64_t begin, int64_t end) const {
+    TileShapes shapes;
+    for (int tile = 0; tile < 8; ++tile) shapes.set(tile, kTileRows);
+    load_shapes(shapes);
+    const char* w = weights_;
+    for (int64_t first = 0; first < vectors_; first += kBlockVectors) {
+      if (vectors_ - first > 1)
+        columns<2>(image, w, first * kLanes, to, begin, end);
+      else
+        columns<1>(image, w, first * kLanes, to, begin, end);
+      w += chunks_ * kBlockVectors * kTileRows * kTileBytes;
+    }
+    release_tiles();
+  }
 
   // The input itself where nothing has to be padded or quantized, and where no tile reads beyond it.
   void lay_out_image() {
@@ -183,19 +204,19 @@ class AmxConvStage final : public Stage {
         }
   }
 
-  // All tiles of positions for V vectors of outputs from `column` on.
+  // Tiles [begin, end) of positions for V vectors of outputs from `column` on.
   template <int V>
-  void columns(const char* image, const char* w, int64_t column, const Target& to) const {
+  void columns(const char* image, const char* w, int64_t column, const Target& to, int64_t begin, int64_t end) const {
     alignas(64) int32_t sums[kBlockTiles * kTileRows * V * kLanes];
     const int32_t* start = p_.start + column;
-    int64_t waiting = -1, t = 0;  // the pair of tiles whose sums are there and its outputs are not
-    for (; t + kBlockTiles <= tiling_.count; t += kBlockTiles) {
+    int64_t waiting = -1, t = begin;  // the pair of tiles whose sums are there and its outputs are not
+    for (; t + kBlockTiles <= end; t += kBlockTiles) {
       multiply<kBlockTiles, V>(image, t, w, start);
       if (waiting >= 0) outputs<kBlockTiles, V>(sums, waiting, column, to);
       store<kBlockTiles, V>(sums);
       waiting = t;
     }
-    if (t < tiling_.count) {
+    if (t < end) {
       multiply<1, V>(image, t, w, start);
       if (waiting >= 0) outputs<kBlockTiles, V>(sums, waiting, column, to);
       store<1, V>(sums);
