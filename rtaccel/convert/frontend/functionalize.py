@@ -19,8 +19,15 @@ from rtaccel.convert.frontend.functional_edit import edit
 
 def functionalize(program: torch.export.ExportedProgram) -> torch.export.ExportedProgram:
     """The program without mutation, the composite calls of its graph kept, as `run_decompositions({})` does it."""
+    _take_names(program)
     if edit(program):
         return program
+    found = _by_torch(program)
+    _take_names(found)
+    return found
+
+
+def _by_torch(program: torch.export.ExportedProgram) -> torch.export.ExportedProgram:
     decompose = _step_of_torch()
     if decompose is None:
         return program.run_decompositions({})
@@ -32,6 +39,18 @@ def functionalize(program: torch.export.ExportedProgram) -> torch.export.Exporte
             decompose_custom_triton_ops=False,
         )  # fmt: skip
     return found
+
+
+def _take_names(program: torch.export.ExportedProgram) -> None:
+    """An input named as a call, `cat`, has its name, and the call becomes `cat_1`. The graph does not know: a call that is made
+    later would be `cat_1` too."""
+    for graph in _graphs(program):
+        for node in graph.nodes:
+            graph._graph_namespace.create_name(node.name, None)
+
+
+def _graphs(program: torch.export.ExportedProgram) -> list[fx.Graph]:
+    return [m.graph for m in program.graph_module.modules() if isinstance(m, fx.GraphModule)]
 
 
 def _step_of_torch() -> Any:
@@ -52,8 +71,7 @@ def _composite_calls(program: torch.export.ExportedProgram) -> dict[Any, Any]:
     """The composite calls of the graph and of the graphs inside it, each with torch's mark that it is kept."""
     from torch._export import utils
 
-    graphs = [m.graph for m in program.graph_module.modules() if isinstance(m, fx.GraphModule)]
-    targets = {node.target for graph in graphs for node in graph.nodes if node.op == "call_function"}
+    targets = {node.target for graph in _graphs(program) for node in graph.nodes if node.op == "call_function"}
     return {
         target: utils._special_op_to_preserve_cia
         for target in targets

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import copy
+import random
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from inspect import Parameter, Signature
 from typing import Any
 
 import torch
@@ -31,8 +33,15 @@ FLOAT32 = 8.0
 """The same, in what torch's own float32 is off at most: noise finds little of what few numbers depend on."""
 
 
+NAMES = (
+    "x", "input", "cat", "stack", "mul", "add", "sub_1", "sum", "sum_1", "mean", "max", "linear", "view", "view_1", "index", "where",
+    "slice_1", "clone", "getitem", "p_weight", "to", "getattr_1", "full", "zeros", "sigmoid", "len", "output", "expand", "batch",
+)  # fmt: skip
+"""Of inputs: what people call them, what a captured graph calls its calls, and what Python's own functions are called."""
+
+
 class Graphs(nn.Module):
-    """Graphs side by side, on the same inputs."""
+    """Graphs side by side, on the same inputs. Names of these are drawn."""
 
     def __init__(self, graphs: Sequence[Graph]) -> None:
         super().__init__()
@@ -40,6 +49,17 @@ class Graphs(nn.Module):
 
     def forward(self, *inputs: Tensor) -> tuple[Tensor, ...]:
         return tuple(y for graph in self.graphs for y in graph(*inputs))
+
+    @staticmethod
+    def named(graphs: Sequence[Graph]) -> Graphs:
+        names = random.Random(graphs[0].seed).sample(NAMES, len(INPUTS))
+
+        def forward(self: Graphs, *inputs: Tensor) -> tuple[Tensor, ...]:
+            return Graphs.forward(self, *inputs)
+
+        parameters = [Parameter(name, Parameter.POSITIONAL_OR_KEYWORD) for name in ("self", *names)]
+        forward.__signature__ = Signature(parameters)  # type: ignore[attr-defined]
+        return type("Graphs", (Graphs,), {"forward": forward})(graphs)
 
 
 @dataclass(frozen=True)
@@ -83,7 +103,7 @@ def expected(graph: Graph, given: Sequence[Tensor]) -> list[tuple[Tensor, Tensor
 
 def wrong(graphs: Sequence[Graph]) -> list[Wrong]:
     """Compiles the graphs together and runs them on two batches. Raises what compiling raises."""
-    model = Graphs(graphs).eval()
+    model = Graphs.named(graphs).eval()
     fast: Any = rt.compile(model, inputs(SAMPLES, 0), verify=False)
     filed = through_a_file(fast) if len(graphs) == 1 else None
     reasons = [step.reason for step in fast._executor.steps if getattr(step, "reason", "")]
