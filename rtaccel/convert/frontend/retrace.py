@@ -178,12 +178,21 @@ def _retraced(model: nn.Module, args: Sequence[Any], specialize: bool, guard: Gu
 
     tensors = tuple(leaves[i].detach().clone() for i in taken)
     watch = _Watch()
-    with _quiet(), attributes_kept(model), transforms_left(), watch:
-        module = make_fx(call, tracing_mode="real", pre_dispatch=True, _error_on_data_dependent_ops=False)(*tensors)
-        if differentiates(module.graph) or vectorizes(
-            module.graph
-        ):  # what stands above the dispatcher does not see into them
-            module = make_fx(call, tracing_mode="real", _error_on_data_dependent_ops=False)(*tensors)
+
+    def traced(pre_dispatch: bool) -> fx.GraphModule:
+        with _quiet(), attributes_kept(model), transforms_left(), watch:
+            return make_fx(
+                call, tracing_mode="real", pre_dispatch=pre_dispatch, _error_on_data_dependent_ops=False
+            )(*tensors)  # fmt: skip
+
+    # What stands above the dispatcher does not see into gradients and vmap, and fails for one inside the other.
+    try:
+        module = traced(pre_dispatch=True)
+        inside = differentiates(module.graph) or vectorizes(module.graph)
+    except Exception:
+        inside = True
+    if inside:
+        module = traced(pre_dispatch=False)
     keep_settled_sizes(module)
     depends = _of_placeholders(module.graph)
     reads = [] if specialize else [n for n in depends if n.target in READS and not _of_shapes(n)]

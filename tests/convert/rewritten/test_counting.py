@@ -31,6 +31,16 @@ CALLS: dict[str, Callable[[Tensor], Tensor]] = {
     "bucketize": lambda x: torch.bucketize(x, NUMBERS),
     "bucketize from the right": lambda x: torch.bucketize(x, NUMBERS, right=True, out_int32=True),
     "searchsorted": lambda x: torch.searchsorted(NUMBERS, x),
+    "searchsorted by rows": lambda x: torch.searchsorted(x[:, :12].sort(-1).values.contiguous(), x),
+    "searchsorted from the right": lambda x: torch.searchsorted(
+        x.sort(-1).values.contiguous(), x[:, :7].contiguous(), side="right"
+    ),
+    "searchsorted of planes": lambda x: torch.searchsorted(
+        x[:, :20].reshape(-1, 4, 5).sort(-1).values,
+        x[:, 20:40].reshape(-1, 4, 5).contiguous(),
+        right=True,
+        out_int32=True,
+    ),
     "what is no truth": lambda x: (x * 3).long().sum(1),
 }
 

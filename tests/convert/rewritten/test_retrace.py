@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import warnings
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
@@ -149,6 +150,58 @@ def test_vectorized_calls(complex_weights: bool) -> None:
     for _ in range(3):
         x = torch.randn(2, 5, 6)
         torch.testing.assert_close(fast(x), model(x).detach(), rtol=1e-5, atol=1e-5)
+
+
+class Differentiates(nn.Module):
+    """Gradients of an energy by torch.func, as networks of physics take them."""
+
+    def __init__(self, of: Callable[[Callable[[Tensor], Tensor]], Callable[[Tensor], Tensor]]) -> None:
+        super().__init__()
+        self.of, self.net = of, nn.Sequential(nn.Linear(4, 16), nn.Tanh(), nn.Linear(16, 1))
+
+    def forward(self, x: Tensor) -> Tensor:
+        return torch.vmap(self.of(lambda row: self.net(row).squeeze(-1)))(x)
+
+
+@pytest.mark.parametrize(
+    "of",
+    [torch.func.grad, torch.func.jacrev, torch.func.jacfwd, torch.func.hessian, lambda f: torch.func.grad_and_value(f)],
+    ids=["grad", "jacrev", "jacfwd", "hessian", "grad_and_value"],
+)
+def test_gradients_of_torch_func(of: Any) -> None:
+    """The trace above the dispatcher raises for a gradient inside a vmap."""
+    model, x = Differentiates(of).eval(), torch.randn(3, 4)
+    fast = rt.compile(model, (x,), strict=True)
+    for _ in range(3):
+        x = torch.randn(3, 4)
+        torch.testing.assert_close(fast(x), torch.utils._pytree.tree_map(Tensor.detach, model(x)), rtol=1e-5, atol=1e-5)
+
+
+class Lagrangian(Differentiates):
+    """Accelerations of a learned Lagrangian L(q, q'): (d2L/dq'2)^-1 (dL/dq - d2L/dq dq' q')."""
+
+    def __init__(self) -> None:
+        super().__init__(torch.func.grad)
+
+    def forward(self, x: Tensor) -> Tensor:
+        def energy(q: Tensor, v: Tensor) -> Tensor:
+            return self.net(torch.cat([q, v])).squeeze(-1) + v.square().sum()
+
+        def one(row: Tensor) -> Tensor:
+            q, v = row[:2], row[2:]
+            force = torch.func.grad(energy, 0)(q, v)
+            mixed = torch.func.jacfwd(torch.func.grad(energy, 1), 0)(q, v)
+            return torch.linalg.solve(torch.func.hessian(energy, 1)(q, v), force - mixed @ v)
+
+        return torch.vmap(one)(x)
+
+
+def test_learned_lagrangian() -> None:
+    model, x = Lagrangian().eval(), torch.randn(2, 4)
+    fast = rt.compile(model, (x,), strict=True)
+    for _ in range(3):
+        x = torch.randn(2, 4)
+        torch.testing.assert_close(fast(x), model(x).detach(), rtol=1e-4, atol=1e-5)
 
 
 def test_traces_leave_attributes_as_they_were() -> None:

@@ -100,18 +100,29 @@ def _median(x: Tensor, dim: int = -1, keepdim: bool = False) -> tuple[Tensor, Te
 def _searched(
     boundaries: Tensor, x: Tensor, *, out_int32: bool = False, right: bool = False, side: Any = None, sorter: Any = None
 ) -> Tensor:
-    if boundaries.dim() != 1 or sorter is not None:
+    if sorter is not None:
         raise NotImplementedError
-    return _bucketize(x, boundaries, out_int32=out_int32, right=right if side is None else side == "right")
+    right = right if side is None else side == "right"
+    if boundaries.dim() == 1:
+        return _bucketize(x, boundaries, out_int32=out_int32, right=right)
+    # Each row of x has boundaries of its own. Computed ones may end in a NaN, which a search reaches behind all others alone.
+    each, x = boundaries.unsqueeze(-2), x[..., None]
+    beyond, below = (each > x, each <= x) if right else (each >= x, each < x)
+    reached = _counted(~beyond)
+    found = torch.where(reached == each.shape[-1], reached, _counted(below))
+    return found.to(torch.int32 if out_int32 else torch.int64)
 
 
 def _bucketize(x: Tensor, boundaries: Tensor, *, out_int32: bool = False, right: bool = False) -> Tensor:
     """How many boundaries are below; a NaN is above all of them."""
     beyond = boundaries > x[..., None] if right else boundaries >= x[..., None]
-    if boundaries.shape[-1] > MOST:
+    return _counted(~beyond).to(torch.int32 if out_int32 else torch.int64)
+
+
+def _counted(truths: Tensor) -> Tensor:
+    if truths.shape[-1] > MOST:
         raise NotImplementedError
-    count = torch.ops.aten.sum.dim_IntList((~beyond).float(), [-1])
-    return count.to(torch.int32 if out_int32 else torch.int64)
+    return torch.ops.aten.sum.dim_IntList(truths.float(), [-1])
 
 
 def _bilinear(a: Tensor, b: Tensor, weight: Tensor, bias: Any = None) -> Tensor:

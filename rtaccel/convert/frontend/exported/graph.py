@@ -15,6 +15,7 @@ from rtaccel.convert.frontend.decompositions.branches import take_of_both
 from rtaccel.convert.frontend.decompositions.counting import count_in_float
 from rtaccel.convert.frontend.decompositions.half import in_float32
 from rtaccel.convert.frontend.decompositions.read_numbers import keep_as_tensors
+from rtaccel.convert.frontend.exported.joined_samples import gather_within_samples
 from rtaccel.convert.frontend.packed import check_longest
 from rtaccel.convert.frontend.retrace import of_inputs
 from rtaccel.convert.frontend.rolled import with_loops_rolled
@@ -94,6 +95,7 @@ def as_graph(program: torch.export.ExportedProgram, batch: BatchRange, any_batch
     keep_as_tensors(program.graph)
     without_complex(program.graph)  # what is left complex stays PyTorch's
     count_in_float(program.graph)
+    gather_within_samples(program.graph)
     return ExportedGraph(
         graph=with_loops_rolled(with_all_entries(program.graph)),
         constants=constants,

@@ -34,8 +34,9 @@ FLOAT32 = 8.0
 
 
 NAMES = (
-    "x", "input", "cat", "stack", "mul", "add", "sub_1", "sum", "sum_1", "mean", "max", "linear", "view", "view_1", "index", "where",
-    "slice_1", "clone", "getitem", "p_weight", "to", "getattr_1", "full", "zeros", "sigmoid", "len", "output", "expand", "batch",
+    "x", "input", "cat", "stack", "mul", "add", "sub_1", "sum", "sum_1", "mean", "max", "linear", "view", "view_1", "index",
+    "where", "slice_1", "clone", "getitem", "p_weight", "to", "getattr_1", "full", "zeros", "sigmoid", "len", "output", "expand",
+    "batch",
 )  # fmt: skip
 """Of inputs: what people call them, what a captured graph calls its calls, and what Python's own functions are called."""
 
