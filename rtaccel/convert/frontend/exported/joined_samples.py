@@ -57,7 +57,7 @@ def _index_of(node: fx.Node) -> tuple[fx.Node, fx.Node] | None:
     else:
         return None
     whole = isinstance(index, fx.Node) and index.meta["val"].dtype in (torch.int64, torch.int32)
-    return (x, index) if whole and isinstance(x, fx.Node) else None  # type: ignore[return-value]
+    return (x, index) if whole and isinstance(x, fx.Node) else None
 
 
 def _samples(joined: fx.Node) -> fx.Node | None:
