@@ -22,6 +22,14 @@ from rtaccel.convert.frontend.decompositions.grouped import BY_NAME
 from rtaccel.convert.frontend.decompositions.own import OWN
 from rtaccel.convert.frontend.retrace import unlogged
 
+_BATCH = "traced_batch"
+"""In the meta of a part: what an open batch is in the trace, which its values may have as a number."""
+
+_VIEWS = {
+    torch.ops.aten.view.default, torch.ops.aten._unsafe_view.default, torch.ops.aten.reshape.default,
+    torch.ops.aten.expand.default,
+}  # fmt: skip
+
 WITH_PRODUCTS: set[Any] = {torch.ops.aten.einsum.default}
 """Calls whose products stay as they are written: torch takes `matmul` apart into calls that join dimensions."""
 
@@ -153,13 +161,15 @@ def insert_parts(
     placeholders = iter(sources)
     copies: dict[fx.Node, Any] = {}
     new = [] if new is None else new
+    batch = _traced_batch(sources) or node.meta.get(_BATCH)
     with graph.inserting_before(before):
         for part in made.nodes:
             if part.op == "placeholder":
                 copies[part] = next(placeholders)
             elif part.op == "call_function":
                 copy = graph.node_copy(part, lambda n: copies[n])
-                copy.meta = {**node.meta, "val": part.meta.get("val")}
+                copy.meta = {**node.meta, "val": part.meta.get("val"), _BATCH: batch}
+                copy.args = _for_any_batch(copy, batch)
                 copies[part] = copy
                 new.append(copy)
             elif part.op == "output":
@@ -168,6 +178,24 @@ def insert_parts(
                 take_back(new)
                 return None
     return results
+
+
+def _traced_batch(sources: list[fx.Node]) -> int | None:
+    """The size of an open batch in the trace."""
+    shapes = [s.meta["val"].shape for s in sources if isinstance(s.meta.get("val"), Tensor)]
+    return next((int(s[0].node.hint) for s in shapes if len(s) and isinstance(s[0], torch.SymInt)), None)
+
+
+def _for_any_batch(call: fx.Node, batch: int | None) -> tuple[Any, ...]:
+    """Arguments of a view without the size of the batch: some decompositions of torch read it as a number."""
+    if batch is None or call.target not in _VIEWS:
+        return call.args
+    x, sizes, *rest = call.args
+    assert isinstance(sizes, (tuple, list))
+    if not sizes or not isinstance(sizes[0], int) or sizes[0] != batch:
+        return call.args
+    others = call.meta["val"].shape[1:]  # what a -1 among the sizes stands for
+    return (x, [-1, *others], *rest) if all(isinstance(n, int) for n in others) else call.args
 
 
 def _without_dead(node: fx.Node, new: list[fx.Node], results: list[Any]) -> list[fx.Node]:
