@@ -190,10 +190,15 @@ def _for_any_batch(call: fx.Node, batch: int | None) -> tuple[Any, ...]:
     """Arguments of a view without the size of the batch: some decompositions of torch read it as a number."""
     if batch is None or call.target not in _VIEWS:
         return call.args
-    x, sizes, *rest = call.args
+    given: Any = call.args
+    x, sizes, *rest = given
     assert isinstance(sizes, (tuple, list))
     if not sizes or not isinstance(sizes[0], int) or sizes[0] != batch:
         return call.args
+    if call.target is torch.ops.aten.expand.default and (
+        len(sizes) != x.meta["val"].dim() or x.meta["val"].shape[0] == 1
+    ):
+        return call.args  # one row for all samples
     others = call.meta["val"].shape[1:]  # what a -1 among the sizes stands for
     return (x, [-1, *others], *rest) if all(isinstance(n, int) for n in others) else call.args
 

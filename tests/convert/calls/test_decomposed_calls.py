@@ -53,6 +53,15 @@ CALLS: dict[str, tuple[Callable[[Tensor], Any], tuple[int, ...]]] = {
     "mean of what is known": (lambda x: torch.nanmean(torch.where(x > 0, x, float("nan")), 1), (30, 2)),
     "where of numbers": (lambda x: (torch.where(x > 0, 1.0, -0.5), torch.where(x > 0, 3, 0)), (9,)),
     "nothing left over": (lambda x: torch.cat([x[..., :6], x[..., 6:]], -1), (3, 6)),
+    "where the largest of a window are": (lambda x: F.max_pool1d(x, 3, 2, 1, return_indices=True), (4, 11)),
+    "of windows of an image": (lambda x: F.max_pool2d((2 * x).round(), (3, 2), 2, (1, 0), return_indices=True), (3, 7, 6)),
+    "of windows that reach out": (lambda x: F.max_pool2d(x, 3, 2, 1, 2, ceil_mode=True, return_indices=True), (2, 9, 8)),
+    "unpooled": (lambda x: F.max_unpool2d(*F.max_pool2d(x, 2, return_indices=True), 2), (3, 6, 4)),
+    "unpooled line": (lambda x: F.max_unpool1d(*F.max_pool1d(x * 2, 3, return_indices=True), 3), (3, 9)),
+    "diagonal above": (lambda x: torch.diag_embed(x, 2), (3, 4)),
+    "diagonal below, in front": (lambda x: torch.diag_embed(x, -1, 1, 3), (3, 4)),
+    "diagonal, turned": (lambda x: torch.diag_embed(x, 1, -1, 1), (4,)),
+    "signs": (lambda x: (torch.signbit(x), torch.signbit((x > 0) * -x)), (9,)),
     "an index for each sample into a constant": (
         lambda x: TABLE.gather(1, (x > 0).long().T + torch.arange(5)[:, None]).T, (5,)
     ),
@@ -150,8 +159,7 @@ def test_a_call_that_torch_takes_apart_into_itself_stays() -> None:
     """It was taken apart until the stack was full, which took minutes."""
 
     def traces(x: Tensor) -> Tensor:
-        z = torch.polar(x, x)
-        return torch.view_as_real(torch.einsum("bii->b", z) + torch.special.bessel_j0(x[:, 0, 0]))
+        return torch.einsum("bii->b", (4 * x).long()) + torch.special.bessel_j0(x[:, 0, 0])
 
     model = Call(traces).eval()
     with pytest.warns(UserWarning, match="einsum"):

@@ -14,11 +14,13 @@ aten = torch.ops.aten
 
 
 def einsum(equation: str, operands: Sequence[Tensor], *, path: Any = None) -> Tensor:
-    """What the call means. By torch's own decomposition where an index occurs twice in one operand."""
+    """What the call means. By torch's own decomposition where numbers are no float ones."""
     named = labels(equation, operands)
     if named is None:
         return aten.einsum.default.decompose(equation, operands, path=path)
     terms, out = named
+    walked = [_of_diagonals(x, term) for x, term in zip(operands, terms)]
+    operands, terms = [x for x, _ in walked], [term for _, term in walked]
     operands = _broadcast(operands, terms)
     x, term = operands[0], terms[0]
     if len(terms) == 1:
@@ -29,6 +31,17 @@ def einsum(equation: str, operands: Sequence[Tensor], *, path: Any = None) -> Te
         kept = "".join(c for c in dict.fromkeys(term + terms[i]) if c in later + out) if later else out
         x, term = _product(x, term, operands[i], terms[i], kept), kept
     return x
+
+
+def _of_diagonals(x: Tensor, term: str) -> tuple[Tensor, str]:
+    """An index that occurs twice in an operand walks along a diagonal of it."""
+    for c in dict.fromkeys(term):
+        while term.count(c) > 1:
+            first = term.index(c)
+            second = term.index(c, first + 1)
+            x = aten.diagonal.default(x, 0, first, second)
+            term = term[:first] + term[first + 1 : second] + term[second + 1 :] + c
+    return x, term
 
 
 def _broadcast(operands: Sequence[Tensor], terms: Sequence[str]) -> list[Tensor]:
@@ -81,8 +94,6 @@ def labels(equation: str, operands: Sequence[Tensor]) -> tuple[list[str], str] |
     if not arrow:
         every = "".join(terms)
         out = letters + "".join(sorted(c for c in set(every) - set(letters) if every.count(c) == 1))
-    if any(len(set(term)) != len(term) for term in terms):
-        return None
     return terms, out.replace("...", letters)
 
 

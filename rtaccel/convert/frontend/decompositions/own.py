@@ -10,16 +10,25 @@ from torch import Tensor
 
 from rtaccel.convert.frontend.decompositions import fake_quantized
 from rtaccel.convert.frontend.decompositions.chosen import multinomial
-from rtaccel.convert.frontend.decompositions.computed_conv import convolution
 from rtaccel.convert.frontend.decompositions.counting import MOST
 from rtaccel.convert.frontend.decompositions.distances import cdist, index_put, quantile
 from rtaccel.convert.frontend.decompositions.einsum import einsum, tensordot
 from rtaccel.convert.frontend.decompositions.erfinv import erfinv
-from rtaccel.convert.frontend.decompositions.folds import fold
 from rtaccel.convert.frontend.decompositions.grouped import GROUPED
+from rtaccel.convert.frontend.decompositions.images.computed_conv import convolution
+from rtaccel.convert.frontend.decompositions.images.folds import fold
+from rtaccel.convert.frontend.decompositions.images.pooled_places import (
+    max_pool1d_with_indices,
+    max_pool2d_with_indices,
+)
 from rtaccel.convert.frontend.decompositions.joined import joined, shifted_out, stack
 from rtaccel.convert.frontend.decompositions.rounding import divide, floor_divide
-from rtaccel.convert.frontend.decompositions.scattered import diagonal_scatter, scatter_reduce
+from rtaccel.convert.frontend.decompositions.scattered import (
+    diag_embed,
+    diagonal_scatter,
+    max_unpool2d,
+    scatter_reduce,
+)
 from rtaccel.convert.frontend.decompositions.systems import SYSTEMS
 from rtaccel.convert.frontend.decompositions.truths import TRUTHS
 from rtaccel.convert.frontend.decompositions.unrolled import UNROLLED
@@ -207,6 +216,11 @@ OWN: dict[Any, Callable[..., Any]] = {
     torch.ops.aten.einsum.default: einsum,
     torch.ops.aten.tensordot.default: tensordot,
     torch.ops.aten.diagonal_scatter.default: diagonal_scatter,
+    torch.ops.aten.diag_embed.default: diag_embed,
+    torch.ops.aten.max_unpool2d.default: max_unpool2d,
+    torch.ops.aten.max_pool1d_with_indices.default: max_pool1d_with_indices,
+    torch.ops.aten.max_pool2d_with_indices.default: max_pool2d_with_indices,
+    torch.ops.aten.signbit.default: lambda x: torch.where(x == 0, 1 / x, x) < 0,
     torch.ops.aten.erfinv.default: erfinv,
     torch.ops.aten.special_erfinv.default: erfinv,
     torch.ops.aten.multinomial.default: multinomial,

@@ -1,4 +1,4 @@
-"""`scatter_reduce` in ways that the kernel does not know: means, and without what was there; and written diagonals."""
+"""`scatter_reduce` in ways that the kernel does not know: means, and without what was there; written diagonals; max_unpool."""
 
 from __future__ import annotations
 
@@ -40,3 +40,26 @@ def diagonal_scatter(x: Tensor, source: Tensor, offset: int = 0, dim1: int = 0, 
     chosen = torch.where(column - row == offset, own[..., None], x.permute(*others, first, second))
     order = [*others, first, second]
     return chosen.permute([order.index(d) for d in range(x.dim())])
+
+
+def diag_embed(x: Tensor, offset: int = 0, dim1: int = -2, dim2: int = -1) -> Tensor:
+    """A choice by place between the numbers, each in its row, and zeros."""
+    size, rank = x.shape[-1] + abs(offset), x.dim() + 1
+    by_row = torch.nn.functional.pad(x, (max(-offset, 0), max(offset, 0))) if offset else x
+    place = torch.arange(size)
+    found = torch.where(place[None, :] - place[:, None] == offset, by_row[..., None], 0.0)
+    order = list(range(rank - 2))
+    for d, source in sorted(((dim1 % rank, rank - 2), (dim2 % rank, rank - 1))):
+        order.insert(d, source)
+    return found.permute(order)
+
+
+def max_unpool2d(x: Tensor, indices: Tensor, output_size: list[int]) -> Tensor:
+    """Each number at the place that its index names, zeros elsewhere."""
+    if x.dim() != 4:
+        raise NotImplementedError
+    height, width = output_size
+    flat = x.flatten(2)
+    zero = (flat[..., :1] != flat[..., :1]).to(x.dtype) * 0  # of as many samples as there are
+    base = zero.expand(-1, -1, height * width)
+    return aten.scatter.src(base, 2, indices.flatten(2), flat).unflatten(2, (height, width))

@@ -1,0 +1,1 @@
+"""Calls of convolutions, pools and folds, taken apart."""
