@@ -27,7 +27,7 @@ from rtaccel.kernels._common.strides import elements
 MODES = ("set", "add", "prod", "amax", "amin")
 
 
-def _geometry(stage: Stage) -> tuple[list[str], dict[str, lines.Place], dict[str, tuple[int, int, str]]]:
+def geometry(stage: Stage) -> tuple[list[str], dict[str, lines.Place], dict[str, tuple[int, int, str]]]:
     """(names of operands, places of y, indices and src, sizes). Raises a typed error where they do not fit."""
     found, y = indexed.names(stage, ("src",)), stage.outputs[0]
     sizes = indexed.widths(stage, found)
@@ -46,7 +46,7 @@ def _geometry(stage: Stage) -> tuple[list[str], dict[str, lines.Place], dict[str
 
 
 def lower(stage: Stage) -> Mapping[str, Any]:
-    _, places, sizes = _geometry(stage)
+    _, places, sizes = geometry(stage)
     dims, kept, width = tuple(stage.attrs["dims"]), stage.attrs["kept"], stage.outputs[0].width
     whole, source, target = (tuple(p) for p in stage.attrs["whole"])
     return {
@@ -60,7 +60,7 @@ def lower(stage: Stage) -> Mapping[str, Any]:
 
 def _joined(stage: Stage, inputs: tuple[Tensor, ...], dtype: torch.dtype, size: bool = False) -> Tensor:
     """size: of absolute values, for a bound."""
-    found, places, _ = _geometry(stage)
+    found, places, _ = geometry(stage)
     operands = indexed.given(stage, found, inputs)
     m, dims, kept = inputs[0].shape[0], stage.attrs["dims"], stage.attrs["kept"]
     base = torch.from_numpy(elements(dims, places["y"])).reshape(prod(dims[:kept]), -1).to(inputs[0].device)

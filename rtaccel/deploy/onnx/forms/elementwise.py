@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import numpy as np
 
 from rtaccel.core.stage import Stage
@@ -32,14 +34,14 @@ def expression(w: Writer, stage: Stage) -> None:
         given["t"].append(function(w, step.name, operands, step.parameter))
     made = given["t"][-1]
     if dims is not None:
-        made = w.whole(made, dims) if _narrow(stage, dims, places) else made
+        made = w.whole(made, dims) if narrow(stage, dims, places) else made
         made = w.as_value(made, y)
     elif all(v.width != y.width for v in stage.inputs):
         made = w.node("Expand", made, w.constant(np.array([1] * (len(y.shape)) + [y.width], np.int64), "shape"))
     w.put(y, made)
 
 
-def _narrow(stage: Stage, dims: tuple[int, ...], places: list[tuple[int, ...]]) -> bool:
+def narrow(stage: Stage, dims: Sequence[int], places: Sequence[tuple[int, ...]]) -> bool:
     """Whether no operand has every dimension, so that the result is to be repeated."""
     return not any(all(s != 0 or n == 1 for s, n in zip(place[1:], dims)) for place in places[: len(stage.inputs)])
 

@@ -1,15 +1,15 @@
-"""Linear recurrences: ONNX's Scan, with a step of its own graph."""
+"""Recurrences: ONNX's Scan, with a step of its own graph, and CumSum for running sums."""
 
 from __future__ import annotations
 
 import numpy as np
 
 from rtaccel.core.stage import Stage
-from rtaccel.deploy.onnx.forms.movement import picked
+from rtaccel.deploy.onnx.forms.chosen import placed
 from rtaccel.deploy.onnx.registry import form
 from rtaccel.deploy.onnx.writer import Writer
-from rtaccel.kernels._common.strides import elements
 from rtaccel.kernels.linear_scan import contract
+from rtaccel.kernels.scan import contract as scan_contract
 
 
 @form("linear_scan")
@@ -53,6 +53,64 @@ def linear_scan(w: Writer, stage: Stage) -> None:
         scan_input_axes=[axis, axis],
         scan_output_axes=[axis],
     )
-    index = np.empty(y.steps * y.width, np.int64)
-    index[elements(dims, places[2]).reshape(-1)] = np.arange(len(index))
-    w.put(y, w.as_value(picked(w, made, len(index), index), y))
+    w.put(y, w.as_value(placed(w, made, dims, places[2]), y))
+
+
+DOUBLE, INT64 = 11, 7
+_STEPS = {"prod": "Mul", "max": "Max", "min": "Min"}
+_WHOLE = {
+    "sum": "ReduceSum",
+    "prod": "ReduceProd",
+    "max": "ReduceMax",
+    "min": "ReduceMin",
+    "logsumexp": "ReduceLogSumExp",
+}
+
+
+@form("scan")
+def scan(w: Writer, stage: Stage) -> None:
+    """Joined in float64, as here."""
+    kind, last, x, y = stage.attrs["kind"], stage.attrs["last"], stage.inputs[0], stage.outputs[0]
+    if scan_contract.is_stream(stage):
+        w.refuse("is a step of a stream")
+    scan_contract.lower(stage)  # what it refuses is refused here too
+    dims, axis = tuple(stage.attrs["dims"]), len(stage.attrs["dims"])
+    place, target = (tuple(p) for p in stage.attrs["places"])
+    seen = w.whole(w.strided(w.real(x), x.steps * x.width, dims, place), dims)
+    wide = seen if x.dtype == "int64" else w.node("Cast", seen, to=DOUBLE)
+    if kind in _STEPS:  # ReduceProd of int64 does not wrap around, and ReduceMax leaves a NaN out
+        made = _joined(w, wide, _STEPS[kind], dims[-1], axis, INT64 if x.dtype == "int64" else DOUBLE)
+        made = (
+            w.node("Gather", made, w.constant(np.array([dims[-1] - 1], np.int64), "index"), axis=axis) if last else made
+        )
+    elif last:
+        made = w.node(_WHOLE[kind], wide, w.constant(np.array([axis], np.int64), "axes"), keepdims=1)
+    elif kind == "sum":
+        made = w.node("CumSum", wide, w.constant(np.int64(axis), "axis"))
+    else:
+        w.refuse("gives running logarithms of sums")
+    out, target = ((*dims[:-1], 1), (*target, 0)) if last else (dims, target)
+    made = made if x.dtype == "int64" else w.node("Cast", made, to=1)
+    w.put(y, w.as_value(placed(w, made, out, target), y))
+
+
+def _joined(w: Writer, x: str, kind: str, count: int, axis: int, element: int) -> str:
+    """Each of `count` elements joined with all before it; the first one begins."""
+    if count == 1:
+        return x
+    helper = w.onnx.helper
+    begin = w.node("Gather", x, w.constant(np.int64(0), "index"), axis=axis)
+    rest = w.node(
+        "Slice", x, *(w.constant(np.array([n], np.int64), "slice") for n in (1, np.iinfo(np.int64).max, axis))
+    )
+    body = helper.make_graph(
+        [helper.make_node(kind, ["h", "x"], ["next"]), helper.make_node("Identity", ["next"], ["y"])],
+        "step",
+        [helper.make_tensor_value_info(name, element, None) for name in ("h", "x")],
+        [helper.make_tensor_value_info(name, element, None) for name in ("next", "y")],
+    )
+    _, later = w.node(
+        "Scan", begin, rest, outputs=2, body=body, num_scan_inputs=1, scan_input_axes=[axis], scan_output_axes=[axis]
+    )
+    first = w.node("Unsqueeze", begin, w.constant(np.array([axis], np.int64), "axes"))
+    return str(w.node("Concat", first, later, axis=axis))
