@@ -64,5 +64,7 @@ def cast(w: Writer, stage: Stage) -> None:
 
 @form("position")
 def position(w: Writer, stage: Stage) -> None:
+    if stage.attrs.get("stream"):
+        w.refuse("keeps its past inside (a stream)")
     table = stage.tensors["table"]
     w.put(stage.outputs[0], w.node("Add", w.real(stage.inputs[0]), w.constant(table, f"{stage.name}.table")))
