@@ -68,7 +68,7 @@ def main(arguments: list[str]) -> None:
         from bench.zoo import page
 
         latency = asked.latency or newest_latency()
-        page.write(read(asked.survey), read(latency) if latency else {}, PAGE)
+        page.write(read(asked.survey), read(latency) if latency else {}, PAGE, read(DOORS_FILE))
         return
     chosen = select(asked.patterns, entries().values())
     if asked.what == "list":

@@ -14,7 +14,7 @@ from torch import Tensor, nn
 
 import rtaccel as rt
 from bench.zoo import __main__ as command_line
-from bench.zoo import results
+from bench.zoo import page, results
 from bench.zoo.doors import alone, calls, files, summary, values, worker
 from bench.zoo.doors.outcome import STATUSES, Doors, NothingToTry, Outcome, outcome
 from bench.zoo.doors.subject import Subject, same_bits
@@ -222,6 +222,14 @@ def test_the_table_and_what_is_odd() -> None:
     text = summary.text(CANNED)
     assert "3 networks: 2 through, 1 left out" in text and "2 UnsupportedProblem" in text
     assert "values, 1 networks: wrong" in text and "gru:  an error of 1.0" in text
+    table = summary.table(CANNED)
+    assert (
+        "| values | 2 | 1 | - | 1 | - | 2.0e-07 |" in table
+        and "| save | 2 | - | 2 `UnsupportedProblem` | - | - | - |" in table
+    )
+    assert "- gru, values (wrong): an error of 1.0" in table and summary.table(CANNED[2:]) == ""
+    record = {"networks": {one.name: one.as_json() for one in CANNED}}
+    assert page.through_doors(record).endswith(table) and page.through_doors({}) == ""
 
 
 def test_the_command_goes_on_where_it_was_cut_short(

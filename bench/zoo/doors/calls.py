@@ -90,7 +90,7 @@ def batch(subject: Subject) -> Note:
 
 def second(subject: Subject) -> None:
     """Compiled once more: the same bits."""
-    other = compiled(subject.model, subject.inputs, verify=False)
+    other = compiled(subject.model, subject.inputs)
     subject.check_bits(subject.call(other, subject.inputs), "the second compiled network")
 
 

@@ -54,6 +54,25 @@ def _got(text: str) -> str:
     return re.sub(r"got \S+ with ", "got a model with ", text)
 
 
+def table(found: Sequence[Doors]) -> str:
+    """The table as Markdown, with the faults below it; empty where nothing was tried."""
+    tried = [one for one in found if one.by_door]
+    if not tried:
+        return ""
+    lines = [
+        "| door | networks | ok | refused | at fault | nothing to try | largest error |",
+        "|---|--:|--:|--:|--:|--:|--:|",
+    ]
+    for door, row in counts(tried).items():
+        error, refused = worst(tried, door), ", ".join(f"{n} `{kind}`" for kind, n in kinds(tried, door).items())
+        cells = [door, sum(row.values()), row["ok"] or "-", refused or "-", sum(row[s] for s in FAULTS) or "-"]
+        cells += [row["left out"] or "-", "-" if error is None else f"{error:.1e}"]
+        lines.append("| " + " | ".join(map(str, cells)) + " |")
+    faults = [(name, door, outcome) for door, _, group in odd(tried, FAULTS) for name, outcome in group]
+    told = [f"- {name}, {door} ({outcome.status}): {outcome.text or outcome.kind}" for name, door, outcome in faults]
+    return "\n".join([*lines, *(["", "Faults:", "", *told] if told else [])])
+
+
 def text(found: Sequence[Doors]) -> str:
     """The table and what is odd, as plain text."""
     statuses = Counter(one.status for one in found)

@@ -137,7 +137,7 @@ def half_model(subject: Subject) -> Note:
 
 
 def _taken_or_refused(subject: Subject, given: tuple[object, ...], same: tuple[object, ...], what: str) -> str:
-    """given: the numbers of `same` in other dtypes. Raises Wrong for a wrong result, and errors that are neither typed nor torch's."""
+    """given: the numbers of `same` in other dtypes. Raises Wrong for a wrong result, and errors of no type of ours."""
     try:
         got = subject.call(subject.fast, given)
     except RtaccelError as error:
