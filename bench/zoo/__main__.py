@@ -12,8 +12,12 @@ from pathlib import Path
 
 from bench.peers.base import Peer
 from bench.zoo.alone import LIMIT_SECONDS, survey_all
+from bench.zoo.doors import summary as doors_summary
+from bench.zoo.doors.alone import go_all
+from bench.zoo.doors.through import DOORS
 from bench.zoo.entry import entries, select
 from bench.zoo.loaders import PEERS
+from bench.zoo.results import DOORS as DOORS_FILE
 from bench.zoo.results import GPU, ROOT, SURVEY, latency_file, newest_latency, read, write
 from bench.zoo.run import TIMING, run_all
 from bench.zoo.summary import missing_text, survey_text, surveys
@@ -29,8 +33,9 @@ def options(arguments: list[str]) -> argparse.Namespace:
     )
     parser.add_argument(
         "what",
-        choices=("survey", "run", "page", "gpu", "list"),
-        help="page writes docs/reference/zoo.md; gpu counts stages without a card, and without --out writes zoo-gpu.md",
+        choices=("survey", "run", "doors", "page", "gpu", "list"),
+        help="doors tries files, ONNX, W8A8 and odd inputs; page writes docs/reference/zoo.md; "
+        "gpu counts stages without a card, and without --out writes zoo-gpu.md",
     )
     parser.add_argument(
         "patterns", nargs="*", help="names, packages or domains; shell patterns. All where none is given"
@@ -42,6 +47,9 @@ def options(arguments: list[str]) -> argparse.Namespace:
     parser.add_argument("--out", type=Path, help="JSON file; under bench/results where not given")
     parser.add_argument("--scheme", choices=("float32", "w8a8"), default="float32", help="gpu: the scheme to count")
     parser.add_argument("--page", type=Path, help="gpu: the page to write, of what --out has")
+    parser.add_argument(
+        "--door", nargs="+", choices=list(DOORS), help="doors: these alone; what the file has of others is kept"
+    )
     parser.add_argument("--survey", type=Path, default=SURVEY, help="page: the survey to show")
     parser.add_argument("--latency", type=Path, help="page: the latencies to show; the newest where not given")
     parser.add_argument("--peers", nargs="+", choices=[p.name for p in PEERS], help="run: these runtimes alone")
@@ -60,7 +68,7 @@ def main(arguments: list[str]) -> None:
         from bench.zoo import page
 
         latency = asked.latency or newest_latency()
-        page.write(read(asked.survey), read(latency) if latency else {}, PAGE)
+        page.write(read(asked.survey), read(latency) if latency else {}, PAGE, read(DOORS_FILE))
         return
     chosen = select(asked.patterns, entries().values())
     if asked.what == "list":
@@ -80,13 +88,18 @@ def main(arguments: list[str]) -> None:
             page_of_gpu.write_text(gpu.page(record))
         return
     machine = environment()
-    path = asked.out or (SURVEY if asked.what == "survey" else latency_file(machine["cpu"], date.today()))
+    usual = {"survey": SURVEY, "doors": DOORS_FILE}.get(asked.what) or latency_file(machine["cpu"], date.today())
+    path = asked.out or usual
     record = read(path) | {"environment": machine, "command": command(arguments)}
     if asked.resume:
         chosen = [entry for entry in chosen if entry.name not in record.get("networks", {})]
     if asked.what == "survey":
         survey_all(chosen, record, lambda found: write(path, found), asked.limit)
         print(survey_text(surveys(record)), missing_text(surveys(record)), sep="\n\n")
+        return
+    if asked.what == "doors":
+        go_all(chosen, asked.door or list(DOORS), record, lambda found: write(path, found), asked.limit)
+        print(doors_summary.text(doors_summary.networks(record)))
         return
     timing = replace(TIMING, rounds=asked.rounds, core=asked.core, lock=asked.lock)
     run_all(chosen, peers(asked), timing, record, lambda found: write(path, found), asked.limit)

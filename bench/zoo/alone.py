@@ -26,7 +26,7 @@ def survey_alone(entry: Entry, limit: float = LIMIT_SECONDS, worker: str = "benc
     with tempfile.TemporaryDirectory() as folder:
         target = Path(folder) / "survey.json"
         command = [sys.executable, "-m", worker, entry.name, str(target)]
-        environment = {**os.environ, **ONE_THREAD, "PYTHONPATH": _path()}
+        environment = {**os.environ, **ONE_THREAD, "PYTHONPATH": python_path()}
         try:
             ended = subprocess.run(
                 command, env=environment, cwd=folder, timeout=limit, check=False, capture_output=True, text=True
@@ -39,7 +39,7 @@ def survey_alone(entry: Entry, limit: float = LIMIT_SECONDS, worker: str = "benc
         return replace(blank, reason=f"its process ended with status {ended.returncode}: {last}"[:400])
 
 
-def _path() -> str:
+def python_path() -> str:
     return os.pathsep.join([str(ROOT), *filter(None, [os.environ.get("PYTHONPATH")])])
 
 

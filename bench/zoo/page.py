@@ -9,6 +9,7 @@ from typing import Any
 from bench.peers.report import put_between, us
 from bench.peers.results import Row
 from bench.zoo import figures
+from bench.zoo.doors import summary as doors_summary
 from bench.zoo.figures import EAGER, ORT, OURS, OURS_INT8, Ratios, Rows, beside, ratios, row_of
 from bench.zoo.summary import CAPTURED, COUNTED, failures, heads, missing, share_native, surveys
 from bench.zoo.survey import Survey
@@ -22,12 +23,14 @@ SHOWN = 25
 """Missing operators in the table."""
 
 
-def write(survey: Mapping[str, Any], latency: Mapping[str, Any], page: Path) -> None:
+def write(
+    survey: Mapping[str, Any], latency: Mapping[str, Any], page: Path, doors: Mapping[str, Any] | None = None
+) -> None:
     """Raises ValueError where the page has no markers."""
     found = surveys(survey)
     rows = {name: [Row(**row) for row in stored] for name, stored in latency.get("networks", {}).items()}
     parts = [summary(found, rows), by_domain(found, rows), missing_table(found), failure_list(found)]
-    parts += [networks(found, rows), left_out(found), about(survey, latency)]
+    parts += [networks(found, rows), left_out(found), through_doors(doors or {}), about(survey, latency)]
     put_between(page, "\n\n".join(filter(None, parts)), BEGIN, END)
 
 
@@ -153,6 +156,12 @@ def left_out(found: Sequence[Survey]) -> str:
         if lines
         else ""
     )
+
+
+def through_doors(record: Mapping[str, Any]) -> str:
+    """What `python -m bench.zoo doors` found."""
+    table = doors_summary.table(doors_summary.networks(record))
+    return f"What `python -m bench.zoo doors` found, by door:\n\n{table}" if table else ""
 
 
 def about(survey: Mapping[str, Any], latency: Mapping[str, Any]) -> str:

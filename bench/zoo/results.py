@@ -1,4 +1,4 @@
-"""Where results lie: one JSON file for surveys, one for latencies per processor and date."""
+"""Where results lie: one JSON file for surveys, one for doors, one for latencies per processor and date."""
 
 from __future__ import annotations
 
@@ -12,6 +12,7 @@ from typing import Any
 ROOT = Path(__file__).parents[2]
 RESULTS = ROOT / "bench" / "results"
 SURVEY = RESULTS / "zoo-survey.json"
+DOORS = RESULTS / "zoo-doors.json"
 GPU = RESULTS / "zoo-gpu.json"
 
 Record = dict[str, Any]

@@ -208,18 +208,18 @@ def reference(model: nn.Module, inputs: Sequence[Any]) -> tuple[list[Tensor], st
         return leaves(model(*inputs)), "float32"
 
 
-def other_batch(inputs: Sequence[Any]) -> tuple[Any, ...] | None:
-    """The inputs OTHER_BATCH times with other values, or None where not all tensors have a first dimension of 1."""
+def other_batch(inputs: Sequence[Any], size: int = OTHER_BATCH) -> tuple[Any, ...] | None:
+    """The inputs `size` times with other values, or None where not all tensors have a first dimension of 1."""
     tensors = [leaf for leaf in pytree.tree_leaves(tuple(inputs)) if isinstance(leaf, Tensor)]
     if not tensors or any(t.dim() == 0 or t.shape[0] != 1 for t in tensors):
         return None
     draw = torch.Generator().manual_seed(5)
 
     def widened(tensor: Tensor) -> Tensor:
-        repeated = tensor.repeat_interleave(OTHER_BATCH, 0)
+        repeated = tensor.repeat_interleave(size, 0)
         if not tensor.is_floating_point():
             return repeated
-        return repeated * (0.5 + torch.rand(OTHER_BATCH, *[1] * (tensor.dim() - 1), generator=draw))
+        return repeated * (0.5 + torch.rand(size, *[1] * (tensor.dim() - 1), generator=draw))
 
     return tuple(pytree.tree_map_only(Tensor, widened, tuple(inputs)))
 

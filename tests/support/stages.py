@@ -85,6 +85,20 @@ class Elman(nn.Module):
         return self.relu(self.tanh(x)[0])[0][:, -1]
 
 
+class Masked(nn.Module):
+    """Attention with a mask of -inf, which is a tensor of its state that is not finite."""
+
+    mask: Tensor
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.keys, self.values = nn.Linear(6, 6), nn.Linear(6, 5)
+        self.register_buffer("mask", torch.full((4, 4), -torch.inf).triu(1))
+
+    def forward(self, x: Tensor) -> Tensor:
+        return torch.softmax(self.keys(x) @ x.transpose(1, 2) + self.mask, -1) @ self.values(x)
+
+
 def _sparse() -> nn.Module:
     """Its zeros are in the same places whatever the seed is: so many weights are in its state."""
     model, places = nn.Sequential(nn.Linear(96, 64), nn.ReLU(), nn.Linear(64, 48)), torch.Generator().manual_seed(1)
@@ -133,6 +147,7 @@ MODELS: dict[str, tuple[Callable[[], nn.Module], tuple[int, ...]]] = {
     "sparse": (_sparse, (96,)),
     "images": (_images, (3, 8, 8)),
     "encoder, norm last": (lambda: encoder(False), (4, 8)),
+    "masked": (Masked, (4, 6)),
     "lstm": (lambda: Recurrent("lstm", 6, 9, 2, True), (7, 6)),
     "gru": (lambda: Recurrent("gru", 6, 9, 1, True), (7, 6)),
     "gru, both ways": (lambda: nn.Sequential(nn.GRU(5, 4, batch_first=True, bidirectional=True)), (6, 5)),

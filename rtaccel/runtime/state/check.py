@@ -24,7 +24,7 @@ def check(own: Mapping[str, Tensor], given: Mapping[str, Any]) -> None:
             continue  # names that are unexpected are judged elsewhere
         _check_kind(name, buffer, value)
         leaf = name.rsplit(".", 1)[-1]
-        if value.is_floating_point() and not torch.isfinite(value.float()).all():  # float8 has no isfinite
+        if value.is_floating_point() and not _as_finite_as(buffer, value):
             raise FormatError("load_state_dict", f"{name} with a NaN or infinity", "finite numbers", "Save it again.")
         if leaf.endswith("group_scale"):
             require_scales("load_state_dict", name, value)
@@ -36,6 +36,16 @@ def check(own: Mapping[str, Tensor], given: Mapping[str, Any]) -> None:
             raise FormatError(
                 "load_state_dict", f"{name} holds -128", "int8 weights in -127..127", "Quantize it again."
             )
+
+
+def _as_finite_as(own: Tensor, given: Tensor) -> bool:
+    """Whether a NaN or infinity is only where the model has the same itself, such as in a mask of -inf."""
+    numbers = given.float()  # float8 has no isfinite
+    if torch.isfinite(numbers).all():
+        return True
+    known = own.float()
+    same = (numbers == known) | (numbers.isnan() & known.isnan())
+    return bool((torch.isfinite(numbers) | same.to(numbers.device)).all())
 
 
 def _check_kind(name: str, buffer: Tensor, value: Any) -> None:

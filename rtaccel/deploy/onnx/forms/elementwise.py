@@ -36,9 +36,23 @@ def expression(w: Writer, stage: Stage) -> None:
     if dims is not None:
         made = w.whole(made, dims) if narrow(stage, dims, places) else made
         made = w.as_value(made, y)
+    elif not _reads_samples(stage):
+        sizes = w.node(
+            "Concat", w.node("Shape", given["x"][0], end=1), w.constant(np.array(y.shape, np.int64), "shape"), axis=0
+        )
+        made = w.node("Expand", made, sizes)
     elif all(v.width != y.width for v in stage.inputs):
         made = w.node("Expand", made, w.constant(np.array([1] * (len(y.shape)) + [y.width], np.int64), "shape"))
     w.put(y, made)
+
+
+def _reads_samples(stage: Stage) -> bool:
+    """Whether the result depends on a computed value, and not on constants alone."""
+    found: list[bool] = []
+    for step in instructions(stage):
+        places = [o for o in step.operands if not isinstance(o, float)]
+        found.append(any(kind == "x" or (kind == "t" and found[at]) for kind, at in places))
+    return found[-1]
 
 
 def narrow(stage: Stage, dims: Sequence[int], places: Sequence[tuple[int, ...]]) -> bool:
@@ -66,5 +80,7 @@ def cast(w: Writer, stage: Stage) -> None:
 
 @form("position")
 def position(w: Writer, stage: Stage) -> None:
+    if stage.attrs.get("stream"):
+        w.refuse("keeps its past inside (a stream)")
     table = stage.tensors["table"]
     w.put(stage.outputs[0], w.node("Add", w.real(stage.inputs[0]), w.constant(table, f"{stage.name}.table")))

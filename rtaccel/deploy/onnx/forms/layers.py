@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from math import prod
 
 import numpy as np
@@ -13,6 +14,10 @@ from rtaccel.deploy.onnx.registry import form
 from rtaccel.deploy.onnx.writer import Writer, cpu
 from rtaccel.formats import int4
 from rtaccel.kernels._common.geometry import Geometry
+from rtaccel.kernels.sparse_linear.contract import dense_stage
+
+PLANNED = "is a form that a plan alone has"
+"""What several stages of a program became; a program has them apart."""
 
 TINY = 2.0**-100
 """Below it a row is zero (rtaccel.formats.int8)."""
@@ -89,11 +94,17 @@ def bias_of(w: Writer, stage: Stage) -> str | None:
     return w.node("DequantizeLinear", given, w.constant(scale, f"{stage.name}.bias_scale", shared=False), axis=0)
 
 
-@form("linear", "sparse_linear", "fused_linear")
+@form("sparse_linear")
+def sparse_linear(w: Writer, stage: Stage) -> None:
+    """With its zeros: standard operators have no sparse weights."""
+    linear(w, dense_stage(stage))
+
+
+@form("linear", "fused_linear")
 def linear(w: Writer, stage: Stage) -> None:
+    if stage.attrs.get("input_format", "none") != "none":
+        w.refuse(PLANNED)
     x, y = stage.inputs[0], stage.outputs[0]
-    if "weight" not in stage.tensors:
-        w.refuse("keeps its weights sparse")
     if x.dtype == "int8" and x.quant is None:
         w.put(y, activated(w, stage, _of_rows(w, stage)))
         return
@@ -129,6 +140,8 @@ def conv(w: Writer, stage: Stage) -> None:
     """Channels are last in a plan, and first here; whole numbers are turned before they become real ones."""
     if stage.attrs.get("stream"):
         w.refuse("keeps its past inside (a stream)")
+    if any(name in stage.attrs for name in ("x_planes", "y_planes", "x_scale")):
+        w.refuse(PLANNED)
     g = Geometry.of(stage)
     if g.out_rows is not None:
         w.refuse("is a convolution over three dimensions, or over images one below the other")
@@ -138,7 +151,7 @@ def conv(w: Writer, stage: Stage) -> None:
     real = x.dtype != "int8"
     given = w.real(x) if real else w.stored(x)
     if g.in_steps is not None:
-        given = _spread(w, given, x.quant.zero_point if x.quant else 0, g, channels, real)
+        given = _spread(w, given, x.quant.zero_point if x.quant else 0, g.in_steps, prod(g.in_size), channels, real)
     given = w.node("Transpose", w.shaped(given, 0, *g.in_size, channels), perm=[0, 3, 1, 2])
     if not real:
         assert x.quant is not None
@@ -162,7 +175,10 @@ def conv(w: Writer, stage: Stage) -> None:
         t = w.node("Slice", t, zero, size, w.constant(np.array([2, 3], np.int64), "axes"))
     others = stage.inputs[1:]
     if others:  # a residual, channels last
-        other = w.node("Transpose", w.shaped(w.real(others[0]), 0, *g.out_size, outputs), perm=[0, 3, 1, 2])
+        other = w.real(others[0])
+        if g.out_steps is not None:
+            other = _spread(w, other, 0, g.out_steps, prod(g.out_size), outputs, True)
+        other = w.node("Transpose", w.shaped(other, 0, *g.out_size, outputs), perm=[0, 3, 1, 2])
         t = w.node("Add", t, other)
     t = activated(w, stage, t)
     if y.dtype == "int8":
@@ -174,13 +190,11 @@ def conv(w: Writer, stage: Stage) -> None:
     w.put_stored(y, w.as_value(t, y))
 
 
-def _spread(w: Writer, x: str, zero: int, g: Geometry, channels: int, real: bool) -> str:
+def _spread(w: Writer, x: str, zero: int, held: Sequence[int], places: int, channels: int, real: bool) -> str:
     """Rows that a value holds at their places in the image; the others are not read, and zero."""
-    assert g.in_steps is not None
-    steps = len(g.in_steps)
-    index = np.full(prod(g.in_size), steps, np.int64)
-    index[list(g.in_steps)] = np.arange(steps)
-    rows = w.shaped(x, 0, steps, channels)
+    index = np.full(places, len(held), np.int64)
+    index[list(held)] = np.arange(len(held))
+    rows = w.shaped(x, 0, len(held), channels)
     pads = w.constant(np.array([0, 0, 0, 0, 1, 0], np.int64), "pads")
     fill = w.number(0.0) if real else w.constant(np.int8(zero), "zero_point")
     return w.node("Gather", w.node("Pad", rows, pads, fill), w.constant(index, "steps"), axis=1)

@@ -31,6 +31,9 @@ def recurrent(w: Writer, stage: Stage) -> None:
         w.node("Transpose", w.shaped(w.real(s), 0, g.layers * g.directions, g.hidden), perm=[1, 0, 2]) for s in states
     ]
     ends: list[list[str]] = [[] for _ in range(2 if kind == "lstm" else 1)]
+    sliced = (
+        bool(lengths) or g.directions == 2
+    )  # the state after all steps is the newest output of the first direction alone
     for layer in range(g.layers):
         suffixes = [f"_l{layer}" + ("_reverse" if d else "") for d in range(g.directions)]
         weights = [_stacked(w, [_gates(w, stage, f"weight_{p}{s}", kind) for s in suffixes]) for p in ("ih", "hh")]
@@ -50,10 +53,10 @@ def recurrent(w: Writer, stage: Stage) -> None:
         y, *last = made
         for found, end in zip(ends, last):
             found.append(end)
-        if layer + 1 < g.layers or not g.last_only or lengths:  # [T, D, M, H] -> [T, M, D * H]
+        if layer + 1 < g.layers or not g.last_only or sliced:  # [T, D, M, H] -> [T, M, D * H]
             given = w.shaped(w.node("Transpose", y, perm=[0, 2, 1, 3]), 0, 0, g.directions * g.hidden)
     if g.last_only:  # 0 where a sequence is over before
-        newest = _part(w, given, g.time - 1, 1) if lengths else ends[0][-1]
+        newest = _part(w, given, g.time - 1, 1) if sliced else ends[0][-1]
         out = w.shaped(newest, -1, g.directions * g.hidden)
     else:
         out = w.node("Transpose", given, perm=[1, 0, 2])

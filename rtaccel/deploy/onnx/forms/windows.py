@@ -19,6 +19,8 @@ _REDUCE = {"sum": "ReduceSum", "mean": "ReduceMean", "prod": "ReduceProd", "amax
 
 @form("pool")
 def pool(w: Writer, stage: Stage) -> None:
+    if stage.attrs.get("planes"):
+        w.refuse("is a form that a plan alone has")
     x, y = stage.inputs[0], stage.outputs[0]
     largest = stage.attrs["kind"] == "max"
     regular = _regular(stage)
