@@ -162,8 +162,7 @@ def _supports(op: str, name: str, problem: Problem) -> str | None:
     attrs = {"input_dtype": problem.in_dtypes[0]}
     if problem.weight_dtype is not None:
         attrs["weight_dtype"] = problem.weight_dtype
-    if "layout" in problem.attrs:
-        attrs["layout"] = problem.attrs["layout"]
+    attrs |= {name: problem.attrs[name] for name in ("layout", "ticks") if name in problem.attrs}
     return native.reject(op, name, attrs) or None
 
 

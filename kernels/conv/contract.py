@@ -35,7 +35,9 @@ gives NaN in a float32 y, and marks the sample where y is int8. Other samples ar
 Streaming (attr stream = 1): inputs (x [1, C], ring [R, C]), outputs (y [1, N], ring), kernel (1, k), R = (k - 1) *
 dilation + 1, static or float32. The column of call t lies in row t mod R of the ring, which is int8 (with the QParams of
 x) where the weights are, and starts as zeros in real numbers. `other` comes after the ring. y is what the last output
-of a causal convolution over all columns so far would be. The reference is the call with t = 0.
+of a causal convolution over all columns so far would be. The reference is the call with t = 0. With attr ticks = 1 each
+sample says its t, int64 [1] behind the ring, from 0 on: so it is in a graph, where no number changes from call to call.
+A column with a NaN or an infinity is q = 0 in an int8 ring.
 """
 
 from __future__ import annotations
@@ -58,7 +60,7 @@ from rtaccel.kernels._common.geometry import Geometry, as_rows
 from rtaccel.kernels.conv import planes, winograd
 from rtaccel.kernels.conv.cases import cases
 from rtaccel.kernels.conv.conversion import convert
-from rtaccel.kernels.conv.lowering import channels, has_other, input_quant, is_stream, lower
+from rtaccel.kernels.conv.lowering import channels, has_other, has_ticks, input_quant, is_stream, lower
 from rtaccel.kernels.conv.streaming import STREAMING
 from rtaccel.kernels.quantize import contract as quantize
 
@@ -92,10 +94,24 @@ def _window(stage: Stage, rows: Tensor, given: tuple[Tensor, ...]) -> tuple[Tens
     if not is_stream(stage):
         return rows, Geometry.of(stage).index("conv"), ()
     k, dilation = stage.attrs["kernel"][1], stage.attrs.get("dilation", (1, 1))[1]
-    ring = as_rows(given[0], rows.shape[2]).clone()
-    ring[:, 0] = rows[:, 0]
-    index = torch.tensor([[-(k - 1 - j) * dilation % ring.shape[1] for j in range(k)]])
-    return ring, index, (ring.reshape(given[0].shape),)
+    tick = given[1].reshape(-1) if has_ticks(stage) else torch.zeros(len(rows), dtype=torch.int64, device=rows.device)
+    ring = put_newest(as_rows(given[0], rows.shape[2]), rows, tick)
+    in_order = by_age(ring, tick)
+    index = torch.tensor([[ring.shape[1] - 1 - (k - 1 - j) * dilation for j in range(k)]])
+    return in_order, index, (ring.reshape(given[0].shape),)
+
+
+def put_newest(ring: Tensor, rows: Tensor, tick: Tensor) -> Tensor:
+    """A copy of a ring [M, R, C] with rows [M, 1, C] as the columns of calls tick [M]."""
+    made = ring.clone()
+    made[torch.arange(len(ring), device=ring.device), tick % ring.shape[1]] = rows[:, 0].to(ring.dtype)
+    return made
+
+
+def by_age(ring: Tensor, tick: Tensor) -> Tensor:
+    """The columns of a ring [M, R, C] after calls tick [M], the oldest first."""
+    samples, rows = torch.arange(len(ring), device=ring.device), torch.arange(ring.shape[1], device=ring.device)
+    return ring[samples[:, None], (tick[:, None] + 1 + rows) % ring.shape[1]]
 
 
 def epilogue(stage: Stage, low: Mapping[str, Any], t: Tensor, other: Tensor | None) -> Tensor:
@@ -172,7 +188,7 @@ def tolerance(stage: Stage, x: Tensor, *given: Tensor) -> Tolerance:
 
 def cost(problem: Problem) -> Cost:
     """Each input and output once, the weights once, two operations for each product that is not padding for certain."""
-    size = {"float32": 4, "int8": 1}
+    size = {"float32": 4, "int8": 1, "int64": 8}
     kernel, groups = problem.attrs["kernel"], int(problem.attrs.get("groups", 1))
     c, positions = problem.in_widths[0], problem.out_steps[0]
     if problem.attrs.get("x_planes"):
@@ -183,9 +199,12 @@ def cost(problem: Problem) -> Cost:
     if problem.attrs.get("y_planes"):
         n, positions = n * positions // prod(problem.attrs["out_size"]), prod(problem.attrs["out_size"])
     moved = (problem.weight_format or WeightFormat.FLOAT32).bytes_of(n * k) + 8 * n
+    in_steps, out_steps = list(problem.in_steps), list(problem.out_steps)
+    if problem.attrs.get("ticks"):  # of the ring what taps read, and the newest column
+        in_steps[1], out_steps[1] = kernel[1] - 1, 1
     for width, steps, dtype in (
-        *zip(problem.in_widths, problem.in_steps, problem.in_dtypes),
-        *zip(problem.out_widths, problem.out_steps, problem.out_dtypes),
+        *zip(problem.in_widths, in_steps, problem.in_dtypes),
+        *zip(problem.out_widths, out_steps, problem.out_dtypes),
     ):
         moved += problem.rows * width * steps * size[dtype]
     return Cost(bytes=moved, flops=2 * problem.rows * positions * n * k)

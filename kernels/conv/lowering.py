@@ -40,6 +40,7 @@ def lower(stage: Stage) -> Mapping[str, Any]:
         "stream": int(is_stream(stage)),
         "residual": int(has_other(stage)),
         "winograd": winograd.tile(stage),
+        **({"ticks": 1} if has_ticks(stage) else {}),
     }
     for name in ("in_size", "kernel", "stride", "padding", "dilation", "out_size"):
         low[f"{name}_y"], low[f"{name}_x"] = getattr(geometry, name)
@@ -80,8 +81,12 @@ def is_stream(stage: Stage) -> bool:
     return bool(stage.attrs.get("stream", 0))
 
 
+def has_ticks(stage: Stage) -> bool:
+    return is_stream(stage) and bool(stage.attrs.get("ticks", 0))
+
+
 def has_other(stage: Stage) -> bool:
-    return len(stage.inputs) > (2 if is_stream(stage) else 1)
+    return len(stage.inputs) > (2 + has_ticks(stage) if is_stream(stage) else 1)
 
 
 def channels(stage: Stage) -> int:
@@ -147,4 +152,6 @@ def _stream_geometry(stage: Stage) -> Geometry:
         or any(v.steps != rows for v in (stage.inputs[1], stage.outputs[1]))
     ):
         raise ShapeError("conv", "a stream without its ring", f"a ring of {rows} rows, in and out", "Add it.")
+    if has_ticks(stage) and [(v.dtype, v.steps, v.width) for v in stage.inputs[2:3]] != [("int64", 1, 1)]:
+        raise ShapeError("conv", "a stream without the number of its call", "int64 [1] behind the ring", "Add it.")
     return Geometry((1, rows), kernel, (1, 1), (0, 0), dilation, (1, 1))
