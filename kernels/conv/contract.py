@@ -32,6 +32,9 @@ is 1. The numbers q come from one of
 A sample of float32 x that holds a NaN or an infinity: static q is 0 throughout and the plan marks the sample; dynamic
 gives NaN in a float32 y, and marks the sample where y is int8. Other samples are not touched.
 
+Marks (attrs gives_mark, takes_mark = 1), which plans on a GPU make: a last output mark [1] is 1, or NaN where the sample of x
+holds a NaN or an infinity. A last input mark [1] is a factor of the multiplier: y is as it was, or NaN all over.
+
 Streaming (attr stream = 1): inputs (x [1, C], ring [R, C]), outputs (y [1, N], ring), kernel (1, k), R = (k - 1) *
 dilation + 1, static or float32. The column of call t lies in row t mod R of the ring, which is int8 (with the QParams of
 x) where the weights are, and starts as zeros in real numbers. `other` comes after the ring. y is what the last output
@@ -43,6 +46,7 @@ A column with a NaN or an infinity is q = 0 in an int8 ring.
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import replace
 from math import prod
 from typing import Any
 
@@ -57,9 +61,10 @@ from rtaccel.core.weight_format import WeightFormat
 from rtaccel.formats.int8 import inverse_scale, to_int8
 from rtaccel.kernels._common import activations
 from rtaccel.kernels._common.geometry import Geometry, as_rows
-from rtaccel.kernels.conv import planes, winograd
+from rtaccel.kernels.conv import lowering, planes, winograd
 from rtaccel.kernels.conv.cases import cases
 from rtaccel.kernels.conv.conversion import convert
+from rtaccel.kernels.conv.fusion import ConvFusion, give_mark, take_mark
 from rtaccel.kernels.conv.lowering import channels, has_other, has_ticks, input_quant, is_stream, lower
 from rtaccel.kernels.conv.streaming import STREAMING
 from rtaccel.kernels.quantize import contract as quantize
@@ -127,6 +132,8 @@ def epilogue(stage: Stage, low: Mapping[str, Any], t: Tensor, other: Tensor | No
 def reference(stage: Stage, x: Tensor, *given: Tensor) -> tuple[Tensor, ...]:
     if planes.used(stage):
         return planes.around(stage, reference, x, *given)
+    if lowering.takes_mark(stage) or lowering.gives_mark(stage):
+        return _marked(stage, x, *given)
     low = lower(stage)
     other = given[-1] if has_other(stage) else None
     if low["weight"].dtype == torch.float32:
@@ -138,6 +145,26 @@ def reference(stage: Stage, x: Tensor, *given: Tensor) -> tuple[Tensor, ...]:
     rows, index, ring = _window(stage, q, given)
     acc = sums(stage, rows.double() - low["x_zero_point"], low["weight"], index)
     return (epilogue(stage, low, _rescaled(low, acc, scale), other), *ring)
+
+
+def _marked(stage: Stage, x: Tensor, *given: Tensor) -> tuple[Tensor, ...]:
+    (y,) = reference(unmarked(stage), x, *(given[:-1] if lowering.takes_mark(stage) else given))
+    if lowering.takes_mark(stage):
+        return (torch.where(given[-1].isnan().view(-1, *(1 for _ in y.shape[1:])), torch.nan, y),)
+    finite = torch.isfinite(x).flatten(1).all(1, keepdim=True)
+    return y, torch.where(finite, 1.0, torch.nan)
+
+
+def unmarked(stage: Stage) -> Stage:
+    """The stage without a mark."""
+    attrs = {k: v for k, v in stage.attrs.items() if k not in ("takes_mark", "gives_mark")}
+    inputs, outputs = stage.inputs, stage.outputs
+    return replace(
+        stage,
+        inputs=inputs[:-1] if lowering.takes_mark(stage) else inputs,
+        outputs=outputs[:-1] if lowering.gives_mark(stage) else outputs,
+        attrs=attrs,
+    )
 
 
 def _rescaled(low: Mapping[str, Any], acc: Tensor, scale: Tensor | None) -> Tensor:
@@ -249,8 +276,9 @@ OPERATOR = register_operator(
         packed_bytes=packed_bytes,
         exact={"winograd": 0},
         weights=convert.WEIGHTS,
-        int8=Int8Flow(marks=static_inside),
+        int8=Int8Flow(marks=static_inside, give_mark=give_mark, take_mark=take_mark),
         folding=convert.FOLDING,
+        fusion=ConvFusion(),
         rows_needed=convert.ROWS,
         streaming=STREAMING,
         sparse=convert.ConvSparse(),

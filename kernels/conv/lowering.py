@@ -85,8 +85,16 @@ def has_ticks(stage: Stage) -> bool:
     return is_stream(stage) and bool(stage.attrs.get("ticks", 0))
 
 
+def takes_mark(stage: Stage) -> bool:
+    return bool(stage.attrs.get("takes_mark", 0))
+
+
+def gives_mark(stage: Stage) -> bool:
+    return bool(stage.attrs.get("gives_mark", 0))
+
+
 def has_other(stage: Stage) -> bool:
-    return len(stage.inputs) > (2 + has_ticks(stage) if is_stream(stage) else 1)
+    return len(stage.inputs) > (2 + has_ticks(stage) if is_stream(stage) else 1) + takes_mark(stage)
 
 
 def channels(stage: Stage) -> int:
@@ -126,8 +134,12 @@ def _checked(stage: Stage) -> tuple[Geometry, int]:
     if weight.dtype != torch.int8 and (x.dtype != "float32" or y.dtype != "float32"):
         raise UnsupportedProblem("conv", f"float32 weights, {x.dtype} to {y.dtype}", "float32 values", "Quantize both.")
     require(x.dtype != "int8" or x.quant is not None, "int8 x without a scale", "a static QParams")
+    marks = [*stage.inputs[-1:] * takes_mark(stage), *stage.outputs[-1:] * gives_mark(stage)]
+    require(all((v.dtype, v.shape) == ("float32", (1,)) for v in marks), f"marks {marks}", "float32 [1]")
+    require(not takes_mark(stage) or (x.dtype, y.dtype) == ("int8", "float32"), f"{x.dtype} to {y.dtype} by a mark", "int8 to float32")
+    require(not gives_mark(stage) or (x.dtype == "float32" and "x_scale" in stage.attrs), "a mark of x as it is", "float32 x, rounded")
     if has_other(stage):
-        other = stage.inputs[-1]
+        other = stage.inputs[-1 - takes_mark(stage)]
         require(
             (other.dtype, other.steps, other.width) == ("float32", y.steps, y.width),
             f"other {other.dtype}[{other.steps}, {other.width}]",

@@ -16,6 +16,8 @@ from rtaccel.kernels.conv import contract, lowering, planes
 
 
 def supports(problem: Problem) -> str | None:
+    if problem.attrs.get("takes_mark") or problem.attrs.get("gives_mark"):
+        return "marks no samples by itself; its plan does"
     if problem.weight_format in (WeightFormat.FLOAT32, WeightFormat.INT8):
         return None
     return f"has no form for {problem.weight_format} weights"

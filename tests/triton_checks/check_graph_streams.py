@@ -74,7 +74,19 @@ class Attention(nn.Module):
         return self.out(y.transpose(1, 2).flatten(2))
 
 
+class Running(nn.Module):
+    """Sums and extremes so far, and a recurrence with factors of its own."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.head = nn.Linear(12, 3)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.head(torch.cat([x.cumsum(1) * 0.1, x.cummax(1).values], 2))
+
+
 MODELS: dict[str, Any] = {
+    "running": Running,
     "convolutions": Convolutions,
     "gru": lambda: Recurrent(nn.GRU(6, 8, batch_first=True)),
     "lstm": lambda: Recurrent(nn.LSTM(6, 8, 2, batch_first=True)),
@@ -130,7 +142,7 @@ def one_past(live: rt.StreamModel, plain: rt.StreamModel, to_the_bit: bool) -> N
 
 
 IN_PLACE = {
-    "convolutions": (2, 2), "attention": (2, 2), "gru": (0, 1), "lstm": (1, 2), "rnn": (0, 1),
+    "convolutions": (2, 2), "running": (2, 2), "attention": (2, 2), "gru": (0, 1), "lstm": (1, 2), "rnn": (0, 1),
 }  # fmt: skip
 """Of a model's states, in float32 and W8A8: those that a stage writes where they lie. The other programs of what makes the rest
 still read them."""
