@@ -4,8 +4,8 @@ A program looks at up to PIECE numbers of a sample. Where a sample has more, its
 found a NaN or an infinity in its upper half too. The last one sees from the word whether any did. It writes the results, and
 sets the word back to 0: a CUDA graph must find it so in its next replay.
 
-Of streams the last one also counts for how many steps more results are NaN, and puts zeros for what is not finite in the states of
-a marked stream: else its own past would mark it anew.
+Of streams the last one also counts for how many steps more results are NaN, and puts zeros for what is not finite in the states
+of a marked stream: else its own past would mark it anew.
 
 How many values there are a plan knows, and PyTorch where they lie. So the kernel is made from text.
 """
@@ -77,7 +77,7 @@ def count_on(left_ptr, now, MEMORY: tl.constexpr):
 
 @dataclass(frozen=True)
 class Streamed:
-    """memory: for how many steps more a stream stays marked, -1 for ever. states: numbers of each float32 state that is settled."""
+    """memory: for how many steps more a stream stays marked, -1 for ever. states: numbers of each state that is settled."""
 
     memory: int
     states: tuple[int, ...]
@@ -115,9 +115,7 @@ def _looks(part: Part, first: int, sizes: Sequence[int], indent: str) -> list[st
 
 
 @cache
-def specialize(
-    sizes: tuple[int, ...], widths: tuple[int, ...], streamed: Streamed | None = None
-) -> Specialisation:
+def specialize(sizes: tuple[int, ...], widths: tuple[int, ...], streamed: Streamed | None = None) -> Specialisation:
     """For samples of values with so many numbers each, and results with so many."""
     parts = parts_of(sizes)
     every = sum(part.programs for part in parts)

@@ -136,8 +136,10 @@ def _checked(stage: Stage) -> tuple[Geometry, int]:
     require(x.dtype != "int8" or x.quant is not None, "int8 x without a scale", "a static QParams")
     marks = [*stage.inputs[-1:] * takes_mark(stage), *stage.outputs[-1:] * gives_mark(stage)]
     require(all((v.dtype, v.shape) == ("float32", (1,)) for v in marks), f"marks {marks}", "float32 [1]")
-    require(not takes_mark(stage) or (x.dtype, y.dtype) == ("int8", "float32"), f"{x.dtype} to {y.dtype} by a mark", "int8 to float32")
-    require(not gives_mark(stage) or (x.dtype == "float32" and "x_scale" in stage.attrs), "a mark of x as it is", "float32 x, rounded")
+    taken = not takes_mark(stage) or (x.dtype, y.dtype) == ("int8", "float32")
+    require(taken, f"{x.dtype} to {y.dtype} by a mark", "int8 to float32")
+    given = not gives_mark(stage) or (x.dtype == "float32" and "x_scale" in stage.attrs)
+    require(given, f"a mark of {x.dtype} x", "float32 x that the stage rounds")
     if has_other(stage):
         other = stage.inputs[-1 - takes_mark(stage)]
         require(

@@ -74,7 +74,8 @@ def _image(stage: Stage) -> Window:
 
 
 def _ring(stage: Stage, low: Mapping[str, Any], int8: bool) -> Window:
-    """The columns in the order of time, as an image of one window. Counts the calls, as a native plan does, where none are given."""
+    """The columns in the order of time, as an image of one window. Counts the calls itself, as a native plan does, where none
+    are given."""
     k, dilation = stage.attrs["kernel"][1], stage.attrs.get("dilation", (1, 1))[1]
     rows_of_ring = (k - 1) * dilation + 1
     geometry = Geometry((1, rows_of_ring), (1, k), (1, 1), (0, 0), (1, dilation), (1, 1))

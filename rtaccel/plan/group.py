@@ -80,7 +80,9 @@ class StagedPlan:
         if triton and self._checked and self._floats and not group.states:
             from rtaccel.kernels._general.triton_nan_values import values_propagator
 
-            propagate = values_propagator(self.checked_sizes, tuple(p.value.steps * p.value.width for p in self._floats))
+            propagate = values_propagator(
+                self.checked_sizes, tuple(p.value.steps * p.value.width for p in self._floats)
+            )
             self._propagate_nan = lambda checked, floats, env: propagate(checked, floats)
 
     def _fits(self, tensors: tuple[Tensor, ...], ports: tuple[GraphIO, ...]) -> bool:

@@ -15,7 +15,7 @@ from rtaccel.core.stage import Stage, Value
 
 def looked_at(stage: Stage) -> list[Value]:
     """float32 inputs of a stage that become int8 with a static scale. The fourth input of attention is a mask, which may hold
-    infinities; what stands behind x in a stage that hands on its NaN is added to y. Of one that gives a mark that is said by it."""
+    infinities; what stands behind x in a stage that hands on its NaN is added to y. None of one that gives a mark."""
     flow = operator(stage.op).int8
     if not flow.marks(stage) or stage.attrs.get("gives_mark"):
         return []

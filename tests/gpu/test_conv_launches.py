@@ -33,6 +33,7 @@ def test_convolutions_round_x_and_hand_on_its_nan(name: str) -> None:
 @pytest.mark.parametrize("streams", [2, 300])
 def test_a_step_of_a_stream(streams: int) -> None:
     """A launch for each convolution, that rounds x and writes its ring, and one for all marks."""
+
     class Causal(nn.Module):
         def __init__(self) -> None:
             super().__init__()
@@ -51,7 +52,10 @@ def test_a_step_of_a_stream(streams: int) -> None:
 
 def test_many_numbers_are_rounded_before() -> None:
     """A program that would round more numbers than a launch costs takes int8."""
-    wide, narrow = cases.Shape(256, 64, (1, 400), (1, 5), causal=True), cases.Shape(8, 64, (1, 400), (1, 5), causal=True)
+    wide, narrow = (
+        cases.Shape(256, 64, (1, 400), (1, 5), causal=True),
+        cases.Shape(8, 64, (1, 400), (1, 5), causal=True),
+    )
     for shape, rounds in ((wide, False), (narrow, True)):
         stage = cases.make_stage(shape, "static", "relu", out="int8")
         x = Value("float", shape.c, steps=400)
@@ -64,7 +68,8 @@ def test_many_numbers_are_rounded_before() -> None:
 
 def test_a_result_beside_keeps_the_launch() -> None:
     """What is computed of x in float32 has no mark, so the plan looks."""
-    first, last = (cases.make_stage(cases.Shape(4, 4, (1, 9), (1, 1)), s, out=o) for s, o in (("self", "int8"), ("static", "float32")))
+    shape = cases.Shape(4, 4, (1, 9), (1, 1))
+    first, last = cases.make_stage(shape, "self", out="int8"), cases.make_stage(shape, "static", out="float32")
     x, q, y = Value("x", 4, steps=9), Value("q", 4, "int8", last.inputs[0].quant, 9), Value("y", 4, steps=9)
     stages = [
         Stage("conv", "first", (x,), (q,), first.tensors, first.attrs),

@@ -1,11 +1,11 @@
 """Convolution along time, a step of many streams, in Triton: int8 and float32, dense and in groups, over a ring of past columns.
 
-    one group        a product of [streams, taps * channels] by [taps * channels, N], as in triton/window.py and triton/float32.py
-    several groups   one tap of one channel of each output's group at a time, as in triton/grouped.py
+    one group        a product of [streams, taps * channels] by [taps * channels, N], as in window.py and float32.py
+    several groups   one tap of one channel of each output's group at a time, as in grouped.py
 
-The ring lies in the device's memory, in int8 where the weights are. Each stream has the number of its call, so a column is written
-once, where it stays. The newest is read from x, and its row in the ring by nobody: all programs of a stream may run while the
-first writes it. float32 x becomes int8 on the way; a column that holds what int8 cannot counts as zeros, as on the CPU.
+The ring lies in the device's memory, in int8 where the weights are. Each stream has the number of its call, so a column is
+written once, where it stays. The newest is read from x, and its row in the ring by nobody: all programs of a stream may run while
+the first writes it. float32 x becomes int8 on the way; a column that holds what int8 cannot counts as zeros, as on the CPU.
 """
 
 from __future__ import annotations
@@ -43,7 +43,7 @@ from rtaccel.kernels.conv.triton.window_config import check_inputs
 
 
 class Ring(NamedTuple):
-    """What the kernel knows of its layer. ROWS: of a stream's ring, [ROWS, C]. QUANTIZES: float32 x becomes int8 in the kernel."""
+    """What the kernel knows of its layer. ROWS: of a stream's ring, [ROWS, C]. QUANTIZES: float32 x becomes int8 here."""
 
     C: int
     ROWS: int
@@ -55,7 +55,8 @@ class Ring(NamedTuple):
 
 @triton.jit
 def columns(x_ptr, ring_ptr, m, newest, finite, inside, age, c, x_inv_scale, x_zero_point, RING: tl.constexpr):
-    """Channels c of the columns of so many calls ago, as the ring has them, [m, c]; m, newest, finite [m, 1], age and c [1, c]."""
+    """Channels c of the columns of so many calls ago, as the ring has them, [m, c]. m, newest and finite are [m, 1], age and c
+    [1, c]."""
     row = newest - age
     row = tl.where(row < 0, row + RING.ROWS, row)
     old = tl.load(ring_ptr + (m * RING.ROWS + row) * RING.C + c, mask=inside & (age > 0), other=0)
@@ -95,7 +96,9 @@ def conv_stream_kernel(
             k = k0 + tl.arange(0, BLOCK_K)
             age = ((RING.TAPS - 1 - tl.minimum(k // EACH, RING.TAPS - 1)) * RING.DILATION)[None, :]
             inside = in_m & (k < K)[None, :]
-            x = columns(x_ptr, ring_ptr, m, newest, finite, inside, age, (k % EACH)[None, :], x_inv_scale, x_zero_point, RING)
+            x = columns(
+                x_ptr, ring_ptr, m, newest, finite, inside, age, (k % EACH)[None, :], x_inv_scale, x_zero_point, RING
+            )
             if INT8:
                 w_at = weight_ptr + n[:, None].to(tl.int64) * PADDED_K + k[None, :]
                 w = tl.load(w_at, mask=in_n[:, None] & (k < PADDED_K)[None, :], other=0)  # [BLOCK_N, BLOCK_K]
@@ -154,7 +157,11 @@ def tiling(problem: Problem, ring: Ring) -> Tiling:
     n, k = problem.out_widths[0], ring.TAPS * ring.C // ring.GROUPS
     if ring.GROUPS > 1:
         return Tiling(power_of_two(problem.rows, 1, 16), power_of_two(n, 32, 64), 1, num_warps=4)
-    return window.tiling(problem.rows, n, k) if problem.weight_format is WeightFormat.INT8 else ffma_tiling(problem.rows, n, k)
+    return (
+        window.tiling(problem.rows, n, k)
+        if problem.weight_format is WeightFormat.INT8
+        else ffma_tiling(problem.rows, n, k)
+    )
 
 
 def specialize(problem: Problem) -> Specialisation:
@@ -224,7 +231,9 @@ class Step:
         if samples:
             residual = {"residual_ptr": given[3]} if len(given) > 3 else {}
             grid = (triton.cdiv(samples, self._tile.block_m), triton.cdiv(self._n, self._tile.block_n))
-            self._launch(grid, x_ptr=x, ring_ptr=made, tick_ptr=tick, y_ptr=y, samples=samples, **residual, **self._fixed)
+            self._launch(
+                grid, x_ptr=x, ring_ptr=made, tick_ptr=tick, y_ptr=y, samples=samples, **residual, **self._fixed
+            )
         return y, made
 
 

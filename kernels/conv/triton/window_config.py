@@ -124,7 +124,8 @@ def specialize_window(name: str, kernel: Any, problem: Problem, tile: Tiling, **
         table_ptr=table, sample_scale_ptr=dynamic or takes, residual_ptr=residual, mark_ptr=gives,
     )  # fmt: skip
     x = "dynamic" if dynamic else problem.in_dtypes[0]
-    ends = f"{activation}{'_residual' if residual else ''}_{problem.out_dtypes[0]}{'_table' if table else ''}{'_takes' * takes}{'_gives' * gives}"
+    ends = f"{activation}{'_residual' if residual else ''}_{problem.out_dtypes[0]}{'_table' if table else ''}"
+    ends += "_takes" * takes + "_gives" * gives
     shape, size = "x".join(map(str, g.kernel)), "x".join(map(str, g.in_size))
     return Specialisation(
         name=f"{name}_M{tile.block_m}_{size}_C{window.C}_N{n}_{shape}_{x}_{ends}",

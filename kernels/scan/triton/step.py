@@ -1,7 +1,7 @@
 """A step of running sums, products and extremes in Triton: each line joins its new number to what it has, one thread a line.
 
-The state is whole numbers, as the contract has it: of float32 the bits of the join in float64, and whether there was a step. It may
-stay where it lies. Source is made for the strides of each stage.
+The state is whole numbers, as the contract has it: of float32 the bits of the join in float64, and whether there was a step. It
+may stay where it lies. Source is made for the strides of each stage.
 """
 
 from __future__ import annotations
@@ -40,7 +40,9 @@ def specialize(stage: Stage, rows: int) -> Specialisation:
     dims, (x_place, y_place), kind = tuple(stage.attrs["dims"]), stage.attrs["places"], stage.attrs["kind"]
     x, y, count = stage.inputs[0], stage.outputs[0], prod(dims[:-1])
     kept, is_float = len(dims) - 1, x.dtype == "float32"
-    found = {name: lines.place(dims, kept, tuple(place), "k", "o", name) for name, place in (("x", x_place), ("y", y_place))}
+    found = {
+        name: lines.place(dims, kept, tuple(place), "k", "o", name) for name, place in (("x", x_place), ("y", y_place))
+    }
     text = text_of([
         "def kernel(x_ptr, past_ptr, y_ptr, after_ptr, rows, LINES: tl.constexpr, BLOCK_R: tl.constexpr):",
         *lines.rows(count), *(line for part in found.values() for line in part[0]),

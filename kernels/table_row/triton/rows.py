@@ -1,5 +1,5 @@
-"""Table row in Triton: a tile of streams by columns. A program that has the first columns counts its streams on. Where it adds x, it
-is a step of `position`.
+"""Table row in Triton: a tile of streams by columns. A program that has the first columns counts its streams on. Where it adds
+x, it is a step of `position`.
 
 A step beyond the table raises before the launch, where nobody captures. In a replay its row is NaN, and memory outside is not
 read; the count goes on, so it stays outside until the stream is reset.
@@ -67,9 +67,7 @@ def prepare(stage: Stage, problem: Problem) -> Prepared:
     return lambda count: step(count)
 
 
-def counted(
-    op: str, table: Tensor, problem: Problem, adds: bool = False
-) -> Callable[..., tuple[Tensor, Tensor]]:
+def counted(op: str, table: Tensor, problem: Problem, adds: bool = False) -> Callable[..., tuple[Tensor, Tensor]]:
     """(count float32 [M, 1], and x float32 [M, C] where it is added) -> (rows of the table [M, C], count + 1); any M."""
     table = table.float().contiguous().to(problem.device)
     spec = specialize(table, problem.rows, adds)
@@ -77,8 +75,12 @@ def counted(
 
     def call(count: Tensor, *x: Tensor) -> tuple[Tensor, Tensor]:
         at, m = count.contiguous(), count.shape[0]
-        if any(tuple(given.shape) != (m, c) or given.dtype != torch.float32 or not given.is_contiguous() for given in x):
-            raise ShapeError(op, f"x {[tuple(given.shape) for given in x]}", f"contiguous float32 [{m}, {c}]", "Convert it.")
+        if any(
+            tuple(given.shape) != (m, c) or given.dtype != torch.float32 or not given.is_contiguous() for given in x
+        ):
+            raise ShapeError(
+                op, f"x {[tuple(given.shape) for given in x]}", f"contiguous float32 [{m}, {c}]", "Convert it."
+            )
         if can_look(at) and bool((bad := ~((at >= 0) & (at < t))).any()):
             raise FormatError(
                 op, f"a stream at step {at[bad][0].item():.0f}", f"a step of 0..{t - 1}",
@@ -87,7 +89,7 @@ def counted(
         y, after = torch.empty((m, c), device=at.device), torch.empty_like(at)
         if m:
             grid = (triton.cdiv(m, tile.block_m), triton.cdiv(c, tile.block_n))
-            own = {"x_ptr": given for given in x}
+            own = {"x_ptr": x[0]} if x else {}
             launch(grid, **own, count_ptr=at, table_ptr=table, y_ptr=y, after_ptr=after, rows=m)
         return y, after
 

@@ -4,8 +4,8 @@ A stage reads states and gives new ones, as it does other values. So a group wit
 before and after (`with_states`). What a stage makes of a state that nobody reads any more it writes where that lies. Else the
 graph copies it there at its end, as where a kernel reads all states of a layer and writes new ones.
 
-A ring of past columns lies by the number of the call, as on the CPU. Each stream counts its own calls, in the device's memory, for
-all of its rings: so a step writes one column of each, and some of the streams may go on alone.
+A ring of past columns lies by the number of the call, as on the CPU. Each stream counts its own calls, in the device's memory,
+for all of its rings: so a step writes one column of each, and some of the streams may go on alone.
 
 int8 has no number for a NaN. Where a stage rounds to it, the plan marks the stream (`marks.py`), and a count says for how many
 further steps its results are NaN: as long as the model could feel it, or for ever. That is what a stream on the CPU does.
@@ -32,7 +32,7 @@ from rtaccel.plan.group import StagedPlan, Subgraph
 from rtaccel.runtime.gpu.device import DeviceLayer
 from rtaccel.runtime.gpu.graph import GraphPlan
 from rtaccel.runtime.gpu.marks import Marks
-from rtaccel.runtime.state.native_past import loaded, row_bytes, saved
+from rtaccel.runtime.gpu.past.columns import from_bytes, size_of, to_bytes, turned
 
 if TYPE_CHECKING:
     from rtaccel.kernels._core.cpu import States
@@ -281,22 +281,20 @@ class GraphStream(GraphPlan):
 
     def _saved(self, streams: slice) -> bytes:
         with self._order:
-            ticks = None if self._ticks is None else self._ticks[streams].view(-1)
-            held = b"".join(
-                saved(_native(state[streams] if ticks is None or not ring else _turned(state[streams], -ticks)))
-                for state, ring in zip(self._states, self._rings)
-            )
+            ticks = None if self._ticks is None else self._ticks[streams]
+            each = zip(self._states, self._rings)
+            held = b"".join(to_bytes(state[streams], ticks if ring else None) for state, ring in each)
             left = self._left[streams].cpu().to(torch.int64)
         return held + left.numpy().tobytes()
 
     def _parted(self, state: bytes, streams: int, numbers: int) -> tuple[list[Tensor], Tensor]:
         """(each state, the whole numbers behind them)."""
-        sizes = [streams * _size(v) for v in self._values]
+        sizes = [streams * size_of(v) for v in self._values]
         if len(state) != sum(sizes) + 8 * numbers:
             raise ValueError(f"{sum(sizes) + 8 * numbers} bytes expected")
         held, at = [], 0
         for v, size in zip(self._values, sizes):
-            held.append(_native(loaded(state[at : at + size], v.steps, v.width, getattr(torch, v.dtype))))
+            held.append(from_bytes(state[at : at + size], v))
             at += size
         return held, torch.frombuffer(bytearray(state[at:]), dtype=torch.int64)
 
@@ -307,7 +305,7 @@ class GraphStream(GraphPlan):
             raise ValueError(f"a mark for {int(left[~allowed][0])} calls")
         with self._order:
             for state, given, ring in zip(self._states, held, self._rings):
-                given = _turned(given, -steps) if ring else given
+                given = turned(given, -steps) if ring else given
                 state[streams].copy_(given.view(state[streams].shape))
             self._left[streams].copy_(left)
             if self._ticks is not None:
@@ -320,23 +318,6 @@ class GraphStream(GraphPlan):
 
 def _random(t: Tensor) -> Tensor:
     return torch.randn_like(t) if t.is_floating_point() else torch.randint_like(t, -128, 128)
-
-
-def _native(state: Tensor) -> Tensor:
-    """A state in the form of a native plan, and the opposite: there int8 numbers are bytes from 0 on."""
-    return state ^ -128 if state.dtype == torch.int8 else state
-
-
-def _turned(ring: Tensor, by: Tensor) -> Tensor:
-    """Rings [streams, rows, width] with each row `by` [streams] rows further on, around the end."""
-    rows = ring.view(len(ring), -1, ring.shape[-1])
-    at = (torch.arange(rows.shape[1], device=ring.device) - by.to(ring.device)[:, None]) % rows.shape[1]
-    return rows.gather(1, at[:, :, None].expand(rows.shape)).view(ring.shape)
-
-
-def _size(value: Value) -> int:
-    """Bytes of one stream's."""
-    return row_bytes(value.width, getattr(torch, value.dtype)) * value.steps
 
 
 def graph_stream(

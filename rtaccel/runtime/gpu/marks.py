@@ -36,7 +36,9 @@ class Marks:
         """What the plan does in a step of streams with so much left of their marks, int32 [streams], which is written over."""
         return None if self._launch is None else partial(self._one_launch, left)
 
-    def _one_launch(self, left: Tensor, checked: Sequence[Tensor], floats: Sequence[Tensor], env: dict[str, Tensor]) -> None:
+    def _one_launch(
+        self, left: Tensor, checked: Sequence[Tensor], floats: Sequence[Tensor], env: dict[str, Tensor]
+    ) -> None:
         assert self._launch is not None
         self._launch(checked, floats, [env[v.name] for v in self._settled], left)
 

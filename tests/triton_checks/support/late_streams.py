@@ -1,5 +1,6 @@
-"""Streams whose results come late, of several rows a step, and with masks that are written out, in a graph by Triton's kernels: the
-random networks of the CPU's tests, beside the CPU."""
+"""Streams whose results come late, of several rows a step, and with masks that are written out, in a graph by Triton's kernels.
+
+They are the random networks of the CPU's tests, beside the CPU."""
 
 from __future__ import annotations
 
@@ -49,7 +50,8 @@ def beside(model: nn.Module, draw: Callable[[], Tensor], scheme: str, calibratio
             want, got = plain.step(x, streams=some), live.step(x.to(DEVICE), streams=some).cpu()
             assert got.shape == want.shape and torch.equal(got.isnan(), want.isnan()), t
             assert torch.equal(got.isinf(), want.isinf()), t
-            found.append(got.nan_to_num(0.0, 0.0, 0.0).flatten()), wanted.append(want.nan_to_num(0.0, 0.0, 0.0).flatten())
+            found.append(got.nan_to_num(0.0, 0.0, 0.0).flatten())
+            wanted.append(want.nan_to_num(0.0, 0.0, 0.0).flatten())
     got, want = torch.cat(found), torch.cat(wanted)
     apart, rms = (got - want).abs(), float(want.square().mean().sqrt())
     if scheme == "float32":
