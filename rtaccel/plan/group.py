@@ -144,11 +144,13 @@ class StagedPlan:
         assert propagate is not None
         checked = [env[v.name].contiguous() for v in self._checked]
         own = {t.untyped_storage().data_ptr() for t in inputs}
-        for port in self._floats:
+        given = [] if self.marking is None else [p.value.name for p in self._group.inputs]
+        floats = [p for p in self._floats if p.value.name not in given]
+        for port in floats:
             y = env[port.value.name]
             if y.untyped_storage().data_ptr() in own:
                 env[port.value.name] = y.clone()  # a view of the caller's own memory
-        propagate(checked, [env[p.value.name] for p in self._floats], env)
+        propagate(checked, [env[p.value.name] for p in floats], env)
 
     @property
     def checked_sizes(self) -> tuple[int, ...]:

@@ -41,12 +41,12 @@ def grouped_kernel(
     EACH: tl.constexpr = WINDOW.C // GROUPS
     m = tl.program_id(0).to(tl.int64) * BLOCK_M + tl.arange(0, BLOCK_M)
     n = tl.program_id(1) * BLOCK_N + tl.arange(0, BLOCK_N)
-    if mark_ptr is not None:  # programs behind those that compute
-        blocks = tl.cdiv(samples.to(tl.int64) * WINDOW.POSITIONS, BLOCK_M).to(tl.int32)
-        if tl.program_id(0) >= blocks:
-            if tl.program_id(1) == 0:
-                give_mark(x_ptr, mark_ptr, tl.program_id(0) - blocks, WINDOW.STEPS * WINDOW.C)
-            return
+    end = TAPS * EACH
+    if mark_ptr is not None:  # by programs behind those that compute
+        looks = tl.program_id(0) - tl.cdiv(samples.to(tl.int64) * WINDOW.POSITIONS, BLOCK_M)
+        if (looks >= 0) & (tl.program_id(1) == 0):
+            give_mark(x_ptr, mark_ptr, looks, WINDOW.STEPS * WINDOW.C)
+        end = tl.where(looks >= 0, 0, TAPS * EACH)
     in_n, in_m = n < N, m < samples.to(tl.int64) * WINDOW.POSITIONS
     sample, position = m // WINDOW.POSITIONS, (m % WINDOW.POSITIONS).to(tl.int32)
     top = position // WINDOW.OUT_WIDTH * WINDOW.STRIDE[0] - WINDOW.PADDING[0]
@@ -54,7 +54,7 @@ def grouped_kernel(
     channel = n // (N // GROUPS) * EACH
 
     acc = tl.zeros((BLOCK_M, BLOCK_N), tl.int32)
-    for k in range(TAPS * EACH):
+    for k in range(end):
         tap, c = k // EACH, k % EACH
         if table_ptr is not None:
             row = tl.load(table_ptr + position * TAPS + tap, mask=in_m, other=-1)  # [BLOCK_M]

@@ -49,12 +49,12 @@ def window_kernel(
     PADDED_K: tl.constexpr = (K + 15) // 16 * 16
     m = tl.program_id(0).to(tl.int64) * BLOCK_M + tl.arange(0, BLOCK_M)
     n = tl.program_id(1) * BLOCK_N + tl.arange(0, BLOCK_N)
-    if mark_ptr is not None:  # programs behind those that compute
-        blocks = tl.cdiv(samples.to(tl.int64) * WINDOW.POSITIONS, BLOCK_M).to(tl.int32)
-        if tl.program_id(0) >= blocks:
-            if tl.program_id(1) == 0:
-                give_mark(x_ptr, mark_ptr, tl.program_id(0) - blocks, WINDOW.STEPS * WINDOW.C)
-            return
+    end = K
+    if mark_ptr is not None:  # by programs behind those that compute
+        looks = tl.program_id(0) - tl.cdiv(samples.to(tl.int64) * WINDOW.POSITIONS, BLOCK_M)
+        if (looks >= 0) & (tl.program_id(1) == 0):
+            give_mark(x_ptr, mark_ptr, looks, WINDOW.STEPS * WINDOW.C)
+        end = tl.where(looks >= 0, 0, K)
     in_n, in_m = n < N, m < samples.to(tl.int64) * WINDOW.POSITIONS
     sample, position = m // WINDOW.POSITIONS, (m % WINDOW.POSITIONS).to(tl.int32)
     first_row = (sample * WINDOW.STEPS)[:, None]
@@ -62,7 +62,7 @@ def window_kernel(
     left = (position % WINDOW.OUT_WIDTH * WINDOW.STRIDE[1] - WINDOW.PADDING[1])[:, None]
 
     acc = tl.zeros((BLOCK_M, BLOCK_N), tl.int32)
-    for k0 in range(0, K, BLOCK_K):
+    for k0 in range(0, end, BLOCK_K):
         k = k0 + tl.arange(0, BLOCK_K)
         tap, c = k // C, k % C
         if table_ptr is not None:
