@@ -219,8 +219,9 @@ STREAMS = {
     "stream-narrow": Shape(36, 36, (1, 1), (1, 4), dilation=(1, 3), groups=9, stream=True),
     "stream-depthwise": Shape(37, 37, (1, 1), (1, 4), dilation=(1, 3), groups=37, stream=True),
 }
-STREAMS |= {name.replace("stream", "ticks"): replace(shape, ticks=True) for name, shape in STREAMS.items()}
-STREAMS["ticks-alone"] = Shape(5, 70, (1, 1), (1, 1), stream=True, ticks=True)
+TICKS = {name.replace("stream", "ticks"): replace(shape, ticks=True) for name, shape in STREAMS.items()}
+TICKS["ticks-alone"] = Shape(5, 70, (1, 1), (1, 1), stream=True, ticks=True)
+"""Streams that are told the number of their call."""
 
 
 def _case(label: str, samples: int, stage: Stage) -> Case:
@@ -323,7 +324,7 @@ def cases() -> Iterator[Case]:
             for name in ("causal", "depthwise"):
                 stage = make_stage(SHAPES[name], scheme, act, parameter, out)
                 yield _case(f"{name}-{scheme}-{act}-{out}", 2, stage)
-    for name, shape in STREAMS.items():
+    for name, shape in (STREAMS | TICKS).items():
         for scheme, act, out, residual in (
             ("float32", "relu", "float32", False), ("static", "relu", "int8", False), ("self", "gelu", "float32", True),
         ):  # fmt: skip

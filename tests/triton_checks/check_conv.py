@@ -79,7 +79,7 @@ def test_contract_case(case: Case, allocated: None) -> None:
 def test_a_ring_in_place(name: str) -> None:
     """Over more calls than it has rows, by streams that have made other numbers of them: one column is written, nothing else.
     A NaN counts as zeros, as the contract says."""
-    stage = cases.make_stage(cases.STREAMS[name], "self", "relu", out="int8")
+    stage = cases.make_stage(cases.TICKS[name], "self", "relu", out="int8")
     call = next(i for i in impls("triton", "conv") if i.supports(Problem.of(stage, 5, DEVICE)) is None).prepare(
         stage, Problem.of(stage, 5, DEVICE)
     )
