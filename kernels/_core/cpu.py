@@ -159,11 +159,12 @@ def _build(
 def _supports(op: str, name: str, problem: Problem) -> str | None:
     if problem.device != "cpu":
         return f"runs on the CPU, not on {problem.device}"
+    if problem.attrs.get("takes_mark") or problem.attrs.get("gives_mark"):
+        return "marks no samples by itself; its plan does"
     attrs = {"input_dtype": problem.in_dtypes[0]}
     if problem.weight_dtype is not None:
         attrs["weight_dtype"] = problem.weight_dtype
-    if "layout" in problem.attrs:
-        attrs["layout"] = problem.attrs["layout"]
+    attrs |= {name: problem.attrs[name] for name in ("layout", "ticks") if name in problem.attrs}
     return native.reject(op, name, attrs) or None
 
 

@@ -4,6 +4,9 @@ A program looks at up to PIECE numbers of a sample. Where a sample has more, its
 found a NaN or an infinity in its upper half too. The last one sees from the word whether any did. It writes the results, and
 sets the word back to 0: a CUDA graph must find it so in its next replay.
 
+Of streams the last one also counts for how many steps more results are NaN, and puts zeros for what is not finite in the states
+of a marked stream: else its own past would mark it anew.
+
 How many values there are a plan knows, and PyTorch where they lie. So the kernel is made from text.
 """
 
@@ -53,6 +56,33 @@ def spread_nan(y_ptr, N: tl.constexpr, BLOCK: tl.constexpr):
         tl.store(y_ptr + n0 + n, tl.full((BLOCK,), float("nan"), tl.float32), mask=n0 + n < N)
 
 
+@triton.jit
+def settle(state_ptr, N: tl.constexpr, BLOCK: tl.constexpr):
+    """Zeros in place of what is not finite."""
+    n = tl.arange(0, BLOCK)
+    for n0 in range(0, N, BLOCK):
+        state = tl.load(state_ptr + n0 + n, mask=n0 + n < N, other=0.0)
+        finite = (state.to(tl.int32, bitcast=True) & 0x7FFFFFFF) < INFINITY_BITS
+        tl.store(state_ptr + n0 + n, tl.zeros((BLOCK,), tl.float32), mask=(n0 + n < N) & (finite == 0))
+
+
+@triton.jit
+def count_on(left_ptr, now, MEMORY: tl.constexpr):
+    """Whether a stream is marked, and how long it stays so: from now on MEMORY steps more, or one less than before; -1 for ever.
+    An atomic, as each warp must have read the word before one writes it."""
+    left = tl.atomic_add(left_ptr, 0, sem="relaxed")
+    tl.store(left_ptr, tl.where(now, MEMORY, tl.where(left > 0, left - 1, left)))
+    return now | (left != 0)
+
+
+@dataclass(frozen=True)
+class Streamed:
+    """memory: for how many steps more a stream stays marked, -1 for ever. states: numbers of each state that is settled."""
+
+    memory: int
+    states: tuple[int, ...]
+
+
 def parts_of(sizes: Sequence[int]) -> list[Part]:
     """Of values with so many numbers each."""
     found = [Part((v,), -(-size // PIECE)) for v, size in enumerate(sizes) if size > PIECE]
@@ -85,16 +115,18 @@ def _looks(part: Part, first: int, sizes: Sequence[int], indent: str) -> list[st
 
 
 @cache
-def specialize(sizes: tuple[int, ...], widths: tuple[int, ...]) -> Specialisation:
+def specialize(sizes: tuple[int, ...], widths: tuple[int, ...], streamed: Streamed | None = None) -> Specialisation:
     """For samples of values with so many numbers each, and results with so many."""
     parts = parts_of(sizes)
     every = sum(part.programs for part in parts)
     assert every <= MAX_PIECES, sizes
     xs, ys = _pointers("x", len(sizes)), _pointers("y", len(widths))
     counted = ["count_ptr"] if every > 1 else []
-    lines = [f"def kernel({', '.join([*xs, *ys, *counted])}):", "    m = tl.program_id(0).to(tl.int64)"]
+    states = [] if streamed is None else _pointers("state", len(streamed.states))
+    counted += [] if streamed is None else ["left_ptr"]
+    lines = [f"def kernel({', '.join([*xs, *ys, *states, *counted])}):", "    m = tl.program_id(0).to(tl.int64)"]
     lines += ["    found = 0 * tl.program_id(0)"]
-    if not counted:
+    if every == 1:
         lines += [*_looks(parts[0], 0, sizes, "    "), "    bad = found > 0"]
     else:
         lines += ["    part = tl.program_id(1)"]
@@ -110,34 +142,54 @@ def specialize(sizes: tuple[int, ...], widths: tuple[int, ...]) -> Specialisatio
             "        tl.store(count_ptr + m, 0)",
             "    bad = last & ((word >> 16) > 0)",
         ]
+    if streamed is not None and every == 1:
+        lines += [f"    bad = count_on(left_ptr + m, bad, {streamed.memory})"]
+    elif streamed is not None:
+        lines += ["    if last:", f"        bad = count_on(left_ptr + m, bad, {streamed.memory})"]
     lines += ["    if bad:"]
+    sizes_of = zip(states, () if streamed is None else streamed.states)
+    lines += [f"        settle({state} + m * {n}, {n}, {power_of_two(n, 32, 4096)})" for state, n in sizes_of]
     lines += [f"        spread_nan({y} + m * {n}, {n}, {power_of_two(n, 32, 4096)})" for y, n in zip(ys, widths)]
     block = power_of_two(max(sizes), 32, PIECE)
+    name = "propagate_nan" if streamed is None else f"marks_{'forever' if streamed.memory < 0 else streamed.memory}"
     return specialisation_of(
-        f"propagate_nan_V{len(sizes)}_K{sum(sizes)}_N{sum(widths)}",
+        f"{name}_V{len(sizes)}_K{sum(sizes)}_N{sum(widths)}" + (f"_S{sum(streamed.states)}" if streamed else ""),
         "\n".join(lines) + "\n",
-        {**dict.fromkeys((*xs, *ys), "*fp32"), **dict.fromkeys(counted, "*i32")},
+        {**dict.fromkeys((*xs, *ys, *states), "*fp32"), **dict.fromkeys(counted, "*i32")},
         {},
         Tiling(1, 1, block, num_warps=power_of_two(block // 1024, 1, 8)),
         nonfinite,
         spread_nan,
+        settle,
+        count_on,
     )
 
 
-def values_propagator(
-    sizes: tuple[int, ...], widths: tuple[int, ...]
-) -> Callable[[Sequence[Tensor], Sequence[Tensor]], None]:
+def values_propagator(sizes: tuple[int, ...], widths: tuple[int, ...]) -> Callable[..., None]:
     """propagate(xs, ys), of float32 tensors [samples, ...]: a sample of every y becomes NaN where that of any x holds a NaN or an
     infinity. sizes, widths: numbers of a sample of each. Calls must follow each other on one stream."""
-    spec, parts = specialize(sizes, widths), sum(part.programs for part in parts_of(sizes))
+    return _propagator(sizes, widths, None)
+
+
+def stream_marker(sizes: tuple[int, ...], widths: tuple[int, ...], streamed: Streamed) -> Callable[..., None]:
+    """mark(xs, ys, states, left), the same of streams: y is NaN for `streamed.memory` steps more, too, as left int32 [streams]
+    counts. The states of a marked stream lose what is not finite."""
+    return _propagator(sizes, widths, streamed)
+
+
+def _propagator(sizes: tuple[int, ...], widths: tuple[int, ...], streamed: Streamed | None) -> Callable[..., None]:
+    spec, parts = specialize(sizes, widths, streamed), sum(part.programs for part in parts_of(sizes))
     launch = bind(spec)
     counts: list[Tensor] = []  # what was outgrown is kept: a captured graph may hold its address
 
-    def propagate(xs: Sequence[Tensor], ys: Sequence[Tensor]) -> None:
+    def propagate(
+        xs: Sequence[Tensor], ys: Sequence[Tensor], states: Sequence[Tensor] = (), left: Tensor | None = None
+    ) -> None:
         samples = xs[0].shape[0]
         if not samples:
             return
         given = dict(zip(_pointers("x", len(xs)), xs)) | dict(zip(_pointers("y", len(ys)), ys))
+        given |= dict(zip(_pointers("state", len(states)), states)) | ({} if left is None else {"left_ptr": left})
         if parts > 1:
             if not counts or counts[-1].numel() < samples or counts[-1].device != xs[0].device:
                 counts.append(torch.zeros(samples, dtype=torch.int32, device=xs[0].device))

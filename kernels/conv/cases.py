@@ -35,13 +35,15 @@ class Shape:
     causal: bool = False
     live: tuple[int, ...] = ()
     stream: bool = False
+    ticks: bool = False
     flat: bool = False
     rows: tuple[tuple[int, ...], tuple[int, ...]] | None = None  # of outputs and of taps, where no stride gives them
 
     @property
     def attrs(self) -> dict[str, Any]:
         if self.stream:
-            return {"kernel": self.kernel, "dilation": self.dilation, "groups": self.groups, "stream": 1}
+            found = {"kernel": self.kernel, "dilation": self.dilation, "groups": self.groups, "stream": 1}
+            return {**found, "ticks": 1} if self.ticks else found
         span = tuple((k - 1) * d for k, d in zip(self.kernel, self.dilation))
         padding = span if self.causal else self.padding
         both = padding if self.causal else tuple(2 * p for p in padding)
@@ -102,6 +104,7 @@ def make_stage(
                      **({} if scheme == "float32" else int8_x))  # fmt: skip
         inputs.append(ring)
         outputs.append(replace(ring, name="ring_out"))  # in a plan they are one value, a state
+        inputs += [Value("tick", 1, "int64")] * shape.ticks
     if residual:
         inputs.append(Value("other", shape.n, steps=positions))
     return Stage("conv", "case", tuple(inputs), tuple(outputs), tensors, attrs)
@@ -113,6 +116,8 @@ def make_inputs(stage: Stage, samples: int, seed: int) -> tuple[Tensor, ...]:
     def random(value: Value) -> Tensor:
         if value.dtype == "int8":
             return torch.randint(-128, 128, (samples, *value.shape), generator=g, dtype=torch.int8)
+        if value.dtype == "int64":  # of calls, beyond what int32 holds too
+            return torch.randint(0, 1 << 40, (samples, *value.shape), generator=g)
         return torch.randn(samples, *value.shape, generator=g) * 2
 
     return tuple(random(v) for v in stage.inputs)
@@ -214,6 +219,9 @@ STREAMS = {
     "stream-narrow": Shape(36, 36, (1, 1), (1, 4), dilation=(1, 3), groups=9, stream=True),
     "stream-depthwise": Shape(37, 37, (1, 1), (1, 4), dilation=(1, 3), groups=37, stream=True),
 }
+TICKS = {name.replace("stream", "ticks"): replace(shape, ticks=True) for name, shape in STREAMS.items()}
+TICKS["ticks-alone"] = Shape(5, 70, (1, 1), (1, 1), stream=True, ticks=True)
+"""Streams that are told the number of their call."""
 
 
 def _case(label: str, samples: int, stage: Stage) -> Case:
@@ -316,7 +324,7 @@ def cases() -> Iterator[Case]:
             for name in ("causal", "depthwise"):
                 stage = make_stage(SHAPES[name], scheme, act, parameter, out)
                 yield _case(f"{name}-{scheme}-{act}-{out}", 2, stage)
-    for name, shape in STREAMS.items():
+    for name, shape in (STREAMS | TICKS).items():
         for scheme, act, out, residual in (
             ("float32", "relu", "float32", False), ("static", "relu", "int8", False), ("self", "gelu", "float32", True),
         ):  # fmt: skip

@@ -32,15 +32,21 @@ is 1. The numbers q come from one of
 A sample of float32 x that holds a NaN or an infinity: static q is 0 throughout and the plan marks the sample; dynamic
 gives NaN in a float32 y, and marks the sample where y is int8. Other samples are not touched.
 
+Marks (attrs gives_mark, takes_mark = 1), which plans on a GPU make: a last output mark [1] is 1, or NaN where the sample of x
+holds a NaN or an infinity. A last input mark [1] is a factor of the multiplier: y is as it was, or NaN all over.
+
 Streaming (attr stream = 1): inputs (x [1, C], ring [R, C]), outputs (y [1, N], ring), kernel (1, k), R = (k - 1) *
 dilation + 1, static or float32. The column of call t lies in row t mod R of the ring, which is int8 (with the QParams of
 x) where the weights are, and starts as zeros in real numbers. `other` comes after the ring. y is what the last output
-of a causal convolution over all columns so far would be. The reference is the call with t = 0.
+of a causal convolution over all columns so far would be. The reference is the call with t = 0. With attr ticks = 1 each
+sample says its t, int64 [1] behind the ring, from 0 on: so it is in a graph, where no number changes from call to call.
+A column with a NaN or an infinity is q = 0 in an int8 ring.
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import replace
 from math import prod
 from typing import Any
 
@@ -55,10 +61,11 @@ from rtaccel.core.weight_format import WeightFormat
 from rtaccel.formats.int8 import inverse_scale, to_int8
 from rtaccel.kernels._common import activations
 from rtaccel.kernels._common.geometry import Geometry, as_rows
-from rtaccel.kernels.conv import planes, winograd
+from rtaccel.kernels.conv import lowering, planes, winograd
 from rtaccel.kernels.conv.cases import cases
 from rtaccel.kernels.conv.conversion import convert
-from rtaccel.kernels.conv.lowering import channels, has_other, input_quant, is_stream, lower
+from rtaccel.kernels.conv.fusion import ConvFusion, give_mark, take_mark
+from rtaccel.kernels.conv.lowering import channels, has_other, has_ticks, input_quant, is_stream, lower
 from rtaccel.kernels.conv.streaming import STREAMING
 from rtaccel.kernels.quantize import contract as quantize
 
@@ -92,10 +99,24 @@ def _window(stage: Stage, rows: Tensor, given: tuple[Tensor, ...]) -> tuple[Tens
     if not is_stream(stage):
         return rows, Geometry.of(stage).index("conv"), ()
     k, dilation = stage.attrs["kernel"][1], stage.attrs.get("dilation", (1, 1))[1]
-    ring = as_rows(given[0], rows.shape[2]).clone()
-    ring[:, 0] = rows[:, 0]
-    index = torch.tensor([[-(k - 1 - j) * dilation % ring.shape[1] for j in range(k)]])
-    return ring, index, (ring.reshape(given[0].shape),)
+    tick = given[1].reshape(-1) if has_ticks(stage) else torch.zeros(len(rows), dtype=torch.int64, device=rows.device)
+    ring = put_newest(as_rows(given[0], rows.shape[2]), rows, tick)
+    in_order = by_age(ring, tick)
+    index = torch.tensor([[ring.shape[1] - 1 - (k - 1 - j) * dilation for j in range(k)]])
+    return in_order, index, (ring.reshape(given[0].shape),)
+
+
+def put_newest(ring: Tensor, rows: Tensor, tick: Tensor) -> Tensor:
+    """A copy of a ring [M, R, C] with rows [M, 1, C] as the columns of calls tick [M]."""
+    made = ring.clone()
+    made[torch.arange(len(ring), device=ring.device), tick % ring.shape[1]] = rows[:, 0].to(ring.dtype)
+    return made
+
+
+def by_age(ring: Tensor, tick: Tensor) -> Tensor:
+    """The columns of a ring [M, R, C] after calls tick [M], the oldest first."""
+    samples, rows = torch.arange(len(ring), device=ring.device), torch.arange(ring.shape[1], device=ring.device)
+    return ring[samples[:, None], (tick[:, None] + 1 + rows) % ring.shape[1]]
 
 
 def epilogue(stage: Stage, low: Mapping[str, Any], t: Tensor, other: Tensor | None) -> Tensor:
@@ -111,6 +132,8 @@ def epilogue(stage: Stage, low: Mapping[str, Any], t: Tensor, other: Tensor | No
 def reference(stage: Stage, x: Tensor, *given: Tensor) -> tuple[Tensor, ...]:
     if planes.used(stage):
         return planes.around(stage, reference, x, *given)
+    if lowering.takes_mark(stage) or lowering.gives_mark(stage):
+        return _marked(stage, x, *given)
     low = lower(stage)
     other = given[-1] if has_other(stage) else None
     if low["weight"].dtype == torch.float32:
@@ -122,6 +145,26 @@ def reference(stage: Stage, x: Tensor, *given: Tensor) -> tuple[Tensor, ...]:
     rows, index, ring = _window(stage, q, given)
     acc = sums(stage, rows.double() - low["x_zero_point"], low["weight"], index)
     return (epilogue(stage, low, _rescaled(low, acc, scale), other), *ring)
+
+
+def _marked(stage: Stage, x: Tensor, *given: Tensor) -> tuple[Tensor, ...]:
+    (y,) = reference(unmarked(stage), x, *(given[:-1] if lowering.takes_mark(stage) else given))
+    if lowering.takes_mark(stage):
+        return (torch.where(given[-1].isnan().view(-1, *(1 for _ in y.shape[1:])), torch.nan, y),)
+    finite = torch.isfinite(x).flatten(1).all(1, keepdim=True)
+    return y, torch.where(finite, 1.0, torch.nan)
+
+
+def unmarked(stage: Stage) -> Stage:
+    """The stage without a mark."""
+    attrs = {k: v for k, v in stage.attrs.items() if k not in ("takes_mark", "gives_mark")}
+    inputs, outputs = stage.inputs, stage.outputs
+    return replace(
+        stage,
+        inputs=inputs[:-1] if lowering.takes_mark(stage) else inputs,
+        outputs=outputs[:-1] if lowering.gives_mark(stage) else outputs,
+        attrs=attrs,
+    )
 
 
 def _rescaled(low: Mapping[str, Any], acc: Tensor, scale: Tensor | None) -> Tensor:
@@ -172,7 +215,7 @@ def tolerance(stage: Stage, x: Tensor, *given: Tensor) -> Tolerance:
 
 def cost(problem: Problem) -> Cost:
     """Each input and output once, the weights once, two operations for each product that is not padding for certain."""
-    size = {"float32": 4, "int8": 1}
+    size = {"float32": 4, "int8": 1, "int64": 8}
     kernel, groups = problem.attrs["kernel"], int(problem.attrs.get("groups", 1))
     c, positions = problem.in_widths[0], problem.out_steps[0]
     if problem.attrs.get("x_planes"):
@@ -183,9 +226,12 @@ def cost(problem: Problem) -> Cost:
     if problem.attrs.get("y_planes"):
         n, positions = n * positions // prod(problem.attrs["out_size"]), prod(problem.attrs["out_size"])
     moved = (problem.weight_format or WeightFormat.FLOAT32).bytes_of(n * k) + 8 * n
+    in_steps, out_steps = list(problem.in_steps), list(problem.out_steps)
+    if problem.attrs.get("ticks"):  # of the ring what taps read, and the newest column
+        in_steps[1], out_steps[1] = kernel[1] - 1, 1
     for width, steps, dtype in (
-        *zip(problem.in_widths, problem.in_steps, problem.in_dtypes),
-        *zip(problem.out_widths, problem.out_steps, problem.out_dtypes),
+        *zip(problem.in_widths, in_steps, problem.in_dtypes),
+        *zip(problem.out_widths, out_steps, problem.out_dtypes),
     ):
         moved += problem.rows * width * steps * size[dtype]
     return Cost(bytes=moved, flops=2 * problem.rows * positions * n * k)
@@ -230,8 +276,9 @@ OPERATOR = register_operator(
         packed_bytes=packed_bytes,
         exact={"winograd": 0},
         weights=convert.WEIGHTS,
-        int8=Int8Flow(marks=static_inside),
+        int8=Int8Flow(marks=static_inside, give_mark=give_mark, take_mark=take_mark),
         folding=convert.FOLDING,
+        fusion=ConvFusion(),
         rows_needed=convert.ROWS,
         streaming=STREAMING,
         sparse=convert.ConvSparse(),

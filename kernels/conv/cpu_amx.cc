@@ -313,6 +313,7 @@ bool suits_tiles(const StageSpec& spec) {
 }
 
 const char* reject(const Attrs& attrs) {
+  if (attrs.has("ticks")) return "counts the calls of a stream itself";
   return attrs.text_is("weight_dtype", "int8") ? nullptr : "takes int8 weights";
 }
 

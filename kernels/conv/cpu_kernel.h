@@ -15,6 +15,7 @@
 namespace rta {
 
 static const char* conv_reject(const Attrs& attrs) {
+  if (attrs.has("ticks")) return "counts the calls of a stream itself";
   if (attrs.text_is("weight_dtype", "float32") || attrs.text_is("weight_dtype", "int8")) return nullptr;
   return "takes float32 and int8 weights";
 }

@@ -40,6 +40,7 @@ def lower(stage: Stage) -> Mapping[str, Any]:
         "stream": int(is_stream(stage)),
         "residual": int(has_other(stage)),
         "winograd": winograd.tile(stage),
+        **({"ticks": 1} if has_ticks(stage) else {}),
     }
     for name in ("in_size", "kernel", "stride", "padding", "dilation", "out_size"):
         low[f"{name}_y"], low[f"{name}_x"] = getattr(geometry, name)
@@ -80,8 +81,20 @@ def is_stream(stage: Stage) -> bool:
     return bool(stage.attrs.get("stream", 0))
 
 
+def has_ticks(stage: Stage) -> bool:
+    return is_stream(stage) and bool(stage.attrs.get("ticks", 0))
+
+
+def takes_mark(stage: Stage) -> bool:
+    return bool(stage.attrs.get("takes_mark", 0))
+
+
+def gives_mark(stage: Stage) -> bool:
+    return bool(stage.attrs.get("gives_mark", 0))
+
+
 def has_other(stage: Stage) -> bool:
-    return len(stage.inputs) > (2 if is_stream(stage) else 1)
+    return len(stage.inputs) > (2 + has_ticks(stage) if is_stream(stage) else 1) + takes_mark(stage)
 
 
 def channels(stage: Stage) -> int:
@@ -121,8 +134,14 @@ def _checked(stage: Stage) -> tuple[Geometry, int]:
     if weight.dtype != torch.int8 and (x.dtype != "float32" or y.dtype != "float32"):
         raise UnsupportedProblem("conv", f"float32 weights, {x.dtype} to {y.dtype}", "float32 values", "Quantize both.")
     require(x.dtype != "int8" or x.quant is not None, "int8 x without a scale", "a static QParams")
+    marks = [*stage.inputs[-1:] * takes_mark(stage), *stage.outputs[-1:] * gives_mark(stage)]
+    require(all((v.dtype, v.shape) == ("float32", (1,)) for v in marks), f"marks {marks}", "float32 [1]")
+    taken = not takes_mark(stage) or (x.dtype, y.dtype) == ("int8", "float32")
+    require(taken, f"{x.dtype} to {y.dtype} by a mark", "int8 to float32")
+    given = not gives_mark(stage) or (x.dtype == "float32" and "x_scale" in stage.attrs)
+    require(given, f"a mark of {x.dtype} x", "float32 x that the stage rounds")
     if has_other(stage):
-        other = stage.inputs[-1]
+        other = stage.inputs[-1 - takes_mark(stage)]
         require(
             (other.dtype, other.steps, other.width) == ("float32", y.steps, y.width),
             f"other {other.dtype}[{other.steps}, {other.width}]",
@@ -147,4 +166,6 @@ def _stream_geometry(stage: Stage) -> Geometry:
         or any(v.steps != rows for v in (stage.inputs[1], stage.outputs[1]))
     ):
         raise ShapeError("conv", "a stream without its ring", f"a ring of {rows} rows, in and out", "Add it.")
+    if has_ticks(stage) and [(v.dtype, v.steps, v.width) for v in stage.inputs[2:3]] != [("int64", 1, 1)]:
+        raise ShapeError("conv", "a stream without the number of its call", "int64 [1] behind the ring", "Add it.")
     return Geometry((1, rows), kernel, (1, 1), (0, 0), dilation, (1, 1))

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -15,6 +16,8 @@ from rtaccel.kernels.conv import contract, lowering, planes
 
 
 def supports(problem: Problem) -> str | None:
+    if problem.attrs.get("takes_mark") or problem.attrs.get("gives_mark"):
+        return "marks no samples by itself; its plan does"
     if problem.weight_format in (WeightFormat.FLOAT32, WeightFormat.INT8):
         return None
     return f"has no form for {problem.weight_format} weights"
@@ -27,7 +30,7 @@ def prepare(stage: Stage, problem: Problem) -> Prepared:
     low = lowering.lower(stage)
     int8 = low["weight"].dtype == torch.int8
     weight = low["weight"].double() if int8 else low["weight"]
-    window = _ring(stage, int8) if lowering.is_stream(stage) else _image(stage)
+    window = _ring(stage, low, int8) if lowering.is_stream(stage) else _image(stage)
     width = lowering.channels(stage)
 
     def call(x: Tensor, *given: Tensor) -> tuple[Tensor, ...]:
@@ -70,25 +73,26 @@ def _image(stage: Stage) -> Window:
     return window
 
 
-def _ring(stage: Stage, int8: bool) -> Window:
-    """The columns in the order of time, as an image of one window. Counts the calls, as a native plan does."""
+def _ring(stage: Stage, low: Mapping[str, Any], int8: bool) -> Window:
+    """The columns in the order of time, as an image of one window. Counts the calls itself, as a native plan does, where none
+    are given."""
     k, dilation = stage.attrs["kernel"][1], stage.attrs.get("dilation", (1, 1))[1]
     rows_of_ring = (k - 1) * dilation + 1
     geometry = Geometry((1, rows_of_ring), (1, k), (1, 1), (0, 0), (1, dilation), (1, 1))
-    tick = 0
+    ticks, calls = low.get("ticks", 0), 0
 
     def window(
         rows: Tensor, given: tuple[Tensor, ...]
     ) -> tuple[Callable[[Tensor], Tensor], Geometry, tuple[Tensor, ...]]:
-        nonlocal tick
-        ring = as_rows(given[0], rows.shape[2]).clone()
-        ring[:, tick % rows_of_ring] = rows[:, 0].to(ring.dtype)
-        tick += 1
-        newest_last = torch.roll(ring, -(tick % rows_of_ring), 1)
-        zero = lowering.lower(stage)["x_zero_point"] if int8 else 0
+        nonlocal calls
+        own = torch.full((len(rows),), calls, dtype=torch.int64, device=rows.device)
+        tick = given[1].reshape(-1) if ticks else own
+        calls += 1
+        ring = contract.put_newest(as_rows(given[0], rows.shape[2]), rows, tick)
+        newest_last = contract.by_age(ring, tick)
 
         def image(_: Tensor) -> Tensor:
-            pixels = newest_last.double() - zero if int8 else newest_last
+            pixels = newest_last.double() - low["x_zero_point"] if int8 else newest_last
             return pixels.transpose(1, 2)[:, :, None]
 
         return image, geometry, (ring.reshape(given[0].shape),)

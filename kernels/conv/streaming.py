@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from dataclasses import replace
 
 from rtaccel.core.row_traits import Streaming, StreamWalk, TimeSpan, later, longest, not_streamable
+from rtaccel.core.stage import Stage, Value
 from rtaccel.core.step_windows import step_windows
 from rtaccel.core.traits import Node
 
@@ -24,7 +25,7 @@ def _step(node: Node, spans: Sequence[TimeSpan], walk: StreamWalk) -> TimeSpan:
     if span.shift > 0 and (a["padding"][1] or span.lead):
         node.reads[0] = walk.since(node, node.reads[0], span.shift)
     rows, rest = divmod(span.inner or width, width)
-    by_window = not rest and (rows > 1 or walk.in_order)
+    by_window = not rest and rows > 1
     own = _over_newest(node, span, rows, walk) if by_window else _with_ring(node, span, walk)
     spans = [own, *(replace(s, receptive_field=later(s, own.shift - s.shift)) for s in spans[1:])]
     for i, other in enumerate(spans[1:], len(node.reads) - len(spans) + 1):
@@ -73,4 +74,9 @@ def _over_newest(node: Node, span: TimeSpan, rows: int, walk: StreamWalk) -> Tim
     return windows.span(span, rows, out, walk.width(node.writes[0]))
 
 
-STREAMING = Streaming(_step, keeps_input=True, any_layout=True, edges=True)
+def _by_tick(stage: Stage, tick: Value) -> Stage:
+    inputs = (*stage.inputs[:2], tick, *stage.inputs[2:])
+    return replace(stage, inputs=inputs, attrs={**stage.attrs, "ticks": 1}) if stage.attrs.get("stream") else stage
+
+
+STREAMING = Streaming(_step, keeps_input=True, any_layout=True, edges=True, by_tick=_by_tick)

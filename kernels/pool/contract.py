@@ -253,7 +253,7 @@ OPERATOR = register_operator(
         by_row=False,
         packed_bytes=packed_bytes,
         make_stage=make_stage,
-        int8=Int8Flow(writes=True, marks=static_inside),
+        int8=Int8Flow(writes=True, marks=static_inside, keeps_nan=True),
         planes=PoolPlanes(),
         streaming=STREAMING,
     )

@@ -18,7 +18,7 @@ from torch import Tensor
 from rtaccel.core.errors import ShapeError
 from rtaccel.core.registry import Case, Cost, Operator, Tolerance, register_operator
 from rtaccel.core.stage import Problem, Stage, Value
-from rtaccel.core.stage_traits import ByElements
+from rtaccel.core.stage_traits import ByElements, Int8Flow
 from rtaccel.core.traits import Role
 from rtaccel.kernels._common.geometry import as_rows
 from rtaccel.kernels.rearrange import convert
@@ -151,6 +151,7 @@ OPERATOR = register_operator(
         lower=lower,
         by_row=False,
         role=Role.GATHER,
+        int8=Int8Flow(keeps_nan=True),
         planes=CopyPlanes(),
         rows_needed=convert.ROWS,
         streaming=convert.STREAMING,

@@ -15,6 +15,8 @@ from rtaccel.core.traits import Node
 if TYPE_CHECKING:
     from torch import Tensor
 
+    from rtaccel.core.stage import Stage, Value
+
 
 class Narrowing(Protocol):
     """Values that lose the rows nobody reads. Rows are numbered as they were before."""
@@ -96,11 +98,9 @@ def later(span: TimeSpan, steps: int) -> int:
 
 
 class StreamWalk(Protocol):
-    """The graph of a window while it becomes one of a single step. length: steps of the window. in_order: states are values as
-    others are, whose rows lie in the order of time; else a kernel may keep them in a ring of its own."""
+    """The graph of a window while it becomes one of a single step. length: steps of the window."""
 
     length: int
-    in_order: bool
 
     def newest(self, span: TimeSpan) -> int:
         """The row of the newest step."""
@@ -158,7 +158,8 @@ class Streaming:
         `not_streamable` where it cannot.
     keeps_input: its state holds past rows of the first input, in int8 where that is int8. any_layout: whether it takes values
         whose rows are not time steps. edges: whether it takes values with a lead or a rest. by_element: whether rows mean nothing
-        to it where it has no tensors: it meets its inputs element by element.
+        to it where it has no tensors: it meets its inputs element by element. by_tick: of a stage whose state, its second input
+        and output, is a ring in which a row follows from the number of the call, the stage that is told it: (stage, int64 [1]).
     """
 
     step: Callable[[Node, Sequence[TimeSpan], StreamWalk], TimeSpan | SameRows]
@@ -166,6 +167,7 @@ class Streaming:
     any_layout: bool = False
     edges: bool = False
     by_element: bool = False
+    by_tick: Callable[[Stage, Value], Stage] | None = None
 
 
 def not_streamable(what: str) -> UnsupportedProblem:

@@ -42,6 +42,11 @@ class Int8Flow:
     hands_on: whether all of a row of the first output is NaN where that row of the first input, float32 as well, holds a NaN or
         an infinity: the plan then need not mark it.
     hands_on_sample: the same of all of a sample: one NaN or infinity in the first input, and all of the first output is NaN.
+    give_mark: of a stage that rounds its float32 first input to static int8: the same with a mark of each sample, float32 [1], as
+        a last output: 1, or NaN where that input holds a NaN or an infinity. None where it cannot.
+    take_mark: the stage with such a mark as a last input, by which all of its float32 first output becomes NaN, or stays to the
+        bit. None where it cannot.
+    keeps_nan: whether a sample of nothing but NaN in the first input is one in the first output, float32 both.
     rounds_last: whether an int8 first output has the bits of the float32 one, rounded in a stage behind.
     state_observer: (name of the layer, whether its states come with every call) -> what finds the range of an int8 state.
     """
@@ -52,6 +57,9 @@ class Int8Flow:
     marks: Callable[[Stage], bool] = any_is_static
     hands_on: Callable[[Stage], bool] = never
     hands_on_sample: Callable[[Stage], bool] = never
+    give_mark: Callable[[Stage, Value], Stage | None] = lambda stage, mark: None
+    take_mark: Callable[[Stage, Value], Stage | None] = lambda stage, mark: None
+    keeps_nan: bool = False
     rounds_last: Callable[[Stage], bool] = never
     state_observer: Callable[[str, bool], StateObserver] | None = None
 

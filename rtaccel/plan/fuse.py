@@ -5,6 +5,7 @@ quantize (static) -> a layer                     the layer quantizes its input i
 a layer -> a sum with another value              the layer adds the other value where it writes its result
 quantize (static) -> layer -> layer ...          one stage, where a kernel takes the whole chain
 a stage -> int8 -> a layer                       float32 between them, where that saves a launch (keep_float.py)
+a layer -> int8 ... -> a layer                   a mark of each sample beside int8, in place of a launch (carry_marks.py)
 
 Which of them an operator does, its `fusion` says (rtaccel.core.stage_traits); only where the
 value between is read by nothing else. The CPU's plan is one call whatever its stages are, and is left alone.
@@ -18,6 +19,7 @@ from collections.abc import Sequence
 from rtaccel.core.registry import impls, operator
 from rtaccel.core.stage import Problem, Stage, Value
 from rtaccel.core.traits import Role
+from rtaccel.plan.carry_marks import with_marks
 from rtaccel.plan.keep_float import launches, with_floats
 
 
@@ -25,10 +27,12 @@ def fuse(stages: Sequence[Stage], outputs: Sequence[Value], rows: int, whole: bo
     """The same computation in fewer stages, for batches of about `rows`. outputs: values that must stay, as they are read
     outside. whole: chains of any size become one stage, for a caller who says himself what does not fit."""
     fused = _fused(stages, outputs, rows, whole)
-    floats = None if whole else with_floats(stages, outputs, rows)
-    if floats is None:
+    if whole:
         return fused
-    return min(fused, _fused(floats, outputs, rows, whole), key=lambda found: launches(found, outputs, rows))
+    floats = with_floats(stages, outputs, rows)
+    every = [fused] if floats is None else [fused, _fused(floats, outputs, rows, whole)]
+    marked = (tuple(with_marks(found, outputs)) for found in every)
+    return min(marked, key=lambda found: launches(found, outputs, rows))
 
 
 def _fused(stages: Sequence[Stage], outputs: Sequence[Value], rows: int, whole: bool) -> tuple[Stage, ...]:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any, Protocol
 
@@ -45,11 +45,16 @@ class Executable(Protocol):
     def run(self, inputs: Any, outputs: Any, /) -> bool: ...
 
 
+Marking = Callable[[Sequence[Tensor], Sequence[Tensor], Mapping[str, Tensor]], None]
+"""(values that are looked at, float32 results to be written over, all values by name)."""
+
+
 class StagedPlan:
     """Runs prepared stages one after another: for backends whose kernels are launched from Python.
 
     placed: values that are written over another, by name: into memory that nobody reads any more.
-    kept: tensors that calls change beside their results, of prepared stages that say so by an attribute of this name."""
+    kept: tensors that calls change beside their results, of prepared stages that say so by an attribute of this name.
+    marking: what is done of samples that int8 cannot hold, in place of what the plan does; None for that."""
 
     packed_bytes = 0
     scratch_bytes = 0
@@ -69,15 +74,16 @@ class StagedPlan:
         self.marks, self.triton = bool(self._checked), triton
         self._group, self._batch, self._device = group, batch, device
         self.placed: dict[str, str] = {}
+        self.marking: Marking | None = None
         self._order: Order = StreamOrder() if device == "cuda" else NO_ORDER
-        self._propagate_nan: Callable[[Sequence[Tensor], Sequence[Tensor]], None] | None = None
-        if triton and self._checked and self._floats:
+        self._propagate_nan: Marking | None = None
+        if triton and self._checked and self._floats and not group.states:
             from rtaccel.kernels._general.triton_nan_values import values_propagator
 
-            sizes, widths = (
-                tuple(v.steps * v.width for v in vs) for vs in (self._checked, [p.value for p in self._floats])
+            propagate = values_propagator(
+                self.checked_sizes, tuple(p.value.steps * p.value.width for p in self._floats)
             )
-            self._propagate_nan = values_propagator(sizes, widths)
+            self._propagate_nan = lambda checked, floats, env: propagate(checked, floats)
 
     def _fits(self, tensors: tuple[Tensor, ...], ports: tuple[GraphIO, ...]) -> bool:
         if len(tensors) != len(ports):
@@ -116,7 +122,7 @@ class StagedPlan:
                 given = [env[v.name].reshape(-1, v.width) if by_row else env[v.name] for v in sources]
                 for value, result in zip(targets, self._made(call, targets, by_row, given, env)):
                     env[value.name] = result.reshape(samples, *value.shape)
-            if self._propagate_nan is not None:
+            if self._propagate_nan is not None or self.marking is not None:
                 self._hand_on(env, inputs)
             else:
                 for value in self._checked:
@@ -134,14 +140,22 @@ class StagedPlan:
 
     def _hand_on(self, env: dict[str, Tensor], inputs: tuple[Tensor, ...]) -> None:
         """Makes the float results NaN where a checked value is not finite, in one launch."""
-        assert self._propagate_nan is not None
+        propagate = self._propagate_nan if self.marking is None else self.marking
+        assert propagate is not None
         checked = [env[v.name].contiguous() for v in self._checked]
         own = {t.untyped_storage().data_ptr() for t in inputs}
-        for port in self._floats:
+        given = [] if self.marking is None else [p.value.name for p in self._group.inputs]
+        floats = [p for p in self._floats if p.value.name not in given]
+        for port in floats:
             y = env[port.value.name]
             if y.untyped_storage().data_ptr() in own:
                 env[port.value.name] = y.clone()  # a view of the caller's own memory
-        self._propagate_nan(checked, [env[p.value.name] for p in self._floats])
+        propagate(checked, [env[p.value.name] for p in floats], env)
+
+    @property
+    def checked_sizes(self) -> tuple[int, ...]:
+        """Numbers of a sample of each value that is looked at."""
+        return tuple(v.steps * v.width for v in self._checked)
 
     call_flat = call
 

@@ -15,9 +15,9 @@ from rtaccel.core.stage import Stage, Value
 
 def looked_at(stage: Stage) -> list[Value]:
     """float32 inputs of a stage that become int8 with a static scale. The fourth input of attention is a mask, which may hold
-    infinities; what stands behind x in a stage that hands on its NaN is added to y."""
+    infinities; what stands behind x in a stage that hands on its NaN is added to y. None of one that gives a mark."""
     flow = operator(stage.op).int8
-    if not flow.marks(stage):
+    if not flow.marks(stage) or stage.attrs.get("gives_mark"):
         return []
     inputs = stage.inputs[:1] if flow.hands_on(stage) else stage.inputs[:3]
     return [v for v in inputs if v.dtype == "float32"]

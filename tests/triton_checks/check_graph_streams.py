@@ -19,6 +19,11 @@ from rtaccel.kernels._core.cpu import States
 from rtaccel.plan.group import StagedPlan, Subgraph, plan_group
 from rtaccel.runtime.gpu.graph_stream import GraphStream, graph_stream
 from tests.support.fake_device import FakeDevice, streams_in_graphs
+from tests.triton_checks.support.late_streams import (  # noqa: F401
+    test_masks_that_are_written_out,
+    test_results_that_come_late,
+    test_several_rows_a_step,
+)
 from tests.triton_checks.support.stateful_graphs import (  # noqa: F401
     test_a_count_and_a_truth_value,
     test_a_policy,
@@ -69,7 +74,19 @@ class Attention(nn.Module):
         return self.out(y.transpose(1, 2).flatten(2))
 
 
+class Running(nn.Module):
+    """Sums and extremes so far, and a recurrence with factors of its own."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.head = nn.Linear(12, 3)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.head(torch.cat([x.cumsum(1) * 0.1, x.cummax(1).values], 2))
+
+
 MODELS: dict[str, Any] = {
+    "running": Running,
     "convolutions": Convolutions,
     "gru": lambda: Recurrent(nn.GRU(6, 8, batch_first=True)),
     "lstm": lambda: Recurrent(nn.LSTM(6, 8, 2, batch_first=True)),
@@ -108,10 +125,24 @@ def test_steps_are_those_of_the_cpu(name: str, scheme: str) -> None:
                 else torch.equal(got, want)
             )
             assert near, (t, (got - want).abs().max())
+        one_past(live, plain, scheme == "w8a8" and name == "convolutions")
+
+
+def one_past(live: rt.StreamModel, plain: rt.StreamModel, to_the_bit: bool) -> None:
+    """What a graph keeps, and what the CPU keeps behind the same steps, are the same bytes where both count calls anew; and the
+    CPU goes on from those of the graph."""
+    own, of_cpu = live._plan().save_state(), plain._plan().save_state()
+    live._plan().load_state(of_cpu)
+    if to_the_bit:
+        assert live._plan().save_state() == own
+    plain._plan().load_state(own)
+    x = torch.randn(live.streams, 6)
+    want, got = plain.step(x), live.step(x.to(DEVICE)).cpu()
+    torch.testing.assert_close(got, want, rtol=0, atol=0 if to_the_bit else 1e-5, equal_nan=True)
 
 
 IN_PLACE = {
-    "convolutions": (2, 2), "attention": (2, 2), "gru": (0, 1), "lstm": (1, 2), "rnn": (0, 1),
+    "convolutions": (2, 2), "running": (2, 2), "attention": (2, 2), "gru": (0, 1), "lstm": (1, 2), "rnn": (0, 1),
 }  # fmt: skip
 """Of a model's states, in float32 and W8A8: those that a stage writes where they lie. The other programs of what makes the rest
 still read them."""
@@ -129,7 +160,7 @@ def test_states_that_are_written_in_place(name: str, scheme: str) -> None:
         plan = live._plan()
         assert len(plan._in_place) == count
         at = [state.data_ptr() for state in plan._states]
-        after = plan._advanced(plan._inputs, plan._states, plan._left)[1]
+        after = plan._advanced(plan._inputs, plan._states, plan._left, plan._ticks)[1]
         assert sum(new.data_ptr() == place for new, place in zip(after, at)) == count
 
 

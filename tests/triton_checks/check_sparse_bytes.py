@@ -31,6 +31,7 @@ from rtaccel.kernels.sparse_linear.triton.permute import pick_bytes
 from rtaccel.kernels.sparse_linear.triton.rows import stored_block
 from rtaccel.plan import sparse_gpu
 from rtaccel.plan.sparse_gpu import FEW_ROWS
+from tests.support.networks.conv_chains import CHAINS
 from tests.triton_checks.support.sparse_stages import DEVICE, fresh_seed, nan_filled, taking  # noqa: F401
 
 require("triton")
@@ -241,6 +242,7 @@ class Recurrent(nn.Module):
         (Tokens(), (2, 6, 24)), (Recurrent(nn.LSTM(9, 12, batch_first=True), nn.Linear(12, 3)), (3, 4, 9)),
         (Recurrent(nn.GRU(9, 12), nn.Linear(12, 3)), (3, 4, 9)), (nn.RNN(9, 12), (4, 3, 9)),
         (Recurrent(nn.GRU(9, 8, 2, batch_first=True, bidirectional=True), nn.GELU(), nn.Linear(16, 3)), (2, 3, 9)),
+        *((net(), shape) for net, shape, _ in CHAINS.values()),
     ],
 )  # fmt: skip
 def test_a_plan_has_the_nan_of_the_cpu(model: nn.Module, shape: tuple[int, ...]) -> None:

@@ -20,14 +20,20 @@ from rtaccel.kernels._gpu.triton_device import to_int8
 from rtaccel.kernels._gpu.triton_epilogue import Epilogue
 from rtaccel.kernels._gpu.triton_spec import FUSED, Specialisation, Tiling, power_of_two
 from rtaccel.kernels.conv import cases
-from rtaccel.kernels.conv.triton.window_config import launcher, specialize_window, unsupported, window_epilogue
+from rtaccel.kernels.conv.triton.window_config import (
+    give_mark,
+    launcher,
+    specialize_window,
+    unsupported,
+    window_epilogue,
+)
 
 
 @triton.jit(do_not_specialize=["samples", "x_zero_point", "y_zero_point"])
 def grouped_kernel(
     x_ptr, weight_ptr, table_ptr, sample_scale_ptr,
     y_ptr, multiplier_ptr, offset_ptr, compensation_ptr, residual_ptr, parameter, y_inv_scale, y_zero_point,
-    samples, x_inv_scale, x_zero_point,
+    samples, x_inv_scale, x_zero_point, mark_ptr,
     N: tl.constexpr, ACTIVATION: tl.constexpr, INT8_OUT: tl.constexpr, ASM: tl.constexpr, WINDOW: tl.constexpr,
     GROUPS: tl.constexpr, BLOCK_M: tl.constexpr, BLOCK_N: tl.constexpr,
 ):  # fmt: skip
@@ -35,6 +41,12 @@ def grouped_kernel(
     EACH: tl.constexpr = WINDOW.C // GROUPS
     m = tl.program_id(0).to(tl.int64) * BLOCK_M + tl.arange(0, BLOCK_M)
     n = tl.program_id(1) * BLOCK_N + tl.arange(0, BLOCK_N)
+    end = TAPS * EACH
+    if mark_ptr is not None:  # by programs behind those that compute
+        looks = tl.program_id(0) - tl.cdiv(samples.to(tl.int64) * WINDOW.POSITIONS, BLOCK_M)
+        if (looks >= 0) & (tl.program_id(1) == 0):
+            give_mark(x_ptr, mark_ptr, looks, WINDOW.STEPS * WINDOW.C)
+        end = tl.where(looks >= 0, 0, TAPS * EACH)
     in_n, in_m = n < N, m < samples.to(tl.int64) * WINDOW.POSITIONS
     sample, position = m // WINDOW.POSITIONS, (m % WINDOW.POSITIONS).to(tl.int32)
     top = position // WINDOW.OUT_WIDTH * WINDOW.STRIDE[0] - WINDOW.PADDING[0]
@@ -42,7 +54,7 @@ def grouped_kernel(
     channel = n // (N // GROUPS) * EACH
 
     acc = tl.zeros((BLOCK_M, BLOCK_N), tl.int32)
-    for k in range(TAPS * EACH):
+    for k in range(end):
         tap, c = k // EACH, k % EACH
         if table_ptr is not None:
             row = tl.load(table_ptr + position * TAPS + tap, mask=in_m, other=-1)  # [BLOCK_M]

@@ -18,13 +18,14 @@ import triton.language as tl
 from torch import Tensor
 
 from rtaccel.core.registry import Impl, Prepared, register_impl
-from rtaccel.core.stage import Problem, Stage
+from rtaccel.core.stage import Problem, Stage, Value
 from rtaccel.kernels._gpu.triton_device import to_int8
 from rtaccel.kernels._gpu.triton_epilogue import Epilogue
 from rtaccel.kernels._gpu.triton_spec import FUSED, INT8_MMA, WIDE_LOAD, Specialisation, Tiling, power_of_two
-from rtaccel.kernels.conv import cases
+from rtaccel.kernels.conv import cases, fusion
 from rtaccel.kernels.conv.triton.window_config import (
     geometry_of,
+    give_mark,
     launcher,
     specialize_window,
     steps_and_channels,
@@ -38,7 +39,7 @@ from rtaccel.kernels.linear.triton.w8a8 import pad_rows
 def window_kernel(
     x_ptr, weight_ptr, table_ptr, sample_scale_ptr,
     y_ptr, multiplier_ptr, offset_ptr, compensation_ptr, residual_ptr, parameter, y_inv_scale, y_zero_point,
-    samples, x_inv_scale, x_zero_point,
+    samples, x_inv_scale, x_zero_point, mark_ptr,
     N: tl.constexpr, ACTIVATION: tl.constexpr, INT8_OUT: tl.constexpr, ASM: tl.constexpr, WINDOW: tl.constexpr,
     BLOCK_M: tl.constexpr, BLOCK_N: tl.constexpr, BLOCK_K: tl.constexpr,
 ):  # fmt: skip
@@ -48,6 +49,12 @@ def window_kernel(
     PADDED_K: tl.constexpr = (K + 15) // 16 * 16
     m = tl.program_id(0).to(tl.int64) * BLOCK_M + tl.arange(0, BLOCK_M)
     n = tl.program_id(1) * BLOCK_N + tl.arange(0, BLOCK_N)
+    end = K
+    if mark_ptr is not None:  # by programs behind those that compute
+        looks = tl.program_id(0) - tl.cdiv(samples.to(tl.int64) * WINDOW.POSITIONS, BLOCK_M)
+        if (looks >= 0) & (tl.program_id(1) == 0):
+            give_mark(x_ptr, mark_ptr, looks, WINDOW.STEPS * WINDOW.C)
+        end = tl.where(looks >= 0, 0, K)
     in_n, in_m = n < N, m < samples.to(tl.int64) * WINDOW.POSITIONS
     sample, position = m // WINDOW.POSITIONS, (m % WINDOW.POSITIONS).to(tl.int32)
     first_row = (sample * WINDOW.STEPS)[:, None]
@@ -55,7 +62,7 @@ def window_kernel(
     left = (position % WINDOW.OUT_WIDTH * WINDOW.STRIDE[1] - WINDOW.PADDING[1])[:, None]
 
     acc = tl.zeros((BLOCK_M, BLOCK_N), tl.int32)
-    for k0 in range(0, K, BLOCK_K):
+    for k0 in range(0, end, BLOCK_K):
         k = k0 + tl.arange(0, BLOCK_K)
         tap, c = k // C, k % C
         if table_ptr is not None:
@@ -129,6 +136,11 @@ def specializations() -> Iterator[Specialisation]:
     ):
         stage = cases.make_stage(shape, scheme, "relu", out=out, residual=residual)
         yield specialize(Problem.of(stage, 1, "cuda")).with_requirements(*requires, forbids=(FUSED,))
+    gives = fusion.give_mark(cases.make_stage(few, "self", "relu", out="int8"), Value("mark", 1))
+    takes = fusion.take_mark(cases.make_stage(causal, "static", "relu"), Value("mark", 1))
+    for marked in (gives, takes):
+        assert marked is not None
+        yield specialize(Problem.of(marked, 1, "cuda")).with_requirements(INT8_MMA, forbids=(FUSED,))
 
 
 register_impl(Impl("conv", "triton_window", "triton", 10, supports, prepare))

@@ -42,6 +42,19 @@ class Window(NamedTuple):
 
 
 @triton.jit
+def give_mark(x_ptr, mark_ptr, sample, N: tl.constexpr):
+    """1 as the mark of a sample of N numbers, or NaN where one of them is a NaN or an infinity."""
+    BLOCK: tl.constexpr = 1024
+    n = tl.arange(0, BLOCK)
+    zeros = tl.zeros((BLOCK,), tl.float32)
+    first = sample.to(tl.int64) * N
+    for n0 in range(0, N, BLOCK):
+        zeros += 0.0 * tl.load(x_ptr + first + n0 + n, mask=n0 + n < N, other=0.0)
+    mark = tl.where(tl.sum(zeros, 0) == 0.0, 1.0, float("nan"))
+    tl.store(mark_ptr + sample, mark)
+
+
+@triton.jit
 def window_epilogue(acc, m, in_m, n, sample, sample_scale_ptr, end):
     """Stores outputs n of positions m from their sums, acc [m, n]. sample [m]: of each position, for the scale of its x, where
     there is one."""
@@ -97,7 +110,8 @@ def specialize_window(name: str, kernel: Any, problem: Problem, tile: Tiling, **
     """own: further constants of the kernel."""
     g, attrs, n = geometry_of(problem), problem.attrs, problem.out_widths[0]
     table, dynamic = by_table(g), is_dynamic(problem)
-    residual, int8_out = len(problem.in_widths) > 1, problem.out_dtypes[0] == "int8"
+    takes, gives = bool(attrs.get("takes_mark")), bool(attrs.get("gives_mark"))
+    residual, int8_out = len(problem.in_widths) > 1 + takes, problem.out_dtypes[0] == "int8"
     activation = str(attrs.get("activation", "none"))
     window = window_of(problem)
     signature, absent = leave_out(
@@ -105,12 +119,13 @@ def specialize_window(name: str, kernel: Any, problem: Problem, tile: Tiling, **
             "x_ptr": "*i8" if problem.in_dtypes[0] == "int8" or dynamic else "*fp32", "weight_ptr": "*i8",
             "table_ptr": "*i32", "sample_scale_ptr": "*fp32",
             **epilogue_types(int8_out, "compensation_ptr", "residual_ptr"), "samples": "i32", "x_inv_scale": "fp32",
-            "x_zero_point": "i32",
+            "x_zero_point": "i32", "mark_ptr": "*fp32",
         },
-        table_ptr=table, sample_scale_ptr=dynamic, residual_ptr=residual,
+        table_ptr=table, sample_scale_ptr=dynamic or takes, residual_ptr=residual, mark_ptr=gives,
     )  # fmt: skip
     x = "dynamic" if dynamic else problem.in_dtypes[0]
     ends = f"{activation}{'_residual' if residual else ''}_{problem.out_dtypes[0]}{'_table' if table else ''}"
+    ends += "_takes" * takes + "_gives" * gives
     shape, size = "x".join(map(str, g.kernel)), "x".join(map(str, g.in_size))
     return Specialisation(
         name=f"{name}_M{tile.block_m}_{size}_C{window.C}_N{n}_{shape}_{x}_{ends}",
@@ -150,22 +165,30 @@ def launcher(stage: Stage, problem: Problem, spec: Specialisation, pack: Callabl
     dtype = getattr(torch, stage.outputs[0].dtype)
     quantize = quantizer(problem) if is_dynamic(problem) else None
 
-    def call(*inputs: Tensor) -> tuple[Tensor]:
+    takes, gives = lowering.takes_mark(stage), lowering.gives_mark(stage)
+
+    def call(*inputs: Tensor) -> tuple[Tensor, ...]:
         check_inputs(stage, inputs)
         x, samples = inputs[0], inputs[0].shape[0]
         y = torch.empty((samples, *stage.outputs[0].shape), dtype=dtype, device=x.device)
+        mark = torch.empty((samples, 1), device=x.device) if gives else None
         if y.numel():
-            given = optional_pointers(spec, inputs, table)
+            given = optional_pointers(spec, inputs[:-1] if takes else inputs, table)
+            if takes:
+                given["sample_scale_ptr"] = inputs[-1]
+            if gives:
+                given["mark_ptr"] = mark
             if quantize is not None:
                 x, given["sample_scale_ptr"] = quantize(x)
-            grid = (triton.cdiv(samples * positions, tile.block_m), triton.cdiv(n, tile.block_n))
+            looks = samples if gives else 0
+            grid = (triton.cdiv(samples * positions, tile.block_m) + looks, triton.cdiv(n, tile.block_n))
             launch(
                 grid, x_ptr=x, weight_ptr=packed, y_ptr=y, multiplier_ptr=multiplier, offset_ptr=offset,
                 compensation_ptr=compensation, samples=samples, x_inv_scale=low["x_inv_scale"],
                 x_zero_point=low["x_zero_point"], parameter=low["activation_parameter"], y_inv_scale=low["y_inv_scale"],
                 y_zero_point=low["y_zero_point"], **given,
             )  # fmt: skip
-        return (y,)
+        return (y,) if mark is None else (y, mark)
 
     return call
 

@@ -1,12 +1,14 @@
 """Linear scan in Triton: a program walks some lines together, step after step, with h in registers.
 
 A step waits for the loads of its own a and b alone, which do not depend on h. Its source is made for the strides of each stage.
+In a stream h comes from the step before, and goes to the next one beside y; it may stay where it lies.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
 from math import prod
+from types import MappingProxyType
 
 import torch
 import triton
@@ -34,29 +36,37 @@ def specialize(stage: Stage, rows: int) -> Specialisation:
     own = [line for part in found.values() for line in part[0]]
     along = [line for part in found.values() for line in part[1]]
     sample = {"a": 0 if a is None else a.steps * a.width, "b": b.steps * b.width, "y": y.steps * y.width}
+    stream = contract.is_stream(stage)
+    states = ("before", "after") if stream else ()
+    places_of = {**found, **dict.fromkeys(states, found["y"])}
+    sample |= dict.fromkeys(states, sample["y"])
+    arguments = ", ".join(f"{name}_ptr" for name in places_of)
     text = text_of([
-        "def kernel(a_ptr, b_ptr, y_ptr, rows, LINES: tl.constexpr, OVER: tl.constexpr, BLOCK_R: tl.constexpr):",
+        f"def kernel({arguments}, rows, LINES: tl.constexpr, OVER: tl.constexpr, BLOCK_R: tl.constexpr):",
         *lines.rows(count), *own,
-        *(f"of_{name} = {name}_ptr + m * {sample[name]} + {found[name][2]}" for name in "aby"),
-        "h = tl.zeros((BLOCK_R, 1), tl.float32)",
+        *(f"of_{name} = {name}_ptr + m * {sample[name]} + {part[2]}" for name, part in places_of.items()),
+        "h = tl.load(of_before, mask=there, other=0.0)" if stream else "h = tl.zeros((BLOCK_R, 1), tl.float32)",
         "for o in range(0, OVER):",
         *(f"    {line}" for line in along),
         *(f"    {name} = tl.load(of_{name} + {found[name][3]}, mask=there, other=0.0)" for name in "ab"),
         "    h = a * h + b",
         f"    tl.store(of_y + {found['y'][3]}, h, mask=there)",
+        *(["tl.store(of_after, h, mask=there)"] if stream else []),
     ])  # fmt: skip
     block = min(MAX_LINES, triton.next_power_of_2(max(1, rows * count)))
     return Specialisation(
-        name=f"linear_scan_{'constant_' if constant else ''}{count}x{steps}_{digest(text)}_{block}",
+        name=f"linear_scan_{'constant_' if constant else ''}{'step_' if stream else ''}{count}x{steps}_{digest(text)}_{block}",
         kernel=kernel_of(text),
-        signature={**{f"{name}_ptr": POINTERS["float32"] for name in "aby"}, "rows": "i32"},
+        signature={**{f"{name}_ptr": POINTERS["float32"] for name in places_of}, "rows": "i32"},
         constants={"LINES": count, "OVER": steps, "BLOCK_R": block},
         tiling=Tiling(block, 1, 1, num_warps=max(1, min(4, block // 32))),
     )
 
 
 def prepare(stage: Stage, problem: Problem) -> Prepared:
-    """b, or a and b, [M, steps, width] -> y [M, steps, width]; any M."""
+    """b, or a and b, [M, steps, width] -> y [M, steps, width]; any M. In a stream h comes behind, and is given behind y."""
+    if contract.is_stream(stage):
+        return LinearScanStep(stage, problem)
     spec = specialize(stage, problem.rows)
     launch, block, count, out = bind(spec), spec.constants["BLOCK_R"], spec.constants["LINES"], stage.outputs[0]
     constant = stage.tensors["a"].reshape(-1).to(problem.device) if "a" in stage.tensors else None
@@ -72,15 +82,41 @@ def prepare(stage: Stage, problem: Problem) -> Prepared:
     return call
 
 
+class LinearScanStep:
+    """over: h after the step may lie over h before it: each of its numbers is read and written by one thread."""
+
+    def __init__(self, stage: Stage, problem: Problem) -> None:
+        self._stage, spec = stage, specialize(stage, problem.rows)
+        self._launch, self._block, self._count = bind(spec), spec.constants["BLOCK_R"], spec.constants["LINES"]
+        a = stage.tensors.get("a")
+        self._constant = [] if a is None else [a.reshape(-1).to(problem.device)]
+        self.over: Mapping[int, int] = MappingProxyType({1: len(stage.inputs) - 1})
+
+    def __call__(self, *given: Tensor) -> tuple[Tensor, ...]:
+        return self.into((None, None), *given)
+
+    def into(self, outputs: Sequence[Tensor | None], *given: Tensor) -> tuple[Tensor, ...]:
+        """outputs: where each result goes; None for one in memory of its own."""
+        a, b, before = [*self._constant, *require_values(self._stage, given)]
+        shape = (b.shape[0], *self._stage.outputs[0].shape)
+        y, after = (torch.empty(shape, dtype=b.dtype, device=b.device) if t is None else t for t in outputs)
+        if y.numel():
+            grid = (triton.cdiv(b.shape[0] * self._count, self._block),)
+            self._launch(grid, a_ptr=a, b_ptr=b, y_ptr=y, before_ptr=before, after_ptr=after, rows=b.shape[0])
+        return y, after
+
+
 def specializations() -> Iterator[Specialisation]:
     """The forms that are compiled and held to a budget without a GPU."""
     for layout, constant in (("rows", False), ("between", False), ("lines", True)):
         stage = contract.make_stage(32, 64, layout, constant)
         yield specialize(stage, Problem.of(stage, 1, "cuda").rows)
+    stage = contract.make_stage(1, 64, stream=True)
+    yield specialize(stage, Problem.of(stage, 1000, "cuda").rows)
 
 
 def supports(problem: Problem) -> str | None:
-    return "takes no stream" if problem.attrs.get("stream") else too_large(problem)
+    return too_large(problem)
 
 
 register_impl(Impl("linear_scan", "triton_lines", "triton", 10, supports, prepare))

@@ -139,7 +139,7 @@ def specializations() -> Iterator[Specialisation]:
 
 
 def supports(problem: Problem) -> str | None:
-    return "takes no stream" if problem.attrs.get("stream") else too_large(problem)
+    return "takes whole lines, not a step of them" if problem.attrs.get("stream") else too_large(problem)
 
 
 register_impl(Impl("scan", "triton_lines", "triton", 10, supports, prepare))

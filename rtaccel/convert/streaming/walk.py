@@ -47,12 +47,11 @@ class Walk(Past):
         length: int,
         layout: tuple[str, ...],
         has_context: bool,
-        in_order: bool,
         delay: int = 0,
     ) -> None:
         """delay: steps that an output comes after its own."""
         self.exported, self.graph, self.length, self.layout = exported, graph, length, layout
-        self.has_context, self.in_order = has_context, in_order
+        self.has_context = has_context
         self.buffers = {name: replace(buffer) for name, buffer in graph.buffers.items()}
         self.times: dict[str, TimeSpan] = {}
         self.delay = delay

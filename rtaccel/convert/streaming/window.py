@@ -26,15 +26,14 @@ def stream_graph(
     calibrated: tuple[int, ...] | None,
     context: int | None = None,
     layouts: Sequence[tuple[str, ...]] = LAYOUTS,
-    in_order: bool = False,
     delay: int = 0,
 ) -> Streamed:
     """Tries the forms a window can have: [batch, time, features], [batch, features, time], [time, batch, features].
 
     features: None for windows [batch, time] of indices.
     calibrated: shape of a calibration window, whose length is then that of the trace. context: length of the trace where
-    attention or a table of positions needs one, which calibration windows have too. in_order: states are values as others are,
-    without rings that a kernel keeps in its own way. delay: steps that a result comes after its own.
+    attention or a table of positions needs one, which calibration windows have too. delay: steps that
+    a result comes after its own.
     Raises UnsupportedProblem with what each form met where none can be streamed.
     """
     reasons: list[str] = []
@@ -64,7 +63,7 @@ def stream_graph(
                 continue
             try:
                 window = torch.zeros(shape, dtype=dtype, device="cpu")
-                streamed = _streamed(model, window, time_steps, layout, context is not None, in_order, delay)
+                streamed = _streamed(model, window, time_steps, layout, context is not None, delay)
                 if calibrated is None and context is None and streamed.memory == time_steps - 1:
                     raise not_streamable(f"an output that needs all {time_steps} time steps of a window of as many")
                 return streamed
@@ -84,7 +83,6 @@ def _streamed(
     length: int,
     layout: tuple[str, ...],
     has_context: bool,
-    in_order: bool,
     delay: int,
 ) -> Streamed:
     exported = capture(model, (window,), fixed=True)
@@ -94,7 +92,7 @@ def _streamed(
     left = [d for d in graph.op_nodes if d.is_fallback]
     if left:
         raise not_streamable(f"{left[0].name}: {left[0].reason}")
-    streamed = Walk(exported, graph, length, layout, has_context, in_order, delay).run()
+    streamed = Walk(exported, graph, length, layout, has_context, delay).run()
     if layout[0] == "time" and streamed.memory == 0 and _has_first(exported, length):
         raise not_streamable("an output that keeps nothing along the first dimension, which then is its samples")
     if meets_samples(model, window, layout.index("batch")):

@@ -126,7 +126,7 @@ def stream_kernels_of(
     with assuming(Card(capability, card().multiprocessors)), recording() as kernels:
         staged = _bind(stated.whole, len(step))
         if staged.marks:
-            Marks.of(staged, source.group, stated.after, found.states.memory)
+            Marks(staged, source.group, stated.after, found.states.memory)
     return kernels
 
 
@@ -180,7 +180,7 @@ def _bind_kept(group: Subgraph, rows: int) -> None:
     stated = with_states(group, frozenset(begins))
     staged = _bind(stated.whole, rows)
     if staged.marks:
-        Marks.of(staged, group, stated.after, FOR_EVER)
+        Marks(staged, group, stated.after, FOR_EVER)
 
 
 def _bind(group: Subgraph, rows: int) -> StagedPlan:

@@ -4,6 +4,9 @@ A stage reads states and gives new ones, as it does other values. So a group wit
 before and after (`with_states`). What a stage makes of a state that nobody reads any more it writes where that lies. Else the
 graph copies it there at its end, as where a kernel reads all states of a layer and writes new ones.
 
+A ring of past columns lies by the number of the call, as on the CPU. Each stream counts its own calls, in the device's memory,
+for all of its rings: so a step writes one column of each, and some of the streams may go on alone.
+
 int8 has no number for a NaN. Where a stage rounds to it, the plan marks the stream (`marks.py`), and a count says for how many
 further steps its results are NaN: as long as the model could feel it, or for ever. That is what a stream on the CPU does.
 
@@ -21,7 +24,7 @@ import torch
 from torch import Tensor
 
 from rtaccel.backends.cuda_errors import translated
-from rtaccel.core.errors import FormatError, UnsupportedProblem
+from rtaccel.core.errors import FormatError
 from rtaccel.core.registry import operator
 from rtaccel.core.stage import GraphIO, Stage, Value
 from rtaccel.core.traits import Role
@@ -29,13 +32,16 @@ from rtaccel.plan.group import StagedPlan, Subgraph
 from rtaccel.runtime.gpu.device import DeviceLayer
 from rtaccel.runtime.gpu.graph import GraphPlan
 from rtaccel.runtime.gpu.marks import Marks
-from rtaccel.runtime.state.native_past import loaded, row_bytes, saved
+from rtaccel.runtime.gpu.past.columns import from_bytes, size_of, to_bytes, turned
 
 if TYPE_CHECKING:
     from rtaccel.kernels._core.cpu import States
 
 MARK = Value("stream:mark", 1)
 """Zeros on their way in; a stream's is NaN on its way out where int8 could not hold its numbers."""
+
+TICK = Value("stream:tick", 1, "int64")
+"""The calls of a stream so far."""
 
 FOR_EVER = -1
 """How long a mark lasts in a model that keeps states of its own."""
@@ -44,12 +50,14 @@ FOR_EVER = -1
 @dataclass(frozen=True)
 class StatedGroup:
     """whole: with its states, and the mark, at the edge. before, after: values of each state; after is before where no stage
-    writes it. begins: by name, what states of a model hold before its first call; those of streams are zeros."""
+    writes it. begins: by name, what states of a model hold before its first call; those of streams are zeros, in int8 too. rings:
+    names of states whose rows lie by the number of the call."""
 
     whole: Subgraph
     before: tuple[Value, ...]
     after: tuple[Value, ...]
     begins: Mapping[str, Tensor]
+    rings: frozenset[str]
 
     @property
     def followed(self) -> list[tuple[str, str]]:
@@ -70,13 +78,17 @@ def with_states(group: Subgraph, names: frozenset[str]) -> StatedGroup:
     native plan."""
     stages: list[Stage] = []
     before, latest = dict[str, Value](), dict[str, Value]()
-    begins = beginnings(group.stages)
+    begins, rings = beginnings(group.stages), set[str]()
     for stage in group.stages:
         before |= {v.name: v for v in (*stage.inputs, *stage.outputs) if v.name in names and v.name not in before}
         inputs = tuple(latest.get(v.name, v) for v in stage.inputs)
         if stage.outputs[0].name in begins:  # it keeps a state: nothing behind it reads one
             latest[stage.outputs[0].name] = inputs[0]
             continue
+        streaming = operator(stage.op).streaming
+        if streaming is not None and streaming.by_tick is not None and stage.outputs[-1].name in names:
+            rings.add(stage.outputs[-1].name)
+            stage, inputs = streaming.by_tick(stage, TICK), (*inputs[:2], TICK, *inputs[2:])
         outputs = []
         for v in stage.outputs:
             made = replace(v, name=f"{v.name}:after{len(stages)}") if v.name in names else v
@@ -88,10 +100,11 @@ def with_states(group: Subgraph, names: frozenset[str]) -> StatedGroup:
     ends = [
         tuple(GraphIO(v, 0 if begins else 1, v.shape) for v in (MARK, *values)) for values in (before.values(), after)
     ]
+    tick = [GraphIO(TICK, 0 if begins else 1, TICK.shape)] * bool(rings)
     whole = Subgraph(
-        tuple(stages), (*group.inputs, *ends[0]), (*group.outputs, *ends[1]), frozenset(v.name for v in after)
+        tuple(stages), (*group.inputs, *ends[0], *tick), (*group.outputs, *ends[1]), frozenset(v.name for v in after)
     )
-    return StatedGroup(whole, tuple(before.values()), after, begins)
+    return StatedGroup(whole, tuple(before.values()), after, begins, frozenset(rings))
 
 
 class GraphStream(GraphPlan):
@@ -113,14 +126,16 @@ class GraphStream(GraphPlan):
             torch.zeros((count, *v.shape), dtype=getattr(torch, v.dtype), device=device) for v in self._values
         ]
         self.state_bytes = sum(t.numel() * t.element_size() for t in self._states)
+        self._rings = [v.name in stated.rings for v in self._values]
         self.begin(stated.begins)
         for state, begin in zip(self._states, self._begins):
             state.copy_(begin)
         self._is_one = bool(stated.begins)  # all of a call is one sample
         self._left = torch.zeros(count, dtype=torch.int32, device=device)
+        self._ticks = torch.zeros((count, 1), dtype=torch.int64, device=device) if stated.rings else None
         self._zeros = torch.zeros((count, 1), device=device)
         self._in_place = staged.placed = staged.places(stated.followed)
-        self._marks = Marks.of(staged, group, stated.after, states.memory) if staged.marks else None
+        self._marks = Marks(staged, group, stated.after, states.memory) if staged.marks else None
         super().__init__(staged, layer, count, group)
         self.scratch_bytes = self.state_bytes
 
@@ -132,30 +147,35 @@ class GraphStream(GraphPlan):
 
     def begin(self, begins: Mapping[str, Tensor]) -> None:
         """What states hold before the first call and after a reset, by name; zeros where nothing is said."""
-        zero = torch.zeros((), device="cpu")
-        each = zip(self._states, (begins.get(v.name) for v in self._values))
-        self._begins = [(zero if b is None else b.view(s.shape[1:])).to(s.device) for s, b in each]
+        self._begins = []
+        for state, v in zip(self._states, self._values):
+            zero = torch.tensor(0 if v.quant is None else v.quant.zero_point, dtype=state.dtype, device="cpu")
+            begin = begins.get(v.name)
+            self._begins.append((zero if begin is None else begin.view(state.shape[1:])).to(state.device))
 
     # -- a time step -----------------------------------------------------------------------------------------------
 
     def _advanced(
-        self, inputs: tuple[Tensor, ...], states: Sequence[Tensor], left: Tensor
+        self, inputs: tuple[Tensor, ...], states: Sequence[Tensor], left: Tensor, ticks: Tensor | None
     ) -> tuple[tuple[Tensor, ...], tuple[Tensor, ...]]:
-        """(results, new states) of as many streams as the tensors have. left is written over."""
-        beside = (self._zeros[: left.numel()], *states)
+        """(results, new states) of as many streams as the tensors have. left and ticks are written over."""
+        beside = (self._zeros[: left.numel()], *states, *(() if ticks is None else (ticks,)))
         if self._is_one:
             beside = tuple(t[0] for t in beside)
+        self._staged.marking = None if self._marks is None else self._marks.inside(left)
         found = self._taken(self._staged.call((*inputs, *beside)), inputs)
         ends = len(self._group.outputs)
         results, mark, after = found[:ends], found[ends], found[ends + 1 :]
+        if ticks is not None:
+            ticks.add_(1)
         if self._marks is not None and self._is_one:
-            self._marks(mark[None], left, [y[None] for y in results], [state[None] for state in after])
+            self._marks.behind(mark[None], left, [y[None] for y in results], [state[None] for state in after])
         elif self._marks is not None:
-            self._marks(mark, left, results, after)
+            self._marks.behind(mark, left, results, after)
         return results, after
 
     def _launched(self, inputs: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
-        results, after = self._advanced(inputs, self._states, self._left)
+        results, after = self._advanced(inputs, self._states, self._left, self._ticks)
         for state, new, name, written in zip(self._states, after, self._after, self._written):
             if written and name not in self._staged.placed:
                 state.copy_(new.view(state.shape))
@@ -164,8 +184,8 @@ class GraphStream(GraphPlan):
     def _any_kept(self, kept: Sequence[Tensor]) -> Sequence[Tensor]:
         """States of random numbers, but for those of one number, which count."""
         states, others = kept[: len(self._states)], kept[len(self._states) :]
-        plain = [not v.dtype.startswith("float") or v.steps * v.width == 1 for v in self._values]
-        return (*(t if same else torch.randn_like(t) for t, same in zip(states, plain)), *others)
+        plain = [v.dtype not in ("float32", "int8") or v.steps * v.width == 1 for v in self._values]
+        return (*(t if same else _random(t) for t, same in zip(states, plain)), *others)
 
     def _compared(self, inputs: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
         """Nothing is written over a state that may still be read."""
@@ -176,10 +196,11 @@ class GraphStream(GraphPlan):
             self._staged.placed = self._in_place
 
     def _kept(self) -> tuple[Tensor, ...]:
-        return (*self._states, self._left, *self._staged.kept)
+        return (*self._states, self._left, *(() if self._ticks is None else (self._ticks,)), *self._staged.kept)
 
     def held(self) -> dict[str, Tensor]:
-        return {MARK.name: self._zeros, **{v.name: state for v, state in zip(self._values, self._states)}}
+        ticks = {} if self._ticks is None else {TICK.name: self._ticks}
+        return {MARK.name: self._zeros, **ticks, **{v.name: state for v, state in zip(self._values, self._states)}}
 
     # -- some of the streams ---------------------------------------------------------------------------------------
 
@@ -206,10 +227,13 @@ class GraphStream(GraphPlan):
             return made[0] if len(made) == 1 else made
         with translated("step", self._layer.free_text), self._order:
             past, left = [s.index_select(0, at) for s in self._states], self._left.index_select(0, at)
-            results, after = self._advanced(inputs, past, left)
+            ticks = None if self._ticks is None else self._ticks.index_select(0, at)
+            results, after = self._advanced(inputs, past, left, ticks)
             for state, new in zip(self._states, after):
                 state.index_copy_(0, at, new.view(len(numbers), *state.shape[1:]))
             self._left.index_copy_(0, at, left)
+            if ticks is not None and self._ticks is not None:
+                self._ticks.index_copy_(0, at, ticks)
         return results[0] if len(results) == 1 else tuple(results)
 
     def run_some(self, inputs: tuple[Tensor, ...], outputs: Any, streams: Tensor) -> bool:
@@ -230,7 +254,7 @@ class GraphStream(GraphPlan):
         with self._order:
             for state, begin in zip(self._states, self._begins):
                 state[first : first + count] = begin
-            for t in (self._left, *self._staged.kept):
+            for t in (self._left, *(() if self._ticks is None else (self._ticks,)), *self._staged.kept):
                 t[first : first + count].zero_()
 
     def save_state(self) -> bytes:
@@ -241,9 +265,10 @@ class GraphStream(GraphPlan):
     def load_state(self, state: bytes) -> None:
         """Raises ValueError, with nothing changed, for bytes that `save_state` of the same program did not give."""
         held, ending = self._parted(state, self._samples, 2 * self._samples + 1)
-        if ending[-1] < 0:
-            raise ValueError(f"a state after {int(ending[-1])} calls")
-        self._set(slice(0, self._samples), held, ending[: self._samples])
+        steps = ending[-1] - ending[self._samples : -1]  # of each stream, which may be behind the others
+        if ending[-1] < 0 or bool((steps < 0).any()):
+            raise ValueError(f"a state after {int(min(ending[-1], steps.min()))} calls")
+        self._set(slice(0, self._samples), held, ending[: self._samples], steps)
 
     def save_stream(self, stream: int) -> bytes:
         return self._saved(slice(stream, stream + 1)) + bytes(8)
@@ -252,42 +277,47 @@ class GraphStream(GraphPlan):
         held, ending = self._parted(state, 1, 2)
         if ending[-1] < 0:
             raise ValueError(f"a stream after {int(ending[-1])} steps")
-        self._set(slice(stream, stream + 1), held, ending[:1])
+        self._set(slice(stream, stream + 1), held, ending[:1], ending[1:])
 
     def _saved(self, streams: slice) -> bytes:
         with self._order:
-            held = b"".join(saved(state[streams]) for state in self._states)
+            ticks = None if self._ticks is None else self._ticks[streams]
+            each = zip(self._states, self._rings)
+            held = b"".join(to_bytes(state[streams], ticks if ring else None) for state, ring in each)
             left = self._left[streams].cpu().to(torch.int64)
         return held + left.numpy().tobytes()
 
     def _parted(self, state: bytes, streams: int, numbers: int) -> tuple[list[Tensor], Tensor]:
         """(each state, the whole numbers behind them)."""
-        sizes = [streams * _size(v) for v in self._values]
+        sizes = [streams * size_of(v) for v in self._values]
         if len(state) != sum(sizes) + 8 * numbers:
             raise ValueError(f"{sum(sizes) + 8 * numbers} bytes expected")
         held, at = [], 0
         for v, size in zip(self._values, sizes):
-            held.append(loaded(state[at : at + size], v.steps, v.width, getattr(torch, v.dtype)))
+            held.append(from_bytes(state[at : at + size], v))
             at += size
         return held, torch.frombuffer(bytearray(state[at:]), dtype=torch.int64)
 
-    def _set(self, streams: slice, held: Sequence[Tensor], left: Tensor) -> None:
+    def _set(self, streams: slice, held: Sequence[Tensor], left: Tensor, steps: Tensor) -> None:
+        """steps: calls of each stream, by which its rings lie. From here on it counts from 0."""
         allowed = (left == 0) | (left == self._memory) | ((left > 0) & (left <= self._memory))
         if not bool(allowed.all()):
             raise ValueError(f"a mark for {int(left[~allowed][0])} calls")
         with self._order:
-            for state, given in zip(self._states, held):
+            for state, given, ring in zip(self._states, held, self._rings):
+                given = turned(given, -steps) if ring else given
                 state[streams].copy_(given.view(state[streams].shape))
             self._left[streams].copy_(left)
+            if self._ticks is not None:
+                self._ticks[streams].zero_()
 
     def note(self) -> str:
         what = "with its state" if self._is_one else f"for a time step of {self._samples} streams"
         return f"one CUDA graph {what}; {self.state_bytes:,} B of states stay on the device"
 
 
-def _size(value: Value) -> int:
-    """Bytes of one stream's."""
-    return row_bytes(value.width, getattr(torch, value.dtype)) * value.steps
+def _random(t: Tensor) -> Tensor:
+    return torch.randn_like(t) if t.is_floating_point() else torch.randint_like(t, -128, 128)
 
 
 def graph_stream(
@@ -295,14 +325,6 @@ def graph_stream(
 ) -> tuple[GraphStream, Any]:
     """(the plan of streams, the kernels that were chosen). plan: of a group without states."""
     stated = with_states(group, states.names)
-    odd = [f"{v.name} ({v.dtype})" for v in stated.before if v.dtype == "int8"]
-    if odd:
-        raise UnsupportedProblem(
-            "stream",
-            f"states in int8: {', '.join(odd)}",
-            "states in float32 or int64",
-            "Use mode='persistent', or the CPU.",
-        )
     staged, choices = plan(stated.whole)
     if not isinstance(staged, StagedPlan):
         raise FormatError("stream", f"a {type(staged).__name__}", "a plan of kernels", "Leave backend= out.")

@@ -1,69 +1,57 @@
-"""Streams that met a NaN which int8 could not hold: their results are NaN for as long as the model could feel it."""
+"""Streams that met a NaN which int8 could not hold: their results are NaN for as long as the model could feel it.
+
+A state of a marked stream gets zeros for what is not finite; else it would mark the stream anew in each step that reads it. By
+Triton all of it is one launch. In plain torch the plan makes a mark, one more result, and the rest follows from that.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from functools import partial
 
 import torch
 from torch import Tensor
 
 from rtaccel.core.stage import Value
-from rtaccel.plan.group import StagedPlan, Subgraph
-
-Written = Callable[[Tensor, Tensor], None]
-"""(mark float32 [streams, 1], what is written over)."""
+from rtaccel.plan.group import Marking, StagedPlan, Subgraph
 
 
-@dataclass(frozen=True)
 class Marks:
-    """count: counts marks on, and makes those NaN whose results are. spread: of each result, makes its marked streams NaN.
-    settle: of each state, zeros for what is not finite in a marked stream; else it would be marked anew by its own past."""
+    """memory: for how many further steps a mark lasts, -1 for ever. states: what is kept, under the names after a step."""
 
-    count: Written
-    spread: tuple[Written | None, ...]
-    settle: tuple[Written | None, ...]
-
-    @classmethod
-    def of(cls, staged: StagedPlan, group: Subgraph, states: Sequence[Value], memory: int) -> Marks:
-        """memory: for how many further steps a mark lasts, -1 for ever."""
-        results = [p.value for p in group.outputs]
-        settled = [v if memory >= 0 and v.dtype == "float32" else None for v in states]
-        marked = [v if v.dtype == "float32" else None for v in results]
+    def __init__(self, staged: StagedPlan, group: Subgraph, states: Sequence[Value], memory: int) -> None:
+        self._memory = memory
+        self._floats = [i for i, p in enumerate(group.outputs) if p.value.dtype == "float32"]
+        self._settled = [v for v in states if memory >= 0 and v.dtype == "float32"]
+        self._places = [i for i, v in enumerate(states) if v in self._settled]
+        self._launch: Callable[..., None] | None = None
         if staged.triton:
-            from rtaccel.kernels._gpu.triton_nan_propagation import marker, nan_propagator, settler
+            from rtaccel.kernels._general.triton_nan_values import Streamed, stream_marker
 
-            return cls(
-                marker(memory),
-                tuple(None if v is None else nan_propagator(1, v.steps * v.width) for v in marked),
-                tuple(None if v is None else settler(v.steps * v.width) for v in settled),
-            )
+            streamed = Streamed(memory, tuple(v.steps * v.width for v in self._settled))
+            results = [group.outputs[i].value for i in self._floats]
+            self._launch = stream_marker(staged.checked_sizes, tuple(v.steps * v.width for v in results), streamed)
 
-        def count(mark: Tensor, left: Tensor) -> None:
-            now = ~torch.isfinite(mark[:, 0])
-            mark[now | (left != 0)] = float("nan")
-            left.copy_(torch.where(now, memory, torch.where(left > 0, left - 1, left)))
+    def inside(self, left: Tensor) -> Marking | None:
+        """What the plan does in a step of streams with so much left of their marks, int32 [streams], which is written over."""
+        return None if self._launch is None else partial(self._one_launch, left)
 
-        spread, settle = (
-            tuple(None if v is None else f for v in values) for values, f in ((marked, _spread), (settled, _settle))
-        )
-        return cls(count, spread, settle)
+    def _one_launch(
+        self, left: Tensor, checked: Sequence[Tensor], floats: Sequence[Tensor], env: dict[str, Tensor]
+    ) -> None:
+        assert self._launch is not None
+        self._launch(checked, floats, [env[v.name] for v in self._settled], left)
 
-    def __call__(self, mark: Tensor, left: Tensor, results: Sequence[Tensor], states: Sequence[Tensor]) -> None:
-        """mark: NaN for streams that met one now. left: of each stream, for how many steps more."""
-        for state, settle in zip(states, self.settle):
-            if settle is not None:
-                settle(mark, state)
-        self.count(mark, left)
-        for y, spread in zip(results, self.spread):
-            if spread is not None:
-                spread(mark, y)
-
-
-def _spread(mark: Tensor, y: Tensor) -> None:
-    y[~torch.isfinite(mark[:, 0])] = float("nan")
-
-
-def _settle(mark: Tensor, state: Tensor) -> None:
-    bad = ~torch.isfinite(mark).view(-1, *(1 for _ in state.shape[1:]))
-    state[bad & ~torch.isfinite(state)] = 0.0
+    def behind(self, mark: Tensor, left: Tensor, results: Sequence[Tensor], states: Sequence[Tensor]) -> None:
+        """In torch, after the plan. mark float32 [streams, 1]: NaN for streams that met one now."""
+        if self._launch is not None:
+            return
+        for at in self._places:
+            state = states[at]
+            bad = ~torch.isfinite(mark).view(-1, *(1 for _ in state.shape[1:]))
+            state[bad & ~torch.isfinite(state)] = 0.0
+        now = ~torch.isfinite(mark[:, 0])
+        felt = now | (left != 0)
+        left.copy_(torch.where(now, self._memory, torch.where(left > 0, left - 1, left)))
+        for at in self._floats:
+            results[at][felt] = float("nan")

@@ -51,7 +51,7 @@ def stream_program(
     windows = None if calibration is None else [as_args(b)[0] for b in batches_of("stream", calibration)]
     features = step[0].numel() if step.dim() > 1 else None
     calibrated = tuple(windows[0].shape) if windows else None
-    streamed = stream_graph(model, features, step.dtype, calibrated, context, layouts, mode == "graph", delay)
+    streamed = stream_graph(model, features, step.dtype, calibrated, context, layouts, delay)
     if step.dim() > 2:  # a step of several rows comes as it is
         trailing = {**streamed.graph.trailing, streamed.exported.inputs[0]: tuple(step.shape[1:])}
         streamed = replace(streamed, graph=replace(streamed.graph, trailing=trailing))

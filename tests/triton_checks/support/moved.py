@@ -31,11 +31,14 @@ INDICES = (*TABLES, "metadata_ptr")
 SCRATCH = ("work_ptr", "count_ptr", "control_ptr", "barrier_ptr")
 EXCEPTIONS = {
     "cached_attention_": "a form gives its states anew: each kept number is read and written; one in place reads what it writes",
+    "conv_stream_M1_": "of a layer of 64 outputs with three products each, what starts their sums counts",
+    "conv_stream_M64_": "where a column lies is computed, so what four programs read of the ring counts four times; from L2",
     "conv_window_M16_1x64_C48_N48_1x3": "rows of x come from a table, and every lane of such a load is counted",
     "fourier_": "the matrices of roots are read too",
     "grid_sample_": "where a tap reads is computed, so every tap counts as another number; neighbors share theirs, from L1",
     "linear_blas_": "its product is cuBLAS's, whose sums the kernel reads",
     "linear_dot_M16_N33_K130": "rows of 130 bytes are padded to 144",
+    "linear_scan_step_": "y goes to the state, too, for the next step",
     "norm_": "weight and bias are read too, and a sum is written",
     "null_": "computes nothing: a word each way",
 }
