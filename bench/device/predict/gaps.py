@@ -13,7 +13,7 @@ WHY: Mapping[str, str] = {
     r"^LSTM.* by triton_persistent$": "Streams by Triton's kernel: its cycles are not counted.",
     r"^(LSTM_C|TCN).*, window of .* graph$":
         "Windows of LSTM_C and of convolutions: they read weights again, from caches that the model of launches does not have.",
-    r" rt\.stream in a graph$": "Streams in a graph: what looks at streams and counts their calls is not in the model of launches.",
+    r" rt\.stream in a graph$": "Streams in a graph: what looks at and counts their calls is not in the model of launches.",
     r", swap and ": "Swaps: the host packs weights, and the driver copies them.",
     r"^sparse .* rtaccel (w8a8 sparse|w8a8 dense|bfloat16)$|^sparse 1x1024x1024 .* rtaccel w8a8$":
         "Forced and small sparse layers, and those in bfloat16: no goal is about them.",
