@@ -36,8 +36,15 @@ def page() -> str:
             families.setdefault(family_of(found[-1].run.__module__), set()).add(name)
     rows = [f"| {family} | {', '.join(sorted(names))} |" for family, names in sorted(families.items())]
     rows += [f"| domain `{domain}` | {', '.join(sorted(names))} |" for domain, names in sorted(foreign.items())]
-    written = ", ".join(f"`{name}`" for name in sorted(forms()))
-    return HEAD + "\n".join(rows) + f"\n\n## Written\n\nStages of these operators have a form in ONNX: {written}.\n"
+    by_letter: dict[str, list[str]] = {}
+    for name in sorted(forms()):
+        by_letter.setdefault(name[0], []).append(f"`{name}`")
+    written = "\n".join(f"| {', '.join(names)} |" for names in by_letter.values())
+    return (
+        HEAD
+        + "\n".join(rows)
+        + f"\n\n## Written\n\n| stages of these operators have a form in ONNX |\n|---|\n{written}\n"
+    )
 
 
 REFUSED = {"Compress", "NonZero", "Unique", "NonMaxSuppression"}

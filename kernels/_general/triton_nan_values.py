@@ -146,7 +146,7 @@ def specialize(sizes: tuple[int, ...], widths: tuple[int, ...], streamed: Stream
         lines += [f"    bad = count_on(left_ptr + m, bad, {streamed.memory})"]
     elif streamed is not None:
         lines += ["    if last:", f"        bad = count_on(left_ptr + m, bad, {streamed.memory})"]
-    lines += ["    if bad:"]
+    lines += ["    if bad:"] if states or ys else []
     sizes_of = zip(states, () if streamed is None else streamed.states)
     lines += [f"        settle({state} + m * {n}, {n}, {power_of_two(n, 32, 4096)})" for state, n in sizes_of]
     lines += [f"        spread_nan({y} + m * {n}, {n}, {power_of_two(n, 32, 4096)})" for y, n in zip(ys, widths)]

@@ -14,7 +14,7 @@ from rtaccel.kernels.conv import lowering
 MOST = 8192
 """Numbers of x in a program that rounds them itself, once for each tap: where it has more, a launch before costs less."""
 
-MOST_LOOKED_AT = 8192
+MAX_LOOKED_AT = 8192
 """Numbers of a sample that one program looks at for a NaN, beside those that compute: more take as long as a launch."""
 
 
@@ -36,7 +36,7 @@ def _rounds(stage: Stage, rows: int) -> bool:
 def give_mark(stage: Stage, mark: Value) -> Stage | None:
     x = stage.inputs[0]
     plain = not lowering.is_stream(stage) and not lowering.takes_mark(stage)
-    if "x_scale" not in stage.attrs or x.dtype != "float32" or not plain or x.steps * x.width > MOST_LOOKED_AT:
+    if "x_scale" not in stage.attrs or x.dtype != "float32" or not plain or x.steps * x.width > MAX_LOOKED_AT:
         return None
     return replace(stage, outputs=(*stage.outputs, mark), attrs={**stage.attrs, "gives_mark": 1})
 

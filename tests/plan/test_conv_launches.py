@@ -62,7 +62,7 @@ def test_many_numbers_are_rounded_before() -> None:
         quantize = Stage("quantize", "x", (x,), (stage.inputs[0],))
         ops = [s.op for s in fuse([quantize, stage], list(stage.outputs), 1)]
         assert ops == (["conv"] if rounds else ["quantize", "conv"])
-    long = cases.make_stage(cases.Shape(8, 64, (1, fusion.MOST_LOOKED_AT), (1, 1)), "self", out="int8")
+    long = cases.make_stage(cases.Shape(8, 64, (1, fusion.MAX_LOOKED_AT), (1, 1)), "self", out="int8")
     assert operator("conv").int8.give_mark(long, Value("mark", 1)) is None
 
 

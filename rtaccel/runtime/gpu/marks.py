@@ -51,7 +51,7 @@ class Marks:
             bad = ~torch.isfinite(mark).view(-1, *(1 for _ in state.shape[1:]))
             state[bad & ~torch.isfinite(state)] = 0.0
         now = ~torch.isfinite(mark[:, 0])
-        felt = now | (left != 0)
+        hit = now | (left != 0)
         left.copy_(torch.where(now, self._memory, torch.where(left > 0, left - 1, left)))
         for at in self._floats:
-            results[at][felt] = float("nan")
+            results[at][hit] = float("nan")
