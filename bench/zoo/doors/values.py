@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+from collections.abc import Iterator
 
 import torch
 from torch import Tensor
@@ -28,19 +29,26 @@ def nan(subject: Subject) -> Note:
     """One NaN in an input: NaN where torch in float32 has it, and nowhere else; other samples keep their bits."""
     subject.needs_steady()
     tried = 0
+    for place, at, given, want in with_nans(subject):
+        _check_nan(subject.call(subject.fast, given), want, f"a NaN in input {place} at {at}")
+        _check_apart(subject, place)
+        tried += 1
+    return Note(f"{tried} inputs")
+
+
+def with_nans(subject: Subject) -> Iterator[tuple[int, int, tuple[object, ...], list[Tensor]]]:
+    """(input, place in it, inputs with a NaN there, what torch makes of them). Raises NothingToTry where torch takes none."""
+    tried = 0
     for place in _floats(subject):
         given, at = _with_nan(subject.inputs, place, place)
         try:
             want = subject.eager(given)
         except Exception:  # the network itself takes no NaN
             continue
-        got = subject.call(subject.fast, given)
-        _check_nan(got, want, f"a NaN in input {place} at {at}")
-        _check_apart(subject, place)
         tried += 1
+        yield place, at, given, want
     if not tried:
         raise NothingToTry("no input that may hold a NaN")
-    return Note(f"{tried} inputs")
 
 
 def _check_nan(got: list[Tensor], want: list[Tensor], what: str) -> None:

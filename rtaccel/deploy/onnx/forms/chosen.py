@@ -28,7 +28,7 @@ def take(w: Writer, stage: Stage) -> None:
     if "x" in stage.tensors:
         made = w.node("Gather", x, at, axis=0)
     else:
-        made = w.node("GatherElements", x, _for_samples_of(w, x, at, stage), axis=1)
+        made = w.node("GatherElements", x, _for_samples_of(w, x, at, prod(stage.attrs["dims"])), axis=1)
     w.put(y, w.as_value(made, y))
 
 
@@ -47,14 +47,9 @@ def put(w: Writer, stage: Stage) -> None:
     own = _row(w, stage, "src", queue, sizes)
     lines = tuple(stage.attrs["dims"])
     own = w.whole(w.strided(own, sizes["src"][0], lines, places["src"], lead="src" not in fixed), lines)
-    given = next(v for v in stage.inputs)
-    batch = w.node("Shape", w.real(given), start=0, end=1)
-    whole, own, at = (
-        w.node(
-            "Expand", w.shaped(t, -1, n), w.node("Concat", batch, w.constant(np.array([n], np.int64), "shape"), axis=0)
-        )
-        for t, n in ((whole, y.steps * y.width), (own, prod(lines)), (at, prod(lines)))
-    )
+    given = w.real(stage.inputs[0])
+    whole = _for_samples_of(w, given, w.shaped(whole, -1, y.steps * y.width), y.steps * y.width)
+    own, at = (_for_samples_of(w, given, t, prod(lines)) for t in (w.shaped(own, -1, prod(lines)), at))
     made = w.node("ScatterElements", whole, at, own, axis=1, reduction=_REDUCTIONS[stage.attrs["mode"]])
     w.put(y, w.as_value(made, y))
 
@@ -87,10 +82,11 @@ def _elements(
     return w.shaped(at, -1, prod(dims))
 
 
-def _for_samples_of(w: Writer, x: str, at: str, stage: Stage) -> str:
-    batch = w.node("Shape", x, start=0, end=1)
-    shape = w.node("Concat", batch, w.constant(np.array([prod(stage.attrs["dims"])], np.int64), "shape"), axis=0)
-    return str(w.node("Expand", at, shape))
+def _for_samples_of(w: Writer, given: str, rows: str, n: int) -> str:
+    """rows [M or 1, n] as [M, n], for as many samples as `given` has."""
+    batch = w.node("Shape", given, start=0, end=1)
+    shape = w.node("Concat", batch, w.constant(np.array([n], np.int64), "shape"), axis=0)
+    return str(w.node("Expand", rows, shape))
 
 
 @form("order")
