@@ -41,7 +41,8 @@ class Running:
         places = [t.data_ptr() for t in (self.requests, self.replies, self.control)] + [ctypes.addressof(idle)]
         run = ctypes.CDLL(str(path)).rtaccel_on_host
         arguments = (ctypes.c_void_p * 4)(*places)
-        self.thread = threading.Thread(target=lambda: (idle, run(arguments, seed, skipped, -1)), daemon=True)
+        held = self.requests, self.replies, self.control, idle  # a kernel that never ends writes to them after this object is gone
+        self.thread = threading.Thread(target=lambda: (held, run(arguments, seed, skipped, -1)), daemon=True)
         self.thread.start()
         self.words = words
         self.box = Mailbox(self.requests.data_ptr(), words, self.replies.data_ptr(), words)
