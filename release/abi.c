@@ -87,7 +87,8 @@ typedef enum {
   RTA_INT32 = 3,
   RTA_UINT8 = 4,
   RTA_BFLOAT16 = 5,
-  RTA_FLOAT16 = 6
+  RTA_FLOAT16 = 6,
+  RTA_INT16 = 7
 } rta_dtype;
 typedef enum { RTA_INNER = 0, RTA_INPUT = 1, RTA_OUTPUT = 2, RTA_STATE = 3 } rta_role;
 typedef enum { RTA_ATTR_INT = 0, RTA_ATTR_FLOAT = 1, RTA_ATTR_TEXT = 2, RTA_ATTR_TENSOR = 3 } rta_attr_kind;

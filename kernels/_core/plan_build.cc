@@ -19,7 +19,9 @@ static int64_t times(int64_t bytes, int64_t samples) {
 
 // Numbers that lie so at the edge of a plan alone.
 static bool is_half(rta_dtype dtype) { return dtype == RTA_BFLOAT16 || dtype == RTA_FLOAT16; }
-static bool is_narrow(rta_dtype dtype) { return dtype == RTA_INT32 || dtype == RTA_UINT8 || is_half(dtype); }
+static bool is_narrow(rta_dtype dtype) {
+  return dtype == RTA_INT32 || dtype == RTA_INT16 || dtype == RTA_UINT8 || is_half(dtype);
+}
 
 // Of a narrow dtype.
 static bool takes(const Stage& stage, rta_dtype dtype) {
@@ -33,8 +35,8 @@ int rta_plan::add_value(rta_dtype dtype, int64_t steps, int64_t width, rta_role 
   const bool edge = is_narrow(dtype) && (role == RTA_INPUT || role == RTA_OUTPUT);
   if (dtype != RTA_FLOAT32 && dtype != RTA_INT8 && dtype != RTA_INT64 && !edge)
     fail(
-        "a value has dtype %d, expected float32, int8, int64, or int32, uint8, bfloat16 and float16 for an input or "
-        "output",
+        "a value has dtype %d, expected float32, int8, int64, or int32, int16, uint8, bfloat16 and float16 for an "
+        "input or output",
         dtype);
   const int id = static_cast<int>(values.size());
   const int64_t bytes = width * element_bytes(dtype);
@@ -46,7 +48,10 @@ int rta_plan::add_value(rta_dtype dtype, int64_t steps, int64_t width, rta_role 
   const int64_t lines = (bytes + 63) / 64 * 64;
   const bool narrow = role == RTA_INNER && dtype != RTA_INT8 && 2 * bytes <= lines;  // lines would be half empty
   values.back().pitch = staged(id) && !narrow ? lines : bytes;
-  if (role == RTA_INPUT) inputs.push_back(id);
+  if (role == RTA_INPUT) {
+    inputs.push_back(id);
+    spans.back() = {-1, -1};  // it is written where it lies before all stages, whether one reads it or not
+  }
   if (role == RTA_OUTPUT) outputs.push_back(id);
   if (role == RTA_STATE) states.push_back(id);
   return id;

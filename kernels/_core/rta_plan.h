@@ -19,8 +19,8 @@
 extern "C" {
 #endif
 
-/* Values are float32, int8 or int64; an input or output may be int32, bfloat16, float16, or uint8 (bytes, and truth
-   values as 1 and 0). */
+/* Values are float32, int8 or int64; an input or output may be int32, int16, bfloat16, float16, or uint8 (bytes, and
+   truth values as 1 and 0). */
 typedef enum {
   RTA_FLOAT32 = 0,
   RTA_INT8 = 1,
@@ -28,7 +28,8 @@ typedef enum {
   RTA_INT32 = 3,
   RTA_UINT8 = 4,
   RTA_BFLOAT16 = 5,
-  RTA_FLOAT16 = 6
+  RTA_FLOAT16 = 6,
+  RTA_INT16 = 7
 } rta_dtype;
 
 /* A state belongs to the plan and lives from call to call, one for each sample of the batch. */

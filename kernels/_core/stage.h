@@ -19,8 +19,8 @@ namespace rta {
 const char* dtype_name(rta_dtype dtype);
 int64_t dtype_bytes(rta_dtype dtype);  // of an element
 
-// Of values: float32, int8 and int64; int32 and uint8 as results too; bfloat16 and float16 as well, which others cannot
-// read.
+// Of values: float32, int8 and int64; int32, int16 and uint8 as results too; bfloat16 and float16 as well, which others
+// cannot read.
 enum class Dtypes { wide, whole, all };
 
 class Attrs {

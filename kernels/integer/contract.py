@@ -4,9 +4,9 @@ attrs["program"]: as that of an expression, one function a line, its operands x0
 attrs["dims"], attrs["places"]: sizes in the order of the elements of y; for each input, then each constant tensor (c0, c1, ...),
 offset and strides in elements of a dense value.
 
-An input is int64; float32, which is rounded toward zero (truth values are 1 and 0); or int32, uint8 or bool at the edge of a
-plan. y is int64, or float32, to which the result is rounded, or at the edge of a plan int32 or uint8, of which the result has the
-lowest bits. A division by zero is a FormatError, as it is an error of torch.
+An input is int64; float32, which is rounded toward zero (truth values are 1 and 0); or int32, int16, int8, uint8 or bool at the
+edge of a plan. y is int64, or float32, to which the result is rounded, or at the edge of a plan int32, int16, int8 or uint8: the
+lowest bits of the result. A division by zero is a FormatError, as it is an error of torch.
 """
 
 from __future__ import annotations
@@ -124,8 +124,10 @@ def _case(label: str, program: tuple[str, ...], shapes: list[tuple[int, int]], d
             x = torch.randint(-40, 40, (3, *v.shape), generator=g)
             if dtypes[0] == "bool":
                 found.append(x > 0)
-            elif dtypes[0] == "uint8":
-                found.append(torch.randint(0, 256, (3, *v.shape), generator=g, dtype=torch.uint8))
+            elif dtypes[0] in ("uint8", "int8", "int16"):
+                dtype = getattr(torch, dtypes[0])
+                low, high = torch.iinfo(dtype).min, torch.iinfo(dtype).max + 1
+                found.append(torch.randint(low, high, (3, *v.shape), generator=g, dtype=dtype))
             elif dtypes[0] == "float32":
                 large = torch.tensor([float("nan"), float("inf"), -float("inf"), 3e18, -1e19])
                 found.append(torch.where(torch.rand(x.shape, generator=g) < 0.1,
@@ -156,10 +158,20 @@ def cases() -> Iterator[Case]:
         ("int32", "int32"),
         ("uint8", "int32"),
         ("float32", "int32"),
+        ("int16", "float32"),
+        ("int16", "int64"),
+        ("int8", "float32"),
+        ("int8", "int64"),
+        ("int64", "int16"),
+        ("int64", "int8"),
+        ("float32", "int8"),
+        ("int8", "int16"),
+        ("int16", "int8"),
     ):
         yield _case(f"{a}-to-{b}", ("copy x0",), [(3, 7)], (3, 7), [(0, 7, 1)], (3, 7), (a, b))
-    yield _case("image", ("copy x0",), [(9, 67)], (603,), [(0, 1)], (9, 67), ("uint8", "float32"))
-    for narrow in ("int32", "uint8"):
+    for given in ("uint8", "int8", "int16"):
+        yield _case(f"image-{given}", ("copy x0",), [(9, 67)], (603,), [(0, 1)], (9, 67), (given, "float32"))
+    for narrow in ("int32", "int16", "int8", "uint8"):
         yield _case(f"narrow-{narrow}", ("mul x0 x1", "wrap32 t0"), [(5, 3), (1, 300)], (5, 3), [(0, 3, 1), (7, 60, 20)],
                     (5, 3), ("int64", narrow))  # fmt: skip
     yield _case("truths-uint8", ("truth x0",), [(1, 131)], (131,), [(130, -1)], (1, 131), ("float32", "uint8"))

@@ -36,21 +36,20 @@ class IntegerStage final : public Stage {
         o.constant = reinterpret_cast<const char*>(to);
       } else {
         o.dtype = spec.input(i).dtype;
-        expect(o.dtype != RTA_INT8, "x%d has dtype int8", i);
       }
       std::snprintf(name, sizeof name, "%d", i);
       o.walk = read_lines(spec, name, count_, n_, o.port, o.bytes(), constant);
       operands_.push_back(o);
     }
     gives_ = spec.output(0).dtype;
-    if (gives_ != RTA_FLOAT32 && gives_ != RTA_INT64 && gives_ != RTA_INT32 && gives_ != RTA_UINT8)
-      fail("integer: gives int64, float32, int32 or uint8");
+    if (gives_ == RTA_BFLOAT16 || gives_ == RTA_FLOAT16) fail("integer: gives %s", dtype_name(gives_));
     std::snprintf(name, sizeof name, "%d", static_cast<int>(operands_.size()));
     result_ = read_lines(spec, name, count_, n_, y_, dtype_bytes(gives_));
     read_program(spec);
-    bytes_ = gives_ == RTA_FLOAT32 && operands_.size() == 1 && !operands_[0].constant &&
-             operands_[0].dtype == RTA_UINT8 && steps_.size() == 1 && steps_[0].function == Function::copy &&
-             steps_[0].source[0].kind == 0 && count_ == 1 && dense(operands_[0].walk, 1) && dense(result_, 4);
+    const bool copies = operands_.size() == 1 && !operands_[0].constant && steps_.size() == 1 &&
+                        steps_[0].function == Function::copy && steps_[0].source[0].kind == 0;
+    widens_ = copies && gives_ == RTA_FLOAT32 && count_ == 1 && operands_[0].bytes() <= 2 &&
+              dense(operands_[0].walk, operands_[0].bytes()) && dense(result_, 4);
     spec.need_scratch((operands_.size() + steps_.size()) * kBlock * sizeof(int64_t));
   }
 
@@ -62,7 +61,7 @@ class IntegerStage final : public Stage {
   }
 
   void run(const Run& run) const override {
-    if (bytes_) return widen(run);
+    if (widens_) return widen(run);
     int64_t* block = reinterpret_cast<int64_t*>(run.scratch);
     for (int64_t s = 0; s < run.samples; ++s)
       for (int64_t line = 0; line < count_; ++line)
@@ -77,6 +76,7 @@ class IntegerStage final : public Stage {
 
  private:
   static constexpr int64_t kBlock = 128, kMaxProgram = 1 << 16;
+  static constexpr int kInt8Zero = 128;  // a plan keeps int8 as bytes, this much larger
 
   struct Operand {
     GraphIO port;
@@ -172,28 +172,36 @@ class IntegerStage final : public Stage {
     return true;
   }
 
-  // Bytes as float32: images come so, and are large.
-  void widen(const Run& run) const {
+  // One or two bytes as float32: images and sound come so, and are large.
+  template <class From, int zero = 0>
+  void widen_as(const Run& run) const {
     for (int64_t s = 0; s < run.samples; ++s) {
-      const uint8_t* from = reinterpret_cast<const uint8_t*>(operands_[0].port.row(run, s * operands_[0].port.steps));
+      const From* from = reinterpret_cast<const From*>(operands_[0].port.row(run, s * operands_[0].port.steps));
       float* to = reinterpret_cast<float*>(y_.row(run, s * y_.steps));
-      for (int64_t k = 0; k < n_; ++k) to[k] = static_cast<float>(from[k]);
+      for (int64_t k = 0; k < n_; ++k) to[k] = static_cast<float>(from[k] - zero);
+    }
+  }
+  void widen(const Run& run) const {
+    switch (operands_[0].dtype) {
+      case RTA_INT8: return widen_as<uint8_t, kInt8Zero>(run);
+      case RTA_INT16: return widen_as<int16_t>(run);
+      default: return widen_as<uint8_t>(run);
     }
   }
 
+  static int64_t read(rta_dtype dtype, const char* at) {
+    switch (dtype) {
+      case RTA_INT64: return *reinterpret_cast<const int64_t*>(at);
+      case RTA_FLOAT32: return whole(*reinterpret_cast<const float*>(at));
+      case RTA_INT32: return *reinterpret_cast<const int32_t*>(at);
+      case RTA_INT16: return *reinterpret_cast<const int16_t*>(at);
+      case RTA_INT8: return *reinterpret_cast<const uint8_t*>(at) - kInt8Zero;
+      default: return *reinterpret_cast<const uint8_t*>(at);
+    }
+  }
   void load(const Operand& o, const Run& run, int64_t s, int64_t line, int64_t i, int64_t wide, int64_t* to) const {
     const char* from = o.constant ? o.constant : o.port.row(run, s * o.port.steps);
-    for (int64_t k = 0; k < wide; ++k) {
-      const char* at = from + o.walk.at(line, i + k);
-      if (o.dtype == RTA_INT64)
-        to[k] = *reinterpret_cast<const int64_t*>(at);
-      else if (o.dtype == RTA_FLOAT32)
-        to[k] = whole(*reinterpret_cast<const float*>(at));
-      else if (o.dtype == RTA_INT32)
-        to[k] = *reinterpret_cast<const int32_t*>(at);
-      else
-        to[k] = *reinterpret_cast<const uint8_t*>(at);
-    }
+    for (int64_t k = 0; k < wide; ++k) to[k] = read(o.dtype, from + o.walk.at(line, i + k));
   }
 
   static int64_t whole(float x) {
@@ -204,14 +212,14 @@ class IntegerStage final : public Stage {
     char* to = y_.row(run, s * y_.steps);
     for (int64_t k = 0; k < wide; ++k) {
       char* at = to + result_.at(line, i + k);
-      if (gives_ == RTA_FLOAT32)
-        *reinterpret_cast<float*>(at) = static_cast<float>(from[k]);
-      else if (gives_ == RTA_INT64)
-        *reinterpret_cast<int64_t*>(at) = from[k];
-      else if (gives_ == RTA_INT32)
-        *reinterpret_cast<int32_t*>(at) = static_cast<int32_t>(from[k]);
-      else
-        *reinterpret_cast<uint8_t*>(at) = static_cast<uint8_t>(from[k]);
+      switch (gives_) {
+        case RTA_FLOAT32: *reinterpret_cast<float*>(at) = static_cast<float>(from[k]); break;
+        case RTA_INT64: *reinterpret_cast<int64_t*>(at) = from[k]; break;
+        case RTA_INT32: *reinterpret_cast<int32_t*>(at) = static_cast<int32_t>(from[k]); break;
+        case RTA_INT16: *reinterpret_cast<int16_t*>(at) = static_cast<int16_t>(from[k]); break;
+        case RTA_INT8: *reinterpret_cast<uint8_t*>(at) = static_cast<uint8_t>(from[k] + kInt8Zero); break;
+        default: *reinterpret_cast<uint8_t*>(at) = static_cast<uint8_t>(from[k]);
+      }
     }
   }
 
@@ -289,7 +297,7 @@ class IntegerStage final : public Stage {
   GraphIO y_;
   int64_t count_, n_;
   rta_dtype gives_;
-  bool divides_ = false, bytes_ = false;  // bytes_: widens bytes and nothing else
+  bool divides_ = false, widens_ = false;  // widens_: makes float32 of one or two bytes, and nothing else
   std::vector<Operand> operands_;
   std::vector<Step> steps_;
   const int64_t* numbers_;

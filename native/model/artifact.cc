@@ -78,7 +78,7 @@ class Texts {
 };
 
 rta_dtype dtype_of(uint32_t number) {
-  if (number > RTA_FLOAT16) refuse(RTA_BAD_FORMAT, "a dtype numbered %u", number);
+  if (number > RTA_INT16) refuse(RTA_BAD_FORMAT, "a dtype numbered %u", number);
   return static_cast<rta_dtype>(number);
 }
 

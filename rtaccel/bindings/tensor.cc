@@ -21,7 +21,7 @@ constexpr Dtype of(rta_dtype dtype, uint8_t code) {
 constexpr Dtype kDtypes[] = {
     of(RTA_FLOAT32, dlpack::kFloat),       of(RTA_INT8, dlpack::kInt),       of(RTA_INT64, dlpack::kInt),
     of(RTA_INT32, dlpack::kInt),           of(RTA_UINT8, dlpack::kUnsigned), of(RTA_BFLOAT16, dlpack::kBfloat),
-    {"bool", RTA_UINT8, dlpack::kBool, 1}, of(RTA_FLOAT16, dlpack::kFloat),
+    {"bool", RTA_UINT8, dlpack::kBool, 1}, of(RTA_FLOAT16, dlpack::kFloat),  of(RTA_INT16, dlpack::kInt),
 };
 
 // What `allocate` gives, as the DLPack specification lays it out.

@@ -37,8 +37,8 @@ QuantMap = Mapping[str, "tuple[float, int]"]
 class Value:
     """What lies between stages: [M, width], or [M, steps, width] where steps > 1.
 
-    dtype: "float32" or "int8", "int64" for whole numbers; "int32", "uint8", "bool", "bfloat16" and "float16" for
-        inputs and outputs of a plan.
+    dtype: "float32" or "int8", "int64" for whole numbers; "int32", "int16", "uint8", "bool", "bfloat16" and "float16"
+        for inputs and outputs of a plan.
     quant: what the int8 means; None for float32 and for
     int8 with a scale per row, which then is a value of its own (of as many steps and width 1).
     """

@@ -14,14 +14,14 @@ from typing import Any
 from rtaccel.core.stage import GraphIO, Stage
 from rtaccel.deploy.container import ALIGNMENT, FORMAT_VERSION, Part
 
-DTYPES = ("float32", "int8", "int64", "int32", "uint8", "bfloat16", "float16")
+DTYPES = ("float32", "int8", "int64", "int32", "uint8", "bfloat16", "float16", "int16")
 """In the order of rta_dtype."""
 
 SAFETENSORS = {
-    "float32": "F32", "int8": "I8", "int64": "I64", "int32": "I32", "uint8": "U8", "bfloat16": "BF16",
+    "float32": "F32", "int8": "I8", "int64": "I64", "int32": "I32", "int16": "I16", "uint8": "U8", "bfloat16": "BF16",
     "float16": "F16",
 }  # fmt: skip
-BYTES = {"float32": 4, "int8": 1, "int64": 8, "int32": 4, "uint8": 1, "bfloat16": 2, "float16": 2}
+BYTES = {"float32": 4, "int8": 1, "int64": 8, "int32": 4, "uint8": 1, "bfloat16": 2, "float16": 2, "int16": 2}
 ROLES = ("inner", "input", "output", "state")
 INT, FLOAT, TEXT, TENSOR = range(4)
 RESERVED = ("plan", "constants", "states", "prepacked", "pad.prepacked")

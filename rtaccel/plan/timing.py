@@ -16,7 +16,7 @@ from rtaccel.plan.choose import Choice
 ROUNDS = 9
 ROUND_NS = 200_000
 MAX_CALLS = 5_000
-WHOLE = frozenset({"int64", "int32", "uint8", "bool"})
+WHOLE = frozenset({"int64", "int32", "int16", "uint8", "bool"})
 """Dtypes of inputs that are fed one number: an index of every table, where the operator says no other."""
 
 

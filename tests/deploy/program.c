@@ -7,6 +7,7 @@
 #include "rtaccel.h"
 
 static size_t bytes_of(rta_dtype dtype) {
+  if (dtype == RTA_BFLOAT16 || dtype == RTA_FLOAT16 || dtype == RTA_INT16) return 2;
   return dtype == RTA_INT64 ? 8 : dtype == RTA_FLOAT32 || dtype == RTA_INT32 ? 4 : 1;
 }
 

@@ -33,7 +33,7 @@ using Buffer = std::unique_ptr<void, Free>;
 }
 
 size_t element_bytes(rta_dtype dtype) {
-  if (dtype == RTA_BFLOAT16 || dtype == RTA_FLOAT16) return 2;
+  if (dtype == RTA_BFLOAT16 || dtype == RTA_FLOAT16 || dtype == RTA_INT16) return 2;
   return dtype == RTA_FLOAT32 || dtype == RTA_INT32 ? 4 : dtype == RTA_INT64 ? 8 : 1;
 }
 

@@ -21,7 +21,20 @@ static uint32_t slot_dtype(rta_dtype dtype) {
     case RTA_INT64: return RTA_LATEST_INT64;
     case RTA_INT32: return RTA_LATEST_INT32;
     case RTA_UINT8: return RTA_LATEST_UINT8;
+    case RTA_INT16: return RTA_LATEST_INT16;
+    case RTA_FLOAT16: return RTA_LATEST_FLOAT16;
     default: return RTA_LATEST_BFLOAT16;
+  }
+}
+
+static size_t item_bytes(rta_dtype dtype) {
+  switch (dtype) {
+    case RTA_INT64: return 8;
+    case RTA_FLOAT32:
+    case RTA_INT32: return 4;
+    case RTA_INT8:
+    case RTA_UINT8: return 1;
+    default: return 2;
   }
 }
 
@@ -31,11 +44,7 @@ static int make_slots(rta_model* model, int output, const size_t* bytes, rta_lat
   for (int i = 0; i < count; ++i) {
     rta_tensor tensor;
     rta_model_tensor(model, output, i, &tensor);
-    const size_t item = tensor.dtype == RTA_INT64                                  ? 8
-                        : tensor.dtype == RTA_BFLOAT16                             ? 2
-                        : tensor.dtype == RTA_FLOAT32 || tensor.dtype == RTA_INT32 ? 4
-                                                                                   : 1;
-    const int64_t elements = (int64_t)(bytes[i] / item);
+    const int64_t elements = (int64_t)(bytes[i] / item_bytes(tensor.dtype));
     slots[i] = rta_latest_create(NULL, slot_dtype(tensor.dtype), 1, &elements, RTA_LATEST_ONE, RTA_LATEST_NAN_PASS);
     if (!slots[i]) return -1;
   }

@@ -12,6 +12,7 @@ from typing import Any
 import torch
 
 from rtaccel.convert.frontend.decompositions.counting import truth
+from rtaccel.convert.frontend.graph.small import SMALL, holds
 from rtaccel.convert.frontend.nodes import OpNode
 from rtaccel.convert.patterns.pointwise import batch_norm
 from rtaccel.convert.patterns.rules import Call, general
@@ -47,12 +48,12 @@ for _target, _names in {
 
 
 def _selecting(call: Call) -> Expression:
-    """Of a call that gives one of its operands: bytes stay bytes, which float32 holds exactly."""
-    made = Expression(call)
+    """Of a call that gives one of its operands: float32 holds small whole numbers exactly."""
+    made, dtype = Expression(call), call.node.meta["val"].dtype
     tensors = [n.meta["val"].dtype for n in call.node.all_input_nodes]
     numbers = [a for a in call.node.args if isinstance(a, (int, float))]
-    if {*tensors} <= {torch.uint8, torch.bool} and all(0 <= n <= 255 and n == int(n) for n in numbers):
-        made.gives = (*made.gives, torch.uint8)
+    if dtype in SMALL and holds(dtype, tensors, numbers):
+        made.gives = (*made.gives, dtype)
     return made
 
 
@@ -261,13 +262,17 @@ def _lerp(call: Call) -> OpNode:
 
 @general(aten._to_copy.default, aten.to.dtype, aten.to.dtype_layout, aten.type_as.default)
 def _cast(call: Call) -> OpNode | str:
-    """Truth values and indices to float32, and float32 to a truth value or a byte: the lowest eight bits of the whole number,
-    stored as float32."""
+    """Truth values and indices to float32, and float32 to a truth value or a small whole number: the lowest bits of the number
+    toward zero, stored as float32."""
     made = Expression(call)
     wanted = call.node.meta["val"].dtype
-    if wanted == torch.uint8:
-        made.gives = (torch.uint8,)
-        made.emit("remainder", made.emit("trunc", made.operand(call["self"])), "256.0")
+    if wanted in SMALL:
+        made.gives = (wanted,)
+        low, high = SMALL[wanted]
+        size = repr(float(high - low + 1))
+        bits = made.emit("remainder", made.emit("trunc", made.operand(call["self"])), size)
+        if low < 0:
+            made.emit("sub", bits, made.emit("mul", made.emit("gt", bits, repr(float(high))), size))
         return made.node()
     source = truth(call["self"]) if wanted == torch.float32 else None  # not by way of whole numbers
     made.emit("truth" if wanted == torch.bool else "copy", made.operand(source or call["self"]))

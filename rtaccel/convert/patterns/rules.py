@@ -18,6 +18,7 @@ import torch
 from torch import Tensor, fx
 
 from rtaccel.convert.frontend import layout
+from rtaccel.convert.frontend.graph.small import SMALL
 from rtaccel.convert.frontend.layout import Atom, View
 from rtaccel.convert.frontend.nodes import Buffer, OpNode, hints, module_name
 from rtaccel.convert.frontend.view_ops import Arguments
@@ -32,9 +33,9 @@ _RULES: dict[Any, Rule] = {}
 _GENERAL: dict[Any, Rule] = {}
 _WHOLE: dict[Any, Rule] = {}
 _WHOLE_NUMBERS = (torch.int64, torch.int32)
-_WHOLE_RESULTS = (*_WHOLE_NUMBERS, torch.uint8)
-_READ_AS_REAL = (torch.float32, torch.bool, torch.uint8)
-"""Truth values and bytes are read as numbers from 0 on."""
+_WHOLE_RESULTS = (*_WHOLE_NUMBERS, *SMALL)
+_READ_AS_REAL = (torch.float32, torch.bool, *SMALL)
+"""Truth values and whole numbers of one or two bytes are values of float32."""
 
 
 class Refused(Exception):
@@ -71,7 +72,7 @@ def whole(*targets: Any) -> Callable[[Rule], Rule]:
 
 def _has_whole_numbers(node: fx.Node) -> bool:
     values = [n.meta.get("val") for n in (node, *node.all_input_nodes)]
-    return any(isinstance(v, Tensor) and v.dtype in _WHOLE_NUMBERS for v in values)
+    return any(isinstance(v, Tensor) and v.dtype in _WHOLE_RESULTS for v in values)
 
 
 @cache
@@ -238,7 +239,7 @@ class Call:
     def op_node(
         self, op: str, reads: Sequence[str], view: View, elements: int, width: int, whole: bool = False, **parts: Any
     ) -> OpNode:
-        """A node whose only value is that of the node. whole: it may hold whole numbers, or bytes."""
+        """A node whose only value is that of the node. whole: it may hold whole numbers."""
         meta = self.node.meta["val"]
         if meta.dtype not in (torch.float32, torch.bool, *(_WHOLE_RESULTS if whole else ())):
             raise Refused(f"gives {meta.dtype}, and operators here float32")

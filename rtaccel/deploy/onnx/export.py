@@ -21,7 +21,8 @@ from rtaccel.deploy.onnx.registry import forms
 from rtaccel.deploy.onnx.writer import IR_VERSION, ML, OPSET, Writer
 from rtaccel.runtime.compiled import CompiledModel
 
-_TYPES = {"float32": 1, "int64": 7, "int32": 6, "bool": 9, "float64": 11, "float16": 10, "bfloat16": 16}
+_TYPES = {"float32": 1, "uint8": 2, "int8": 3, "int16": 5, "int32": 6, "int64": 7, "bool": 9, "float16": 10, "float64": 11,
+          "bfloat16": 16}  # fmt: skip
 
 
 def to_onnx(fast: CompiledModel, path: Any = None) -> Any:

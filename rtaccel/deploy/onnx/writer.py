@@ -26,7 +26,8 @@ ML = "ai.onnx.ml"
 IR_VERSION = 10
 """Of the file: the one that belongs to the opset."""
 
-_DTYPES = {"float32": 1, "int8": 3, "int64": 7, "int32": 6, "uint8": 2, "bool": 9, "float16": 10, "bfloat16": 16}
+_DTYPES = {"float32": 1, "int8": 3, "int64": 7, "int32": 6, "uint8": 2, "bool": 9, "float16": 10, "bfloat16": 16,
+           "int16": 5}  # fmt: skip
 
 
 class Writer:

@@ -2,8 +2,8 @@
 //
 // The module imports nothing. Model.load gives it memory for the model, its inputs and its outputs; step() asks for no more.
 
-const DTYPES = [Float32Array, Int8Array, BigInt64Array, Int32Array, Uint8Array, Uint16Array];
-const NAMES = ["float32", "int8", "int64", "int32", "uint8", "bfloat16"];
+const DTYPES = [Float32Array, Int8Array, BigInt64Array, Int32Array, Uint8Array, Uint16Array, Uint16Array, Int16Array];
+const NAMES = ["float32", "int8", "int64", "int32", "uint8", "bfloat16", "float16", "int16"];
 const PAGE = 65536;
 
 /** What the core refuses: its text, and the number of rta_code in rta_model.h. */

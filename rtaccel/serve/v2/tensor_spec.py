@@ -15,6 +15,7 @@ DATATYPES: dict[str, tuple[str, np.dtype[Any]]] = {
     "float32": ("FP32", np.dtype(np.float32)),
     "float16": ("FP16", np.dtype(np.float16)),
     "int8": ("INT8", np.dtype(np.int8)),
+    "int16": ("INT16", np.dtype(np.int16)),
     "int32": ("INT32", np.dtype(np.int32)),
     "int64": ("INT64", np.dtype(np.int64)),
     "uint8": ("UINT8", np.dtype(np.uint8)),

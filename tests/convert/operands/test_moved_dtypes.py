@@ -1,4 +1,5 @@
-"""Movement and choice in every dtype that a plan holds, with constants among the parts: exactly torch's numbers, all native."""
+"""Movement, choice and arithmetic in every dtype that a plan holds, with constants among the parts: exactly torch's numbers, all
+native."""
 
 from __future__ import annotations
 
@@ -12,17 +13,23 @@ from torch import Tensor, nn
 import rtaccel as rt
 
 F = nn.functional
-DTYPES = (torch.float32, torch.int64, torch.int32, torch.uint8, torch.bool)
+SMALL = (torch.uint8, torch.int8, torch.int16)
+WHOLE = (torch.int64, torch.int32, *SMALL)
+DTYPES = (torch.float32, *WHOLE, torch.bool)
 Step = Callable[[Tensor], Tensor]
 
 
 def numbers(rng: random.Random, dtype: torch.dtype, *shape: int) -> Tensor:
-    """Those of int32 and int64 are such as float32 does not hold."""
+    """Those of int32 and int64 are such as float32 does not hold; small ones have both ends."""
     torch.manual_seed(rng.randrange(1 << 30))
     if dtype == torch.float32:
         return torch.randn(*shape)
-    most = {torch.bool: 2, torch.uint8: 256, torch.int32: 1 << 31, torch.int64: 1 << 62}[dtype]
-    return torch.randint(0 if dtype in (torch.bool, torch.uint8) else -most, most, shape).to(dtype)
+    if dtype in SMALL:
+        info = torch.iinfo(dtype)
+        made = torch.randint(info.min, info.max + 1, shape)
+        return torch.where(torch.rand(shape) < 0.2, rng.choice((info.min, info.max)), made).to(dtype)
+    most = {torch.bool: 2, torch.int32: 1 << 31, torch.int64: 1 << 62}[dtype]
+    return torch.randint(0 if dtype == torch.bool else -most, most, shape).to(dtype)
 
 
 def joined(rng: random.Random, x: Tensor) -> Step:
@@ -39,7 +46,7 @@ def joined(rng: random.Random, x: Tensor) -> Step:
 
 
 def padded(rng: random.Random, x: Tensor) -> Step:
-    value = float(numbers(rng, x.dtype, 1)) if x.dtype in (torch.float32, torch.uint8) else rng.randint(0, 1)
+    value = float(numbers(rng, x.dtype, 1)) if x.dtype in (torch.float32, *SMALL) else rng.randint(0, 1)
     by = tuple(rng.randint(-1 if n > 2 else 0, 3) for n in reversed(x.shape[1:]) for _ in range(2))
     return lambda x: F.pad(x, by, value=value)
 
@@ -103,16 +110,39 @@ def cast(rng: random.Random, x: Tensor) -> Step:
     """To a dtype that holds the numbers."""
     wider = {
         torch.bool: DTYPES,
-        torch.uint8: (torch.float32, torch.int64, torch.int32, torch.bool),
-        torch.int32: (torch.int64, torch.bool),
-        torch.int64: (torch.int32, torch.bool),
+        **dict.fromkeys(SMALL, DTYPES),
+        torch.int32: (*WHOLE, torch.bool),
+        torch.int64: (*WHOLE, torch.bool),
         torch.float32: (torch.bool,),
     }[x.dtype]
     to = rng.choice(wider)
     return lambda x: x.to(to)
 
 
-STEPS = (joined, joined, padded, written, written, stacked, chosen, filled, bounded, turned, cast)
+def rounded(rng: random.Random, x: Tensor) -> Step:
+    """Of real numbers, to a dtype that holds them; fractions go toward zero."""
+    if x.dtype != torch.float32:
+        return cast(rng, x)
+    to = rng.choice(WHOLE)
+    low, high = max(torch.iinfo(to).min, -40_000), min(torch.iinfo(to).max, 40_000)
+    return lambda x: (x * 100).clamp(low, high).to(to)
+
+
+def computed(rng: random.Random, x: Tensor) -> Step:
+    """Sums, products and bits, which wrap."""
+    if x.dtype not in WHOLE:
+        return rounded(rng, x)
+    own, by = numbers(rng, x.dtype, *x.shape[1:]), rng.randint(0, 7)
+    return rng.choice(
+        (
+            lambda x: x + own, lambda x: own - x, lambda x: x * own, lambda x: 3 - x, lambda x: x * x + own, lambda x: -x,
+            lambda x: x.abs(), lambda x: (x & own) ^ (x | 5), lambda x: ~x, lambda x: x >> by, lambda x: x << by,
+            lambda x: (x < own) | (x == 3), lambda x: x % 7, lambda x: x // 3, lambda x: x.sum(-1, keepdim=True) + x,
+        )
+    )  # fmt: skip
+
+
+STEPS = (joined, joined, padded, written, written, stacked, chosen, filled, bounded, turned, cast, rounded, computed, computed)
 
 
 class Drawn(nn.Module):

@@ -22,7 +22,7 @@ from rtaccel.convert.frontend.decompositions.images.pooled_places import (
     max_pool2d_with_indices,
 )
 from rtaccel.convert.frontend.decompositions.joined import joined, shifted_out, stack
-from rtaccel.convert.frontend.decompositions.rounding import divide, floor_divide
+from rtaccel.convert.frontend.decompositions.rounding import divide, floor_divide, shifted_left, shifted_right
 from rtaccel.convert.frontend.decompositions.scattered import (
     diag_embed,
     diagonal_scatter,
@@ -249,6 +249,8 @@ OWN: dict[Any, Callable[..., Any]] = {
     torch.ops.aten.__lshift__.Scalar: lambda x, bits: x * 2**bits,
     torch.ops.aten.bitwise_right_shift.Tensor_Scalar: lambda x, bits: torch.div(x, 2**bits, rounding_mode="floor"),
     torch.ops.aten.bitwise_left_shift.Tensor_Scalar: lambda x, bits: x * 2**bits,
+    **dict.fromkeys((torch.ops.aten.__rshift__.Tensor, torch.ops.aten.bitwise_right_shift.Tensor), shifted_right),
+    **dict.fromkeys((torch.ops.aten.__lshift__.Tensor, torch.ops.aten.bitwise_left_shift.Tensor), shifted_left),
     torch.ops.aten.floor_divide.default: floor_divide,
     torch.ops.aten.floor_divide.Scalar: floor_divide,
     torch.ops.aten.div.Tensor_mode: divide,

@@ -1,4 +1,5 @@
-"""Quotients that are rounded down by their remainder: one near a whole number may be on either side of it."""
+"""Quotients that are rounded down: real ones by their remainder, since one near a whole number may be on either side of it, and
+whole numbers that are shifted."""
 
 from __future__ import annotations
 
@@ -34,3 +35,17 @@ def divide(x: Any, other: Any, *, rounding_mode: str | None) -> Tensor:
     if rounding_mode != "floor":
         raise TypeError(f"rounding_mode {rounding_mode}")
     return floor_divide(x, other)
+
+
+def shifted_right(x: Any, bits: Any) -> Tensor:
+    """x / 2^bits rounded down, of which nothing but the sign is left above 62 bits."""
+    dtype = torch.result_type(x, bits)
+    wide, by = torch.as_tensor(x).long(), torch.as_tensor(bits).long()
+    quotient = torch.div(wide, 2 ** by.clamp(0, 62), rounding_mode="floor")
+    return torch.where(by > 62, -(wide < 0).long(), quotient).to(dtype)
+
+
+def shifted_left(x: Any, bits: Any) -> Tensor:
+    """x * 2^bits, which wraps."""
+    dtype = torch.result_type(x, bits)
+    return (torch.as_tensor(x).long() * 2 ** torch.as_tensor(bits).long()).to(dtype)

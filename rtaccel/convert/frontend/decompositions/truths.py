@@ -1,4 +1,4 @@
-"""Decompositions of reductions that take truth values for numbers, or numbers for truth values."""
+"""Decompositions of reductions that take truth values or small whole numbers for numbers, or numbers for truth values."""
 
 from __future__ import annotations
 
@@ -8,14 +8,20 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from rtaccel.convert.frontend.graph.small import SMALL
+
 aten = torch.ops.aten
 
 
 def _of_truths(call: Callable[..., Tensor]) -> Callable[..., Tensor]:
-    """Of truth values as whole numbers."""
+    """Of truth values and of whole numbers of one or two bytes in int64, as torch adds them up. Whole numbers that are to be added
+    up as real ones become real ones first."""
 
     def apply(x: Tensor, *args: Any, **kwargs: Any) -> Tensor:
-        if x.dtype != torch.bool:
+        dtype = kwargs.get("dtype")
+        if dtype is not None and dtype.is_floating_point and not x.is_floating_point():
+            return call(x.to(dtype), *args, **{k: v for k, v in kwargs.items() if k != "dtype"})
+        if x.dtype != torch.bool and x.dtype not in SMALL:
             raise NotImplementedError  # it would be taken apart into itself
         return call(x.long(), *args, **kwargs)
 
@@ -29,7 +35,7 @@ def _running(call: Callable[..., Tensor]) -> Callable[..., Tensor]:
     def apply(x: Tensor, dim: int, *, dtype: torch.dtype | None = None) -> Tensor:
         whole = dtype == torch.int32 and x.dtype in (torch.int32, torch.int64)
         cut = dtype in (torch.int32, torch.int64) and x.dtype == torch.float32
-        if x.dtype != torch.bool and not whole and not cut:
+        if x.dtype != torch.bool and x.dtype not in SMALL and not whole and not cut:
             raise NotImplementedError  # it would be taken apart into itself
         found = call(x.long(), dim)
         return found if dtype in (None, torch.int64) else found.to(dtype)
@@ -48,13 +54,26 @@ def _of_numbers(call: Callable[..., Tensor]) -> Callable[..., Tensor]:
     return apply
 
 
-def _extreme_truth(call: Callable[..., Tensor]) -> Callable[..., Tensor]:
-    """The largest truth value is whether any is true, and the smallest whether all are."""
+def _mean(call: Callable[..., Tensor]) -> Callable[..., Tensor]:
+    """Of whole numbers as real ones."""
+
+    def apply(x: Tensor, *args: Any, dtype: torch.dtype | None = None) -> Tensor:
+        if dtype is None or x.is_floating_point() or x.is_complex():
+            raise NotImplementedError
+        return call(x.to(dtype), *args)
+
+    return apply
+
+
+def _extreme(call: Callable[..., Tensor], of_truths: Callable[..., Tensor]) -> Callable[..., Tensor]:
+    """The largest truth value is whether any is true, and the smallest whether all are. float32 holds numbers of one or two bytes."""
 
     def apply(x: Tensor, dim: Any = (), keepdim: bool = False) -> Tensor:
+        if x.dtype in SMALL:
+            return call(x.float(), dim, keepdim).to(x.dtype)
         if x.dtype != torch.bool:
             raise NotImplementedError
-        return call(x, list(dim) or None, keepdim)
+        return of_truths(x, list(dim) or None, keepdim)
 
     return apply
 
@@ -64,8 +83,9 @@ TRUTHS: dict[Any, Callable[..., Tensor]] = {
         target: _of_truths(target)
         for target in (aten.sum.dim_IntList, aten.sum.default, aten.prod.default, aten.prod.dim_int)
     },
-    aten.amax.default: _extreme_truth(aten.any.dims),
-    aten.amin.default: _extreme_truth(aten.all.dims),
+    **{target: _mean(target) for target in (aten.mean.dim, aten.mean.default)},
+    aten.amax.default: _extreme(aten.amax.default, aten.any.dims),
+    aten.amin.default: _extreme(aten.amin.default, aten.all.dims),
     **{target: _running(target) for target in (aten.cumsum.default, aten.cumprod.default)},
     **{
         target: _of_numbers(target)

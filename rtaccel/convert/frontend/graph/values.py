@@ -12,6 +12,7 @@ from torch import Tensor, fx
 from rtaccel.convert.frontend import layout
 from rtaccel.convert.frontend.decompositions.half import HALVES
 from rtaccel.convert.frontend.exported.graph import ExportedGraph
+from rtaccel.convert.frontend.graph.small import SMALL
 from rtaccel.convert.frontend.layout import View
 from rtaccel.convert.frontend.nodes import Buffer, OpNode, gather_node, hints, module_name
 from rtaccel.core.registry import with_role
@@ -20,7 +21,10 @@ from rtaccel.core.traits import Role
 _VECTOR = 16
 """Numbers from which on a row fills vectors."""
 _DTYPES = {torch.float32: "float32", torch.int64: "int64"}
-_APART = {torch.bool: "float32", torch.uint8: "float32", torch.int32: "int64", **dict.fromkeys(HALVES, "float32")}
+_APART = {
+    **dict.fromkeys((torch.bool, *SMALL, *HALVES), "float32"),
+    torch.int32: "int64",
+}
 
 
 class Values:
@@ -64,7 +68,7 @@ class Values:
         return shape if prod(shape) else None
 
     def _widen(self, node: fx.Node) -> None:
-        """An input of truth values, bytes, int32 or half precision, in the dtype that operators compute in."""
+        """An input of truth values, of whole numbers of one to four bytes, or in half precision, in the dtype that operators compute in."""
         dtype = stored_apart(node)
         shape = self._shape(node) if dtype is not None else None
         if dtype is None or shape is None:
@@ -194,7 +198,7 @@ class Values:
 
 
 def stored_apart(node: fx.Node) -> torch.dtype | None:
-    """The dtype of its tensor where operators keep it in another: truth values (1 and 0), uint8 and half precision in float32,
+    """The dtype of its tensor where operators keep it in another: truth values (1 and 0), whole numbers of one or two bytes and half precision in float32,
     int32 in int64."""
     meta = node.meta.get("val")
     return meta.dtype if isinstance(meta, Tensor) and meta.dtype in _APART else None

@@ -1,6 +1,6 @@
 """Rules for elementwise calls with whole numbers: arithmetic of indices, comparisons, casts. Exact, in int64.
 
-int32 is stored as int64 too, and what torch computes in int32 is wrapped to 32 bits.
+int32 is stored as int64 too, and numbers of one or two bytes as float32. What torch computes in them is wrapped to their bits.
 """
 
 from __future__ import annotations
@@ -12,6 +12,7 @@ import torch
 from torch import Tensor, fx
 
 from rtaccel.convert.frontend import layout
+from rtaccel.convert.frontend.graph.small import SMALL
 from rtaccel.convert.frontend.layout import View
 from rtaccel.convert.frontend.nodes import OpNode
 from rtaccel.convert.patterns.rules import Call, Refused, whole
@@ -21,13 +22,13 @@ from rtaccel.core.traits import Role
 
 aten = torch.ops.aten
 INTEGRAL = (torch.int64, torch.int32, torch.bool)
-READ = (*INTEGRAL, torch.uint8)
+READ = (*INTEGRAL, *SMALL)
 
 
 class Whole(Expression):
     """The program of one call in whole numbers."""
 
-    gives = (torch.float32, *INTEGRAL)
+    gives = (torch.float32, *INTEGRAL, *SMALL)
 
     def __init__(self, call: Call, casts: bool = False) -> None:
         """casts: float32 is an operand too."""
@@ -60,8 +61,14 @@ class Whole(Expression):
         return f"c{len(self.constants) - 1}"
 
     def node(self) -> OpNode:
-        if self.call.node.meta["val"].dtype == torch.int32:
-            self.emit("wrap32", f"t{len(self.lines) - 1}")
+        made, last = self.call.node.meta["val"].dtype, f"t{len(self.lines) - 1}"
+        if made == torch.int32:
+            self.emit("wrap32", last)
+        elif made in SMALL:
+            low, high = SMALL[made]
+            bits = self.emit("bitwise_and", last, str(high - low))
+            if low < 0:
+                self.emit("sub", self.emit("bitwise_xor", bits, str(-low)), str(-low))
         return super().node()
 
 
@@ -163,17 +170,6 @@ def _power(call: Call) -> OpNode | str:
 def _cast(call: Call) -> OpNode | str:
     """Between whole numbers, truth values and float32, which is rounded toward zero."""
     wanted = call.node.meta["val"].dtype
-    if wanted == torch.uint8:
-        return _bytes(call)
     made = Whole(call, casts=True)
     made.emit("truth" if wanted == torch.bool else "copy", made.operand(call["self"]))
-    return made.node()
-
-
-def _bytes(call: Call) -> OpNode:
-    """Bytes are stored as float32: whole numbers from 0 to 255, the lowest eight bits of what is cast."""
-    made: Expression = Whole(call, casts=True)
-    made.gives = (torch.uint8,)
-    value = made.emit("copy", made.operand(call["self"]))
-    made.emit("bitwise_and", value, "255")
     return made.node()
