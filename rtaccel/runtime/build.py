@@ -27,7 +27,7 @@ from rtaccel.core.scheme import SchemeMap
 from rtaccel.runtime.compiled import CompiledModel
 from rtaccel.runtime.guarded import GuardedModel
 from rtaccel.runtime.options import Options
-from rtaccel.runtime.verify import narrowed, other_values, verified
+from rtaccel.runtime.verify import narrowed, other_values, tolerance_for, verified
 
 Build = Callable[[ExportedGraph, OpGraph], CompiledModel]
 
@@ -143,7 +143,7 @@ def _build_verified(
         return build(exported, graph)
     example = shared_batch(args)
     reference = private_copy("compile", original)
-    tolerance = SWAPPED_TOLERANCE if any(d.swapped for d in graph.op_nodes) else None
+    tolerance = SWAPPED_TOLERANCE if any(d.swapped for d in graph.op_nodes) else tolerance_for(model, args, exported.halves)
     on_cpu = all(t.device.type == "cpu" for t in exported.constants.values())
     forms = _other_forms(exported, private, args, specialize, guard, sizes is None)
     while True:

@@ -8,7 +8,7 @@ shapes, dtypes, and values within what float32 sums in another order can differ 
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -142,9 +142,10 @@ def other_values(
     return pytree.tree_map(one, args)
 
 
-def tolerance_for(model: nn.Module, args: tuple[Any, ...]) -> float:
-    """By the least precise dtype among its tensors."""
-    return max([1e-3, *(TOLERANCE.get(t.dtype, 0.0) for t in _tensors(model, args))])
+def tolerance_for(model: nn.Module, args: tuple[Any, ...], inside: Sequence[torch.dtype] = ()) -> float:
+    """By the least precise dtype among its tensors, and of what it computes in inside."""
+    dtypes = (*inside, *(t.dtype for t in _tensors(model, args)))
+    return max([1e-3, *(TOLERANCE.get(dtype, 0.0) for dtype in dtypes)])
 
 
 def _tensors(model: nn.Module, args: tuple[Any, ...]) -> list[Tensor]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import random
+import warnings
 from typing import Any
 
 import pytest
@@ -255,3 +256,52 @@ def test_state_in_half_precision(dtype: torch.dtype) -> None:
         assert y.dtype == dtype
         assert rms(y.double() - want) <= torch.finfo(dtype).eps / 2 * rms(want)
     assert fast.state_dict()["h"].dtype == dtype
+
+
+class Casts(nn.Module):
+    """A float32 model of which parts compute in half precision, as torch.autocast has them, and one number rounds on purpose."""
+
+    def __init__(self, width: int, dtype: torch.dtype, inner: nn.Module) -> None:
+        super().__init__()
+        self.inner, self.dtype, self.last = inner, dtype, nn.Linear(width, width)
+
+    def forward(self, x: Tensor) -> tuple[Tensor, Tensor]:
+        with torch.autocast("cpu", self.dtype):
+            y = self.inner(x)
+        with torch.autocast("cpu", enabled=False):
+            z = self.last(x * 2)
+        return self.last(y[0].float() if isinstance(y, tuple) else y.float()), z
+
+
+@pytest.mark.filterwarnings("ignore:In CPU autocast")
+@pytest.mark.parametrize("kind", [Explicit, Convolution, Attention, Recurrent, nn.Linear], ids=lambda k: k.__name__)
+@pytest.mark.parametrize("dtype", HALVES, ids=str)
+def test_parts_in_autocast_are_nearer_to_float64_than_the_model(kind: type[nn.Module], dtype: torch.dtype) -> None:
+    if kind is Recurrent and dtype == torch.float16:
+        pytest.skip("torch has no LSTM in float16 on a CPU")
+    torch.manual_seed(3)
+    inner = kind(8, 8) if kind is nn.Linear else kind(8)
+    model = Casts(8, dtype, inner).eval()
+    x = torch.randn(2, 8, 8) if kind is Convolution else torch.randn(2, 5, 8)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error", FallbackWarning)
+        fast = rt.compile(model, (x,))
+    exact = copy.copy(model)
+    exact.dtype = torch.float32  # in which torch.autocast does nothing
+    for own, got, want in zip(model(x), fast(x), exact(x)):
+        assert got.dtype == own.dtype
+        assert rms(got.double() - want.double()) <= max(2e-6 * rms(want), 0.01 * rms(own.double() - want.double()))
+
+
+def test_a_half_that_is_computed_with_and_cast_back_rounds_where_it_is_cast_back() -> None:
+    class Both(nn.Module):
+        def forward(self, x: Tensor) -> tuple[Tensor, Tensor]:
+            half = x.bfloat16()
+            return half.float() * 3, (half * half).float()
+
+    x = torch.randn(4, 16)
+    with pytest.warns(FallbackWarning):
+        fast = rt.compile(Both().eval(), (x,))
+    rounded, computed = fast(x)
+    assert torch.equal(rounded, x.bfloat16().float() * 3)
+    assert torch.equal(computed, x * x)
