@@ -21,7 +21,8 @@ from rtaccel.core.registry import Impl, Prepared, operator, register_impl
 from rtaccel.core.stage import GraphIO, Problem, Stage
 
 DTYPES = {
-    getattr(torch, name): name for name in ("float32", "int8", "int64", "int32", "uint8", "bfloat16", "float16", "int16")
+    getattr(torch, name): name
+    for name in ("float32", "int8", "int64", "int32", "uint8", "bfloat16", "float16", "int16")
 }  # as rta_plan.h has them
 
 

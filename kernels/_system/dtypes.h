@@ -13,7 +13,7 @@ struct DtypeFacts {
   int8_t bytes;
 };
 
-constexpr DtypeFacts kDtypes[] = {{"float32", 4}, {"int8", 1},     {"int64", 8},  {"int32", 4},
+constexpr DtypeFacts kDtypes[] = {{"float32", 4}, {"int8", 1},     {"int64", 8},   {"int32", 4},
                                   {"uint8", 1},   {"bfloat16", 2}, {"float16", 2}, {"int16", 2}};
 
 static_assert(sizeof kDtypes / sizeof *kDtypes == RTA_INT16 + 1, "a row for each dtype");

@@ -146,7 +146,8 @@ class ArraySlot : public LatestSlot {
     shape_.assign(header_->shape, header_->shape + header_->ndim);
     for (int i = 0; i < 3 && rta_latest_buffer(made, i); ++i) data_.push_back(rta_latest_buffer(made, i));
     bytes_ = header_->payload_bytes;
-    if (row_->code != RTA_LATEST_FLOAT64 && row_->code != RTA_LATEST_BOOL) spec_ = Spec{dtype_of(row_->name), 0, {}, shape_};
+    if (row_->code != RTA_LATEST_FLOAT64 && row_->code != RTA_LATEST_BOOL)
+      spec_ = Spec{dtype_of(row_->name), 0, {}, shape_};
   }
 
   // Puts what can be read where it lies: torch's tensors, or a buffer. False: it needs a closer look.

@@ -57,6 +57,16 @@ CALLS: dict[str, tuple[Callable[[Any, Tensor], Tensor], tuple[int, ...]]] = {
     "along another dimension": (lambda m, x: torch.fft.irfft(torch.fft.rfft(x, dim=1)[:, :, :3], n=17, dim=1), (17, 3)),
     "cut and padded": (lambda m, x: torch.fft.rfft(x, n=9).real + torch.fft.rfft(x, n=9).imag, (3, 16)),
     "padded": (lambda m, x: torch.fft.rfft(x, n=33, norm="forward").abs(), (3, 16)),
+    "of real numbers to real ones": (
+        lambda m, x: torch.fft.irfft(x, n=11) + torch.fft.irfft(x[..., :6], n=11, norm="ortho"), (3, 16),
+    ),
+    "of real images to real ones": (lambda m, x: torch.fft.irfft2(x), (2, 8, 5)),
+    "of Hermitian signals": (
+        lambda m, x: torch.fft.hfft(torch.fft.rfft(x)) + torch.fft.hfft(x[..., :9], norm="forward"), (3, 16),
+    ),
+    "to Hermitian signals": (
+        lambda m, x: torch.fft.ihfft(x, n=12).imag + torch.fft.ihfft(x, norm="ortho").real[..., :7], (3, 16),
+    ),
     "a filter": (lambda m, x: torch.fft.irfft(torch.fft.rfft(x) * m.filter, n=16), (3, 16)),
     "in two steps": (lambda m, x: torch.fft.rfft(x).abs(), (2, 1536)),
     "there and back in two steps": (lambda m, x: torch.fft.ifft(torch.fft.fft(x) * 1j).imag, (1024,)),

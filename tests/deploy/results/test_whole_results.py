@@ -1,4 +1,4 @@
-"""Files whose inputs and results are int32 and truth values: the bits of torch from Python and from C."""
+"""Files whose inputs and results are whole numbers of one to four bytes and truth values: torch's bits from Python and from C."""
 
 from __future__ import annotations
 
@@ -201,3 +201,54 @@ def test_an_output_of_another_dtype_than_its_kernel_writes_is_refused() -> None:
                     continue
                 assert {op for _, op, _ in model._native.stages} == {"integer"}, name
     assert looked > 100
+
+
+class Sound(nn.Module):
+    """What converters give, in and out: samples of two bytes and of one."""
+
+    def __init__(self, width: int) -> None:
+        super().__init__()
+        self.layer = nn.Linear(width, width)
+
+    def forward(self, sound: Tensor, level: Tensor, image: Tensor) -> Any:
+        gained = (self.layer(sound / 32768) * 20_000).clamp(-32768, 32767).to(torch.int16)
+        high = (sound >> 8).to(torch.int8)
+        return gained, sound - level, level * 3, (level > 0) & (sound < 100), image + 9, high, image.float()
+
+
+def small(dtype: torch.dtype, *shape: int) -> Tensor:
+    info = torch.iinfo(dtype)
+    return torch.randint(info.min, info.max + 1, shape).to(dtype)
+
+
+def test_whole_numbers_of_one_and_two_bytes(tmp_path: Path, in_c: Callable[..., bytes]) -> None:
+    for seed in range(examples(4)):
+        torch.manual_seed(seed)
+        width = int(torch.randint(1, 140, ()))
+        kinds = (torch.int16, torch.int8, torch.uint8)
+        model = Sound(width).eval()
+        fast = rt.compile(model, tuple(small(kind, 2, width) for kind in kinds), strict=True)
+        loaded = rt.load(rt.save(fast, tmp_path / "sound.rta"))
+        assert [dtype for _, dtype, _ in loaded.inputs] == ["int16", "int8", "uint8"]
+        assert [dtype for _, dtype, _ in loaded.outputs] == [
+            "int16",
+            "int16",
+            "int8",
+            "bool",
+            "uint8",
+            "int8",
+            "float32",
+        ]
+        for rows in (1, 3, 37):
+            given = [small(kind, rows, width) for kind in kinds]
+            want = flat(fast(*given))
+            arrays = [x.numpy() for x in given]
+            outs = tuple(np.full(y.shape, 113).astype(y.dtype) for y in want)
+            loaded.run(*arrays, out=outs)
+            for got in (flat(loaded(*arrays)), flat(loaded(*given)), flat(outs)):
+                for y, z in zip(got, want, strict=True):
+                    assert y.dtype == z.dtype
+                    np.testing.assert_array_equal(y, z)
+            assert in_c(tmp_path / "sound.rta", [arrays], rows) == b"".join(y.tobytes() for y in want)
+            for y, z in zip(want[1:], flat(model(*given))[1:], strict=True):  # the first is rounded behind a layer
+                np.testing.assert_array_equal(y, z)

@@ -89,6 +89,23 @@ def _irfft(x: Any, n: Any = None, dim: int = -1, norm: Any = None) -> Tensor:
     return _to_real(x, n, dim, norm)
 
 
+_OTHER = {None: "forward", "backward": "forward", "forward": "backward", "ortho": "ortho"}
+"""By how a transform is scaled, how its inverse is."""
+
+
+@rule(aten.fft_hfft.default)
+def _hfft(x: Any, n: Any = None, dim: int = -1, norm: Any = None) -> Tensor:
+    """Of a Hermitian signal, whose transform is real."""
+    given = pair(x)
+    return _to_real(Pair(given.re, None if given.im is None else -given.im), n, dim, _OTHER[norm])
+
+
+@rule(aten.fft_ihfft.default)
+def _ihfft(x: Any, n: Any = None, dim: int = -1, norm: Any = None) -> Pair:
+    found = _to_complex(x, n, dim, _OTHER[norm], False, True)
+    return Pair(found.re, -found.imaginary)
+
+
 def _dims(x: Pair, s: Any, dim: Any) -> tuple[list[int], list[Any]]:
     count = x.re.dim()
     dims = (
@@ -142,3 +159,6 @@ for _target, _transform in (
     (aten.fft_irfft2.default, _irfftn),
 ):
     rule(_target)(_of_two(_transform))
+
+TO_REAL = {aten.fft_irfft.default, aten.fft_irfftn.default, aten.fft_irfft2.default, aten.fft_hfft.default}
+"""Transforms that give real numbers, and take them too."""

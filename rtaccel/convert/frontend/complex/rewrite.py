@@ -12,6 +12,7 @@ from torch._guards import detect_fake_mode
 from torch.fx.experimental.proxy_tensor import make_fx
 
 from rtaccel.convert.frontend.complex import arithmetic, constants, fourier, frames, functions, matrices, systems
+from rtaccel.convert.frontend.complex.fourier import TO_REAL
 from rtaccel.convert.frontend.complex.pairs import RULES, NoPairs, Pair
 from rtaccel.convert.frontend.decompose import insert_parts
 
@@ -27,7 +28,7 @@ def without_complex(graph: fx.Graph) -> bool:
     What stays splits complex constants and inputs, and joins what the model returns. False, with the graph as it was, where a
     call is not known for pairs.
     """
-    if not any(_is_complex(node) for node in graph.nodes):
+    if not any(_touches(node) for node in graph.nodes):
         return True
     for node in graph.find_nodes(op="call_function", target=aten._assert_tensor_metadata.default):
         if _touches(node):  # what torch.export leaves of `.to`: the shapes of a graph are what they are
@@ -55,7 +56,8 @@ def _is_complex(node: fx.Node) -> bool:
 
 
 def _touches(node: fx.Node) -> bool:
-    return _is_complex(node) or any(_is_complex(source) for source in node.all_input_nodes)
+    """A transform has complex numbers inside, though it is real and of real ones."""
+    return _is_complex(node) or node.target in TO_REAL or any(_is_complex(source) for source in node.all_input_nodes)
 
 
 def _known(node: fx.Node) -> bool:

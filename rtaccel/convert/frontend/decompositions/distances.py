@@ -28,7 +28,7 @@ def cdist(a: Tensor, b: Tensor, p: float = 2.0, compute_mode: Any = None) -> Ten
     return aten.sum.dim_IntList(off.pow(p), [-1]).pow(1.0 / p)
 
 
-def _weight(interpolation: str, place: Any) -> Any:
+def weight_of(interpolation: str, place: Any) -> Any:
     """How much of the upper neighbor, by the place between the two."""
     tensor = isinstance(place, Tensor)
     if interpolation == "higher":
@@ -60,7 +60,7 @@ def quantile(
         at = float(np.float32(q) * np.float32(last))  # as torch rounds it
         low, high = ordered.narrow(dim, floor(at), 1), ordered.narrow(dim, ceil(at), 1)
         weight = at - floor(at)
-    weight = _weight(interpolation, weight)
+    weight = weight_of(interpolation, weight)
     made = torch.where(nan, float("nan"), low + (high - low) * weight)
     if isinstance(q, Tensor) and q.dim():
         made = made.movedim(dim, 0)

@@ -29,6 +29,7 @@ from rtaccel.convert.frontend.decompositions.scattered import (
     max_unpool2d,
     scatter_reduce,
 )
+from rtaccel.convert.frontend.decompositions.statistics import STATISTICS
 from rtaccel.convert.frontend.decompositions.systems import SYSTEMS
 from rtaccel.convert.frontend.decompositions.truths import TRUTHS
 from rtaccel.convert.frontend.decompositions.unrolled import UNROLLED
@@ -213,6 +214,7 @@ OWN: dict[Any, Callable[..., Any]] = {
     torch.ops.aten.constant_pad_nd.default: shifted_out,
     torch.ops.aten.pad.default: shifted_out,
     **TRUTHS,
+    **STATISTICS,
     torch.ops.aten.einsum.default: einsum,
     torch.ops.aten.tensordot.default: tensordot,
     torch.ops.aten.diagonal_scatter.default: diagonal_scatter,
@@ -225,6 +227,7 @@ OWN: dict[Any, Callable[..., Any]] = {
     torch.ops.aten.special_erfinv.default: erfinv,
     torch.ops.aten.multinomial.default: multinomial,
     torch.ops.aten.cdist.default: cdist,
+    torch.ops.aten._neg_view.default: lambda x: -x,
     torch.ops.aten._cdist_forward.default: cdist,
     torch.ops.aten.quantile.default: quantile,
     torch.ops.aten.quantile.scalar: quantile,

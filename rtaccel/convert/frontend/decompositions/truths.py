@@ -14,8 +14,8 @@ aten = torch.ops.aten
 
 
 def _of_truths(call: Callable[..., Tensor]) -> Callable[..., Tensor]:
-    """Of truth values and of whole numbers of one or two bytes in int64, as torch adds them up. Whole numbers that are to be added
-    up as real ones become real ones first."""
+    """Of truth values and of whole numbers of one or two bytes in int64, as torch adds them up. Whole numbers become real ones
+    first where they are to be added up as such."""
 
     def apply(x: Tensor, *args: Any, **kwargs: Any) -> Tensor:
         dtype = kwargs.get("dtype")
@@ -66,7 +66,8 @@ def _mean(call: Callable[..., Tensor]) -> Callable[..., Tensor]:
 
 
 def _extreme(call: Callable[..., Tensor], of_truths: Callable[..., Tensor]) -> Callable[..., Tensor]:
-    """The largest truth value is whether any is true, and the smallest whether all are. float32 holds numbers of one or two bytes."""
+    """The largest truth value is whether any is true, and the smallest whether all are. float32 holds whole numbers of one or two
+    bytes."""
 
     def apply(x: Tensor, dim: Any = (), keepdim: bool = False) -> Tensor:
         if x.dtype in SMALL:

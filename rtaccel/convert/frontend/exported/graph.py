@@ -64,6 +64,13 @@ def as_graph(program: torch.export.ExportedProgram, batch: BatchRange, any_batch
     for spec in signature.input_specs:
         if spec.kind.name == "USER_INPUT" or not hasattr(spec.arg, "name"):
             continue
+        if spec.kind.name == "CUSTOM_OBJ":
+            raise UnsupportedProblem(
+                "compile",
+                f"a model that makes {spec.target} of its own when called, such as a torch.Generator",
+                "calls on tensors",
+                "Make it before, and draw its numbers where the model is made.",
+            )
         value = program.state_dict.get(spec.target)
         if value is None:
             value = program.constants.get(spec.target)

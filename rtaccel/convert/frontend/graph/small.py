@@ -1,4 +1,4 @@
-"""Whole numbers of one or two bytes: images, sound, what a sensor's converter gives. Values of a plan hold them as float32, exactly."""
+"""Whole numbers of one or two bytes: images, sound, what a sensor's converter gives. float32 holds them exactly."""
 
 from __future__ import annotations
 

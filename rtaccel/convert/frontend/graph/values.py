@@ -68,7 +68,8 @@ class Values:
         return shape if prod(shape) else None
 
     def _widen(self, node: fx.Node) -> None:
-        """An input of truth values, of whole numbers of one to four bytes, or in half precision, in the dtype that operators compute in."""
+        """An input of truth values, whole numbers of one to four bytes, or in half precision, in the dtype that operators compute
+        in."""
         dtype = stored_apart(node)
         shape = self._shape(node) if dtype is not None else None
         if dtype is None or shape is None:
@@ -198,8 +199,8 @@ class Values:
 
 
 def stored_apart(node: fx.Node) -> torch.dtype | None:
-    """The dtype of its tensor where operators keep it in another: truth values (1 and 0), whole numbers of one or two bytes and half precision in float32,
-    int32 in int64."""
+    """The dtype of its tensor where operators keep it in another: truth values (1 and 0), whole numbers of one or two bytes and
+    half precision in float32, int32 in int64."""
     meta = node.meta.get("val")
     return meta.dtype if isinstance(meta, Tensor) and meta.dtype in _APART else None
 

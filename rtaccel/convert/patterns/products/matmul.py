@@ -42,7 +42,7 @@ class Side:
             return cls(call.elements(value))
         if constant.is_complex() or constant.numel() == 0:
             raise Refused(f"has a parameter of {constant.dtype}")
-        return cls(layout.dense("", constant.shape, None), constant.detach().float().contiguous())
+        return cls(layout.dense("", constant.shape, None), constant.detach().to_dense().float().contiguous())
 
     def turned(self) -> Side:
         """With the last two dimensions exchanged."""
