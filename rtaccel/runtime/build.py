@@ -143,7 +143,9 @@ def _build_verified(
         return build(exported, graph)
     example = shared_batch(args)
     reference = private_copy("compile", original)
-    tolerance = SWAPPED_TOLERANCE if any(d.swapped for d in graph.op_nodes) else tolerance_for(model, args, exported.halves)
+    tolerance = (
+        SWAPPED_TOLERANCE if any(d.swapped for d in graph.op_nodes) else tolerance_for(model, args, exported.halves)
+    )
     on_cpu = all(t.device.type == "cpu" for t in exported.constants.values())
     forms = _other_forms(exported, private, args, specialize, guard, sizes is None)
     while True:

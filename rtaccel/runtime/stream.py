@@ -9,6 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from rtaccel.convert.frontend.exported.example import check_example
+from rtaccel.convert.frontend.graph.small import SMALL
 from rtaccel.convert.frontend.private_copy import private_copy
 from rtaccel.convert.frontend.torchscript import in_python
 from rtaccel.convert.passes.program import Program
@@ -33,7 +34,7 @@ from rtaccel.runtime.streaming.verify_stream import TOLERANCE, check_stream_stat
 class StreamModel(CompiledModel):
     """A streamed model: `step(x_t)` takes one time step of every stream and gives the newest output.
 
-    x_t float32, int32 or int64 [streams, features], as the example was, or int64 [streams] for indices; the result has what the
+    x_t float32 or whole numbers [streams, features], as the example was, or int64 [streams] for indices; the result has what the
     model gives, [streams, outputs]. Raises ShapeError for a tensor that does not fit.
 
     The result equals the last output of the model over all time steps since the reset, with zeros before them. A new stream
@@ -191,7 +192,7 @@ class StreamModel(CompiledModel):
 
 _PAST = "_extra_state"
 
-_DTYPES = {1: (torch.int64,), 2: (torch.float32, torch.int32, torch.int64), 3: (torch.float32,)}
+_DTYPES = {1: (torch.int64,), 2: (torch.float32, torch.int32, torch.int64, *SMALL), 3: (torch.float32, *SMALL)}
 """Of a time step, by its dimensions."""
 
 
@@ -214,7 +215,7 @@ def stream(
         overlap, convolutions with a stride, pooling;
         LSTM and GRU in one direction, causal Conv1d (padded on the left, or padded on both sides and cut), attention with a
         causal mask, layers that treat time steps alike, residuals; its head reads the newest time step, or every time step.
-    example_step: one time step of every stream, float32, int32 or int64 [streams, features] (or int64 [streams] of indices); the
+    example_step: one time step of every stream, float32 or whole numbers [streams, features] (or int64 [streams] of indices); the
         number of streams is fixed to that of the example. Of a network with strides it is several rows, as many as the strides
         make one of: float32 [streams, rows, features], or [streams, features, rows] where its windows are
         [batch, features, time]. Results of several rows are [streams, rows, outputs].
@@ -257,8 +258,8 @@ def stream(
         raise ShapeError("stream", got, "one time step of every stream, [streams, features]", "Pass one tensor.")
     step = args[0].cpu() if device == "cuda" else args[0]
     if step.dtype not in _DTYPES[min(step.dim(), 3) if front is None else min(step.dim(), 2)]:
-        raise ShapeError("stream", f"{step.dtype}{list(step.shape)}", "float32, int32 or int64 [streams, features], int64 "
-                         "[streams] of indices, or float32 of several rows", "Convert the example.")  # fmt: skip
+        raise ShapeError("stream", f"{step.dtype}{list(step.shape)}", "float32 or whole numbers [streams, features], int64 [streams] "
+                         "of indices, or float32, int16, int8 or uint8 of several rows", "Convert the example.")  # fmt: skip
     check_threads(threads, "cpu", None)
     if context is not None and (isinstance(context, bool) or not isinstance(context, int) or context < 2):
         raise ShapeError("stream", f"context={context!r}", "a number of time steps, at least 2", "Correct it.")
@@ -276,7 +277,7 @@ def stream(
         try:
             found = stream_program(own, step, scheme, calibration, mode, context, delay=delay)
         except UnsupportedProblem as refused:
-            if mode == "persistent" or step.dim() != 2 or not step.is_floating_point():
+            if mode == "persistent" or step.dim() != 2 or step.dtype not in (torch.float32, *SMALL):
                 raise
             found = stream_of_chunks(own, step, scheme, calibration, context, refused, mode, delay)
     layout = found.layout

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 
 from rtaccel.convert.frontend.nodes import Buffer, OpNode
 from rtaccel.core.row_traits import TimeSpan
@@ -32,7 +33,7 @@ def _alike(op_nodes: Sequence[OpNode], buffers: Mapping[str, Buffer], name: str)
         found.add(own)
         for node in (n for n in op_nodes if own in n.reads or own in n.writes):
             beside, streaming = [*node.reads, *node.writes], node.operator.streaming
-            by_element = streaming is not None and streaming.by_element and not node.tensors
+            by_element = streaming is not None and streaming.by_element and _is_uniform(node)
             if by_element and len({(buffers[n].elements, buffers[n].width) for n in beside}) == 1:
                 left += beside
             elif own in node.reads and not (
@@ -40,6 +41,18 @@ def _alike(op_nodes: Sequence[OpNode], buffers: Mapping[str, Buffer], name: str)
             ):
                 return None
     return found
+
+
+def _is_uniform(node: OpNode) -> bool:
+    """Whether the constants of a node are the same in each column."""
+    return all(t.numel() and bool((t == t.flatten()[0]).all()) for t in node.tensors.values())
+
+
+def cut_constants(node: OpNode, width: int) -> OpNode:
+    """With constants of as many columns as its value now has: those of a node whose rows were cut are all alike."""
+    if not any(t.shape[-1:] != (width,) for t in node.tensors.values()) or not _is_uniform(node):
+        return node
+    return replace(node, tensors={name: t.flatten()[:1].expand(width).clone() for name, t in node.tensors.items()})
 
 
 def has_rows(time: TimeSpan, width: int, shape: Sequence[int]) -> bool:

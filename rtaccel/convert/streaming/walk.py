@@ -19,7 +19,7 @@ from rtaccel.convert.frontend.graph.values import stored_apart
 from rtaccel.convert.frontend.nodes import Buffer, OpNode
 from rtaccel.convert.passes.fuse_epilogue import fold
 from rtaccel.convert.streaming.past import Past
-from rtaccel.convert.streaming.rows import fit_rows, has_rows, row_width
+from rtaccel.convert.streaming.rows import cut_constants, fit_rows, has_rows, row_width
 from rtaccel.core.registry import with_role
 from rtaccel.core.row_traits import SameRows, TimeSpan, later, not_streamable
 from rtaccel.core.traits import Node, Role
@@ -217,7 +217,7 @@ class Walk(Past):
         buffer, inner = self.buffers[out], found.inner or self.buffers[out].width
         if found.steps and buffer.elements != found.lead + found.outer * found.steps * inner + found.rest:
             raise not_streamable(f"{op_node.name}, whose rows are not time steps")
-        self.op_nodes.append(op_node)
+        self.op_nodes.append(cut_constants(op_node, buffer.width) if streaming.by_element else op_node)
         self.op_nodes += self.after
         self.after.clear()
         self.times[out] = found

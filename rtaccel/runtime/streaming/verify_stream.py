@@ -30,7 +30,9 @@ def window_of(step: Tensor, layout: tuple[str, ...], length: int, generator: tor
     sizes = {"batch": (1,), "time": (length,), "features": tuple(step.shape[1:])}
     shape = [size for name in layout for size in sizes[name]]
     if not step.is_floating_point():
-        return torch.randint(-9, 10, shape, generator=generator, dtype=step.dtype, device="cpu")
+        return torch.randint(
+            0 if step.dtype == torch.uint8 else -9, 10, shape, generator=generator, dtype=step.dtype, device="cpu"
+        )
     return torch.randn(shape, generator=generator, device="cpu")
 
 

@@ -142,7 +142,22 @@ def computed(rng: random.Random, x: Tensor) -> Step:
     )  # fmt: skip
 
 
-STEPS = (joined, joined, padded, written, written, stacked, chosen, filled, bounded, turned, cast, rounded, computed, computed)
+STEPS = (
+    joined,
+    joined,
+    padded,
+    written,
+    written,
+    stacked,
+    chosen,
+    filled,
+    bounded,
+    turned,
+    cast,
+    rounded,
+    computed,
+    computed,
+)
 
 
 class Drawn(nn.Module):

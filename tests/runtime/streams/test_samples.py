@@ -124,10 +124,44 @@ def rms_error(got: Tensor, want: Tensor) -> float:
     return float((got - want).square().mean().sqrt() / want.square().mean().sqrt())
 
 
-def check(model: nn.Module, hop: int, shape: tuple[int, ...], steps: int = STEPS, late: int = 0) -> rt.StreamModel:
+class Prepared(nn.Module):
+    """What samples go through in front of a network: brought to a range, shifted, cut off; of whole numbers, made real first."""
+
+    STEPS: tuple[Callable[[Tensor], Tensor], ...] = (
+        lambda x: x / 3, lambda x: x * 0.1 - 0.3, lambda x: (x - 0.25) / 0.7, lambda x: x.clamp(-1, 1.5), torch.tanh, lambda x: -x,
+        lambda x: x.sign() * x.abs().sqrt(), lambda x: 0.5 * x + torch.relu(x),
+    )  # fmt: skip
+
+    def __init__(self, rng: random.Random, inner: nn.Module, dtype: torch.dtype) -> None:
+        super().__init__()
+        self.inner, self.steps = inner, rng.choices(self.STEPS, k=rng.randint(1, 3))
+        self.scale = 1.0 if dtype == torch.float32 else 1 / torch.iinfo(dtype).max
+
+    def forward(self, x: Tensor) -> Tensor:
+        y = x * self.scale
+        for step in self.steps:
+            y = step(y)
+        return self.inner(y)
+
+
+def samples(dtype: torch.dtype, *shape: int) -> Tensor:
+    if dtype == torch.float32:
+        return torch.randn(*shape)
+    info = torch.iinfo(dtype)
+    return torch.randint(info.min, info.max + 1, shape).to(dtype)
+
+
+def check(
+    model: nn.Module,
+    hop: int,
+    shape: tuple[int, ...],
+    steps: int = STEPS,
+    late: int = 0,
+    dtype: torch.dtype = torch.float32,
+) -> rt.StreamModel:
     """Every step beside the window so far. late: steps that the window is still too short for."""
-    live = rt.stream(model, torch.randn(STREAMS, hop))
-    x = torch.randn(STREAMS, steps * hop)
+    live = rt.stream(model, samples(dtype, STREAMS, hop))
+    x = samples(dtype, STREAMS, steps * hop)
     for t in range(steps):
         y = live.step(x[:, t * hop : (t + 1) * hop].contiguous())
         if t < late:
@@ -146,6 +180,15 @@ def test_frames_that_overlap(size: int, hop: int) -> None:
     torch.manual_seed(size + hop)
     live = check(Heard(size, hop).eval(), hop, ())
     assert ("fourier" in str(live.explain())) == (size > 16)  # a product with a matrix
+
+
+@pytest.mark.parametrize("seed", range(20))
+def test_samples_that_are_prepared(seed: int) -> None:
+    torch.manual_seed(seed)
+    rng = random.Random(seed)
+    dtype = rng.choice((torch.float32, torch.int16, torch.int8, torch.uint8))
+    inner = rng.choice((Down(rng), Heard(32, 16)))
+    check(Prepared(rng, inner, dtype).eval(), getattr(inner, "hop", 16), (1,) * isinstance(inner, Down), dtype=dtype)
 
 
 @pytest.mark.parametrize("frames", [2, 3])

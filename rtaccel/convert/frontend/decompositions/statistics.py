@@ -66,7 +66,9 @@ def _histc(x: Tensor, bins: int = 100, min: float = 0, max: float = 0) -> Tensor
     return _counted(torch.where(inside, place.clamp(max=bins - 1), 0.0), inside, bins)
 
 
-def _histogram(x: Tensor, edges: Tensor, *, weight: Tensor | None = None, density: bool = False) -> tuple[Tensor, Tensor]:
+def _histogram(
+    x: Tensor, edges: Tensor, *, weight: Tensor | None = None, density: bool = False
+) -> tuple[Tensor, Tensor]:
     """A bin has its lower edge, and the last one both."""
     if weight is not None or density or x.dtype != torch.float32 or edges.dim() != 1 or not isinstance(x.numel(), int):
         raise NotImplementedError
