@@ -258,8 +258,8 @@ def stream(
         raise ShapeError("stream", got, "one time step of every stream, [streams, features]", "Pass one tensor.")
     step = args[0].cpu() if device == "cuda" else args[0]
     if step.dtype not in _DTYPES[min(step.dim(), 3) if front is None else min(step.dim(), 2)]:
-        raise ShapeError("stream", f"{step.dtype}{list(step.shape)}", "float32 or whole numbers [streams, features], int64 [streams] "
-                         "of indices, or float32, int16, int8 or uint8 of several rows", "Convert the example.")  # fmt: skip
+        expected = "float32 or whole numbers [streams, features], int64 [streams] of indices, or real or small numbers of rows"
+        raise ShapeError("stream", f"{step.dtype}{list(step.shape)}", expected, "Convert the example.")
     check_threads(threads, "cpu", None)
     if context is not None and (isinstance(context, bool) or not isinstance(context, int) or context < 2):
         raise ShapeError("stream", f"context={context!r}", "a number of time steps, at least 2", "Correct it.")

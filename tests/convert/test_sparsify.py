@@ -239,3 +239,18 @@ def test_what_matrices_are_fed_is_what_they_multiply() -> None:
     torch.testing.assert_close(backward, torch.cat([y[1:, :, 4:], hx[0][3:4]]))
     with pytest.raises(rt.UnsupportedProblem, match="PackedSequence"):
         fed(lstm, (nn.utils.rnn.pack_padded_sequence(x, torch.tensor([5, 4, 2]), batch_first=True),), {})
+
+
+def test_layers_whose_weight_is_computed_are_kept_and_named() -> None:
+    """Every kind of layer that is left alone, beside one that is not."""
+    norms = nn.utils.parametrizations
+    model = nn.Sequential(
+        norms.weight_norm(nn.Linear(16, 16)), norms.spectral_norm(nn.Linear(16, 16)), norms.orthogonal(nn.Linear(16, 16)),
+        nn.Linear(16, 8),
+    ).eval()  # fmt: skip
+    x = torch.randn(4, 16)
+    front = model[:3](x)
+    report = rt.sparsify_(model, rt.Unstructured(0.5))
+    assert [e.action for e in report.entries] == ["kept", "kept", "kept", "swapped"]
+    assert all("parametrizations" in e.reason and e.shape == (16, 16) for e in report.entries[:3])
+    assert torch.equal(model[:3](x), front)

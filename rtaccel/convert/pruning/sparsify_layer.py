@@ -110,7 +110,7 @@ class Pruner:
         if reason is None and watch is not None and not all(watch.rows):
             reason = "no calibration batch reached it"
         if reason is not None or layer.pattern is None:
-            first = layer.module.get_parameter(matrices_of(layer.module)[0].parameter)
+            first = getattr(layer.module, matrices_of(layer.module)[0].parameter)  # a parametrization computes it
             entry = SparsifyEntry(
                 layer.name, "kept", reason or "", (first.shape[0], first[0].numel()),
                 bytes_before=_bytes(layer.module), also=layer.names[1:],

@@ -125,11 +125,11 @@ def rms_error(got: Tensor, want: Tensor) -> float:
 
 
 class Prepared(nn.Module):
-    """What samples go through in front of a network: brought to a range, shifted, cut off; of whole numbers, made real first."""
+    """What samples go through in front of a network: brought to a range, shifted, cut off; whole numbers are made real."""
 
     STEPS: tuple[Callable[[Tensor], Tensor], ...] = (
-        lambda x: x / 3, lambda x: x * 0.1 - 0.3, lambda x: (x - 0.25) / 0.7, lambda x: x.clamp(-1, 1.5), torch.tanh, lambda x: -x,
-        lambda x: x.sign() * x.abs().sqrt(), lambda x: 0.5 * x + torch.relu(x),
+        lambda x: x / 3, lambda x: x * 0.1 - 0.3, lambda x: (x - 0.25) / 0.7, lambda x: x.clamp(-1, 1.5), torch.tanh,
+        lambda x: -x, lambda x: x.sign() * x.abs().sqrt(), lambda x: 0.5 * x + torch.relu(x),
     )  # fmt: skip
 
     def __init__(self, rng: random.Random, inner: nn.Module, dtype: torch.dtype) -> None:
