@@ -26,7 +26,7 @@ TILE = 1024
 
 POINTERS = {
     "float32": "*fp32", "int64": "*i64", "int8": "*i8", "bool": "*i1", "uint8": "*u8", "int32": "*i32", "bfloat16": "*bf16",
-    "float16": "*fp16",
+    "float16": "*fp16", "int16": "*i16",
 }  # fmt: skip
 
 
