@@ -23,6 +23,7 @@ from rtaccel.core.registry import Case, Cost, Operator, Tolerance, register_oper
 from rtaccel.core.stage import Problem, Stage, Value
 from rtaccel.kernels._common import lines
 from rtaccel.kernels._common.strides import dense
+from rtaccel.kernels.order.streaming import STREAMING
 
 GIVES = {"values": 1, "indices": 1, "values,indices": 2}
 
@@ -155,5 +156,6 @@ OPERATOR = register_operator(
         lower=lower,
         packed_bytes=lambda stage: lines.table_bytes(stage.attrs["dims"], 3),
         by_row=False,
+        streaming=STREAMING,
     )
 )

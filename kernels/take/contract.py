@@ -22,6 +22,7 @@ from rtaccel.core.registry import Case, Cost, Operator, Tolerance, register_oper
 from rtaccel.core.stage import Problem, Stage, Value
 from rtaccel.kernels._common import indexed, lines
 from rtaccel.kernels._common.strides import dense, elements
+from rtaccel.kernels.take.streaming import STREAMING
 
 
 def geometry(stage: Stage) -> tuple[list[str], dict[str, lines.Place], dict[str, tuple[int, int, str]]]:
@@ -118,5 +119,6 @@ OPERATOR = register_operator(
         lower=lower,
         packed_bytes=indexed.packed_bytes,
         by_row=False,
+        streaming=STREAMING,
     )
 )

@@ -258,7 +258,9 @@ def stream(
         raise ShapeError("stream", got, "one time step of every stream, [streams, features]", "Pass one tensor.")
     step = args[0].cpu() if device == "cuda" else args[0]
     if step.dtype not in _DTYPES[min(step.dim(), 3) if front is None else min(step.dim(), 2)]:
-        expected = "float32 or whole numbers [streams, features], int64 [streams] of indices, or real or small numbers of rows"
+        expected = (
+            "float32 or whole numbers [streams, features], int64 [streams] of indices, or real or small numbers of rows"
+        )
         raise ShapeError("stream", f"{step.dtype}{list(step.shape)}", expected, "Convert the example.")
     check_threads(threads, "cpu", None)
     if context is not None and (isinstance(context, bool) or not isinstance(context, int) or context < 2):

@@ -171,7 +171,10 @@ def _ordered(call: Call, dims: Sequence[int], k: int, descending: bool, results:
         "gives": ",".join(results), "dims": (*sizes, lines.run.size), "places": places,
     }  # fmt: skip
     elements = prod(sizes) * k
-    writes = [call.give(node, seen, elements, 0) for node in results.values()]
+    width = (
+        k if call.build.windowed and list(dims) == [len(view.dims) - 1] else 0
+    )  # a row of its own for each time step
+    writes = [call.give(node, seen, elements, width) for node in results.values()]
     return OpNode("order", call.node, module_name(call.node), [lines.view.base], writes, attrs=attrs)
 
 

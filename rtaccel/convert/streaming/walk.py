@@ -10,14 +10,17 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from typing import Any
 
 import torch
+from torch import fx
 
 from rtaccel.convert.frontend.exported.graph import ExportedGraph
 from rtaccel.convert.frontend.graph.op_graph import OpGraph
 from rtaccel.convert.frontend.graph.values import stored_apart
-from rtaccel.convert.frontend.nodes import Buffer, OpNode
+from rtaccel.convert.frontend.nodes import Buffer, OpNode, gather_node
 from rtaccel.convert.passes.fuse_epilogue import fold
+from rtaccel.convert.streaming.outputs import is_in_order, order_of_step
 from rtaccel.convert.streaming.past import Past
 from rtaccel.convert.streaming.rows import cut_constants, fit_rows, has_rows, row_width
 from rtaccel.core.registry import with_role
@@ -57,6 +60,7 @@ class Walk(Past):
         self.delay = delay
         self.real: dict[str, str] = {}  # a value that is another's rows over another time: that other
         self.states: set[str] = set()
+        self.shapes: dict[str, tuple[int, ...]] = {}  # of a step of an output, where it is not that of its rows
         self.op_nodes: list[OpNode] = []
         self.after: list[OpNode] = []
         self.tables: dict[str, torch.Tensor] = {}  # by the value that is its row of the step
@@ -72,8 +76,9 @@ class Walk(Past):
         for op_node in self.graph.op_nodes:
             self._take(op_node)
         self._check_shapes()
-        found = {o: self._output(o) for o in self.graph.outputs if isinstance(o, str)}
-        outputs = [self._as_given(o, base) for o, base in found.items() if base is not None]
+        returned: Any = next(n for n in self.exported.graph.nodes if n.op == "output").args[0]
+        found = [(n, self._output(o, n)) for o, n in zip(self.graph.outputs, returned) if isinstance(o, str)]
+        outputs = list(dict.fromkeys(self._as_given(n, base) for n, base in found if base is not None))
         if not outputs:
             raise not_streamable("no output over time")
         receptive_field = [
@@ -94,14 +99,13 @@ class Walk(Past):
         memory = -1 if -1 in receptive_field else max(receptive_field)
         return Streamed(self.exported, graph, frozenset(self.states), memory, self.layout)
 
-    def _as_given(self, output: str, name: str) -> str:
+    def _as_given(self, node: fx.Node, name: str) -> str:
         """The value of an output in the dtype that the model gives, where it is kept in another: int32 as int64, truth values as
         float32."""
-        node = next((n for n in self.exported.graph.nodes if n.name == output), None)
-        dtype = stored_apart(node) if node is not None else None
-        if node is None or dtype is None:
+        dtype = stored_apart(node)
+        if dtype is None:
             return name
-        made, count = f"{output}:returned", self._count_per_step(name)
+        made, count = f"{node.name}:returned", self._count_per_step(name)
         self.buffers[made] = replace(self.buffers[name], dtype=str(dtype).removeprefix("torch."))
         self.times[made] = self.times[name]
         attrs = {"program": ("truth x0" if dtype == torch.bool else "copy x0",), "dims": (count,), "places": ((0, 1),)}
@@ -112,8 +116,10 @@ class Walk(Past):
         """Shapes of a sample where they are not those of its rows: whole numbers without features, such as indices, and time
         steps of several rows."""
         made = {n.name: n.meta.get("val") for n in self.exported.graph.nodes}
-        found: dict[str, tuple[int, ...]] = {}
+        found = dict(self.shapes)
         for name in (*self.exported.inputs, *outputs):
+            if name in found:
+                continue
             buffer = self.buffers[name]
             if buffer.steps > 1:
                 several = name not in self.exported.inputs and buffer.width > 1
@@ -138,7 +144,7 @@ class Walk(Past):
             ):
                 raise not_streamable("an output without a dimension for its samples")
 
-    def _output(self, name: str) -> str | None:
+    def _output(self, name: str, node: fx.Node) -> str | None:
         base = self.graph.views[name].base if name in self.graph.views else name
         time = self.times.get(base)
         if time is None:
@@ -149,14 +155,34 @@ class Walk(Past):
                 f": it comes {late} late, as with delay={late}" if late > 0 and not time.lead and not time.rest else ""
             )
             raise not_streamable(f"an output that needs time steps still to come{told}")
-        buffer = self.buffers[base]
+        buffer, order = self.buffers[base], self._order(node, base, time)
         one_channel = time.outer == 1 and buffer.width in (1, buffer.elements)
-        if not time.is_by_rows(buffer.width) and not one_channel and not self._has_rows(name, time):
+        if time.is_by_rows(buffer.width) or one_channel or self._has_rows(name, time):
+            order = None if order is None or is_in_order(order[0]) else order
+        elif order is None:
             raise not_streamable("an output whose rows are not time steps")
         base = self.real.get(base, base)
         if base in self.exported.inputs:
             raise not_streamable("an output that is the input")
-        return base if late == self.delay else self._waiting(base, self.delay - late)
+        base = base if late == self.delay else self._waiting(base, self.delay - late)
+        return base if order is None else self._in_order(node, base, time, *order)
+
+    def _order(self, output: fx.Node, base: str, time: TimeSpan) -> tuple[tuple[int, ...], tuple[int, ...]] | None:
+        """The elements of an output in a step of its value, and the shape of a step; None where it has no place for each."""
+        view = self.graph.views.get(output.name)
+        if view is None or view.base != base:
+            return None
+        found = order_of_step(view, time, self.buffers[view.base].width, time.steps - 1)
+        return found if found is not None and found[1][:1] == (1,) else None
+
+    def _in_order(
+        self, node: fx.Node, base: str, time: TimeSpan, order: tuple[int, ...], shape: tuple[int, ...]
+    ) -> str:
+        made = f"{node.name}:in_order"
+        self.buffers[made] = replace(self.buffers[base], elements=len(order), width=shape[-1])
+        self.times[made], self.shapes[made] = TimeSpan(0, 0, time.receptive_field), shape[1:]
+        self.op_nodes.append(gather_node(node, node.name, base, made, {"index": order}))
+        return made
 
     def _waiting(self, name: str, steps: int) -> str:
         """An output so many steps later."""
@@ -220,4 +246,6 @@ class Walk(Past):
         self.op_nodes.append(cut_constants(op_node, buffer.width) if streaming.by_element else op_node)
         self.op_nodes += self.after
         self.after.clear()
-        self.times[out] = found
+        for own in op_node.writes:
+            if own not in self.states and own in self.buffers:
+                self.times[own] = found

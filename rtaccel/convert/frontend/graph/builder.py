@@ -223,8 +223,9 @@ class Builder(Values):
         apart = stored_apart(node)
         if apart is not None and self.buffers[view.base].dtype != str(apart).removeprefix("torch."):
             return node.name
-        if self.windowed:
-            return self.whole(view).base
+        if self.windowed:  # in whatever order: a step of it is put in that of the tensor
+            self.views[node.name] = view = self.whole(view)
+            return view.base
         plain = self._dense_like(view)
         if not (layout.same_layout(view, plain) and layout.covers(view, self.buffers[view.base].elements)):
             self.views[node.name] = view = self.packed(view)
