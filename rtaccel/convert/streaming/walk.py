@@ -228,7 +228,7 @@ class Walk(Past):
         spans = [self.times[r] for r in op_node.reads]
         reads, out = [self.real.get(r, r) for r in op_node.reads], op_node.writes[0]
         op_node = replace(op_node, reads=reads, writes=list(op_node.writes), attrs=dict(op_node.attrs))
-        streaming = op_node.operator.streaming
+        streaming, given = op_node.operator.streaming, op_node.writes[:]
         if streaming is None:
             raise not_streamable(f"{op_node.name} ({op_node.op}), which looks at all time steps at once")
         if any(span.lead or span.rest for span in spans) and not streaming.edges:
@@ -246,6 +246,4 @@ class Walk(Past):
         self.op_nodes.append(cut_constants(op_node, buffer.width) if streaming.by_element else op_node)
         self.op_nodes += self.after
         self.after.clear()
-        for own in op_node.writes:
-            if own not in self.states and own in self.buffers:
-                self.times[own] = found
+        self.times |= {own: found for own in given if own in op_node.writes}

@@ -10,6 +10,7 @@ from torch import nn
 from rtaccel.convert.build_graph import build_graph
 from rtaccel.convert.frontend.export import ExportedGraph, capture
 from rtaccel.convert.streaming.final_states import read_newest_output
+from rtaccel.convert.streaming.padding import zeros_as_padding
 from rtaccel.convert.streaming.samples_apart import meets_samples
 from rtaccel.convert.streaming.walk import Streamed, Walk
 from rtaccel.core.errors import UnsupportedProblem
@@ -90,6 +91,7 @@ def _streamed(
     if len(exported.inputs) != 1:
         raise not_streamable(f"{len(exported.inputs)} inputs")
     read_newest_output(exported.graph)
+    zeros_as_padding(exported.graph)
     graph = build_graph(exported, None, windowed=True)
     left = [d for d in graph.op_nodes if d.is_fallback]
     if left:
