@@ -125,6 +125,16 @@ def gather_node(node: fx.Node, name: str, source: str, result: str, attrs: dict[
     return OpNode(with_role(Role.GATHER).name, node, name, [source], [result], attrs=attrs)
 
 
+def insert_call(
+    graph: fx.Graph, like: fx.Node, target: Any, args: tuple[Any, ...], kwargs: dict[str, Any] | None = None
+) -> fx.Node:
+    """A call where the graph inserts now, in the place of another one, with the value that it would have."""
+    made = graph.call_function(target, args, kwargs or {})
+    given, named = fx.map_arg((args, kwargs or {}), lambda n: n.meta["val"])
+    made.meta = {**like.meta, "val": target(*given, **named)}
+    return made
+
+
 def module_name(node: fx.Node) -> str:
     """Dotted name of the module that the call came from; the node's own name where it has none."""
     stack = node.meta.get("nn_module_stack") or {}

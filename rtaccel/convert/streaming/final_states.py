@@ -12,6 +12,8 @@ from typing import Any
 import torch
 from torch import fx
 
+from rtaccel.convert.frontend.nodes import insert_call
+
 aten = torch.ops.aten
 _STACKS = (aten.lstm.input, aten.gru.input, aten.rnn_tanh.input, aten.rnn_relu.input)
 _INPUT, _STATES, _PARAMS, _BIASES, _LAYERS, _BOTH_WAYS, _BATCH_FIRST = 0, 1, 2, 3, 4, 7, 8
@@ -27,7 +29,7 @@ def read_newest_output(graph: fx.Graph) -> None:
             continue
         count: Any = node.args[_LAYERS]
         own = [r for r in readers if r.target is aten.select.int and r.args[1] == 0 and r.args[2] in (-1, count - 1)]
-        if len(own) < len(readers) and len(state.users) > len(readers):
+        if count > 1 and len(own) < len(readers) < len(state.users):
             continue  # it is returned as well, of a stack that would go apart
         layers = [node] if len(own) == len(readers) else _apart(graph, node)
         newest = [_newest(graph, layer) for layer in layers]
@@ -55,7 +57,7 @@ def _apart(graph: fx.Graph, node: fx.Node) -> list[fx.Node]:
         with graph.inserting_before(node):
             one = fx.map_arg(states, partial(_cut, graph, layer))
             own = (x, one, params[layer * each : (layer + 1) * each], args[_BIASES], 1, *args[_LAYERS + 1 :])
-            made.append(_call(graph, node.target, own, node.meta))
+            made.append(insert_call(graph, node, node.target, own))
             x = _result(graph, made[-1])
     result = _part(node, 0)
     if result is not None:
@@ -64,34 +66,23 @@ def _apart(graph: fx.Graph, node: fx.Node) -> list[fx.Node]:
 
 
 def _cut(graph: fx.Graph, layer: int, state: fx.Node) -> fx.Node:
-    return _call(graph, aten.slice.Tensor, (state, 0, layer, layer + 1))
+    return insert_call(graph, state, aten.slice.Tensor, (state, 0, layer, layer + 1))
 
 
 def _result(graph: fx.Graph, layer: fx.Node) -> fx.Node:
     found = _part(layer, 0)
-    return found if found is not None else _call(graph, operator.getitem, (layer, 0), layer.meta)
+    return found if found is not None else insert_call(graph, layer, operator.getitem, (layer, 0))
 
 
 def _newest(graph: fx.Graph, layer: fx.Node) -> fx.Node:
     with graph.inserting_after(layer):
         result = _result(graph, layer)
     with graph.inserting_after(result):
-        return _call(graph, aten.select.int, (result, 1 if layer.args[_BATCH_FIRST] else 0, -1), layer.meta)
+        return insert_call(graph, layer, aten.select.int, (result, 1 if layer.args[_BATCH_FIRST] else 0, -1))
 
 
 def _joined(graph: fx.Graph, newest: list[fx.Node]) -> fx.Node:
     """h [layers, B, hidden]."""
-    with graph.inserting_after(newest[-1]):
-        whole = graph.call_function(aten.cat.default, ([], 0))
-    with graph.inserting_before(whole):
-        parts = [_call(graph, aten.unsqueeze.default, (one, 0)) for one in newest]
-    whole.args = (parts, 0)
-    whole.meta = {**newest[-1].meta, "val": aten.cat.default([part.meta["val"] for part in parts], 0)}
-    return whole
-
-
-def _call(graph: fx.Graph, target: Any, args: tuple[Any, ...], meta: dict[str, Any] | None = None) -> fx.Node:
-    made = graph.call_function(target, args)
-    value = target(*fx.map_arg(args, lambda n: n.meta["val"]))
-    made.meta = {**(args[0].meta if meta is None else meta), "val": value}
-    return made
+    with graph.inserting_before(newest[-1].next):
+        parts = [insert_call(graph, one, aten.unsqueeze.default, (one, 0)) for one in newest]
+        return insert_call(graph, newest[-1], aten.cat.default, (parts, 0))

@@ -7,6 +7,8 @@ from typing import Any
 import torch
 from torch import fx
 
+from rtaccel.convert.frontend.nodes import insert_call
+
 aten = torch.ops.aten
 _ZEROS = {aten.zeros.default, aten.new_zeros.default, aten.zeros_like.default}
 _FULL = {aten.full.default: 1, aten.new_full.default: 2, aten.full_like.default: 1}
@@ -28,7 +30,7 @@ def zeros_as_padding(graph: fx.Graph) -> None:
         if not any(size) or any(part.meta["val"].dtype != kept.meta["val"].dtype for part in parts):
             continue
         with graph.inserting_before(node):
-            made = _call(
+            made = insert_call(
                 graph, node, aten.constant_pad_nd.default, (kept, [0, 0] * (node.meta["val"].dim() - 1 - dim) + size)
             )
         node.replace_all_uses_with(made)
@@ -43,19 +45,13 @@ def _written_out(graph: fx.Graph, node: fx.Node) -> None:
     if n != 1 or any(rest) or set(node.kwargs) - {"prepend"} or not isinstance(front, fx.Node) or not _is_zero(front):
         return
     with graph.inserting_before(node):
-        both = _call(graph, node, aten.cat.default, ([front, x], dim))
+        both = insert_call(graph, node, aten.cat.default, ([front, x], dim))
         size = both.meta["val"].shape[dim]
-        late = _call(graph, node, aten.slice.Tensor, (both, dim, 1, size))
-        early = _call(graph, node, aten.slice.Tensor, (both, dim, 0, size - 1))
-        made = _call(graph, node, aten.sub.Tensor, (late, early))
+        late = insert_call(graph, node, aten.slice.Tensor, (both, dim, 1, size))
+        early = insert_call(graph, node, aten.slice.Tensor, (both, dim, 0, size - 1))
+        made = insert_call(graph, node, aten.sub.Tensor, (late, early))
     node.replace_all_uses_with(made)
     graph.erase_node(node)
-
-
-def _call(graph: fx.Graph, node: fx.Node, target: Any, args: tuple[Any, ...]) -> fx.Node:
-    made = graph.call_function(target, args)
-    made.meta = {**node.meta, "val": target(*fx.map_arg(args, lambda n: n.meta["val"]))}
-    return made
 
 
 def _is_zero(part: fx.Node) -> bool:

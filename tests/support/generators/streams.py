@@ -31,16 +31,20 @@ class Causal(nn.Module):
 
 
 class Recurrent(nn.Module):
-    """An LSTM or GRU over [batch, time, features], and a head that reads the newest time step."""
+    """An LSTM or GRU over [batch, time, features], and a head that reads the newest time step, or the final state."""
 
-    def __init__(self, kind: str, features: int, hidden: int, layers: int, head: bool) -> None:
+    def __init__(self, kind: str, features: int, hidden: int, layers: int, head: bool, final: bool = False) -> None:
         super().__init__()
+        self.final = final
         self.memory = {"lstm": nn.LSTM, "gru": nn.GRU}[kind](features, hidden, layers, batch_first=True)
         self.head = nn.Sequential(nn.Linear(hidden, 5), nn.Tanh(), nn.Linear(5, 2)) if head else None
 
     def forward(self, x: Tensor) -> Tensor:
-        y, _ = self.memory(x)
-        return y if self.head is None else self.head(y[:, -1])
+        y, states = self.memory(x)
+        if self.head is None:
+            return y
+        h = states[0] if isinstance(states, tuple) else states
+        return self.head(h[-1] if self.final else y[:, -1])
 
 
 def _style(d: Any) -> Style:
@@ -66,7 +70,7 @@ def network(d: Any) -> nn.Module:
             return Causal(d["features"], d["width"], tuple(d["dilations"]), d["head"]).eval()
         if d["kind"] == "attention":
             return CausalTransformer(_style(d), d["features"]).eval()
-        return Recurrent(d["kind"], d["features"], d["width"], d["layers"], d["head"]).eval()
+        return Recurrent(d["kind"], d["features"], d["width"], d["layers"], d["head"], d["seed"] % 2 == 1).eval()
 
 
 def windows(d: Any, seed: int, length: int = 9, count: int = 2) -> Tensor:

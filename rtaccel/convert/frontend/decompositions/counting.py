@@ -11,6 +11,8 @@ from typing import Any
 import torch
 from torch import Tensor, fx
 
+from rtaccel.convert.frontend.nodes import insert_call
+
 aten = torch.ops.aten
 CASTS = (aten._to_copy.default, aten.to.dtype, aten.to.dtype_layout, aten.type_as.default)
 SUMS = (aten.sum.default, aten.sum.dim_IntList)
@@ -47,10 +49,10 @@ def count_in_float(graph: fx.Graph) -> None:
         if source is None or not _few(source.meta["val"], value):
             continue
         with graph.inserting_before(node):
-            floats = _call(graph, node, aten._to_copy.default, (source,), {"dtype": torch.float32})
+            floats = insert_call(graph, node, aten._to_copy.default, (source,), {"dtype": torch.float32})
             kwargs = {k: v for k, v in node.kwargs.items() if k != "dtype"}
-            total = _call(graph, node, node.target, (floats, *node.args[1:]), kwargs)
-            whole = _call(graph, node, aten._to_copy.default, (total,), {"dtype": torch.int64})
+            total = insert_call(graph, node, node.target, (floats, *node.args[1:]), kwargs)
+            whole = insert_call(graph, node, aten._to_copy.default, (total,), {"dtype": torch.int64})
         node.replace_all_uses_with(whole)
         graph.erase_node(node)
 
@@ -61,10 +63,10 @@ def _compare(graph: fx.Graph, node: fx.Node) -> None:
         return
     device = index.meta["val"].device
     with graph.inserting_before(node):
-        last = _call(graph, node, aten.unsqueeze.default, (index, -1), {})
-        numbers = _call(graph, node, aten.arange.default, (classes,), {"dtype": torch.int64, "device": device})
-        same = _call(graph, node, aten.eq.Tensor, (last, numbers), {})
-        whole = _call(graph, node, aten._to_copy.default, (same,), {"dtype": torch.int64})
+        last = insert_call(graph, node, aten.unsqueeze.default, (index, -1), {})
+        numbers = insert_call(graph, node, aten.arange.default, (classes,), {"dtype": torch.int64, "device": device})
+        same = insert_call(graph, node, aten.eq.Tensor, (last, numbers), {})
+        whole = insert_call(graph, node, aten._to_copy.default, (same,), {"dtype": torch.int64})
     node.replace_all_uses_with(whole)
     graph.erase_node(node)
 
@@ -79,11 +81,3 @@ def _few(given: Tensor, summed: Tensor) -> bool:
         )
         return kept and torch.Size(fixed).numel() <= MOST
     return given.numel() <= MOST * max(summed.numel(), 1)
-
-
-def _call(graph: fx.Graph, like: fx.Node, target: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> fx.Node:
-    """A call in the place of another one, with the value that it would have."""
-    made = graph.call_function(target, args, kwargs)
-    given, named = fx.map_arg((args, kwargs), lambda n: n.meta["val"])
-    made.meta = {**like.meta, "val": target(*given, **named)}
-    return made
