@@ -28,8 +28,9 @@ def check_within(op: str, *sizes: int, count: int, most: int = MAX_N) -> None:
         raise ShapeError(op, given, f"1..{most}, and the other side to {MAX_COLUMNS}", "Correct the stage.")
 
 
-def check(stage: Stage, wanted: Shapes, results: Shapes) -> None:
-    """Inputs, constants and outputs of these sizes, float32. Raises a typed error where they are others."""
+def check(stage: Stage, wanted: Shapes, results: Shapes, whole: tuple[str, ...] = ()) -> None:
+    """Inputs, constants and outputs of these sizes, float32. whole: results that are int64. Raises a typed error where they are
+    others."""
     op, elements = stage.op, {name: _elements(shape) for name, shape in wanted.items()}
     given = [name for name in wanted if name not in stage.tensors]
     if not given or len(given) != len(stage.inputs) or stage.tensors.keys() - wanted.keys():
@@ -39,8 +40,9 @@ def check(stage: Stage, wanted: Shapes, results: Shapes) -> None:
     made = [v.steps * v.width for v in stage.outputs]
     if sizes != elements or made != [_elements(shape) for shape in results.values()]:
         raise ShapeError(op, f"{sizes} and results of {made}", f"{elements} and {dict(results)}", "Correct the stage.")
-    if any(v.dtype != "float32" for v in (*stage.inputs, *stage.outputs)):
-        raise FormatError(op, "another dtype", "float32", "Cast the values.")
+    dtypes = [*(["float32"] * len(stage.inputs)), *("int64" if name in whole else "float32" for name in results)]
+    if [v.dtype for v in (*stage.inputs, *stage.outputs)] != dtypes:
+        raise FormatError(op, "another dtype", f"{', '.join(dtypes)}", "Cast the values.")
 
 
 def _elements(shape: tuple[int, ...]) -> int:

@@ -49,12 +49,12 @@ def square(call: Call, value: Any) -> int:
 def operands(
     call: Call, given: Mapping[str, tuple[Any, Sequence[int]]], lead: Sequence[int], vector: bool = False
 ) -> Operands:
-    """given: by name, each with the order of its last two dimensions. lead: what the dimensions before them are or broadcast
-    to. vector: b is a column without a dimension for it."""
+    """given: nodes or constants by name, each with the order of its last two dimensions. lead: what the dimensions before them
+    are or broadcast to. vector: b is a column without a dimension for it."""
     views: dict[str, View] = {}
     tensors: dict[str, Tensor] = {}
     for name, (value, order) in given.items():
-        constant = call.repeated(value)
+        constant = value if isinstance(value, Tensor) else call.repeated(value)
         view = call.stored(value) if constant is None else layout.dense(name, constant.shape, None)
         if vector and name == "b":
             view = View(view.base, (*view.dims, ()), view.offset)

@@ -33,16 +33,19 @@ def _solved(call: Call, kind: str, given: dict[str, tuple[Any, list[int]]], n: i
 
 @general(aten.linalg_solve.default, aten.linalg_solve_ex.default, aten._linalg_solve_ex.default)
 def _solve(call: Call) -> OpNode:
-    a, b = call["A"], call["B"]
-    n = square(call, a)
-    outer = one_of(call, 0)
+    return solved_on_either_side(one_of(call, 0), call["A"], call["B"], left=bool(call["left"]))
+
+
+def solved_on_either_side(outer: Call, a: Any, b: Any, *, left: bool, turned: bool = False) -> OpNode:
+    """turned: with the transpose of a."""
+    n = square(outer, a)
     vector = len(outer.shape) == a.meta["val"].dim() - 1
-    left = call["left"]
     order = [0, 1] if left else [1, 0]
     columns = 1 if vector else outer.shape[-1 if left else -2]
     if not isinstance(columns, int) or columns > MAX_COLUMNS:
         raise Refused("has too many right sides")
-    return _solved(outer, "solve", {"a": (a, order), "b": (b, order)}, n, columns, not left, vector)
+    own = order[::-1] if turned else order
+    return _solved(outer, "solve", {"a": (a, own), "b": (b, order)}, n, columns, not left, vector)
 
 
 @general(aten.linalg_inv.default, aten.linalg_inv_ex.default, aten.inverse.default)
@@ -75,6 +78,25 @@ def _triangular(call: Call) -> OpNode:
     if columns > MAX_COLUMNS:
         raise Refused("has too many right sides")
     return _solved(call, kind, {"a": (a, order), "b": (b, order)}, n, columns, not left)
+
+
+@general(aten.triangular_solve.default)
+def _older_triangular(call: Call) -> OpNode:
+    """The second result is a copy of a."""
+    a, b, turned = call["A"], call["self"], bool(call["transpose"])
+    n, outer = square(call, a), one_of(call, 0)
+    columns = outer.shape[-1]
+    if columns > MAX_COLUMNS:
+        raise Refused("has too many right sides")
+    kind = f"{'unit ' if call['unitriangular'] else ''}{'upper' if bool(call['upper']) != turned else 'lower'}"
+    return _solved(outer, kind, {"a": (a, [1, 0] if turned else [0, 1]), "b": (b, [0, 1])}, n, columns, False)
+
+
+@general(aten.cholesky_inverse.default)
+def _inverse_by_factor(call: Call) -> OpNode:
+    n = square(call, call["self"])
+    order = [1, 0] if call["upper"] else [0, 1]
+    return _solved(call, "factored", {"a": (call["self"], order), "b": (torch.eye(n), [0, 1])}, n, n, False)
 
 
 @general(aten.cholesky_solve.default)

@@ -49,6 +49,7 @@ def factor(draw: Draw, x: Tensor, other: Tensor) -> Made:
             lambda a, b: L.qr(_near_unit(a))[1],
             lambda a, b: L.qr(_near_unit(a))[0],
             lambda a, b: (lambda q, r: q @ r)(*L.qr(_near_unit(a).mT)),
+            lambda a, b: (lambda p, low, up: p @ low @ up)(*L.lu(_bounded(a))),
             lambda a, b: L.cholesky(_square(a) @ _square(a).mT),
         )
     )
@@ -62,6 +63,7 @@ def inverse(draw: Draw, x: Tensor, other: Tensor) -> Made:
             lambda a, b: L.pinv(_near_unit(a)),
             lambda a, b: L.pinv(_near_unit(a).mT, rtol=1e-4),
             lambda a, b: L.inv(_square(a)),
+            lambda a, b: L.lu_solve(*L.lu_factor(_square(a)), _bounded(a)[..., : min(_bounded(a).shape[-2:]), :2]),
             lambda a, b: L.solve(_square(a), _square(a)[..., 0]),
             lambda a, b: L.lstsq(_near_unit(a), _bounded(a)[..., :2]).solution,
         )
@@ -76,7 +78,7 @@ def spectrum(draw: Draw, x: Tensor, other: Tensor) -> Made:
             lambda a, b: L.svdvals(_bounded(a) + 1),
             lambda a, b: L.eigvalsh(_square(a)),
             lambda a, b: L.eigh(_bounded(a) @ _bounded(a).mT)[0],
-            lambda a, b: L.matrix_norm(_bounded(a) + 1, 2),
+            lambda a, b: L.svdvals(_bounded(a) + 1)[..., 0],  # torch.export fixes the samples of its norm
             lambda a, b: L.matrix_norm(_bounded(a), "nuc", keepdim=True),
             lambda a, b: L.cond(_near_unit(a)),
             lambda a, b: L.slogdet(_square(a))[1],
