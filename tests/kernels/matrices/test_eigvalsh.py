@@ -28,6 +28,7 @@ CALLS: dict[str, tuple[Callable[[Tensor], Any], tuple[int, ...]]] = {
     "values of both": (lambda a: torch.linalg.eigh(a)[0], (4, 4)),
     "values by name": (lambda a: torch.linalg.eigh(a, UPLO="U").eigenvalues.flip(-1), (4, 4)),
     "hermitian": (lambda a: torch.linalg.eigvalsh(torch.complex(a[:, :4], a[:, 4:])), (8, 4)),
+    "hermitian, upper": (lambda a: torch.linalg.eigvalsh(torch.complex(a[:, :4], a[:, 4:]), UPLO="U"), (8, 4)),
     "rank": (lambda a: torch.linalg.matrix_rank(a[:, :2].mT @ a[:, :2], hermitian=True), (4, 4)),
 }
 

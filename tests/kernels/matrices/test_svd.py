@@ -56,6 +56,12 @@ CALLS: dict[str, Callable[[Tensor], Any]] = {
     "of full rank": lambda a: L.lstsq(a, a * 2, driver="gels").solution,
     "to a limit, by least squares": lambda a: L.lstsq(a, a, rcond=0.6, driver="gelsd").solution,
     "complex": lambda a: torch.view_as_real(L.pinv(torch.complex(a, a.flip(-1) * 0.2))),
+    "complex least squares": lambda a: torch.view_as_real(
+        L.lstsq(torch.complex(a, a.flip(1)), torch.complex(a[..., :2], a[..., 1:3])).solution
+    ),
+    "complex least squares of a vector": lambda a: torch.view_as_real(
+        L.lstsq(torch.complex(a.mT, a.mT.flip(1)), torch.complex(a[:, 0], a[:, 1])).solution
+    ),
     "complex values": lambda a: L.svdvals(torch.complex(a, a.flip(1))),
     "complex norm": lambda a: L.matrix_norm(torch.complex(a, a.flip(1)), 2),
 }

@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from rtaccel.convert.frontend.complex.pairs import NoPairs, Pair, pair, rule
+from rtaccel.convert.frontend.exported.least_squares import LSTSQ, is_vector
 
 aten = torch.ops.aten
 
@@ -61,6 +62,16 @@ def _pseudoinverse(a: Any, *, atol: Any = None, rtol: Any = None, hermitian: boo
     if rtol is None:  # the sides are twice as long here
         rtol = 0.0 if atol is not None and atol > 0 else max(rows, columns) * torch.finfo(p.re.dtype).eps
     return _parts(torch.linalg.pinv(_as_real(p), atol=atol or 0.0, rtol=rtol), columns, rows)
+
+
+@rule(LSTSQ)
+def _least_squares(a: Any, b: Any, rcond: float | None, driver: str | None) -> Pair:
+    p, q = pair(a), pair(b)
+    rows, columns = p.re.shape[-2:]
+    along = -1 if is_vector(p.re, q.re) else -2
+    limit = max(rows, columns) * torch.finfo(p.re.dtype).eps if rcond is None else rcond  # the sides are twice as long here
+    found = LSTSQ(_as_real(p), torch.cat([q.re, q.imaginary], along), limit, driver)
+    return Pair(found.narrow(along, 0, columns), found.narrow(along, columns, columns))
 
 
 @rule(aten.linalg_svdvals.default)
