@@ -27,13 +27,14 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from rtaccel.core.errors import FormatError, ShapeError
+from rtaccel.core.errors import FormatError
 from rtaccel.core.registry import Case, Cost, Operator, Tolerance, register_operator
 from rtaccel.core.stage import Problem, Stage, Value
+from rtaccel.kernels._matrices import matrices
 
 SYSTEMS = ("solve", "lower", "upper", "unit lower", "unit upper", "factored")
 KINDS = (*SYSTEMS, "inverse", "pivots", "cholesky")
-MAX_N, MAX_COLUMNS = 64, 4096
+MAX_N = matrices.MAX_N
 
 
 def _sizes(stage: Stage) -> tuple[str, int, int, int]:
@@ -42,39 +43,27 @@ def _sizes(stage: Stage) -> tuple[str, int, int, int]:
     kind, n, columns, count = attrs["kind"], attrs["n"], attrs["columns"], attrs["count"]
     if kind not in KINDS:
         raise FormatError("solve", f"kind {kind!r}", ", ".join(KINDS), "Name one of these.")
-    if not (1 <= n <= MAX_N and 1 <= columns <= MAX_COLUMNS and count >= 1):
-        raise ShapeError(
-            "solve", f"{count} matrices of {n} and {columns} columns", f"n in 1..{MAX_N}", "Correct the stage."
-        )
-    wanted = {"a": count * n * n} | ({"b": count * n * columns} if kind in SYSTEMS else {})
-    given = [name for name in wanted if name not in stage.tensors]
-    if not given or len(given) != len(stage.inputs) or len(stage.outputs) != 1 or stage.tensors.keys() - wanted.keys():
-        raise ShapeError("solve", f"{len(stage.inputs)} inputs", f"{given}, or a constant each", "Correct the stage.")
-    sizes = {name: v.steps * v.width for name, v in zip(given, stage.inputs)}
-    sizes |= {name: t.numel() for name, t in stage.tensors.items()}
-    result = count * n * (columns if kind in SYSTEMS else 1 if kind == "pivots" else n)
-    if sizes != wanted or stage.outputs[0].steps * stage.outputs[0].width != result:
-        raise ShapeError("solve", f"{sizes}", f"{wanted} and a result of {result}", "Correct the stage.")
-    if any(v.dtype != "float32" for v in (*stage.inputs, *stage.outputs)):
-        raise FormatError("solve", "another dtype", "float32", "Cast the values.")
+    matrices.check_within("solve", n, count=count)
+    matrices.check_within("solve", columns, count=count, most=matrices.MAX_COLUMNS)
+    result = columns if kind in SYSTEMS else 1 if kind == "pivots" else n
+    matrices.check(stage, _shapes(stage), {"y": (count, n, result)})
     return kind, n, columns, count
+
+
+def _shapes(stage: Stage) -> matrices.Shapes:
+    n, columns, count = matrices.attributes(stage, "n", "columns", "count")
+    return {"a": (count, n, n)} | ({"b": (count, n, columns)} if stage.attrs["kind"] in SYSTEMS else {})
 
 
 def lower(stage: Stage) -> Mapping[str, Any]:
     kind, n, columns, count = _sizes(stage)
-    constants = {name: tensor.detach().float().reshape(-1) for name, tensor in stage.tensors.items()}
-    return {"kind": kind, "n": n, "columns": columns, "count": count, **constants}
+    return {"kind": kind, "n": n, "columns": columns, "count": count, **matrices.constants(stage)}
 
 
 def _operands(stage: Stage, inputs: tuple[Tensor, ...]) -> dict[str, Tensor]:
     """a [M, count, n, n] and b [M, count, n, columns] in float64."""
-    kind, n, columns, count = _sizes(stage)
-    left, found = list(inputs), {}
-    for name, width in (("a", n), *((("b", columns),) if kind in SYSTEMS else ())):
-        fixed = stage.tensors.get(name)
-        given = left.pop(0) if fixed is None else fixed.to(inputs[0].device)[None].expand(len(inputs[0]), *fixed.shape)
-        found[name] = given.double().reshape(len(inputs[0]), count, n, width)
-    return found
+    _sizes(stage)
+    return matrices.operands(stage, inputs, _shapes(stage))
 
 
 def reference(stage: Stage, *inputs: Tensor) -> tuple[Tensor]:
@@ -171,9 +160,7 @@ def cases() -> Iterator[Case]:
 
 def cost(problem: Problem) -> Cost:
     n, columns, count = (problem.attrs[name] for name in ("n", "columns", "count"))
-    given = sum(s * w for s, w in zip(problem.in_steps, problem.in_widths))
-    elements = problem.rows * (given + problem.out_steps[0] * problem.out_widths[0])
-    return Cost(bytes=4 * elements, flops=problem.rows * count * n * n * (n // 3 + columns + 1))
+    return Cost(bytes=matrices.moved(problem), flops=problem.rows * count * n * n * (n // 3 + columns + 1))
 
 
 OPERATOR = register_operator(

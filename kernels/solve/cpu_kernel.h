@@ -5,14 +5,14 @@
 // 3 + n^2 columns multiply-adds; below n = 8 the divisions, one a pivot, are as much.
 #pragma once
 
-#include "_common/checks.h"
+#include "_matrices/matrices.h"
 
 namespace rta {
 
 template <class S>
 class SolveStage final : public Stage {
  public:
-  explicit SolveStage(const StageSpec& spec) : y_(spec.out(0)) {
+  explicit SolveStage(const StageSpec& spec) {
     expect_outputs(spec, 1, 1);
     kind_ = static_cast<Kind>(
         word(spec.attrs, "kind", "solve|lower|upper|unit lower|unit upper|factored|inverse|pivots|cholesky"));
@@ -21,15 +21,12 @@ class SolveStage final : public Stage {
     const bool system = kind_ <= Kind::kFactored;
     columns_ = system ? between(spec.attrs, "columns", 1, 4096) : kind_ == Kind::kInverse ? n_ : 0;
     int inputs = 0;
-    a_ = operand(spec, "a", product(count_, n_ * n_), &inputs);
-    if (system) b_ = operand(spec, "b", product(count_, n_ * columns_), &inputs);
+    a_ = Port::input(spec, "a", product(count_, n_ * n_), &inputs);
+    if (system) b_ = Port::input(spec, "b", product(count_, n_ * columns_), &inputs);
     expect_inputs(spec, inputs, inputs);
     expect(inputs > 0, "reads no input");
     result_ = n_ * (columns_ ? columns_ : kind_ == Kind::kPivots ? 1 : n_);
-    expect_dtype(spec.output(0), RTA_FLOAT32, "y");
-    expect(elements(spec.output(0)) == product(count_, result_), "y has %lld elements",
-           static_cast<long long>(elements(spec.output(0))));
-    y_dense_ = Dense(y_);
+    y_ = Port::output(spec, 0, "y", product(count_, result_));
     spec.need_scratch(static_cast<size_t>(n_ * (n_ + columns_)) * sizeof(double));
   }
 
@@ -46,11 +43,11 @@ class SolveStage final : public Stage {
     double* b = a + n_ * n_;
     for (int64_t s = 0; s < run.samples; ++s)
       for (int64_t m = 0; m < count_; ++m) {
-        read(a_, run, s, m * n_ * n_, n_ * n_, a);
+        a_.read(run, s, m * n_ * n_, n_ * n_, a);
         if (kind_ == Kind::kInverse)
           for (int64_t k = 0; k < n_ * n_; ++k) b[k] = k % (n_ + 1) == 0 ? 1.0 : 0.0;
         else if (columns_)
-          read(b_, run, s, m * n_ * columns_, n_ * columns_, b);
+          b_.read(run, s, m * n_ * columns_, n_ * columns_, b);
         switch (kind_) {
           case Kind::kSolve:
           case Kind::kInverse:
@@ -63,68 +60,14 @@ class SolveStage final : public Stage {
           case Kind::kUnitUpper: backward(a, b, true); break;
         }
         if (kind_ == Kind::kSolve || kind_ == Kind::kInverse) backward(a, b, false);
-        write(run, s, m * result_, columns_ ? b : a, kind_ == Kind::kPivots ? n_ + 1 : 1);
+        y_.write(run, s, m * result_, result_, columns_ ? b : a, kind_ == Kind::kPivots ? n_ + 1 : 1);
       }
   }
 
  private:
+  using Port = MatrixPort<S>;
+  using R = Rows<S>;
   enum class Kind { kSolve, kLower, kUpper, kUnitLower, kUnitUpper, kFactored, kInverse, kPivots, kCholesky };
-
-  // How the elements of a sample lie: `width` of them, then the next row.
-  struct Dense {
-    int64_t width = 1, pitch = 4;
-    Dense() = default;
-    explicit Dense(const GraphIO& v) : width(v.width), pitch(v.pitch) {}
-    int64_t at(int64_t k) const { return k / width * pitch + k % width * 4; }
-  };
-  struct Operand {
-    GraphIO port{-1, 0, 0, 0};
-    const float* constant = nullptr;
-    Dense dense;
-  };
-
-  static Operand operand(const StageSpec& spec, const char* name, int64_t size, int* inputs) {
-    Operand o;
-    if (spec.attrs.has(name)) {
-      const float* from = spec.attrs.floats(name, size);
-      float* to = static_cast<float*>(spec.arena->take(static_cast<size_t>(size) * sizeof(float)));
-      for (int64_t k = 0; k < size; ++k) to[k] = from[k];
-      o.constant = to;
-      return o;
-    }
-    expect(*inputs < spec.input_count, "has no input %s", name);
-    const Value& v = spec.input(*inputs);
-    expect_dtype(v, RTA_FLOAT32, name);
-    expect(elements(v) == size, "%s has %lld elements, expected %lld", name, static_cast<long long>(elements(v)),
-           static_cast<long long>(size));
-    o.port = spec.in((*inputs)++);
-    o.dense = Dense(o.port);
-    return o;
-  }
-
-  void read(const Operand& o, const Run& run, int64_t s, int64_t first, int64_t size, double* to) const {
-    if (o.constant) {
-      for (int64_t k = 0; k < size; ++k) to[k] = static_cast<double>(o.constant[first + k]);
-      return;
-    }
-    const char* from = o.port.row(run, s * o.port.steps);
-    for (int64_t k = 0; k < size;) {  // a part of a row at a time
-      const int64_t left = o.dense.width - (first + k) % o.dense.width, part = left < size - k ? left : size - k;
-      const float* row = reinterpret_cast<const float*>(from + o.dense.at(first + k));
-      for (int64_t i = 0; i < part; ++i) to[k + i] = static_cast<double>(row[i]);
-      k += part;
-    }
-  }
-
-  void write(const Run& run, int64_t s, int64_t first, const double* from, int64_t stride) const {
-    char* to = y_.row(run, s * y_.steps);
-    for (int64_t k = 0; k < result_; ++k)
-      *reinterpret_cast<float*>(to + y_dense_.at(first + k)) = static_cast<float>(from[k * stride]);
-  }
-
-  static void subtract(double* row, const double* other, double factor, int64_t count) {
-    for (int64_t j = 0; j < count; ++j) row[j] = row[j] - factor * other[j];
-  }
 
   // a becomes its upper triangle, and b the right side that goes with it.
   void eliminate(double* a, double* b) const {
@@ -132,11 +75,11 @@ class SolveStage final : public Stage {
     for (int64_t c = 0; c < n_; ++c) {
       int64_t best = c;
       for (int64_t r = c + 1; r < n_; ++r)
-        if (size(a[r * n_ + c]) > size(a[best * n_ + c])) best = r;
+        if (R::magnitude(a[r * n_ + c]) > R::magnitude(a[best * n_ + c])) best = r;
       if (best != c) {
         sign = -sign;
-        exchange(a + best * n_, a + c * n_, n_);
-        exchange(b + best * columns_, b + c * columns_, columns_);
+        R::exchange(a + best * n_, a + c * n_, n_);
+        R::exchange(b + best * columns_, b + c * columns_, columns_);
       }
       const double pivot = a[c * n_ + c];
       if (pivot == 0.0) {                 // the whole column is
@@ -145,8 +88,8 @@ class SolveStage final : public Stage {
       }
       for (int64_t r = c + 1; r < n_; ++r) {
         const double factor = a[r * n_ + c] / pivot;
-        subtract(a + r * n_ + c, a + c * n_ + c, factor, n_ - c);
-        subtract(b + r * columns_, b + c * columns_, factor, columns_);
+        R::subtract(a + r * n_ + c, a + c * n_ + c, factor, n_ - c);
+        R::subtract(b + r * columns_, b + c * columns_, factor, columns_);
       }
     }
     if (kind_ == Kind::kPivots) a[0] *= sign;
@@ -155,7 +98,7 @@ class SolveStage final : public Stage {
   void backward(const double* a, double* b, bool unit) const {
     for (int64_t r = n_ - 1; r >= 0; --r) {
       double* row = b + r * columns_;
-      for (int64_t k = r + 1; k < n_; ++k) subtract(row, b + k * columns_, a[r * n_ + k], columns_);
+      for (int64_t k = r + 1; k < n_; ++k) R::subtract(row, b + k * columns_, a[r * n_ + k], columns_);
       if (!unit)
         for (int64_t j = 0; j < columns_; ++j) row[j] = row[j] / a[r * n_ + r];
     }
@@ -164,7 +107,7 @@ class SolveStage final : public Stage {
   void forward(const double* a, double* b, bool unit) const {
     for (int64_t r = 0; r < n_; ++r) {
       double* row = b + r * columns_;
-      for (int64_t k = 0; k < r; ++k) subtract(row, b + k * columns_, a[r * n_ + k], columns_);
+      for (int64_t k = 0; k < r; ++k) R::subtract(row, b + k * columns_, a[r * n_ + k], columns_);
       if (!unit)
         for (int64_t j = 0; j < columns_; ++j) row[j] = row[j] / a[r * n_ + r];
     }
@@ -198,21 +141,9 @@ class SolveStage final : public Stage {
     }
   }
 
-  static double size(double x) { return x < 0.0 ? -x : x; }
-
-  static void exchange(double* one, double* other, int64_t count) {
-    for (int64_t j = 0; j < count; ++j) {
-      const double kept = one[j];
-      one[j] = other[j];
-      other[j] = kept;
-    }
-  }
-
   Kind kind_;
   int64_t n_, columns_, count_, result_;
-  Operand a_, b_;
-  GraphIO y_;
-  Dense y_dense_;
+  Port a_, b_, y_;
   Outside outside_;
 };
 

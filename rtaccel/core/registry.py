@@ -122,7 +122,8 @@ class Impl:
 
     name: `<backend>_<idea>`. rank: the larger one is preferred among those that support a problem.
     supports: None, or a sentence saying why not. prepare: packs the weights and binds the function. why: of a problem that it
-    supports, what speaks for it, where `explain` is to say so. launches: of a call, on a GPU, as plans compare them.
+    supports, what speaks for it, where `explain` is to say so. launches: of a call, on a GPU, as plans compare them. waits: a
+    call of it waits for the GPU, so that no graph can hold it.
     """
 
     op: str
@@ -133,6 +134,7 @@ class Impl:
     prepare: Callable[[Stage, Problem], Prepared]
     why: Callable[[Problem], str] | None = None
     launches: int = 1
+    waits: bool = False
 
 
 _operators: dict[str, Operator] = {}

@@ -83,7 +83,8 @@ def test_a_state_that_was_loaded_is_saved_as_it_was(name: str) -> None:
 
 def test_every_operator_of_the_cpu_is_among_them() -> None:
     seen = {stage.op for name, scheme in stages.pairs() for stage in stages.shared(name, scheme, 1)._program.stages}
-    apart = {"sparse_linear", "solve"}  # of no model here: tests/kernels/general/test_solve.py has the second
+    apart = {"sparse_linear"}  # of no model here
+    apart |= {"solve", "matrix_exp", "qr", "lu", "svd", "eigvalsh"}  # of no layer: tests/kernels/matrices has them
     apart |= {"cached_attention", "table_row"}  # of streams: tests/runtime/streams has them
     apart |= {
         "keep",

@@ -89,6 +89,7 @@ KERNELS = {
     "_system": 0,
     "_common": 1,
     "_expression": 2,
+    "_matrices": 2,
     "_streams": 2,
     "_gpu": 2,
     "_persistent": 3,

@@ -81,3 +81,23 @@ def compiled_both(
     assert operators_of(native) == operators_of(plain)
     assert all(line.kernel.startswith("cpu_") for line in native.explain_lines(measure=False))
     return native, plain, operators_of(native)
+
+
+def matrix_runs(stage: Stage, rows: int = 1, reference: bool = True) -> dict[str, Run]:
+    """`runs` of tensors of any shape with the elements of the inputs, such as matrices of which a sample has one."""
+
+    def of_any(run: Run) -> Run:
+        return lambda *given: run(
+            *(t.reshape(-1, *v.shape).contiguous() for t, v in zip(given, stage.inputs, strict=True))
+        )
+
+    return {name: of_any(run) for name, run in (runs if reference else kernels)(stage, rows).items()}
+
+
+def check_instruction_sets(stage: Stage, inputs: tuple[Tensor, ...]) -> None:
+    """Kernels in C++ of every instruction set that this machine has give the same bits."""
+    called = matrix_runs(stage, inputs[0].shape[0], reference=False)
+    found = {name: run(*inputs) for name, run in called.items() if name.startswith("cpu_")}
+    first = found["cpu_portable"]
+    for name, got in found.items():
+        assert all(same(a, b) for a, b in zip(got, first, strict=True)), name

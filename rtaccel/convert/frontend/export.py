@@ -14,6 +14,7 @@ from torch import Tensor, nn
 from torch.utils import _pytree as pytree
 
 from rtaccel.convert.frontend.batches import signature_of
+from rtaccel.convert.frontend.exported import least_squares
 from rtaccel.convert.frontend.exported.example import shared_batch
 from rtaccel.convert.frontend.exported.graph import ComputedRounds, ExportedGraph, as_graph
 from rtaccel.convert.frontend.exported.written_calls import written_calls
@@ -76,7 +77,13 @@ def _export(
     ):  # fmt: skip
         warnings.filterwarnings("ignore", category=FutureWarning)  # torch's own, about its own tree specs
         warnings.filterwarnings("ignore", message="The tensor attribute")  # and about its own nn.LSTM
-        return functionalize(torch.export.export(model, args, dynamic_shapes=shapes, strict=False))
+        try:
+            return functionalize(torch.export.export(model, args, dynamic_shapes=shapes, strict=False))
+        except Exception as error:
+            if least_squares.NAME not in str(error):
+                raise
+        with least_squares.LeastSquares():
+            return functionalize(torch.export.export(model, args, dynamic_shapes=shapes, strict=False))
 
 
 def _with_batch(args: tuple[Any, ...], size: int) -> tuple[Any, ...]:

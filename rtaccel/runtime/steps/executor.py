@@ -152,6 +152,10 @@ class Executor:
     def device_notes(self) -> list[str]:
         """What `explain` says of graphs and persistent kernels, on a device that has them."""
         if self.options.mode == "graph" and not self.device_plans:
+            if waits := sorted({op for step in self.steps for op in step.waits}):
+                return [
+                    f"no CUDA graph: {', '.join(waits)} in PyTorch, which waits for the GPU; kernels are launched one by one"
+                ]
             return [
                 "no CUDA graph: calls that fall back to PyTorch, or nested arguments; kernels are launched one by one"
             ]

@@ -47,12 +47,19 @@ def _planned(program: Program, options: Options) -> Executor:
         states = options.plan_states
         if states is not None and options.mode == "graph":
             plan, choices = graph_stream(source.group, states, device_layer(options.device), _planner(options))
+            if waits := Step(source, "", choices=tuple(choices)).waits:
+                raise UnsupportedProblem(
+                    "stream", f"{', '.join(waits)} on {options.device}", "operators whose kernels a CUDA graph can hold",
+                    "Stream on the CPU, or leave these calls outside of the stream.",
+                )  # fmt: skip
         elif states is not None and options.mode == "eager":  # its kernels alone, for other weights
             plan, choices = _planner(options)(with_states(source.group, states.names).whole)
         else:
             plan, choices = _planner(options, states)(source.group)
         steps.append(Step(source, "native group", plan, tuple(choices)))
     executor = Executor(program, steps, options)
+    if any(step.waits for step in steps):
+        return executor
     if options.mode == "graph" and executor.direct is None and options.plan_states is None:  # that of states is a graph
         executor.join(device_layer(options.device))
     if options.mode != "graph" or executor.joined is not None or executor.direct is None:

@@ -35,6 +35,11 @@ class Step:
         return ("an ordinary torch call", FALLBACK) if own is None else (f"your own {own.name}", RAW_KERNEL)
 
     @property
+    def waits(self) -> list[str]:
+        """Operators whose kernels wait for the GPU, so that no graph can hold them."""
+        return sorted({choice.stage.op for choice in self.choices if choice.impl.waits})
+
+    @property
     def native(self) -> bool:
         """Whether the plan is one of the native core."""
         return self.plan is not None and not isinstance(self.plan, StagedPlan)

@@ -29,6 +29,7 @@ from rtaccel.convert.frontend.decompositions.scattered import (
     max_unpool2d,
     scatter_reduce,
 )
+from rtaccel.convert.frontend.decompositions.spectra import SPECTRA
 from rtaccel.convert.frontend.decompositions.statistics import STATISTICS
 from rtaccel.convert.frontend.decompositions.systems import SYSTEMS
 from rtaccel.convert.frontend.decompositions.truths import TRUTHS
@@ -209,6 +210,7 @@ OWN: dict[Any, Callable[..., Any]] = {
     **GROUPED,
     **UNROLLED,
     **SYSTEMS,
+    **SPECTRA,
     torch.ops.aten.stack.default: stack,
     torch.ops.aten.cat.default: joined,
     torch.ops.aten.constant_pad_nd.default: shifted_out,

@@ -13,11 +13,11 @@ import torch
 from torch import Tensor, nn
 
 import rtaccel as rt
-from tests.support.generators.graphs import layers, movement, pointwise, reductions
+from tests.support.generators.graphs import layers, matrices, movement, pointwise, reductions
 from tests.support.generators.graphs.program import INPUTS, SAMPLES, Graph
 from tests.support.generators.model_files import same_bits, through_a_file
 
-KINDS = (*pointwise.KINDS, *reductions.KINDS, *movement.KINDS, *layers.KINDS)
+KINDS = (*pointwise.KINDS, *reductions.KINDS, *movement.KINDS, *layers.KINDS, *matrices.KINDS)
 NOISE = 2.0**-22
 """Of every number that a call reads and gives: four roundings to float32."""
 RUNS = 5

@@ -47,6 +47,11 @@ CALLS: dict[str, Callable[[Tensor, Tensor], Any]] = {
     "upper triangle": lambda a, b: torch.linalg.solve_triangular(a + 3 * torch.eye(4, dtype=a.dtype), b, upper=True),
     "lower triangle": lambda a, b: torch.linalg.solve_triangular(a + 3 * torch.eye(4, dtype=a.dtype), b, upper=False),
     "triangle with ones": lambda a, b: torch.linalg.solve_triangular(a / 4, b, upper=False, unitriangular=True),
+    "as before": lambda a, b: torch.triangular_solve(b, a + 3 * torch.eye(4, dtype=a.dtype))[0],
+    "as before, turned": lambda a, b: torch.triangular_solve(b, a / 4, False, True, True)[0],
+    "inverse by a factor": lambda a, b: torch.cholesky_inverse(torch.linalg.cholesky(positive(a))),
+    "inverse by an upper factor": lambda a, b: torch.cholesky_inverse(torch.linalg.cholesky(positive(a), upper=True), upper=True),
+    "power": lambda a, b: torch.linalg.matrix_power(a, -2),
     "triangle from the right": lambda a, b: torch.linalg.solve_triangular(
         a + 3 * torch.eye(4, dtype=a.dtype), b.mT, upper=True, left=False
     ),

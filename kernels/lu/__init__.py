@@ -1,0 +1,1 @@
+"""Triangular factors of small matrices, by elimination."""

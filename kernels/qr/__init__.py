@@ -1,0 +1,1 @@
+"""Orthogonal and triangular factors of small matrices."""

@@ -1,0 +1,1 @@
+"""Rules for calls of linear algebra on small matrices, which `systems`, `factors` and `spectra` have."""
