@@ -69,7 +69,9 @@ def _least_squares(a: Any, b: Any, rcond: float | None, driver: str | None) -> P
     p, q = pair(a), pair(b)
     rows, columns = p.re.shape[-2:]
     along = -1 if is_vector(p.re, q.re) else -2
-    limit = max(rows, columns) * torch.finfo(p.re.dtype).eps if rcond is None else rcond  # the sides are twice as long here
+    limit = (
+        max(rows, columns) * torch.finfo(p.re.dtype).eps if rcond is None else rcond
+    )  # the sides are twice as long here
     found = LSTSQ(_as_real(p), torch.cat([q.re, q.imaginary], along), limit, driver)
     return Pair(found.narrow(along, 0, columns), found.narrow(along, columns, columns))
 
