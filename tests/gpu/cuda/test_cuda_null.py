@@ -41,7 +41,7 @@ class Running:
         places = [t.data_ptr() for t in (self.requests, self.replies, self.control)] + [ctypes.addressof(idle)]
         run = ctypes.CDLL(str(path)).rtaccel_on_host
         arguments = (ctypes.c_void_p * 4)(*places)
-        held = self.requests, self.replies, self.control, idle  # a kernel that never ends writes to them after this object is gone
+        held = self.requests, self.replies, self.control, idle  # a kernel that never ends writes to them later
         self.thread = threading.Thread(target=lambda: (held, run(arguments, seed, skipped, -1)), daemon=True)
         self.thread.start()
         self.words = words
