@@ -131,7 +131,10 @@ def specialize(sizes: tuple[int, ...], widths: tuple[int, ...], streamed: Stream
     states = [] if streamed is None else _pointers("state", len(streamed.states))
     counted += [] if streamed is None else ["left_ptr"]
     calls = ["tick_ptr"] if streamed is not None and streamed.calls else []
-    lines = [f"def kernel({', '.join([*xs, *ys, *states, *counted, *calls])}):", "    m = tl.program_id(0).to(tl.int64)"]
+    lines = [
+        f"def kernel({', '.join([*xs, *ys, *states, *counted, *calls])}):",
+        "    m = tl.program_id(0).to(tl.int64)",
+    ]
     lines += ["    found = 0 * tl.program_id(0)"]
     if every == 1:
         lines += [*_looks(parts[0], 0, sizes, "    "), "    bad = found > 0"]
@@ -161,9 +164,15 @@ def specialize(sizes: tuple[int, ...], widths: tuple[int, ...], streamed: Stream
     block = power_of_two(max(sizes), 32, PIECE)
     name = "propagate_nan" if streamed is None else f"marks_{'forever' if streamed.memory < 0 else streamed.memory}"
     return specialisation_of(
-        f"{name}_V{len(sizes)}_K{sum(sizes)}_N{sum(widths)}" + (f"_S{sum(streamed.states)}" if streamed else "") + "_calls" * len(calls),
+        f"{name}_V{len(sizes)}_K{sum(sizes)}_N{sum(widths)}"
+        + (f"_S{sum(streamed.states)}" if streamed else "")
+        + "_calls" * len(calls),
         "\n".join(lines) + "\n",
-        {**dict.fromkeys((*xs, *ys, *states), "*fp32"), **dict.fromkeys(counted, "*i32"), **dict.fromkeys(calls, "*i64")},
+        {
+            **dict.fromkeys((*xs, *ys, *states), "*fp32"),
+            **dict.fromkeys(counted, "*i32"),
+            **dict.fromkeys(calls, "*i64"),
+        },
         {},
         Tiling(1, 1, block, num_warps=power_of_two(block // 1024, 1, 8)),
         nonfinite,

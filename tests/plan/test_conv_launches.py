@@ -47,9 +47,7 @@ class Causal(nn.Module):
 
 
 @pytest.mark.parametrize(("scheme", "counts"), [("w8a8", "marks_"), ("float32", "count_calls")])
-def test_a_step_of_a_stream_has_no_kernel_of_pytorch(
-    scheme: str, counts: str, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_step_of_a_stream_has_no_kernel_of_pytorch(scheme: str, counts: str, monkeypatch: pytest.MonkeyPatch) -> None:
     """The calls are counted where marks are, or in a launch of ours."""
     calibration = None if scheme == "float32" else [torch.randn(8, 30, 6)]
     found, card = stream_program(Causal().eval(), torch.randn(3, 6), scheme, calibration, "graph"), PlayedCard()

@@ -22,9 +22,7 @@ class Marks:
     """memory: for how many further steps a mark lasts, -1 for ever. states: what is kept, under the names after a step. calls:
     whether they are counted."""
 
-    def __init__(
-        self, staged: StagedPlan, group: Subgraph, states: Sequence[Value], memory: int, calls: bool
-    ) -> None:
+    def __init__(self, staged: StagedPlan, group: Subgraph, states: Sequence[Value], memory: int, calls: bool) -> None:
         self._memory, self._looks = memory, staged.marks
         self._count: Callable[[Tensor], object] = lambda ticks: ticks.add_(1)
         self._floats = [i for i, p in enumerate(group.outputs) if p.value.dtype == "float32"]
