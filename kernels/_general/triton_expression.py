@@ -31,8 +31,6 @@ def statement(index: int, step: Instruction) -> str:
     operands = [number(o) if isinstance(o, float) else f"{o[0]}{o[1]}" for o in step.operands]
     if step.name == "copy":
         return f"t{index} = {operands[0]}"
-    if step.name == "tanh":
-        return f"t{index} = tanh_near({operands[0]})"
     if step.name in FUNCTIONS:
         return f"t{index} = {TEXT[step.name].format(*operands)}"
     return f't{index} = activate({operands[0]}, {step.parameter!r}, "{step.name}")'

@@ -18,7 +18,6 @@ from triton.language.extra import libdevice
 
 from rtaccel.core import settings
 from rtaccel.kernels._expression.functions import FUNCTIONS
-from rtaccel.kernels._gpu.triton_activations import tanh
 
 SINGLE = {
     "exp": "exp", "expm1": "expm1", "log1p": "log1p", "sin": "sin", "cos": "cos", "asin": "asin", "atan": "atan",
@@ -81,12 +80,6 @@ def whole(a):
     """Rounded to a whole number, ties to even; from 2^23 on a float32 is one."""
     size = tl.abs(a)
     return with_sign(tl.where(size < 8388608.0, (size + 8388608.0) - 8388608.0, size), a)
-
-
-@triton.jit
-def tanh_near(a):
-    """tanh, right to the last digits where it is small: the activation's is right beside 1."""
-    return tl.where(tl.abs(a) < 0.0002, a, tanh(a))
 
 
 def _text_of(name: str) -> str:
@@ -152,5 +145,5 @@ else:
 
 
 NAMES: dict[str, Any] = {
-    "quotient": quotient, "with_sign": with_sign, "whole": whole, "tanh_near": tanh_near, "remainder_": remainder_, **_LIBRARY,
+    "quotient": quotient, "with_sign": with_sign, "whole": whole, "remainder_": remainder_, **_LIBRARY,
 }  # fmt: skip

@@ -5,7 +5,7 @@ found a NaN or an infinity in its upper half too. The last one sees from the wor
 sets the word back to 0: a CUDA graph must find it so in its next replay.
 
 Of streams the last one also counts for how many steps more results are NaN, and puts zeros for what is not finite in the states
-of a marked stream: else its own past would mark it anew.
+of a marked stream: else its own past would mark it anew. It counts the calls of a stream, too, where rings lie by them.
 
 How many values there are a plan knows, and PyTorch where they lie. So the kernel is made from text.
 """
@@ -31,6 +31,10 @@ PIECE = 8192
 
 MAX_PIECES = 32767
 """That each half of a word counts."""
+
+
+CALL = 'tl.atomic_add(tick_ptr + m, 1, sem="relaxed")'
+"""Of the text. An atomic, which one thread does: a warp that is late would count what another has written."""
 
 
 @dataclass(frozen=True)
@@ -77,10 +81,12 @@ def count_on(left_ptr, now, MEMORY: tl.constexpr):
 
 @dataclass(frozen=True)
 class Streamed:
-    """memory: for how many steps more a stream stays marked, -1 for ever. states: numbers of each state that is settled."""
+    """memory: for how many steps more a stream stays marked, -1 for ever. states: numbers of each state that is settled. calls:
+    whether its calls are counted."""
 
     memory: int
     states: tuple[int, ...]
+    calls: bool = False
 
 
 def parts_of(sizes: Sequence[int]) -> list[Part]:
@@ -124,7 +130,11 @@ def specialize(sizes: tuple[int, ...], widths: tuple[int, ...], streamed: Stream
     counted = ["count_ptr"] if every > 1 else []
     states = [] if streamed is None else _pointers("state", len(streamed.states))
     counted += [] if streamed is None else ["left_ptr"]
-    lines = [f"def kernel({', '.join([*xs, *ys, *states, *counted])}):", "    m = tl.program_id(0).to(tl.int64)"]
+    calls = ["tick_ptr"] if streamed is not None and streamed.calls else []
+    lines = [
+        f"def kernel({', '.join([*xs, *ys, *states, *counted, *calls])}):",
+        "    m = tl.program_id(0).to(tl.int64)",
+    ]
     lines += ["    found = 0 * tl.program_id(0)"]
     if every == 1:
         lines += [*_looks(parts[0], 0, sizes, "    "), "    bad = found > 0"]
@@ -143,9 +153,10 @@ def specialize(sizes: tuple[int, ...], widths: tuple[int, ...], streamed: Stream
             "    bad = last & ((word >> 16) > 0)",
         ]
     if streamed is not None and every == 1:
-        lines += [f"    bad = count_on(left_ptr + m, bad, {streamed.memory})"]
+        lines += [f"    bad = count_on(left_ptr + m, bad, {streamed.memory})", *(f"    {CALL}" for _ in calls)]
     elif streamed is not None:
         lines += ["    if last:", f"        bad = count_on(left_ptr + m, bad, {streamed.memory})"]
+        lines += [f"        {CALL}" for _ in calls]
     lines += ["    if bad:"] if states or ys else []
     sizes_of = zip(states, () if streamed is None else streamed.states)
     lines += [f"        settle({state} + m * {n}, {n}, {power_of_two(n, 32, 4096)})" for state, n in sizes_of]
@@ -153,9 +164,15 @@ def specialize(sizes: tuple[int, ...], widths: tuple[int, ...], streamed: Stream
     block = power_of_two(max(sizes), 32, PIECE)
     name = "propagate_nan" if streamed is None else f"marks_{'forever' if streamed.memory < 0 else streamed.memory}"
     return specialisation_of(
-        f"{name}_V{len(sizes)}_K{sum(sizes)}_N{sum(widths)}" + (f"_S{sum(streamed.states)}" if streamed else ""),
+        f"{name}_V{len(sizes)}_K{sum(sizes)}_N{sum(widths)}"
+        + (f"_S{sum(streamed.states)}" if streamed else "")
+        + "_calls" * len(calls),
         "\n".join(lines) + "\n",
-        {**dict.fromkeys((*xs, *ys, *states), "*fp32"), **dict.fromkeys(counted, "*i32")},
+        {
+            **dict.fromkeys((*xs, *ys, *states), "*fp32"),
+            **dict.fromkeys(counted, "*i32"),
+            **dict.fromkeys(calls, "*i64"),
+        },
         {},
         Tiling(1, 1, block, num_warps=power_of_two(block // 1024, 1, 8)),
         nonfinite,
@@ -172,8 +189,9 @@ def values_propagator(sizes: tuple[int, ...], widths: tuple[int, ...]) -> Callab
 
 
 def stream_marker(sizes: tuple[int, ...], widths: tuple[int, ...], streamed: Streamed) -> Callable[..., None]:
-    """mark(xs, ys, states, left), the same of streams: y is NaN for `streamed.memory` steps more, too, as left int32 [streams]
-    counts. The states of a marked stream lose what is not finite."""
+    """mark(xs, ys, states, left, ticks), the same of streams: y is NaN for `streamed.memory` steps more, too, as left int32
+    [streams] counts. The states of a marked stream lose what is not finite. ticks int64 [streams, 1], of `streamed.calls`: one
+    more of each."""
     return _propagator(sizes, widths, streamed)
 
 
@@ -183,13 +201,15 @@ def _propagator(sizes: tuple[int, ...], widths: tuple[int, ...], streamed: Strea
     counts: list[Tensor] = []  # what was outgrown is kept: a captured graph may hold its address
 
     def propagate(
-        xs: Sequence[Tensor], ys: Sequence[Tensor], states: Sequence[Tensor] = (), left: Tensor | None = None
-    ) -> None:
+        xs: Sequence[Tensor], ys: Sequence[Tensor], states: Sequence[Tensor] = (), left: Tensor | None = None,
+        ticks: Tensor | None = None,
+    ) -> None:  # fmt: skip
         samples = xs[0].shape[0]
         if not samples:
             return
         given = dict(zip(_pointers("x", len(xs)), xs)) | dict(zip(_pointers("y", len(ys)), ys))
         given |= dict(zip(_pointers("state", len(states)), states)) | ({} if left is None else {"left_ptr": left})
+        given |= {} if ticks is None else {"tick_ptr": ticks}
         if parts > 1:
             if not counts or counts[-1].numel() < samples or counts[-1].device != xs[0].device:
                 counts.append(torch.zeros(samples, dtype=torch.int32, device=xs[0].device))

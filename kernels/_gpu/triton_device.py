@@ -1,8 +1,7 @@
-"""Device helpers of the Triton kernels: rounding, int8 products, and the activations of triton_activations.py. No operator
-knowledge.
+"""Device helpers of the Triton kernels: rounding and int8 products. No operator knowledge.
 
-Everything here runs both compiled and in the interpreter, which has neither libdevice nor inline assembly:
-the formulas use `exp`, `erf` and plain arithmetic, and `dot4` has a twin in plain `tl` that its constexpr picks.
+Everything here runs both compiled and in the interpreter, which has neither libdevice nor inline assembly: what is one
+instruction has a twin in plain `tl` that its constexpr picks.
 
 Kernels that call these must be compiled with `enable_fp_fusion=False`: `t * a + b` is two roundings here, and where
 the contract counts on it, `multiply_rn` makes sure.
@@ -10,10 +9,13 @@ the contract counts on it, `multiply_rn` makes sure.
 
 from __future__ import annotations
 
+from typing import Any
+
+import numpy as np
 import triton
 import triton.language as tl
 
-from rtaccel.kernels._gpu.triton_activations import activate as activate
+from rtaccel.core import settings
 
 MAGIC = tl.constexpr(12582912.0)
 """1.5 * 2^23: adding it to |v| <= 2^22 leaves no fraction bits, so the sum is rounded, ties to even."""
@@ -81,25 +83,34 @@ def pack_words(q):
     return tl.sum(bytes4 << (8 * tl.arange(0, 4))[None, :], 1)
 
 
-@triton.jit
-def fma_rn(a, b, c, ASM: tl.constexpr):
-    """a * b + c in float32, rounded once; tiles of one shape.
-
-    Not ASM: through float64, where the product is exact and the sum is rounded to odd, so that the second rounding cannot
-    undo the first (the interpreter's own fma rounds twice).
-    """
-    if ASM:
-        r = tl.inline_asm_elementwise(
-            "fma.rn.f32 $0, $1, $2, $3;", "=f,f,f,f", [a, b, c], dtype=tl.float32, is_pure=True, pack=1
-        )
-    else:
-        product, addend = a.to(tl.float64) * b.to(tl.float64), c.to(tl.float64)
-        total = product + addend
+def _fma_interpreted(a: Any, b: Any, c: Any, ASM: Any) -> Any:
+    """By numpy in float64, where the product is exact and the sum is rounded to odd, so that the second rounding cannot undo the
+    first. The interpreter's own fma rounds twice."""
+    given = [
+        t.handle.data if isinstance(t, tl.tensor) else np.float32(tl.core._unwrap_if_constexpr(t)) for t in (a, b, c)
+    ]
+    x, y, addend = (np.asarray(t, np.float64) for t in given)
+    with np.errstate(all="ignore"):
+        product = x * y
+        total = np.asarray(product + addend)
         part = total - product
         error = (product - (total - part)) + (addend - part)
-        bits = total.to(tl.int64, bitcast=True)
-        inexact = (bits & 1 == 0) & (error != 0) & (tl.abs(error) < float("inf"))
-        away = (error > 0) == (total > 0)
-        bits = tl.where(inexact, tl.where(away, bits + 1, bits - 1), bits)
-        r = bits.to(tl.float64, bitcast=True).to(tl.float32)
-    return r
+        bits = total.view(np.int64)
+        inexact = (bits & 1 == 0) & (error != 0) & np.isfinite(error)
+        step = np.where((error > 0) == (total > 0), 1, -1)
+        r = np.where(inexact, bits + step, bits).view(np.float64).astype(np.float32)
+    handle = next(t.handle for t in (a, b, c) if isinstance(t, tl.tensor))
+    kind = tl.block_type(tl.float32, list(r.shape)) if r.shape else tl.float32
+    return tl.tensor(type(handle)(r, tl.float32), kind)
+
+
+@triton.jit
+def _fma_compiled(a, b, c, ASM: tl.constexpr):
+    tl.static_assert(ASM, "only the interpreter has no instructions")
+    return tl.inline_asm_elementwise(
+        "fma.rn.f32 $0, $1, $2, $3;", "=f,f,f,f", [a, b, c], dtype=tl.float32, is_pure=True, pack=1
+    )
+
+
+fma_rn: Any = _fma_interpreted if settings.triton_interpret() else _fma_compiled
+"""a * b + c in float32, rounded once; tiles and numbers that broadcast."""

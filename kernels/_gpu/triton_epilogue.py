@@ -17,7 +17,8 @@ from typing import Any, NamedTuple
 import triton
 import triton.language as tl
 
-from rtaccel.kernels._gpu.triton_device import activate, multiply_rn, to_int8
+from rtaccel.kernels._gpu.triton_activations import activate
+from rtaccel.kernels._gpu.triton_device import multiply_rn, to_int8
 
 
 class Epilogue(NamedTuple):

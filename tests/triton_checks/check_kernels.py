@@ -23,6 +23,10 @@ from rtaccel.core.stage import Problem, QParams, Stage, Value
 from rtaccel.kernels._common.activations import ACTIVATIONS
 from rtaccel.kernels.linear import contract as linear_contract
 from rtaccel.kernels.quantize import contract as quantize_contract
+from tests.triton_checks.support.cpu_bits import (  # noqa: F401
+    test_a_norm_has_the_bits_of_the_cpu,
+    test_an_activation_has_the_bits_of_the_cpu,
+)
 from tests.triton_checks.support.exchanged import exchanged
 
 require("triton")

@@ -22,7 +22,8 @@ from rtaccel.backends import require
 from rtaccel.core.registry import impls, operator
 from rtaccel.core.stage import Problem, Stage
 from rtaccel.kernels._general import triton_nan_values
-from rtaccel.kernels._general.triton_nan_values import PIECE, parts_of, values_propagator
+from rtaccel.kernels._general.triton_calls import calls_counter
+from rtaccel.kernels._general.triton_nan_values import PIECE, Streamed, parts_of, stream_marker, values_propagator
 from rtaccel.kernels.fused_linear import contract as dense
 from rtaccel.kernels.fused_sparse_linear import contract as sparse
 from rtaccel.kernels.linear import contract as linear
@@ -201,6 +202,28 @@ def test_one_launch_looks_at_every_value(sizes: tuple[int, ...], widths: tuple[i
         for y, got in zip(ys, there):
             want = y.masked_fill(bad[:, None], float("nan"))
             assert torch.equal(got.cpu().nan_to_num(7.0), want.nan_to_num(7.0))
+
+
+@pytest.mark.parametrize("sizes", [(33,), (PIECE + 3, 20_000)])
+def test_a_launch_counts_a_call_once(sizes: tuple[int, ...]) -> None:
+    """However many programs look at a stream, marked or not."""
+    mark, first = stream_marker(sizes, (7,), Streamed(2, (), True)), torch.tensor([[0], [5], [2**40]])
+    left, ticks = torch.zeros(3, dtype=torch.int32, device=DEVICE), first.clone().to(DEVICE)
+    for call in range(1, 5):
+        xs = [torch.randn(3, k, device=DEVICE) for k in sizes]
+        if call == 2:
+            xs[-1][1, -1] = float("nan")
+        mark(xs, [torch.randn(3, 7, device=DEVICE)], (), left, ticks)
+        assert torch.equal(ticks.cpu(), first + call)
+        assert left.tolist() == [0, max(4 - call, 0) if call >= 2 else 0, 0]
+
+
+@pytest.mark.parametrize("samples", [0, 1, 3, 300])
+def test_a_launch_that_counts_alone(samples: int) -> None:
+    ticks = torch.randint(2**40, (samples, 1))
+    counted = ticks.clone().to(DEVICE)
+    calls_counter()(counted)
+    assert torch.equal(counted.cpu(), ticks + 1)
 
 
 def test_every_number_is_looked_at_once() -> None:

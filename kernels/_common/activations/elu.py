@@ -6,7 +6,7 @@ from rtaccel.kernels._common.activations.row import Aten, Row
 
 ROW = Row(
     reference=lambda t, parameter: F.elu(t, parameter),
-    triton="tl.where(t > 0, t, parameter * (tl.exp(t) - 1.0))",
+    triton="below(t, parameter, most(t, 0.0))",
     aten=(Aten("elu.default", "alpha", {"scale": 1, "input_scale": 1}, "is a scaled ELU"),),
     example=1.3,
 )

@@ -6,6 +6,6 @@ from rtaccel.kernels._common.activations.row import Aten, Row
 
 ROW = Row(
     reference=lambda t, parameter: F.gelu(t),
-    triton="0.5 * t * (1.0 + tl.erf(t * 0.7071067811865476))",
+    triton="gelu(t)",
     aten=(Aten("gelu.default", only={"approximate": "none"}),),
 )

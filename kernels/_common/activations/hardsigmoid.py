@@ -6,6 +6,6 @@ from rtaccel.kernels._common.activations.row import Aten, Row
 
 ROW = Row(
     reference=lambda t, parameter: F.hardsigmoid(t),
-    triton="tl.where(t < -3.0, 0.0, tl.where(t > 3.0, 1.0, t * 0.16666667 + 0.5))",
+    triton="hard_sigmoid(t)",
     aten=(Aten("hardsigmoid.default"),),
 )

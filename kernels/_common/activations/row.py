@@ -31,7 +31,8 @@ class Row:
 
     reference: (t, parameter) -> f(t) in the dtype of t; plain torch, and the meaning the kernels are held to.
     triton: f(t) as an expression of Triton over the float32 tile `t` and the scalar `parameter`. It may use `tl`, and
-        `sigmoid` and `tanh` of kernels/_gpu/triton_activations.py. A NaN must stay one.
+        the functions of kernels/_gpu/triton_activations.py. The operations are those of table.def, in their order, so that the
+        bits are the same. A NaN must stay one.
     numba: f(t) as an expression of Numba over the float32 `t` and `parameter`, with `FLOAT32`; None where Numba has none.
     aten: the calls that are this function.
     homogeneous: f(c * t) = c * f(t) for c > 0, so that the scale of an int8 output folds into the multiplier before it.

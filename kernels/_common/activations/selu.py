@@ -6,7 +6,7 @@ from rtaccel.kernels._common.activations.row import Aten, Row
 
 ROW = Row(
     reference=lambda t, parameter: F.selu(t),
-    triton="tl.where(t > 0, 1.0507009873554805 * t, 1.7580993408473766 * (tl.exp(t) - 1.0))",
+    triton="below(t, 1.75809934, mul(most(t, 0.0), 1.05070099))",
     aten=(Aten("selu.default"),),
     slope=1.76,
 )

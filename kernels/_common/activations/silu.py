@@ -6,6 +6,6 @@ from rtaccel.kernels._common.activations.row import Aten, Row
 
 ROW = Row(
     reference=lambda t, parameter: F.silu(t),
-    triton="t * sigmoid(t)",
+    triton="mul(t, sigmoid(t))",
     aten=(Aten("silu.default"),),
 )

@@ -25,7 +25,8 @@ import triton
 import triton.language as tl
 
 from rtaccel.core import settings
-from rtaccel.kernels._gpu.triton_device import activate, dot4, multiply_rn, pack_words, to_int8
+from rtaccel.kernels._gpu.triton_activations import activate
+from rtaccel.kernels._gpu.triton_device import dot4, multiply_rn, pack_words, to_int8
 from rtaccel.kernels._gpu.triton_spec import (
     FUSED,
     GPU_DP4A,

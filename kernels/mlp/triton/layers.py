@@ -14,7 +14,8 @@ from typing import Any, NamedTuple
 import triton
 import triton.language as tl
 
-from rtaccel.kernels._gpu.triton_device import activate, multiply_rn, pack_words, to_int8
+from rtaccel.kernels._gpu.triton_activations import activate
+from rtaccel.kernels._gpu.triton_device import multiply_rn, pack_words, to_int8
 from rtaccel.kernels._gpu.triton_tiles import halves, load_matrix, parts_of_words, sums4, sums8
 from rtaccel.kernels.recurrent.triton.kernel import pick
 

@@ -1,4 +1,9 @@
-"""Norm in Triton: a row in one tile, read once; sum, norm, activation and quantization in registers."""
+"""Norm in Triton: a row in one tile; norm, activation and quantization in registers.
+
+Both sums along a row have the order of the CPU (kernels/_simd/row.h), so results have its bits, and int8 behind them too: element
+i belongs to partial sum i mod 64, and these are folded in halves. A tile cannot be summed in an order, so each sum reads the row
+for itself, 64 elements at a time: from L1, but for the first.
+"""
 
 from __future__ import annotations
 
@@ -9,11 +14,12 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
+from rtaccel.core import settings
 from rtaccel.core.registry import Impl, Prepared, register_impl
 from rtaccel.core.stage import Problem, Stage
 from rtaccel.kernels._general.triton_tile import require_values
 from rtaccel.kernels._gpu.triton_activations import activate
-from rtaccel.kernels._gpu.triton_device import to_int8
+from rtaccel.kernels._gpu.triton_device import multiply_rn, to_int8
 from rtaccel.kernels._gpu.triton_launch import bind
 from rtaccel.kernels._gpu.triton_spec import Specialisation, Tiling, leave_out, power_of_two
 from rtaccel.kernels.norm import contract
@@ -23,10 +29,41 @@ MAX_C = 16384
 """Columns of a row, 32 in each of 512 threads."""
 
 
+PARTIAL_SUMS = tl.constexpr(64)
+AT_ONCE = 16
+"""Loads of a sum that are in flight together."""
+
+
+@triton.jit
+def folded(part):
+    """The sum of 64, [2, 2, 2, 2, 2, 2], in halves: along an axis of two a sum is one addition."""
+    return tl.sum(tl.sum(tl.sum(tl.sum(tl.sum(tl.sum(part, 0), 0), 0), 0), 0), 0)
+
+
+@triton.jit
+def row_sum(
+    x_ptr, other_ptr, mean, C: tl.constexpr, SQUARES: tl.constexpr, ASM: tl.constexpr, AT_ONCE: tl.constexpr
+):  # fmt: skip
+    """Of a row of x, and of other where there is one: of its elements, or of the squares of what they are from the mean."""
+    lane = tl.reshape(tl.arange(0, PARTIAL_SUMS), (2, 2, 2, 2, 2, 2))
+    part = tl.zeros((2, 2, 2, 2, 2, 2), tl.float32)
+    for c0 in range(0, C, PARTIAL_SUMS * AT_ONCE):
+        for v in tl.static_range(AT_ONCE):
+            c = c0 + v * PARTIAL_SUMS + lane
+            t = tl.load(x_ptr + c, mask=c < C, other=0.0)
+            if other_ptr is not None:
+                t = t + tl.load(other_ptr + c, mask=c < C, other=0.0)
+            if SQUARES:
+                d = tl.where(c < C, t - mean, 0.0)
+                t = multiply_rn(d, d, ASM)
+            part += t
+    return folded(part)
+
+
 @triton.jit(do_not_specialize=["zero_point"])
 def norm_kernel(
     x_ptr, other_ptr, weight_ptr, bias_ptr, y_ptr, q_ptr, row_scale_ptr, sum_ptr, eps, parameter, inv_scale, zero_point,
-    C: tl.constexpr, RMS: tl.constexpr, ACTIVATION: tl.constexpr, BLOCK_C: tl.constexpr,
+    C: tl.constexpr, RMS: tl.constexpr, ACTIVATION: tl.constexpr, ASM: tl.constexpr, AT_ONCE: tl.constexpr, BLOCK_C: tl.constexpr,
 ):  # fmt: skip
     row = tl.program_id(0).to(tl.int64)
     c = tl.arange(0, BLOCK_C)[None, :]
@@ -36,13 +73,17 @@ def norm_kernel(
         t = t + tl.load(other_ptr + row * C + c, mask=inside, other=0.0)
     if sum_ptr is not None:
         tl.store(sum_ptr + row * C + c, t, mask=inside)
-    count = tl.full((1, 1), C, tl.float32)
-    d = t
+    count = tl.full((), C, tl.float32)
+    x_row, other_row = x_ptr + row * C, other_ptr
+    if other_ptr is not None:
+        other_row = other_ptr + row * C
+    mean = 0.0
     if not RMS:
-        d = tl.where(inside, t - tl.div_rn(tl.sum(t, 1, keep_dims=True), count), 0.0)
-    variance = tl.div_rn(tl.sum(d * d, 1, keep_dims=True), count)
-    scale = tl.div_rn(tl.full((1, 1), 1.0, tl.float32), tl.sqrt_rn(variance + eps))
-    z = d * scale * tl.load(weight_ptr + c, mask=inside, other=0.0) + tl.load(bias_ptr + c, mask=inside, other=0.0)
+        mean = tl.div_rn(row_sum(x_row, other_row, None, C, False, ASM, AT_ONCE), count)
+    squares = row_sum(x_row, other_row, mean, C, True, ASM, AT_ONCE)
+    scale = tl.div_rn(tl.full((), 1.0, tl.float32), tl.sqrt_rn(tl.div_rn(squares, count) + eps))
+    z = multiply_rn((t - mean) * scale, tl.load(weight_ptr + c, mask=inside, other=0.0), ASM)
+    z += tl.load(bias_ptr + c, mask=inside, other=0.0)
     y = activate(z, parameter, ACTIVATION)
     if y_ptr is not None:
         tl.store(y_ptr + row * C + c, y, mask=inside)
@@ -80,7 +121,15 @@ def specialize(stage: Stage, problem: Problem) -> Specialisation:
         name=f"norm_C{c}_{kind}",
         kernel=norm_kernel,
         signature=signature,
-        constants={"C": c, "RMS": low["kind"] == "rms", "ACTIVATION": low["activation"], "BLOCK_C": block_c, **absent},
+        constants={
+            "C": c,
+            "RMS": low["kind"] == "rms",
+            "ACTIVATION": low["activation"],
+            "ASM": not settings.triton_interpret(),
+            "AT_ONCE": min(-(-c // 64), AT_ONCE),
+            "BLOCK_C": block_c,
+            **absent,
+        },
         tiling=Tiling(1, block_c, 1, num_warps=power_of_two(block_c // 256, 1, 16)),
     )
 

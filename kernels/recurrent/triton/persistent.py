@@ -21,7 +21,8 @@ import triton.language as tl
 from torch import Tensor
 
 from rtaccel.core.stage import Stage
-from rtaccel.kernels._gpu.triton_device import activate, dot4, multiply_rn, pack_words, to_int8
+from rtaccel.kernels._gpu.triton_activations import activate
+from rtaccel.kernels._gpu.triton_device import dot4, multiply_rn, pack_words, to_int8
 from rtaccel.kernels._gpu.triton_spec import (
     GPU_DP4A,
     SYSTEM_FENCE,

@@ -125,8 +125,7 @@ def stream_kernels_of(
     stated = with_states(source.group, found.states.names)
     with assuming(Card(capability, card().multiprocessors)), recording() as kernels:
         staged = _bind(stated.whole, len(step))
-        if staged.marks:
-            Marks(staged, source.group, stated.after, found.states.memory)
+        Marks(staged, source.group, stated.after, found.states.memory, bool(stated.rings))
     return kernels
 
 
@@ -179,8 +178,7 @@ def _bind_kept(group: Subgraph, rows: int) -> None:
         return
     stated = with_states(group, frozenset(begins))
     staged = _bind(stated.whole, rows)
-    if staged.marks:
-        Marks(staged, group, stated.after, FOR_EVER)
+    Marks(staged, group, stated.after, FOR_EVER, bool(stated.rings))
 
 
 def _bind(group: Subgraph, rows: int) -> StagedPlan:

@@ -135,7 +135,7 @@ class GraphStream(GraphPlan):
         self._ticks = torch.zeros((count, 1), dtype=torch.int64, device=device) if stated.rings else None
         self._zeros = torch.zeros((count, 1), device=device)
         self._in_place = staged.placed = staged.places(stated.followed)
-        self._marks = Marks(staged, group, stated.after, states.memory) if staged.marks else None
+        self._marks = Marks(staged, group, stated.after, states.memory, bool(stated.rings))
         super().__init__(staged, layer, count, group)
         self.scratch_bytes = self.state_bytes
 
@@ -162,16 +162,14 @@ class GraphStream(GraphPlan):
         beside = (self._zeros[: left.numel()], *states, *(() if ticks is None else (ticks,)))
         if self._is_one:
             beside = tuple(t[0] for t in beside)
-        self._staged.marking = None if self._marks is None else self._marks.inside(left)
+        self._staged.marking = self._marks.inside(left, ticks)
         found = self._taken(self._staged.call((*inputs, *beside)), inputs)
         ends = len(self._group.outputs)
         results, mark, after = found[:ends], found[ends], found[ends + 1 :]
-        if ticks is not None:
-            ticks.add_(1)
-        if self._marks is not None and self._is_one:
-            self._marks.behind(mark[None], left, [y[None] for y in results], [state[None] for state in after])
-        elif self._marks is not None:
-            self._marks.behind(mark, left, results, after)
+        if self._is_one:
+            self._marks.behind(mark[None], left, ticks, [y[None] for y in results], [state[None] for state in after])
+        else:
+            self._marks.behind(mark, left, ticks, results, after)
         return results, after
 
     def _launched(self, inputs: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
