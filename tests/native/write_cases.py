@@ -19,18 +19,10 @@ from torch import Tensor
 
 from rtaccel.core.registry import Case, Operator, impls, operators
 from rtaccel.core.stage import Problem, Value
+from rtaccel.deploy import record
 from rtaccel.kernels._core.cpu import DTYPES, _packed_bound
 
-CODES = {
-    "float32": 0,
-    "int8": 1,
-    "int64": 2,
-    "int32": 3,
-    "uint8": 4,
-    "bool": 4,
-    "bfloat16": 5,
-    "float16": 6,
-}  # rta_dtype
+CODES = {name: number for number, name in enumerate(record.DTYPES)} | {"bool": record.DTYPES.index("uint8")}  # rta_dtype
 INT, FLOAT, TEXT, TENSOR = range(4)  # rta_attr_kind
 
 
