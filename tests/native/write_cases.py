@@ -22,7 +22,9 @@ from rtaccel.core.stage import Problem, Value
 from rtaccel.deploy import record
 from rtaccel.kernels._core.cpu import DTYPES, _packed_bound
 
-CODES = {name: number for number, name in enumerate(record.DTYPES)} | {"bool": record.DTYPES.index("uint8")}  # rta_dtype
+CODES = {name: number for number, name in enumerate(record.DTYPES)} | {
+    "bool": record.DTYPES.index("uint8")
+}  # rta_dtype
 INT, FLOAT, TEXT, TENSOR = range(4)  # rta_attr_kind
 
 
