@@ -39,9 +39,7 @@ def results(rows: int, columns: int, count: int, complete: int, gives: str) -> m
 
 
 def lower(stage: Stage) -> Mapping[str, Any]:
-    rows, columns, count, complete, gives = (
-        stage.attrs[name] for name in ("rows", "columns", "count", "complete", "gives")
-    )
+    rows, columns, count, complete, gives = matrices.attributes(stage, "rows", "columns", "count", "complete", "gives")
     if gives not in GIVES:
         raise FormatError("qr", f"gives {gives!r}", ", ".join(GIVES), "Name one of these.")
     matrices.check_within("qr", rows, columns, count=count)

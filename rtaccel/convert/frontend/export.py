@@ -17,7 +17,7 @@ from rtaccel.convert.frontend.batches import signature_of
 from rtaccel.convert.frontend.exported import least_squares
 from rtaccel.convert.frontend.exported.example import shared_batch
 from rtaccel.convert.frontend.exported.graph import ComputedRounds, ExportedGraph, as_graph
-from rtaccel.convert.frontend.exported.written_calls import written_calls
+from rtaccel.convert.frontend.exported.written_calls import WrittenCalls
 from rtaccel.convert.frontend.functionalize import functionalize
 from rtaccel.convert.frontend.guards.numbers import Guard
 from rtaccel.convert.frontend.guards.refusal import refusal
@@ -73,7 +73,7 @@ def _export(
             shapes = (*shapes[:at], tuple(shapes[at:]))
     with (
         torch.no_grad(), unlogged(), _unvalidated(), known_shapes(bool(dims)), attributes_kept(model), transforms_left(),
-        packed_sequences(model, any_batch), written_calls(), warnings.catch_warnings(),
+        packed_sequences(model, any_batch), WrittenCalls(), warnings.catch_warnings(),
     ):  # fmt: skip
         warnings.filterwarnings("ignore", category=FutureWarning)  # torch's own, about its own tree specs
         warnings.filterwarnings("ignore", message="The tensor attribute")  # and about its own nn.LSTM

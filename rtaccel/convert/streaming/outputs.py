@@ -12,16 +12,16 @@ from rtaccel.convert.frontend.layout import View
 from rtaccel.core.row_traits import TimeSpan
 
 
-def order_of_step(view: View, span: TimeSpan, width: int, row: int) -> tuple[tuple[int, ...], tuple[int, ...]] | None:
+def order_of_step(view: View, span: TimeSpan, width: int) -> tuple[tuple[int, ...], tuple[int, ...]] | None:
     """(the place of each element of the output in a time step of the value [outer, inner], the shape of these elements): of the
-    step in that row. None where the output is no whole row over time. width: of the rows of the value."""
+    last step. None where the output is no whole row over time. width: of the rows of the value."""
     index, sizes = layout.offsets(view), list(view.shape)
     inner = span.inner or width
     if span.steps:
         over = [d for d, size in enumerate(sizes) if size == span.steps and _steps_by(index, d, inner)]
         if len(over) != 1:
             return None
-        index = np.take(index, row, over[0])
+        index = np.take(index, span.steps - 1, over[0])
         del sizes[over[0]]
         whole = span.steps * inner
         index = index // whole * inner + index % whole % inner

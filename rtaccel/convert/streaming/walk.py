@@ -172,7 +172,7 @@ class Walk(Past):
         view = self.graph.views.get(output.name)
         if view is None or view.base != base:
             return None
-        found = order_of_step(view, time, self.buffers[view.base].width, time.steps - 1)
+        found = order_of_step(view, time, self.buffers[view.base].width)
         return found if found is not None and found[1][:1] == (1,) else None
 
     def _in_order(

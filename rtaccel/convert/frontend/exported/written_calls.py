@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from itertools import combinations, combinations_with_replacement
 from typing import Any
 
@@ -46,15 +45,11 @@ _WRITTEN: dict[Any, Callable[..., Any]] = {
 }  # fmt: skip
 
 
-class _WrittenCalls(TorchFunctionMode):
+class WrittenCalls(TorchFunctionMode):
+    """While it is entered, these calls are written so."""
+
     def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         kwargs = kwargs or {}
         written = _WRITTEN.get(func)
         made = NotImplemented if written is None else written(*args, **kwargs)
         return func(*args, **kwargs) if made is NotImplemented else made
-
-
-@contextmanager
-def written_calls() -> Iterator[None]:
-    with _WrittenCalls():
-        yield
