@@ -49,6 +49,18 @@ def _elements(shape: tuple[int, ...]) -> int:
     return torch.Size(shape).numel()
 
 
+def squares(stage: Stage) -> Shapes:
+    """The operand of a stage of square matrices."""
+    n, count = attributes(stage, "n", "count")
+    return {"a": (count, n, n)}
+
+
+def rectangles(stage: Stage) -> Shapes:
+    """That of a stage of matrices with any sides."""
+    rows, columns, count = attributes(stage, "rows", "columns", "count")
+    return {"a": (count, rows, columns)}
+
+
 def constants(stage: Stage) -> dict[str, Tensor]:
     return {name: tensor.detach().float().reshape(-1) for name, tensor in stage.tensors.items()}
 

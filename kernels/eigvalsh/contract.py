@@ -22,20 +22,15 @@ from rtaccel.kernels._matrices import matrices
 MAX_N = matrices.MAX_N
 
 
-def shapes(stage: Stage) -> matrices.Shapes:
-    n, count = matrices.attributes(stage, "n", "count")
-    return {"a": (count, n, n)}
-
-
 def lower(stage: Stage) -> Mapping[str, Any]:
     n, count = matrices.attributes(stage, "n", "count")
     matrices.check_within("eigvalsh", n, count=count)
-    matrices.check(stage, shapes(stage), {"y": (count, n)})
+    matrices.check(stage, matrices.squares(stage), {"y": (count, n)})
     return {"n": n, "count": count}
 
 
 def _values(stage: Stage, a: Tensor) -> Tensor:
-    wide = matrices.mirrored(matrices.operands(stage, (a,), shapes(stage))["a"])
+    wide = matrices.mirrored(matrices.operands(stage, (a,), matrices.squares(stage))["a"])
     return matrices.per_matrix(wide, torch.linalg.eigvalsh, (wide.shape[-1],))
 
 
@@ -60,7 +55,9 @@ SIZES = ((1, 3), (2, 1), (3, 5), (4, 2), (7, 1), (17, 1), (33, 1), (64, 1))
 
 
 def cases() -> Iterator[Case]:
-    yield from matrices.cases(((f"n{n}-x{count}", make_stage(n, count)) for n, count in SIZES), matrices.KINDS, shapes)
+    yield from matrices.cases(
+        ((f"n{n}-x{count}", make_stage(n, count)) for n, count in SIZES), matrices.KINDS, matrices.squares
+    )
 
 
 def cost(problem: Problem) -> Cost:

@@ -26,11 +26,6 @@ from rtaccel.kernels._matrices import matrices
 PARTS = ("p", "l", "u", "lu", "pivots")
 
 
-def shapes(stage: Stage) -> matrices.Shapes:
-    rows, columns, count = matrices.attributes(stage, "rows", "columns", "count")
-    return {"a": (count, rows, columns)}
-
-
 def results(rows: int, columns: int, count: int, gives: str) -> matrices.Shapes:
     least = min(rows, columns)
     made = {
@@ -46,7 +41,7 @@ def lower(stage: Stage) -> Mapping[str, Any]:
     if [name for name in PARTS if name in names] != names:
         raise FormatError("lu", f"gives {gives!r}", ",".join(PARTS), "Name some of these, in this order.")
     matrices.check_within("lu", rows, columns, count=count)
-    matrices.check(stage, shapes(stage), results(rows, columns, count, gives), whole=("pivots",))
+    matrices.check(stage, matrices.rectangles(stage), results(rows, columns, count, gives), whole=("pivots",))
     given = sum(1 << i for i, name in enumerate(PARTS) if name in names)
     return {"rows": rows, "columns": columns, "count": count, "parts": given, "refuses": int(refuses)}
 
@@ -72,7 +67,7 @@ def factored(a: Tensor) -> tuple[Tensor, Tensor]:
 
 
 def _parts(stage: Stage, a: Tensor) -> dict[str, Tensor]:
-    wide = matrices.operands(stage, (a,), shapes(stage))["a"]
+    wide = matrices.operands(stage, (a,), matrices.rectangles(stage))["a"]
     both, pivots = factored(wide)
     rows, least = both.shape[-2], pivots.shape[-1]
     if stage.attrs["refuses"] and bool((both.diagonal(dim1=-2, dim2=-1) == 0).any()):
@@ -131,7 +126,7 @@ def cases() -> Iterator[Case]:
         for r, c, count in sizes
         for gives in ("p,l,u", "lu,pivots", "u")
     )
-    yield from matrices.cases(stages, ("normal", "zero", "low rank", "diagonal", "large"), shapes)
+    yield from matrices.cases(stages, ("normal", "zero", "low rank", "diagonal", "large"), matrices.rectangles)
 
 
 def cost(problem: Problem) -> Cost:

@@ -20,28 +20,23 @@ from rtaccel.kernels._matrices import matrices
 MAX_N = matrices.MAX_N
 
 
-def shapes(stage: Stage) -> matrices.Shapes:
-    n, count = matrices.attributes(stage, "n", "count")
-    return {"a": (count, n, n)}
-
-
 def lower(stage: Stage) -> Mapping[str, Any]:
     n, count = matrices.attributes(stage, "n", "count")
     matrices.check_within("matrix_exp", n, count=count)
-    matrices.check(stage, shapes(stage), {"y": (count, n, n)})
+    matrices.check(stage, matrices.squares(stage), {"y": (count, n, n)})
     return {"n": n, "count": count}
 
 
 def reference(stage: Stage, a: Tensor) -> tuple[Tensor]:
     lower(stage)
-    wide = matrices.operands(stage, (a,), shapes(stage))["a"]
+    wide = matrices.operands(stage, (a,), matrices.squares(stage))["a"]
     y = matrices.per_matrix(wide, torch.linalg.matrix_exp, tuple(wide.shape[-2:]))
     return (matrices.result(stage, 0, y, len(a)),)
 
 
 def tolerance(stage: Stage, a: Tensor) -> Tolerance:
     """The result rounds once. In float64 a squaring doubles the error that is there, and the norm doubles as often."""
-    wide = matrices.operands(stage, (a,), shapes(stage))["a"]
+    wide = matrices.operands(stage, (a,), matrices.squares(stage))["a"]
     y = torch.linalg.matrix_exp(wide)
     off = (
         64 * matrices.EPS_64 * wide.shape[-1] * (1 + wide.abs().sum(-1).amax(-1)[..., None, None]) * matrices.largest(y)
@@ -60,7 +55,7 @@ def cases() -> Iterator[Case]:
         (f"n{n}-x{count}", make_stage(n, count))
         for n, count in ((1, 3), (2, 1), (3, 5), (4, 2), (7, 1), (17, 1), (33, 1))
     )
-    yield from matrices.cases(stages, ("normal", "zero", "low rank", "small", "diagonal"), shapes)
+    yield from matrices.cases(stages, ("normal", "zero", "low rank", "small", "diagonal"), matrices.squares)
 
 
 def cost(problem: Problem) -> Cost:

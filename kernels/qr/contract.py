@@ -27,11 +27,6 @@ from rtaccel.kernels._matrices import matrices
 GIVES = ("q,r", "q", "r")
 
 
-def shapes(stage: Stage) -> matrices.Shapes:
-    rows, columns, count = matrices.attributes(stage, "rows", "columns", "count")
-    return {"a": (count, rows, columns)}
-
-
 def results(rows: int, columns: int, count: int, complete: int, gives: str) -> matrices.Shapes:
     inner = rows if complete else min(rows, columns)
     made = {"q": (count, rows, inner), "r": (count, inner, columns)}
@@ -43,14 +38,14 @@ def lower(stage: Stage) -> Mapping[str, Any]:
     if gives not in GIVES:
         raise FormatError("qr", f"gives {gives!r}", ", ".join(GIVES), "Name one of these.")
     matrices.check_within("qr", rows, columns, count=count)
-    matrices.check(stage, shapes(stage), results(rows, columns, count, complete, gives))
+    matrices.check(stage, matrices.rectangles(stage), results(rows, columns, count, complete, gives))
     return {"rows": rows, "columns": columns, "count": count, "complete": int(complete), "gives": gives}
 
 
 def _factors(stage: Stage, a: Tensor) -> dict[str, Tensor]:
     """q and r in float64, [M, count, ..]."""
     low = lower(stage)
-    wide = matrices.operands(stage, (a,), shapes(stage))["a"]
+    wide = matrices.operands(stage, (a,), matrices.rectangles(stage))["a"]
     q, r = torch.linalg.qr(wide.nan_to_num(0, 0, 0), mode="complete" if low["complete"] else "reduced")
     unknown = ~wide.isfinite().all(-1).all(-1)[..., None, None]
     nan = torch.full_like(r, float("nan")).triu()
@@ -66,7 +61,7 @@ def reference(stage: Stage, a: Tensor) -> tuple[Tensor, ...]:
 
 def tolerance(stage: Stage, a: Tensor) -> Tolerance:
     """The result rounds once. The factors of a matrix near a are off by the condition of its first columns."""
-    low, wide = lower(stage), matrices.operands(stage, (a,), shapes(stage))["a"]
+    low, wide = lower(stage), matrices.operands(stage, (a,), matrices.rectangles(stage))["a"]
     worst = float(torch.linalg.cond(wide[..., : min(low["rows"], low["columns"])]).max())
     largest = max(1.0, float(torch.linalg.vector_norm(wide, dim=-2).max()))
     return Tolerance(atol=largest * (matrices.EPS / 2 + worst * 8 * max(wide.shape[-2:]) * matrices.EPS_64))
@@ -92,7 +87,7 @@ def _stages() -> Iterator[tuple[str, Stage]]:
 
 def cases() -> Iterator[Case]:
     """Of matrices whose factors are no matter of rounding."""
-    yield from matrices.cases(_stages(), ("normal", "diagonal"), shapes)
+    yield from matrices.cases(_stages(), ("normal", "diagonal"), matrices.rectangles)
 
 
 def cost(problem: Problem) -> Cost:

@@ -59,6 +59,11 @@ def lower(stage: Stage) -> Mapping[str, Any]:
     return {"kind": kind, "mirrored": int(mirrored), **sizes, **limits, **matrices.constants(stage)}
 
 
+def _limits(stage: Stage) -> dict[str, float]:
+    """As float32 has them."""
+    return {name: float(torch.tensor(stage.attrs[name])) for name in ("rtol", "atol")}
+
+
 def _exact(stage: Stage, inputs: tuple[Tensor, ...]) -> Tensor:
     """[M, count, ..] in float64."""
     given, kind = matrices.operands(stage, inputs, shapes(stage)), stage.attrs["kind"]
@@ -68,8 +73,7 @@ def _exact(stage: Stage, inputs: tuple[Tensor, ...]) -> Tensor:
     rows, columns = a.shape[-2:]
     if kind == "values":
         return matrices.per_matrix(a, torch.linalg.svdvals, (min(rows, columns),))
-    limits = {name: float(torch.tensor(stage.attrs[name])) for name in ("rtol", "atol")}
-    inverse = matrices.per_matrix(a, lambda t: torch.linalg.pinv(t, **limits), (columns, rows))
+    inverse = matrices.per_matrix(a, lambda t: torch.linalg.pinv(t, **_limits(stage)), (columns, rows))
     return inverse if kind == "pinv" else inverse @ given["b"]
 
 
@@ -85,9 +89,8 @@ def tolerance(stage: Stage, *inputs: Tensor) -> Tolerance:
     if stage.attrs["kind"] == "values":
         off = unit * y.amax(-1, keepdim=True)
     else:
-        limits = {name: float(torch.tensor(stage.attrs[name])) for name in ("rtol", "atol")}
         most = torch.linalg.matrix_norm(given["a"], 2)[..., None, None]
-        inverse = torch.linalg.matrix_norm(torch.linalg.pinv(given["a"], **limits), 2)[..., None, None]
+        inverse = torch.linalg.matrix_norm(torch.linalg.pinv(given["a"], **_limits(stage)), 2)[..., None, None]
         off = unit * most * inverse * inverse
         if stage.attrs["kind"] == "least":
             off = off * torch.linalg.matrix_norm(given["b"])[..., None, None]
