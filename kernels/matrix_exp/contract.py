@@ -17,8 +17,6 @@ from rtaccel.core.registry import Case, Cost, Operator, Tolerance, register_oper
 from rtaccel.core.stage import Problem, Stage
 from rtaccel.kernels._matrices import matrices
 
-MAX_N = matrices.MAX_N
-
 
 def lower(stage: Stage) -> Mapping[str, Any]:
     n, count = matrices.attributes(stage, "n", "count")
