@@ -6,6 +6,7 @@
 #include <deque>
 #include <memory>
 
+#include "_system/dtypes.h"
 #include "harness.h"
 
 namespace check {
@@ -252,8 +253,7 @@ void replay_cases(const char* path, std::map<std::pair<std::string, std::string>
     c.steps = in.integer();
     c.inputs = read_values(in, false);
     c.outputs = read_values(in, true);
-    const char* const dtypes[] = {"float32", "int8", "int64", "int32", "bool", "bfloat16", "float16"};
-    c.described.set("input_dtype", dtypes[c.inputs[0].shape.dtype]);
+    c.described.set("input_dtype", rta::kDtypes[c.inputs[0].shape.dtype].name);
     for (int64_t attrs = in.integer(); attrs > 0; --attrs) read_attribute(in, c);
     for (int i = 0; i < rta_kernel_count(); ++i) {
       const rta_kernel kernel = rta_kernel_at(i);

@@ -13,7 +13,7 @@ import rtaccel as rt
 from rtaccel import _native as native
 from rtaccel.serve.answer import STATUSES
 
-STREAMS, DEADLINE, RING = 67, 100_000, 4  # more streams than a word has bits
+STREAMS, DEADLINE = 67, 100_000  # more streams than a word has bits
 FULL, STOPPED, STAMP, NO_STREAM = -1, -2, -3, -4
 
 
@@ -41,11 +41,15 @@ class Batcher(RuleBasedStateMachine):
         self.count = dict.fromkeys(("put", "full", *STATUSES), 0)
 
     @initialize(
-        late=st.sampled_from([0, 1]), most=st.sampled_from([1, 3, STREAMS]), tickets=st.sampled_from([0, 0, 2, 5, 300])
+        late=st.sampled_from([0, 1]),
+        most=st.sampled_from([1, 3, STREAMS]),
+        tickets=st.sampled_from([0, 0, 2, 5, 300]),
+        room=st.sampled_from([1, 3, 4]),
     )
-    def begin(self, late: int, most: int, tickets: int) -> None:
-        self.late, self.most, self.tickets = late, most, tickets
+    def begin(self, late: int, most: int, tickets: int, room: int) -> None:
+        self.late, self.most, self.tickets, self.room = late, most, tickets, room
         given = {"deadline_ns": DEADLINE, "max_batch": most, "tickets": tickets, "spin_ns": 0, "late": late, "cpu": -1}
+        given["results"] = room  # batches that may wait for take_a_batch
         self.native: Any = native.Batcher(self.live._plan(), ("float32", [2]), ("float32", [3]), {**given, "manual": 1})
         assert self.native.put(0, torch.zeros(2), 0) == STOPPED
         self.native.start()
@@ -101,7 +105,7 @@ class Batcher(RuleBasedStateMachine):
             return
         slack = min(due for *_, due in self.waiting.values()) - self.now
         cost = (a + b * min(n, self.most)) * 1e3 + min(margin * 1e3, DEADLINE / 4)
-        full_ring = not self.tickets and len(self.ring) == RING
+        full_ring = not self.tickets and len(self.ring) == self.room
         if n == STREAMS or n >= self.most or self.stopped or slack < cost - 2:
             assert (left == 0) == full_ring
             self.blocked = full_ring
