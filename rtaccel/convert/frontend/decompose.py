@@ -20,6 +20,7 @@ from torch.utils import _pytree as pytree
 
 from rtaccel.convert.frontend.decompositions.grouped import BY_NAME
 from rtaccel.convert.frontend.decompositions.own import OWN
+from rtaccel.convert.frontend.graph.open_shapes import leaves_open
 from rtaccel.convert.frontend.retrace import unlogged
 
 _BATCH = "traced_batch"
@@ -137,7 +138,9 @@ def traced(
 
     run = torch.func.functionalize(call, remove="mutations") if functional else call
     trace = make_fx(run, tracing_mode="real", _allow_non_fake_inputs=True, **options)
-    return trace(*(s.meta["val"] for s in sources))
+    values = [s.meta["val"] for s in sources]
+    with leaves_open(values):
+        return trace(*values)
 
 
 def _is_again(part: fx.Node, node: fx.Node) -> bool:

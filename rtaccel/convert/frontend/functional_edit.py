@@ -9,15 +9,14 @@ from __future__ import annotations
 
 import operator
 from collections.abc import Iterator
-from contextlib import nullcontext
 from typing import Any
 
 import torch
 from torch import Tensor, fx
-from torch._guards import detect_fake_mode
 from torch.utils import _pytree as pytree
 
 from rtaccel.convert.frontend.decompose import insert_parts, traced, writes_in_place
+from rtaccel.convert.frontend.graph.open_shapes import open_shapes
 
 aten = torch.ops.aten
 
@@ -145,7 +144,7 @@ def _viewed(node: fx.Node, x: fx.Node, shape: list[Any], same: bool) -> fx.Node:
         if same:
             return _made(node, aten.view.default, (x, shape), {})
         copy = _made(node, aten.clone.default, (x,), {"memory_format": torch.contiguous_format})
-        with _fake_mode([x]):
+        with open_shapes([x.meta["val"]]):
             copy.meta["val"] = aten.clone.default(x.meta["val"], memory_format=torch.contiguous_format)
         return _made(node, aten._unsafe_view.default, (copy, shape), {})
 
@@ -207,7 +206,7 @@ def _traced(node: fx.Node) -> bool:
         return False
 
     try:
-        with _fake_mode(sources):
+        with open_shapes([s.meta["val"] for s in sources]):
             made = traced(node.target, node, sources)  # type: ignore[arg-type]
     except Exception:  # a call that does not trace alone
         return False
@@ -222,10 +221,6 @@ def _traced(node: fx.Node) -> bool:
         _replace(user, results[user.args[1]])  # type: ignore[index]
     node.graph.erase_node(node)
     return True
-
-
-def _fake_mode(sources: list[fx.Node]) -> Any:
-    return detect_fake_mode([s.meta["val"] for s in sources]) or nullcontext()
 
 
 def _storages(value: Any) -> Iterator[int]:
@@ -294,7 +289,7 @@ def _functional(node: fx.Node, order: dict[fx.Node, int], holders: dict[int, lis
             if any(order[user] > order[node] for user in holder.users):
                 return None
     try:
-        with _fake_mode([written]):
+        with open_shapes([written.meta["val"]]):
             args, kwargs = fx.map_arg((node.args, node.kwargs), lambda n: n.meta["val"])
             value = target(*args, **kwargs)
     except Exception:  # torch's step says why

@@ -23,6 +23,16 @@ def hints(sizes: Iterable[Any]) -> list[int]:
     return [s if isinstance(s, int) else int(s.node.hint) for s in sizes]
 
 
+_UNTAGGED = ("leaky_relu.default", "ldexp.Tensor")  # torch has tagged these since 2.12
+
+
+def is_pointwise(target: Any) -> bool:
+    """Whether a call computes each element of its result from one of each input, with broadcasting."""
+    if not isinstance(target, torch._ops.OpOverload):
+        return False
+    return torch.Tag.pointwise in target.tags or str(target).removeprefix("aten.") in _UNTAGGED
+
+
 @dataclass(frozen=True)
 class Text:
     """A result that is a text: a result that is a plain one names a value."""

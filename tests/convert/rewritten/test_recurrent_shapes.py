@@ -51,6 +51,9 @@ def test_the_graph_is_the_one_of_torch(name: str, steps: int, monkeypatch: pytes
     any_batch = bool(options.get("batch_first"))
     got = exported(layer, x, any_batch)
     monkeypatch.setattr(export, "known_shapes", nullcontext)
+    states = torch.export.export(layer, (x,)).graph.output_node().args[0][1:]
+    if any(state.meta["val"].dim() != 3 for state in states):
+        pytest.skip("this torch exports states with a dimension too many, as all before 2.12 do for an LSTM")
     assert got == exported(layer, x, any_batch)
 
 

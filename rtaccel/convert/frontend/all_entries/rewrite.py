@@ -18,6 +18,9 @@ from torch import Tensor, fx
 from torch._guards import detect_fake_mode
 from torch.fx.experimental.symbolic_shapes import free_unbacked_symbols
 
+from rtaccel.convert.frontend.graph.open_shapes import leaves_open
+from rtaccel.convert.frontend.nodes import is_pointwise
+
 aten = torch.ops.aten
 
 Rule = Callable[["_Rewriter", Any], Any]
@@ -128,8 +131,7 @@ class _Rewriter:
 
     def plain(self, node: fx.Node) -> fx.Node:
         """The call on all entries, where it computes each by itself and keeps it in its place."""
-        tags = node.target.tags if isinstance(node.target, torch._ops.OpOverload) else ()
-        if torch.Tag.pointwise not in tags and node.target not in _EACH | _NEW:
+        if not is_pointwise(node.target) and node.target not in _EACH | _NEW:
             raise Kept(f"{node.target} of chosen entries")
         if not chosen(node):
             if node.target not in _NEW:
@@ -171,7 +173,7 @@ class _Rewriter:
     def call(self, target: Any, *args: Any, **kwargs: Any) -> fx.Node:
         """A new node, its value from the values of its arguments."""
         given = fx.map_arg((args, kwargs), lambda n: n.meta["val"])
-        with self.mode or nullcontext(), torch.no_grad():
+        with self.mode or nullcontext(), leaves_open(given), torch.no_grad():
             value = target(*given[0], **given[1])
         made = self.new.call_function(target, args, kwargs)
         made.meta = {**(self.current.meta if self.current is not None else {}), "val": value}
@@ -210,7 +212,7 @@ class _Rewriter:
 
     def first_like(self, node: fx.Node) -> fx.Node:
         """The first node that is the same elementwise call of the same values: code often writes a mask twice, as `~mask`."""
-        if node.op != "call_function" or torch.Tag.pointwise not in getattr(node.target, "tags", ()):
+        if node.op != "call_function" or not is_pointwise(node.target):
             return node
         if torch.Tag.nondeterministic_seeded in node.target.tags:  # type: ignore[union-attr]
             return node

@@ -15,6 +15,7 @@ from rtaccel.convert.frontend.complex import arithmetic, constants, fourier, fra
 from rtaccel.convert.frontend.complex.fourier import TO_REAL
 from rtaccel.convert.frontend.complex.pairs import RULES, NoPairs, Pair
 from rtaccel.convert.frontend.decompose import insert_parts
+from rtaccel.convert.frontend.graph.open_shapes import leaves_open
 
 aten = torch.ops.aten
 assert (
@@ -91,7 +92,7 @@ class _Rewriter:
     def _trace(self, node: fx.Node, function: Any, sources: list[fx.Node], before: fx.Node) -> list[Any]:
         """The calls of a function of real tensors, put before a node; the nodes of its results."""
         values = [s.meta["val"] for s in sources]
-        with self.mode or nullcontext():  # constants that the function makes have no data either
+        with self.mode or nullcontext(), leaves_open(values):  # constants that the function makes have no data either
             made = make_fx(function, tracing_mode="real", pre_dispatch=True, _allow_non_fake_inputs=True)(*values)
         found = insert_parts(made.graph, before, node, sources)
         if found is None:

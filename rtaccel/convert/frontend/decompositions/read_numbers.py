@@ -13,6 +13,8 @@ import torch
 from torch import Tensor, fx
 from torch._guards import detect_fake_mode
 
+from rtaccel.convert.frontend.graph.open_shapes import open_shapes
+
 aten = torch.ops.aten
 _READS = (aten.item.default, aten._local_scalar_dense.default)
 _ON_NUMBERS: dict[Any, Any] = {
@@ -106,7 +108,6 @@ def _call(graph: fx.Graph, target: Callable[..., Any], *args: Any) -> fx.Node:
     """A new call, with what torch knows of its result."""
     made = graph.call_function(target, args)
     given = fx.map_arg(args, lambda n: n.meta["val"])
-    mode = next(m for m in map(detect_fake_mode, [v for v in given if isinstance(v, Tensor)]) if m is not None)
-    with mode:
+    with open_shapes(given):
         made.meta["val"] = target(*given)
     return made

@@ -14,6 +14,7 @@ from torch import Tensor, fx
 from torch.fx.experimental.proxy_tensor import make_fx
 
 from rtaccel.convert.frontend.decompose import insert_parts
+from rtaccel.convert.frontend.graph.open_shapes import leaves_open
 from rtaccel.convert.frontend.view_ops import Arguments
 
 aten = torch.ops.aten
@@ -136,5 +137,7 @@ def _taken(node: fx.Node, x: fx.Node, own: fx.Node) -> list[Any] | None:
         flat, index = x.reshape(batch, n, -1), own.reshape(batch, -1, 1).long()
         return [flat.gather(1, index.expand(-1, -1, flat.shape[2])).reshape(shape)]
 
-    made = make_fx(rows, tracing_mode="real", _allow_non_fake_inputs=True)(x.meta["val"], own.meta["val"])
+    values = x.meta["val"], own.meta["val"]
+    with leaves_open(values):
+        made = make_fx(rows, tracing_mode="real", _allow_non_fake_inputs=True)(*values)
     return insert_parts(made.graph, node, node, [x, own])

@@ -18,7 +18,7 @@ from rtaccel.convert.frontend.exported.graph import ExportedGraph
 from rtaccel.convert.frontend.graph.op_graph import OpGraph
 from rtaccel.convert.frontend.graph.values import Values, stored_apart
 from rtaccel.convert.frontend.layout import View
-from rtaccel.convert.frontend.nodes import OpNode, constant, depended_on, module_name
+from rtaccel.convert.frontend.nodes import OpNode, constant, depended_on, is_pointwise, module_name
 from rtaccel.convert.frontend.view_ops import look
 from rtaccel.convert.frontend.written_out import match_with_values, write_joined, write_result
 from rtaccel.core.errors import UnsupportedProblem
@@ -96,7 +96,7 @@ class Builder(Values):
     def _crosses_samples(self, node: fx.Node) -> bool:
         """Whether the number of samples is the size of several dimensions: a view has samples in one."""
         made = node.meta.get("val")
-        if self.batch is not None and torch.Tag.pointwise in getattr(node.target, "tags", ()):
+        if self.batch is not None and is_pointwise(node.target):
             views = [self.views[s.name] for s in node.all_input_nodes if s.name in self.views]
             if len({len(v.dims) - v.batch_dim for v in views if v.batch_dim is not None}) > 1:
                 return True

@@ -13,6 +13,7 @@ import torch
 from torch import fx
 from torch._guards import detect_fake_mode
 
+from rtaccel.convert.frontend.graph.open_shapes import leaves_open
 from rtaccel.convert.frontend.rolled.scan_op import LINEAR_SCAN
 
 aten = torch.ops.aten
@@ -93,8 +94,8 @@ class Lift:
         with self.graph.inserting_before(self.at):
             node = self.graph.call_function(target, args, named)
         self.made.append(node)
-        with self.mode or nullcontext(), torch.no_grad():
-            values = fx.map_arg((args, named), lambda n: n.meta["val"])
+        values = fx.map_arg((args, named), lambda n: n.meta["val"])
+        with self.mode or nullcontext(), leaves_open(values), torch.no_grad():
             try:
                 node.meta["val"] = target(*values[0], **values[1])
             except Exception as error:  # whatever torch says of shapes that do not fit
