@@ -9,6 +9,7 @@ import torch
 from torch import fx
 
 from rtaccel.convert.frontend.rolled import rules
+from rtaccel.convert.frontend.rolled.cells import roll_cells
 from rtaccel.convert.frontend.rolled.lift import Lift, NotALoop, chain_link
 
 aten = torch.ops.aten
@@ -20,8 +21,10 @@ MIN_STEPS = 4
 def with_loops_rolled(graph: fx.Graph) -> fx.Graph:
     """The graph with such loops as calls over all time steps, in place; as it was where there is none."""
     assert rules  # imported for its rules
+    changed = roll_cells(graph, {node: at for at, node in enumerate(graph.nodes)})
+    if changed:
+        graph.eliminate_dead_code()
     order = {node: at for at, node in enumerate(graph.nodes)}
-    changed = False
     for node in list(graph.nodes):
         if node.op == "call_function" and node.target in (aten.stack.default, aten.cat.default):
             changed |= _roll_stack(graph, node, order)

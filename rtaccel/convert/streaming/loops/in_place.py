@@ -12,7 +12,7 @@ def written_in_place(op_nodes: Sequence[OpNode], last: Sequence[OpNode], kept: s
     something outside reads."""
     left = []
     for copy in last:
-        value, state = "".join(copy.reads), copy.writes[0]
+        value, state = copy.reads[0], copy.writes[0]
         stage = next((n for n in op_nodes if value in n.writes), None)
         if stage is None or not _may(stage, value, state, op_nodes):
             left.append(copy)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import replace
-from typing import Protocol
+from typing import Any, Protocol
 
 import torch
 
@@ -73,11 +73,11 @@ class Rounds:
             return made
         if shift + (turn == 0) == 1:  # whether there was a call before this one
             self.walk.add_state(made, 1, 1)
-            self.walk.last.append(self._copied([], made, {"c0": torch.ones(1)}))
+            self.walk.last.append(self._one(made, made))
             return made
         self.walk.buffers[made] = Buffer(1, 1)
         if shift + (turn == 0) == 0:
-            self.walk.op_nodes.append(self._copied([], made, {"c0": torch.ones(1)}))
+            self.walk.op_nodes.append(self._one(self._begun(shift, 0), made))
         else:
             told = self.walk.begun(self.anchor, shift + (turn == 0))
             self.walk.op_nodes.append(self._copied([told], made))
@@ -134,10 +134,18 @@ class Rounds:
         self.walk.op_nodes.append(gather_node(self.anchor.node, self.anchor.name, renamed[view.base], made, attrs))
         return made
 
-    def _copied(self, values: list[str], made: str, tensors: dict[str, torch.Tensor] | None = None) -> OpNode:
+    def _copied(self, values: list[str], made: str) -> OpNode:
         """Values of as many elements each, one behind the other."""
-        count = 1 if made.startswith(BEGUN) else self._elements(made) // max(len(values), 1)
-        parts = [((count,), (0, 1), (at * count, 1)) for at in range(max(len(values), 1))]
+        count = 1 if made.startswith(BEGUN) else self._elements(made) // len(values)
+        return self._assembled(values, made, [((count,), (0, 1), (at * count, 1)) for at in range(len(values))])
+
+    def _one(self, over: str, made: str) -> OpNode:
+        """The number 1, over a value of one element: a copy has an input."""
+        return self._assembled([over], made, [((1,), (0, 1), (0, 1))] * 2, {"c0": torch.ones(1)})
+
+    def _assembled(
+        self, values: list[str], made: str, parts: list[Any], tensors: dict[str, torch.Tensor] | None = None
+    ) -> OpNode:
         node, attrs = self.anchor, {"parts": tuple(parts), "fill": 0.0}
         return OpNode(with_role(Role.COPY).name, node.node, node.name, values, [made], tensors or {}, attrs)
 
