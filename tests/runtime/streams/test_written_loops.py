@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import random
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 import rtaccel as rt
 from tests.runtime.streams.test_samples import rms_error
@@ -54,16 +55,14 @@ def test_each_kind_goes_on_elsewhere(kind: str, tmp_path: Path) -> None:
         live.step(x[:, t].contiguous())
     again = rt.stream(model, x[:, 0])
     again.load_state_dict(live.state_dict())
-    rt.save(live, tmp_path / "loop.rta")
-    loaded = rt.load(tmp_path / "loop.rta")
-    loaded.load_state_dict(live.state_dict())
+    loaded = rt.load(rt.save(live, tmp_path / "loop.rta", states=True))
     turned = rt.stream(model, x[:, 0])
     for s in range(STREAMS):
         turned.load_stream(STREAMS - 1 - s, live.save_stream(s))
     for t in range(5, STEPS):
         step = x[:, t].contiguous()
         want = live.step(step)
-        assert torch.equal(want, again.step(step)) and torch.equal(want, loaded.step(step))
+        assert torch.equal(want, again.step(step)) and torch.equal(want, loaded(step))
         assert torch.equal(want.flip(0), turned.step(step.flip(0)))
 
 
@@ -76,6 +75,46 @@ def test_some_streams_make_a_step(seed: int) -> None:
         want = alone.step(step)
         for s in reversed(range(STREAMS)):
             torch.testing.assert_close(live.step(step[s : s + 1], streams=[s]), want[s : s + 1], rtol=1e-4, atol=1e-5)
+
+
+def over(
+    formula: Callable[[Tensor, Tensor, int], Tensor], order: Callable[[int], list[int]] = lambda n: list(range(n))
+) -> nn.Module:
+    class Loop(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.by_step = nn.Parameter(torch.randn(80, 4))
+
+        def forward(self, x: Tensor) -> Tensor:
+            h, ys = torch.zeros(len(x), 4), []
+            for t in order(x.shape[1]):
+                h = torch.tanh(formula(h, x, t) + (self.by_step[t] if formula is WEIGHTS else 0))
+                ys.append(h)
+            return torch.stack(ys, 1)
+
+    return Loop().eval()
+
+
+def WEIGHTS(h: Tensor, x: Tensor, t: int) -> Tensor:  # noqa: N802
+    return 0.5 * h + x[:, t]
+
+
+BROKEN: dict[str, tuple[nn.Module, str]] = {
+    "the number of the step": (over(lambda h, x, t: h + x[:, t] * (t + 1)), "differ from step to step"),
+    "weights of the step": (over(WEIGHTS), "weights or numbers that differ"),
+    "backward": (over(lambda h, x, t: h + x[:, t], lambda n: list(range(n))[::-1]), "backward in time"),
+    "other steps": (over(lambda h, x, t: h + x[:, min(t + 1, x.shape[1] - 1)]), "each read their own"),
+    "the first step": (over(lambda h, x, t: h + x[:, t] - x[:, 0]), "in every step"),
+    "two formulas": (over(lambda h, x, t: h.sin() + x[:, t] if t % 2 else h * x[:, t]), "one step"),
+    "all steps": (over(lambda h, x, t: h + x[:, t] - x.mean(1)), "time"),
+}
+
+
+@pytest.mark.parametrize("name", BROKEN)
+def test_bodies_that_differ_are_refused(name: str) -> None:
+    model, why = BROKEN[name]
+    with pytest.raises(rt.UnsupportedProblem, match=why):
+        rt.stream(model, torch.randn(2, 4))
 
 
 @pytest.mark.parametrize("seed", range(10))

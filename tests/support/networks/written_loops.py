@@ -34,7 +34,9 @@ class Cell(nn.Module):
         super().__init__()
         self.kind, self.newest = rng.choice(kinds), newest
         self.width = rng.choice((1, 3, 5, 8, 17))
-        self.start = rng.choice(STARTS) if self.kind in ("plain", "gated", "leaky", "liquid") else rng.choice(STARTS[:4])
+        self.start = (
+            rng.choice(STARTS) if self.kind in ("plain", "gated", "leaky", "liquid") else rng.choice(STARTS[:4])
+        )
         self.read, self.join = rng.choice(READS), rng.choice(JOINS)
         self.given = nn.Parameter(torch.randn(1, self.width) * 0.5)
         self.inner, self.outer = nn.Linear(self.width, self.width), nn.Linear(features, self.width)
@@ -46,14 +48,14 @@ class Cell(nn.Module):
         self.head = nn.Linear(self.width, self.width)
         self.read_out = nn.Linear(features, self.width)
 
-    def initial(self, x: Tensor) -> Tensor | float:
+    def initial(self, x: Tensor, steps: list[Tensor]) -> Tensor | float:
         made: dict[str, Callable[[], Tensor | float]] = {
             "zeros": lambda: torch.zeros(len(x), self.width, dtype=x.dtype),
             "new_zeros": lambda: x.new_zeros(len(x), self.width),
             "constant": lambda: torch.full((len(x), self.width), 0.4, dtype=x.dtype),
             "weights": lambda: torch.tanh(self.given).expand(len(x), -1),
             "number": lambda: 0.25,
-            "first": lambda: torch.tanh(self.outer(x[:, 0])),
+            "first": lambda: torch.tanh(self.outer(steps[0])),
         }
         return made[self.start]()
 
@@ -64,7 +66,7 @@ class Cell(nn.Module):
         return ys[-1] if self.newest else self.join(ys)
 
     def _over(self, x: Tensor, steps: list[Tensor], step: Callable[[Tensor, Tensor], Tensor]) -> list[Tensor]:
-        h, ys = self.initial(x), []
+        h, ys = self.initial(x, steps), []
         if isinstance(h, float):  # as a number that broadcasts
             h = torch.zeros_like(self.outer(steps[0])) + h
         for x_t in steps:
@@ -107,7 +109,7 @@ class Cell(nn.Module):
 
     def _late(self, x: Tensor, steps: list[Tensor]) -> list[Tensor]:
         """A delay line of what was some steps before."""
-        past, ys = [self.initial(x)] * self.lag, []
+        past, ys = [self.initial(x, steps)] * self.lag, []
         for x_t in steps:
             h = torch.tanh(self.inner(past[0]) - 0.3 * past[-1] + self.outer(x_t))
             past = [*past[1:], h]
@@ -115,9 +117,13 @@ class Cell(nn.Module):
         return ys
 
     def _swap(self, x: Tensor, steps: list[Tensor]) -> list[Tensor]:
-        a, b, ys = self.initial(x), torch.zeros(len(x), self.width, dtype=x.dtype), []
+        a, b, ys = self.initial(x, steps), torch.zeros(len(x), self.width, dtype=x.dtype), []
         for x_t in steps:
-            a, b = (b, torch.tanh(self.inner(a) + self.outer(x_t))) if self.lag > 2 else (b.cos() + self.outer(x_t), a.sin())
+            a, b = (
+                (b, torch.tanh(self.inner(a) + self.outer(x_t)))
+                if self.lag > 2
+                else (b.cos() + self.outer(x_t), a.sin())
+            )
             ys.append(a - 0.5 * b)
         return ys
 
@@ -150,7 +156,7 @@ class Cell(nn.Module):
 
     def _prior(self, x: Tensor, steps: list[Tensor]) -> list[Tensor]:
         """What is known before the step itself."""
-        h, ys = self.initial(x), []
+        h, ys = self.initial(x, steps), []
         for x_t in steps:
             ys.append(h)
             h = torch.tanh(self.inner(h) + self.outer(x_t))
@@ -194,7 +200,7 @@ class WrittenLoop(nn.Module):
         elif self.behind == "gru":
             y = self.gru(y)[0]
         elif self.behind == "conv":
-            y = torch.relu(self.after(pad(y.transpose(1, 2), (1, 0)))).transpose(1, 2)
+            y = torch.sin(self.after(pad(y.transpose(1, 2), (1, 0)))).transpose(1, 2)
         return y.transpose(0, 1) if self.time_first and y.dim() == 3 else y
 
     def newest(self, window: Tensor) -> Tensor:

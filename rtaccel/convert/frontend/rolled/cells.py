@@ -1,6 +1,6 @@
 """Loops over `nn.LSTMCell`, `nn.GRUCell` and `nn.RNNCell` as the layer that they are: one call over all time steps.
 
-A chain of cells with the same weights, each from the state of the one before and the first from zeros, computes what the layer does.
+A chain of cells with the same weights, each from the state of the one before and the first from zeros, is the layer.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ aten = torch.ops.aten
 MIN_STEPS = 4
 """Fewer stay as they are."""
 
-LAYERS = {
+LAYERS: dict[Any, Any] = {
     aten.lstm_cell.default: aten.lstm.input,
     aten.gru_cell.default: aten.gru.input,
     aten.rnn_tanh_cell.default: aten.rnn_tanh.input,
@@ -60,9 +60,9 @@ def _chain(first: fx.Node) -> list[fx.Node]:
 def _following(cell: fx.Node) -> fx.Node | None:
     made = _made(cell)
     for user in () if made[0] is None else made[0].users:
-        if user.target is cell.target and user.args[2:] == cell.args[2:] and user.kwargs == cell.kwargs:
-            if _states(user) == made:
-                return user
+        alike = user.target is cell.target and user.args[2:] == cell.args[2:] and user.kwargs == cell.kwargs
+        if alike and _states(user) == made:
+            return user
     return None
 
 

@@ -43,14 +43,17 @@ def _roll_stack(graph: fx.Graph, node: fx.Node, order: dict[fx.Node, int]) -> bo
         return False
     dim = int(node.args[1] if len(node.args) > 1 else 0) % rank  # type: ignore[arg-type]
     joins = node.target is aten.cat.default
-    if joins and any(part.meta["val"].dim() != rank or part.meta["val"].shape[dim] != 1 for part in parts):
+    if joins and any(part.meta["val"].dim() != rank for part in parts):
         return False
     others = list(range(1, rank))
 
     def whole(lift: Lift) -> fx.Node:
         made = lift.over_time(tuple(parts))
-        if joins:
+        if joins and parts[0].meta["val"].shape[dim] == 1:
             made = lift.call(aten.squeeze.dim, made, dim + 1)
+        elif joins:  # several rows of each step: [..., time, rows, ...]
+            turned = lift.call(aten.permute.default, made, [*range(1, dim + 1), 0, *range(dim + 1, rank + 1)])
+            return lift.call(aten.flatten.using_ints, turned, dim, dim + 1)
         return lift.call(aten.permute.default, made, [*others[:dim], 0, *others[dim:]])
 
     return _replaced(node, Lift(graph, node, order), whole)

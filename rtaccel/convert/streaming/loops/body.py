@@ -138,7 +138,8 @@ class BodyGraph:
         self._stands_for(made, own)
         if starts:
             init = 0 if ref.inits[0] is None else ref.inits[0]
-            made = self._where(name, made, self._constant(init, value))
+            first = self._first(init) if isinstance(init, fx.Node) else self._constant(init, value)
+            made = self._where(name, made, first)
             self._stands_for(made, own)
         return made
 

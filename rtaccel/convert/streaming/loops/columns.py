@@ -16,9 +16,6 @@ from torch import fx
 
 from rtaccel.convert.streaming.loops.reads import MOST_LAG, Reads, is_filled
 
-MOST_TRIES = 5000
-"""Calls of a body that are looked at, and looked at again."""
-
 
 class NotALoop(Exception):
     """The nodes are not the same at each time step. Says what is different."""
@@ -80,7 +77,7 @@ class Columns:
         self.columns: list[Column] = []
         self._of: dict[tuple[fx.Node, int], Column] = {}
         self._failed: dict[tuple[Any, ...], str] = {}
-        self._tries = 0
+        self._tries, self._most = 0, 200 + 4 * len(reads.graph.nodes) // steps  # a call of a body takes one or two
         families: dict[Any, dict[int, fx.Node]] = {}
         for node, read in reads.of.items():
             families.setdefault(read.family, {}).setdefault(read.at, node)
@@ -103,6 +100,8 @@ class Columns:
         begins = next(t for t, e in enumerate(entries) if e is not None)
         lag = next(t for t, e in enumerate(entries) if isinstance(e, fx.Node) and not self.reads.free[e])
         if lag == 0:
+            if self._known([*entries[1:], None]) and self._is_of_first_step(entries[0]):
+                return self._before(entries, 1, 0)  # a state that begins with the first row
             return self._computed(entries)
         ways: list[Callable[[], Reference]] = [lambda: self._before(entries, lag, begins)]
         if begins == 0 and all(
@@ -179,7 +178,7 @@ class Columns:
         rest = [e for e in others if e is not None]
         if len(rest) < 2 or any(not isinstance(n, fx.Node) or n.op != "call_function" for n in rest):
             raise NotALoop("values that no step computes")
-        if self._tries > MOST_TRIES:
+        if self._tries > self._most:
             raise NotALoop("a loop that is too long to follow")
         odd = next((n for n in rest if not _same_call(rest[0], n)), None)
         if odd is not None:
@@ -219,6 +218,10 @@ class Columns:
         value = column.sample.meta.get("val")
         if not isinstance(value, torch.Tensor) or not _fits(head, value.shape):
             return False
+        return self._is_of_first_step(head)
+
+    def _is_of_first_step(self, head: Any) -> bool:
+        """Whether a value is computed of the first time step and of constants."""
         found, stack = set[fx.Node](), [head] if isinstance(head, fx.Node) else []
         while stack:
             own = stack.pop()

@@ -107,6 +107,8 @@ class Split:
                 self.copies[node] = self.graph.node_copy(node)
         self._copy_all(list(output.all_input_nodes))
         results = fx.map_arg(output.args[0], self.copies.__getitem__)
+        if not self.given:
+            raise self._refused("steps that are no bodies of one loop")
         outputs = [ref for ref, _ in self.given.values()]
         named = tuple(self.named)
         body = BodyGraph(self.exported, self.reads, self.steps, False).write(outputs)
@@ -210,10 +212,19 @@ class Split:
         column, t = self.owners.get(node, (None, 0))
         if column is None or not isinstance(node.meta.get("val"), torch.Tensor):
             return None
-        if t < self.steps - 1:
+        ref = Now(column) if t == self.steps - 1 else self._kept(column, self.steps - 1 - t)
+        if ref is None:
             raise self._refused(f"{node.name}, of one step that is read by itself")
-        whole = self._result(Now(column), node.name)
-        return self._call(node, f"{node.name}_of_all", aten.select.int, (whole, 0, t))
+        whole = self._result(ref, node.name)
+        return self._call(node, f"{node.name}_of_all", aten.select.int, (whole, 0, self.steps - 1))
+
+    def _kept(self, column: Column, lag: int) -> Before | None:
+        """What a column was some steps before, as the body itself reads it; None where it does not."""
+        for own in self.columns.columns:
+            for ref in _nodes_of((own.args, own.kwargs)):
+                if isinstance(ref, Before) and ref.of.column is column and ref.lag == lag:
+                    return ref
+        return None
 
     def _joined(self, node: fx.Node) -> fx.Node | None:
         """`torch.stack` or `torch.cat` of what the steps gave, in order."""
