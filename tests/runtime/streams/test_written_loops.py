@@ -14,6 +14,7 @@ import rtaccel as rt
 from tests.runtime.streams.test_samples import rms_error
 from tests.support.networks.written_loops import KINDS, WrittenLoop
 
+pytestmark = pytest.mark.turns(3)
 STREAMS, STEPS = 2, 9
 SMOOTH = tuple(kind for kind in KINDS if kind != "count")
 """Kinds of loops whose results a rounding of what comes in changes little."""
@@ -105,7 +106,7 @@ BROKEN: dict[str, tuple[nn.Module, str]] = {
     "backward": (over(lambda h, x, t: h + x[:, t], lambda n: list(range(n))[::-1]), "backward in time"),
     "other steps": (over(lambda h, x, t: h + x[:, min(t + 1, x.shape[1] - 1)]), "each read their own"),
     "the first step": (over(lambda h, x, t: h + x[:, t] - x[:, 0]), "in every step"),
-    "two formulas": (over(lambda h, x, t: h.sin() + x[:, t] if t % 2 else h * x[:, t]), "one step"),
+    "two formulas": (over(lambda h, x, t: h.sin() + x[:, t] if t % 2 else h * x[:, t]), "different numbers of values"),
     "all steps": (over(lambda h, x, t: h + x[:, t] - x.mean(1)), "time"),
 }
 
