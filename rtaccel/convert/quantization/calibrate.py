@@ -60,11 +60,11 @@ def run_graph(
             except Exception as error:
                 got = f"a batch with {words(args)}, which {node.target} refuses: {first_line(error)}"
                 raise FormatError("calibration", got, "inputs of the model", "Pass batches as the example.") from error
-            if node.name in hidden:
-                hidden[node.name].observe(node, args_now, env[node.name])
-        if node.name in watch:
+            for name in hidden.keys() & {*exported.repeats.get(node.name, (node.name,))}:
+                hidden[name].observe(node, args_now, env[node.name])
+        for name in watch.keys() & {*exported.repeats.get(node.name, (node.name,))}:
             made = env[node.name]  # of several results the first has the node's name
-            watch[node.name].observe(made[0] if isinstance(made, (tuple, list)) else made)
+            watch[name].observe(made[0] if isinstance(made, (tuple, list)) else made)
 
 
 def _leaves(exported: ExportedGraph, args: tuple[Any, ...]) -> list[Any]:

@@ -17,7 +17,8 @@ from rtaccel.core.traits import Node, Role
 
 
 class Past:
-    """The part of a walk that adds such values, and the nodes that write them. after: what follows the node that is taken."""
+    """The part of a walk that adds such values, and the nodes that write them. after: what follows the node that is taken.
+    made: nodes of graphs of their own, by what they write."""
 
     graph: OpGraph
     buffers: dict[str, Buffer]
@@ -25,6 +26,7 @@ class Past:
     states: set[str]
     op_nodes: list[OpNode]
     after: list[OpNode]
+    made: dict[str, fx.Node]
 
     def elements(self, name: str) -> int:
         return self.buffers[name].elements
@@ -90,10 +92,10 @@ class Past:
     def _masked(self, node: Node, name: str, made: str, count: int, shift: int) -> OpNode:
         """`made` is `name` once `shift` steps are over, and zeros before."""
         attrs = {"program": ("where x1 x0 0.0",), "dims": (count,), "places": ((0, 1), (0, 0))}
-        reads = [name, self._begun(node, shift)]
+        reads = [name, self.begun(node, shift)]
         return OpNode(with_role(Role.FORMULA).name, self._source(node), node.name, reads, [made], attrs=attrs)
 
-    def _begun(self, node: Node, shift: int) -> str:
+    def begun(self, node: Node, shift: int) -> str:
         """A value whose first element is 1 once so many steps are over, and 0 before: of ones, those of the past are kept."""
         made, past = f"begun{shift}", f"begun{shift}:past"
         if made not in self.buffers:
@@ -113,4 +115,5 @@ class Past:
         self.op_nodes.append(OpNode(copy, self._source(node), node.name, reads, [made], tensors or {}, attrs))
 
     def _source(self, node: Node) -> fx.Node:
-        return next(n.node for n in self.graph.op_nodes if n.writes[0] == node.writes[0])
+        own = self.made.get(node.writes[0])
+        return own or next(n.node for n in self.graph.op_nodes if n.writes[0] == node.writes[0])

@@ -18,21 +18,24 @@ DIFFERENT = 1e-2
 
 
 def meets_samples(model: nn.Module, window: Tensor, batch: int) -> bool:
-    """Whether the results of one sample change with another one beside it. batch: the dimension of samples.
+    """Whether the results of one of two samples change with the other one beside it. batch: the dimension of samples.
 
     False where the model takes no two samples, and where one sample gives two results: its state is looked for elsewhere.
     """
     generator = torch.Generator().manual_seed(7)
     both = _drawn(window, batch, generator)
-    one = both.narrow(batch, 0, 1).contiguous()
+    one, two = (both.narrow(batch, sample, 1).contiguous() for sample in range(2))
     try:
         with torch.no_grad():
-            alone, again, beside = (_tensors(private_copy("stream", model)(x.clone())) for x in (one, one, both))
+            alone, again, second, beside = (
+                _tensors(private_copy("stream", model)(x.clone())) for x in (one, one, two, both)
+            )
     except Exception:  # no model of two samples, or of these numbers
         return False
     if len(alone) != len(beside) or any(_differs(a, b) for a, b in zip(alone, again)):
         return False
-    return any(_meets(a, b) for a, b in zip(alone, beside))
+    pairs = [(made, sample) for sample, own in enumerate((alone, second)) for made in zip(own, beside)]
+    return any(_meets(a, b, sample) for (a, b), sample in pairs)
 
 
 def _drawn(window: Tensor, batch: int, generator: torch.Generator) -> Tensor:
@@ -47,14 +50,15 @@ def _tensors(results: Any) -> list[Tensor]:
     return [y for y in pytree.tree_leaves(results) if isinstance(y, Tensor)]
 
 
-def _meets(alone: Tensor, beside: Tensor) -> bool:
-    """The first half of `beside` along the dimension that is twice as long is not `alone`. Others say nothing of samples."""
+def _meets(alone: Tensor, beside: Tensor, sample: int) -> bool:
+    """That half of `beside` along the dimension that is twice as long is not `alone`. Others say nothing of samples."""
     if alone.dim() != beside.dim():
         return False
     twice = [dim for dim, (a, b) in enumerate(zip(alone.shape, beside.shape)) if a != b]
     if len(twice) != 1 or beside.shape[twice[0]] != 2 * alone.shape[twice[0]]:
         return False
-    return _differs(beside.narrow(twice[0], 0, alone.shape[twice[0]]), alone)
+    size = alone.shape[twice[0]]
+    return _differs(beside.narrow(twice[0], sample * size, size), alone)
 
 
 def _differs(got: Tensor, want: Tensor) -> bool:

@@ -20,8 +20,10 @@ from rtaccel.convert.frontend.graph.op_graph import OpGraph
 from rtaccel.convert.frontend.graph.values import stored_apart
 from rtaccel.convert.frontend.nodes import Buffer, OpNode, gather_node
 from rtaccel.convert.passes.fuse_epilogue import fold
+from rtaccel.convert.streaming.loops.enter import Loops
+from rtaccel.convert.streaming.loops.find import Loop
+from rtaccel.convert.streaming.loops.in_place import written_in_place
 from rtaccel.convert.streaming.outputs import is_in_order, order_of_step
-from rtaccel.convert.streaming.past import Past
 from rtaccel.convert.streaming.rows import cut_constants, fit_rows, has_rows, row_width
 from rtaccel.core.registry import with_role
 from rtaccel.core.row_traits import SameRows, TimeSpan, later, not_streamable
@@ -40,7 +42,7 @@ class Streamed:
     layout: tuple[str, ...]
 
 
-class Walk(Past):
+class Walk(Loops):
     """Rewrites nodes in order: an rtaccel.core.row_traits.StreamWalk. One use."""
 
     def __init__(
@@ -51,8 +53,9 @@ class Walk(Past):
         layout: tuple[str, ...],
         has_context: bool,
         delay: int = 0,
+        loops: Sequence[Loop] = (),
     ) -> None:
-        """delay: steps that an output comes after its own."""
+        """delay: steps that an output comes after its own. loops: what gives further inputs of the graph."""
         self.exported, self.graph, self.length, self.layout = exported, graph, length, layout
         self.has_context = has_context
         self.buffers = {name: replace(buffer) for name, buffer in graph.buffers.items()}
@@ -63,6 +66,10 @@ class Walk(Past):
         self.shapes: dict[str, tuple[int, ...]] = {}  # of a step of an output, where it is not that of its rows
         self.op_nodes: list[OpNode] = []
         self.after: list[OpNode] = []
+        self.loops = {name: loop for loop in loops for name in loop.results}
+        self.taken: set[OpNode] = set()
+        self.last: list[OpNode] = []
+        self.made: dict[str, fx.Node] = {}
         self.tables: dict[str, torch.Tensor] = {}  # by the value that is its row of the step
 
     def run(self) -> Streamed:
@@ -74,7 +81,7 @@ class Walk(Past):
         buffer.width = buffer.width or inner
         self.times[source] = TimeSpan(0, self.length, 0, 1, inner)
         for op_node in self.graph.op_nodes:
-            self._take(op_node)
+            self.take_in_turn(op_node)
         self._check_shapes()
         returned: Any = next(n for n in self.exported.graph.nodes if n.op == "output").args[0]
         found = [(n, self._output(o, n)) for o, n in zip(self.graph.outputs, returned) if isinstance(o, str)]
@@ -87,9 +94,10 @@ class Walk(Past):
         for name in set(self.times) - set(self.real):
             buffer, count = self.buffers[name], self._count_per_step(name)
             self.buffers[name] = Buffer(count, row_width(buffer.width, count), buffer.dtype)
+        last = written_in_place(self.op_nodes, self.last, {*outputs})
         graph = replace(
             self.graph,
-            op_nodes=tuple(fold(self.op_nodes, {*outputs})),
+            op_nodes=tuple(fold([*self.op_nodes, *last], {*outputs})),
             buffers=self.buffers,
             views={},
             outputs=tuple(outputs),
@@ -146,6 +154,7 @@ class Walk(Past):
 
     def _output(self, name: str, node: fx.Node) -> str | None:
         base = self.graph.views[name].base if name in self.graph.views else name
+        self.provide(base)
         time = self.times.get(base)
         if time is None:
             return None  # the state of a recurrent layer: the stream keeps it itself

@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
+from typing import Any
 
 import torch
-from torch import nn
+from torch import fx, nn
 
 from rtaccel.convert.build_graph import build_graph
 from rtaccel.convert.frontend.export import ExportedGraph, capture
 from rtaccel.convert.streaming.final_states import read_newest_output
+from rtaccel.convert.streaming.loops.find import loops_apart
 from rtaccel.convert.streaming.padding import zeros_as_padding
 from rtaccel.convert.streaming.samples_apart import meets_samples
 from rtaccel.convert.streaming.walk import Streamed, Walk
@@ -92,11 +95,20 @@ def _streamed(
         raise not_streamable(f"{len(exported.inputs)} inputs")
     read_newest_output(exported.graph)
     zeros_as_padding(exported.graph)
-    graph = build_graph(exported, None, windowed=True)
+    apart = loops_apart(exported, length)
+    graph = build_graph(apart.exported, None, windowed=True)
+    graph = replace(graph, outputs=graph.outputs[: len(_results(exported))])
     left = [d for d in graph.op_nodes if d.is_fallback]
     if left:
         raise not_streamable(f"{left[0].name}: {left[0].reason}")
-    streamed = Walk(exported, graph, length, layout, has_context, delay).run()
+    walked = replace(apart.exported, inputs=exported.inputs)
+    try:
+        streamed = Walk(walked, graph, length, layout, has_context, delay, apart.loops).run()
+    except UnsupportedProblem as error:
+        if apart.why:
+            raise not_streamable(f"{error.got}: {apart.why}") from error
+        raise
+    streamed = replace(streamed, exported=replace(exported, repeats=apart.repeats))
     if layout[0] == "time" and streamed.memory == 0 and _has_first(exported, length):
         raise not_streamable("an output that keeps nothing along the first dimension, which then is its samples")
     if meets_samples(model, window, layout.index("batch")):
@@ -104,8 +116,13 @@ def _streamed(
     return streamed
 
 
+def _results(exported: ExportedGraph) -> tuple[Any, ...]:
+    returned: Any = next(n for n in exported.graph.nodes if n.op == "output").args[0]
+    return tuple(returned)
+
+
 def _has_first(exported: ExportedGraph, length: int) -> bool:
     """Whether a result has a row for each row of the first dimension. A model that treats these alike, and all else in them as
     it likes, takes them for samples; what has no past along time is streamed with its samples first."""
-    made = (n.meta.get("val") for n in next(n for n in exported.graph.nodes if n.op == "output").all_input_nodes)
+    made = (n.meta.get("val") for n in _results(exported) if isinstance(n, fx.Node))
     return any(isinstance(value, torch.Tensor) and value.shape[:1] == (length,) for value in made)

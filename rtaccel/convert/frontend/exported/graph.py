@@ -32,7 +32,8 @@ class ExportedGraph:
     model. retraced: the calls of one run, not what torch.export took from the code. fitted: the graph for arguments of other
     sizes, where further dimensions are open. trained: numbers of layers that trained with fake quantization, by dotted name.
     halves: what the model's numbers are in that the graph computes in float32.
-    guarded: how the model's results are nested, where those of the graph are in one row and a flag is the last of them."""
+    guarded: how the model's results are nested, where those of the graph are in one row and a flag is the last of them.
+    repeats: name of a node -> those of the values that it is one of, where what is computed is a body of a loop."""
 
     graph: fx.Graph
     constants: dict[str, Tensor]
@@ -46,6 +47,7 @@ class ExportedGraph:
     trained: Mapping[str, TrainedNumbers] = field(default_factory=dict)
     guarded: Any = None
     halves: tuple[torch.dtype, ...] = ()
+    repeats: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
 
 
 class ChangesItself(UnsupportedProblem):

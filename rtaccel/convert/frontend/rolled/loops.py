@@ -9,6 +9,7 @@ import torch
 from torch import fx
 
 from rtaccel.convert.frontend.rolled import rules
+from rtaccel.convert.frontend.rolled.cells import roll_cells
 from rtaccel.convert.frontend.rolled.lift import Lift, NotALoop, chain_link
 
 aten = torch.ops.aten
@@ -20,8 +21,10 @@ MIN_STEPS = 4
 def with_loops_rolled(graph: fx.Graph) -> fx.Graph:
     """The graph with such loops as calls over all time steps, in place; as it was where there is none."""
     assert rules  # imported for its rules
+    changed = roll_cells(graph, {node: at for at, node in enumerate(graph.nodes)})
+    if changed:
+        graph.eliminate_dead_code()
     order = {node: at for at, node in enumerate(graph.nodes)}
-    changed = False
     for node in list(graph.nodes):
         if node.op == "call_function" and node.target in (aten.stack.default, aten.cat.default):
             changed |= _roll_stack(graph, node, order)
@@ -40,14 +43,17 @@ def _roll_stack(graph: fx.Graph, node: fx.Node, order: dict[fx.Node, int]) -> bo
         return False
     dim = int(node.args[1] if len(node.args) > 1 else 0) % rank  # type: ignore[arg-type]
     joins = node.target is aten.cat.default
-    if joins and any(part.meta["val"].dim() != rank or part.meta["val"].shape[dim] != 1 for part in parts):
+    if joins and any(part.meta["val"].dim() != rank for part in parts):
         return False
     others = list(range(1, rank))
 
     def whole(lift: Lift) -> fx.Node:
         made = lift.over_time(tuple(parts))
-        if joins:
+        if joins and parts[0].meta["val"].shape[dim] == 1:
             made = lift.call(aten.squeeze.dim, made, dim + 1)
+        elif joins:  # several rows of each step: [..., time, rows, ...]
+            turned = lift.call(aten.permute.default, made, [*range(1, dim + 1), 0, *range(dim + 1, rank + 1)])
+            return lift.call(aten.flatten.using_ints, turned, dim, dim + 1)
         return lift.call(aten.permute.default, made, [*others[:dim], 0, *others[dim:]])
 
     return _replaced(node, Lift(graph, node, order), whole)
