@@ -68,8 +68,8 @@ def _export(
             shapes[argument][dim] = torch.export.Dim.AUTO(min=max(lo, 2), max=max(hi, 2))
         signature = signature_of(model)
         kinds = [] if signature is None else [p.kind for p in signature.parameters.values()]
-        if Parameter.VAR_POSITIONAL in kinds:  # export has `*args` as one argument
-            at = kinds.index(Parameter.VAR_POSITIONAL)
+        at = kinds.index(Parameter.VAR_POSITIONAL) if Parameter.VAR_POSITIONAL in kinds else len(shapes)
+        if at < len(shapes):  # export has `*args` as one argument, and none where nothing is in it
             shapes = (*shapes[:at], tuple(shapes[at:]))
     with (
         torch.no_grad(), unlogged(), _unvalidated(), known_shapes(bool(dims)), attributes_kept(model), transforms_left(),
