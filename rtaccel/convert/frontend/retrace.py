@@ -25,7 +25,7 @@ from torch.overrides import TorchFunctionMode
 from torch.utils import _pytree as pytree
 
 from rtaccel.convert.frontend.guards.numbers import READS, Guard, counts_of, with_flag
-from rtaccel.convert.frontend.guards.settled_sizes import is_sized, keep_settled_sizes, masks_of
+from rtaccel.convert.frontend.guards.settled_sizes import is_sized, keep_settled_sizes, sizes_of
 from rtaccel.convert.frontend.private_copy import attributes_kept
 from rtaccel.convert.frontend.torchscript.program import line_in
 from rtaccel.core.errors import UnsupportedProblem
@@ -237,7 +237,7 @@ def sized_by_constants(program: torch.export.ExportedProgram) -> bool:
     """Whether a graph of torch.export has calls whose results are as large as numbers say that never change."""
     wanted = set(program.graph_signature.user_inputs)
     sized = [node for node in program.graph.nodes if is_sized(node)]
-    return any(not of_inputs(which, wanted, _SHAPES) for node in sized for which in masks_of(node) or [node])
+    return any(not of_inputs(which, wanted, _SHAPES) for node in sized for which in sizes_of(node))
 
 
 def of_inputs(node: fx.Node, inputs: set[str], apart: Container[Any] = ()) -> bool:
