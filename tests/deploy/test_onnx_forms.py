@@ -101,8 +101,14 @@ def test_all_conformance_cases(name: str) -> None:
     assert held and not wrong, "\n".join([f"{len(wrong)} cases", *wrong[:20]])
 
 
-WHOLE = ("conv", "gru", "lstm", "rnn_relu", "rnn_tanh")
-APART = {"a form that a plan alone has", "keeps its past inside", "float8", "int8 with a scale per row"}
+WHOLE = ("conv", "gru", "lstm", "rnn_relu", "rnn_tanh", "scan")
+APART = {
+    "a form that a plan alone has",
+    "keeps its past inside",
+    "is a step of a stream",
+    "float8",
+    "int8 with a scale per row",
+}
 """What is refused of these: nothing that the shapes of a layer say."""
 
 

@@ -24,6 +24,7 @@ from torch.fx.experimental.proxy_tensor import make_fx
 from torch.overrides import TorchFunctionMode
 from torch.utils import _pytree as pytree
 
+from rtaccel.convert.frontend.exported.written_calls import WrittenCalls
 from rtaccel.convert.frontend.guards.numbers import READS, Guard, counts_of, with_flag
 from rtaccel.convert.frontend.guards.settled_sizes import is_sized, keep_settled_sizes, sizes_of
 from rtaccel.convert.frontend.private_copy import attributes_kept
@@ -179,8 +180,10 @@ def _retraced(model: nn.Module, args: Sequence[Any], specialize: bool, guard: Gu
     tensors = tuple(leaves[i].detach().clone() for i in taken)
     watch = _Watch()
 
+    written = WrittenCalls(reads=specialize or guard is not Guard.NONE)
+
     def traced(pre_dispatch: bool) -> fx.GraphModule:
-        with _quiet(), attributes_kept(model), transforms_left(), watch:
+        with _quiet(), attributes_kept(model), transforms_left(), watch, written:
             return make_fx(
                 call, tracing_mode="real", pre_dispatch=pre_dispatch, _error_on_data_dependent_ops=False
             )(*tensors)  # fmt: skip
