@@ -14,6 +14,7 @@ from rtaccel.convert.frontend.export import capture, capture_as_called, capture_
 from rtaccel.convert.frontend.exported.graph import ExportedGraph
 from rtaccel.convert.frontend.graph.op_graph import OpGraph
 from rtaccel.convert.frontend.guards.numbers import Guard
+from rtaccel.convert.frontend.guards.settled_sizes import is_sized
 
 
 def choose_batch_mode(
@@ -40,7 +41,7 @@ def _counts(exported: ExportedGraph) -> bool:
         return False
     values = [node.meta.get("val") for node in exported.graph.nodes if node.op == "call_function"]
     sizes = [n for v in values if isinstance(v, Tensor) for n in v.shape if not isinstance(n, int)]
-    return any(free_unbacked_symbols(n) for n in sizes)
+    return any(free_unbacked_symbols(n) for n in sizes) or any(map(is_sized, exported.graph.nodes))
 
 
 def _choose(model: nn.Module, args: tuple[Any, ...], specialize: bool, guard: Guard) -> tuple[ExportedGraph, OpGraph]:

@@ -142,7 +142,7 @@ add(
     rt.ShapeError,
     "sealed|float64",
 )
-add("seal with a torch call inside", lambda: fast("sorted").seal(), M, "bessel_j0")
+add("seal with a torch call inside", lambda: fast("sorted").seal(), M, "airy_ai")
 for name, call in (("half", lambda m: m.half()), ("double", lambda m: m.double()), ("to meta", lambda m: m.to("meta"))):
     add(f"a compiled model {name}", lambda call=call: call(fast()), M, "compile")
 add("pickle of a compiled model", lambda: __import__("pickle").dumps(fast()), M, "state_dict")
@@ -204,7 +204,7 @@ for name, make, words in (
     ("attention", lambda: nn.TransformerEncoderLayer(4, 2, 8, batch_first=True), "time steps|attention"),
     ("a convolution that looks ahead", lambda: nn.Conv1d(4, 6, 3, padding=1), "time steps still to come"),
     ("a flip of time", lambda: Head(lambda y: y.flip(1), nn.GRU(4, 6, batch_first=True)), "flip|time steps|operator"),
-    ("a Bessel function", lambda: Head(torch.special.bessel_j0, nn.GRU(4, 6, batch_first=True)), "bessel_j0|operator"),
+    ("an Airy function", lambda: Head(torch.special.airy_ai, nn.GRU(4, 6, batch_first=True)), "airy_ai|operator"),
 ):  # fmt: skip
     add(f"stream of {name}", lambda make=make: rt.stream(make().eval(), torch.randn(2, 4)), M, words)
 

@@ -310,7 +310,7 @@ def test_comparing_with_other_numbers_warns_nobody(sign: float) -> None:
 REPEATS: dict[str, Callable[[Tensor, Tensor], Tensor]] = {
     "running sums": lambda x, k: torch.repeat_interleave(x, k, dim=1).cumsum(1) * (1.0 if int(k[0]) == 1 else 2.0),
     "a call of torch": lambda x, k: (
-        torch.special.bessel_j0(torch.repeat_interleave(x, k, dim=1)) if int(k.sum()) > 2 else x
+        torch.special.airy_ai(torch.repeat_interleave(x, k, dim=1)) if int(k.sum()) > 2 else x
     ),
     "cut to the longest": lambda x, k: torch.repeat_interleave(x, k, dim=1)[:, : int(k.max())] * 2.0,
     "padded": lambda x, k: nn.functional.pad(torch.repeat_interleave(x, k, dim=1), (0, 40 - int(k.sum()))),

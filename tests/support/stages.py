@@ -37,7 +37,7 @@ class Mixed(nn.Module):
     def forward(self, x: Tensor) -> Any:
         y = self.norm(self.second(torch.relu(self.first(x))) + self.table + x)
         if self.torch_step:
-            return torch.special.bessel_j0(y * self.gain.abs()) * self.gain, y
+            return torch.special.airy_ai(y * self.gain.abs()) * self.gain, y
         return torch.cat([torch.softmax(y, -1), y * self.gain], -1), y
 
 

@@ -78,7 +78,8 @@ def _python_kernel(target: torch._ops.OpOverload) -> Callable[..., Any] | None:
 
 @dataclass(frozen=True)
 class Parts:
-    """nodes: the simpler calls, in order. results: those that have the results of the call, or numbers."""
+    """nodes: the simpler calls, in order. results: those that have the results of the call, or numbers; None for one that they do
+    not give, and that nobody reads."""
 
     nodes: list[fx.Node]
     results: list[Any]
@@ -115,7 +116,12 @@ def decompose(node: fx.Node) -> Parts | None:
     if any(_is_again(part, node) for part in new):  # torch's own gave the call back: it would be taken apart for ever
         take_back(new)
         return None
-    return None if results is None else Parts(_without_dead(node, new, results), results)
+    if results is None:
+        return None
+    if any(i in _read_of(node, results) and result is None for i, result in enumerate(results)):
+        take_back(new)
+        return None
+    return Parts(_without_dead(node, new, results), results)
 
 
 def writes_in_place(graph: fx.Graph) -> bool:
@@ -206,11 +212,16 @@ def _for_any_batch(call: fx.Node, batch: int | None) -> tuple[Any, ...]:
     return (x, [-1, *others], *rest) if all(isinstance(n, int) for n in others) else call.args
 
 
+def _read_of(node: fx.Node, results: list[Any]) -> set[int]:
+    """Which of a call's results are read."""
+    if isinstance(node.meta.get("val"), Tensor):
+        return set(range(len(results)))
+    return {int(user.args[1]) for user in node.users}  # type: ignore[arg-type]
+
+
 def _without_dead(node: fx.Node, new: list[fx.Node], results: list[Any]) -> list[fx.Node]:
     """Without what only makes a result that nobody reads."""
-    read = set(range(len(results)))
-    if not isinstance(node.meta.get("val"), Tensor):
-        read = {int(user.args[1]) for user in node.users}  # type: ignore[arg-type]
+    read = _read_of(node, results)
     needed = {r for i, r in enumerate(results) if i in read and isinstance(r, fx.Node)}
     for part in reversed(new):
         if part in needed:

@@ -68,8 +68,8 @@ def _export(
             shapes[argument][dim] = torch.export.Dim.AUTO(min=max(lo, 2), max=max(hi, 2))
         signature = signature_of(model)
         kinds = [] if signature is None else [p.kind for p in signature.parameters.values()]
-        if Parameter.VAR_POSITIONAL in kinds:  # export has `*args` as one argument
-            at = kinds.index(Parameter.VAR_POSITIONAL)
+        at = kinds.index(Parameter.VAR_POSITIONAL) if Parameter.VAR_POSITIONAL in kinds else len(shapes)
+        if at < len(shapes):  # export has `*args` as one argument, and none where nothing is in it
             shapes = (*shapes[:at], tuple(shapes[at:]))
     with (
         torch.no_grad(), unlogged(), _unvalidated(), known_shapes(bool(dims)), attributes_kept(model), transforms_left(),
@@ -122,7 +122,7 @@ def _capture(model: nn.Module, args: tuple[Any, ...], fixed: bool, specialize: b
     why = ""
     if example is not None:
         try:
-            program = _export(model, _with_batch(args, _TRACED_BATCH), any_batch=True)
+            program = _with_open_batch(model, args)
             found = batch_range(program, example) if _batch_is_open(program) else None
         except UnsupportedProblem as error:
             found, why = None, str(error.got)
@@ -233,6 +233,20 @@ def capture_open(
 def _traced_size(lo: int, hi: int) -> int:
     """A size to trace with, unlike those that a model has of its own; one for equal bounds, whose sizes may have to agree."""
     return next((n for n in (37, 41, 43, 29, 19, 13) if lo <= n <= hi), max(hi, 2))
+
+
+def _with_open_batch(model: nn.Module, args: tuple[Any, ...]) -> torch.export.ExportedProgram:
+    """The model exported with an open batch, a second time where its code asks for the batch: code that keeps what it found out
+    for a shape, such as the order of a product of many factors, asks once. So each capture of the model is the same."""
+    given = _with_batch(args, _TRACED_BATCH)
+    first = _export(model, given, any_batch=True)
+    if _batch_is_open(first):
+        return first
+    try:
+        second = _export(model, given, any_batch=True)
+    except Exception:  # what it keeps belongs to the first export
+        return first
+    return second if _batch_is_open(second) else first
 
 
 def _batch_is_open(program: torch.export.ExportedProgram) -> bool:

@@ -24,8 +24,9 @@ from torch.fx.experimental.proxy_tensor import make_fx
 from torch.overrides import TorchFunctionMode
 from torch.utils import _pytree as pytree
 
+from rtaccel.convert.frontend.exported.written_calls import WrittenCalls
 from rtaccel.convert.frontend.guards.numbers import READS, Guard, counts_of, with_flag
-from rtaccel.convert.frontend.guards.settled_sizes import is_sized, keep_settled_sizes, masks_of
+from rtaccel.convert.frontend.guards.settled_sizes import is_sized, keep_settled_sizes, sizes_of
 from rtaccel.convert.frontend.private_copy import attributes_kept
 from rtaccel.convert.frontend.torchscript.program import line_in
 from rtaccel.core.errors import UnsupportedProblem
@@ -179,8 +180,10 @@ def _retraced(model: nn.Module, args: Sequence[Any], specialize: bool, guard: Gu
     tensors = tuple(leaves[i].detach().clone() for i in taken)
     watch = _Watch()
 
+    written = WrittenCalls(reads=specialize or guard is not Guard.NONE)
+
     def traced(pre_dispatch: bool) -> fx.GraphModule:
-        with _quiet(), attributes_kept(model), transforms_left(), watch:
+        with _quiet(), attributes_kept(model), transforms_left(), watch, written:
             return make_fx(
                 call, tracing_mode="real", pre_dispatch=pre_dispatch, _error_on_data_dependent_ops=False
             )(*tensors)  # fmt: skip
@@ -237,7 +240,7 @@ def sized_by_constants(program: torch.export.ExportedProgram) -> bool:
     """Whether a graph of torch.export has calls whose results are as large as numbers say that never change."""
     wanted = set(program.graph_signature.user_inputs)
     sized = [node for node in program.graph.nodes if is_sized(node)]
-    return any(not of_inputs(which, wanted, _SHAPES) for node in sized for which in masks_of(node) or [node])
+    return any(not of_inputs(which, wanted, _SHAPES) for node in sized for which in sizes_of(node))
 
 
 def of_inputs(node: fx.Node, inputs: set[str], apart: Container[Any] = ()) -> bool:

@@ -10,6 +10,7 @@ from typing import Any
 import torch
 
 from rtaccel.convert.frontend import layout
+from rtaccel.convert.frontend.decompositions.lines.running_op import RUNNING_EXTREME
 from rtaccel.convert.frontend.iteration import iteration
 from rtaccel.convert.frontend.layout import Atom, View
 from rtaccel.convert.frontend.nodes import OpNode, module_name
@@ -107,6 +108,11 @@ def _extremes(call: Call) -> OpNode | str:
     inner = Call(call.build, parts[0])
     inner._arguments = call._arguments
     return _scanned(inner, "max" if call.node.target is aten.cummax.default else "min", call["dim"])
+
+
+@general(RUNNING_EXTREME)
+def _values_of_extremes(call: Call) -> OpNode | str:
+    return _running("max" if call["largest"] else "min")(call)
 
 
 def _joined(kind: str, dims: str | None = "dim") -> Callable[[Call], OpNode | str]:

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from math import prod
+
 import torch
 from torch import Tensor, fx
 
 from rtaccel.convert.frontend import layout
-from rtaccel.convert.frontend.layout import Atom, View
+from rtaccel.convert.frontend.layout import Atom, View, merged
 from rtaccel.convert.frontend.nodes import Buffer, OpNode, hints, module_name
 from rtaccel.convert.patterns.rules import Call, Refused, rule
 from rtaccel.nn.packed_recurrent_ops import PACKED
@@ -43,7 +45,8 @@ def _weights(call: Call, layers: int, directions: int, gates: int, biased: bool)
 
 
 def _sequence(call: Call, batch_first: bool) -> tuple[View, int, int, int]:
-    """The input as rows, the number of time steps, of samples inside a value, and whether those come first."""
+    """The input as rows, the number of time steps, of sequences inside a value, and whether those come first. Where the samples
+    are joined with another dimension, each has as many sequences as that is long."""
     view = call.view(call["input"])
     if len(view.dims) not in (2, 3):
         raise Refused("has an input of another rank than 2 or 3")
@@ -56,17 +59,31 @@ def _sequence(call: Call, batch_first: bool) -> tuple[View, int, int, int]:
             raise Refused("layout: its time steps are what varies from call to call")
         return view, shape[0], 1, 1
     time_dim = 1 if batch_first else 0
-    if view.has_batch(time_dim) or not all(not view.has_batch(i) or view.batch_dim == i for i in range(3)):
+    if view.has_batch(time_dim) or view.has_batch(2):
         raise Refused("layout: its time steps are what varies from call to call")
-    inner = 1 if view.has_batch(1 - time_dim) else shape[1 - time_dim]
+    inner = prod(atom.size for atom in view.dims[1 - time_dim] if not atom.batch)
     return view, shape[time_dim], inner, int(batch_first)
 
 
-def _state(call: Call, node: fx.Node, rows: int, hidden: int) -> str | None:
+def _sequences(view: View, batch_first: bool) -> tuple[Atom, ...] | None:
+    """The dimension of the sequences, where samples are joined with another one there; None elsewhere."""
+    found = view.dims[0 if batch_first else 1] if len(view.dims) == 3 else ()
+    return found if any(a.batch for a in found) and any(not a.batch and a.size != 1 for a in found) else None
+
+
+def _meets(view: View, dim: int, joined: tuple[Atom, ...] | None) -> bool:
+    """Whether a state or lengths belong to the sequences of the input one by one."""
+    sizes = [[(a.size, a.batch) for a in merged(atoms)] for atoms in (view.dims[dim], joined or ())]
+    return joined is None or sizes[0] == sizes[1]
+
+
+def _state(call: Call, node: fx.Node, rows: int, hidden: int, joined: tuple[Atom, ...] | None) -> str | None:
     """The value of a state [layers * directions, batch, hidden]: a row for each; None where it is zero."""
     if _is_zero(call, node):
         return None
     view = call.rows(node)
+    if not _meets(view, 1, joined):
+        raise Refused("layout: its state has other samples than its input")
     if not layout.same_layout(view, call.build._dense_like(view)):
         view = call.build.packed(view)
     buffer = call.build.buffers[view.base]
@@ -83,9 +100,11 @@ def _all_are(call: Call, node: fx.Node, time: int) -> bool:
     return constant is not None
 
 
-def _lengths(call: Call, node: fx.Node, batch: int) -> str:
+def _lengths(call: Call, node: fx.Node, batch: int, joined: tuple[Atom, ...] | None) -> str:
     """The value of lengths [batch], a row for each sequence."""
     view = call.stored(node)
+    if not _meets(view, 0, joined):
+        raise Refused("layout: its lengths have other samples than its input")
     if not layout.same_layout(view, call.build._dense_like(view)):
         view = call.build.packed(view)
     if call.build.buffers[view.base].elements != batch or not call.build.pin(view.base, 1):
@@ -97,11 +116,12 @@ def _recurrent(call: Call, op: str, states: list[fx.Node], gates: int, lengths: 
     layers, directions = call["num_layers"], 2 if call["bidirectional"] else 1
     tensors, hidden = _weights(call, layers, directions, gates, call["has_biases"])
     view, time, batch, batch_first = _sequence(call, call["batch_first"])
+    joined = _sequences(view, call["batch_first"])
     # Where samples lie inside the value, a batch of one is the same in either order.
     batch_first = 1 if batch == 1 else batch_first
     rows = layers * directions * batch
-    counted = [] if lengths is None or _all_are(call, lengths, time) else [_lengths(call, lengths, batch)]
-    reads = [_state(call, node, rows, hidden) for node in states]
+    counted = [] if lengths is None or _all_are(call, lengths, time) else [_lengths(call, lengths, batch, joined)]
+    reads = [_state(call, node, rows, hidden, joined) for node in states]
     if any(r is None for r in reads) and any(r is not None for r in reads):
         return "has a zero state beside one that is not"
     attrs = {
@@ -125,9 +145,10 @@ def _recurrent(call: Call, op: str, states: list[fx.Node], gates: int, lengths: 
             middle = len(shape) - 2
             open_batch = view.batch_dim is not None and len(shape) == 3
             dims = tuple(
-                (Atom(size, 0, True),) if open_batch and i == middle else (Atom(size, 0),)
+                joined if joined is not None and i == middle
+                else (Atom(size, 0, True),) if open_batch and i == middle else (Atom(size, 0),)
                 for i, size in enumerate(shape)
-            )
+            )  # fmt: skip
             seen = call.build._dense_like(View("", dims))
         if node is None:
             writes.append(f"{call.node.name}:unread{index}")

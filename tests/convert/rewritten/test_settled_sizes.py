@@ -11,7 +11,7 @@ from torch import Tensor, nn
 import rtaccel as rt
 
 WIDTH = 8
-WAYS = ("unbound", "counted", "masked", "split by a mask", "written by a mask")
+WAYS = ("unbound", "counted", "masked", "split by a mask", "written by a mask", "repeated")
 
 
 class Picked(nn.Module):
@@ -37,6 +37,10 @@ class Picked(nn.Module):
                 y = y + self.linear.bias.masked_select(mask).sum()
             elif way == "split by a mask":
                 y = torch.cat([y[:, mask], -y[:, ~mask]], 1)
+            elif way == "repeated":
+                each = mask.long() * 2
+                y = y + x.repeat_interleave(each, 1).repeat_interleave(torch.tensor([2]), dim=1)[:, :1]
+                y = y + x[0].repeat_interleave(each).sum() + x.repeat_interleave(torch.tensor(2)).sum()
             else:
                 y = y.clone()
                 y[:, mask] = x[:, mask] * 2

@@ -86,6 +86,7 @@ plain("pad", (1, 2), lambda x: F.pad(x, (1, 2)))
 
 plain("running_sum", (1, 2), lambda x: x.tanh().cumsum(1))
 plain("running_largest", (2, 3), lambda x: x.cummax(-1).values)
+plain("since_largest", (2, 3), lambda x: x.cummax(-1).values - (x * 0 == 0).float().cummin(1).indices)
 plain("sorted", (1, 2), lambda x: x.sort(-1).values)
 plain("second_largest", (2,), lambda x: x.kthvalue(max(1, x.shape[1] - 1), 1).values)
 add("rows_by_number", "any", (2,), lambda m, a, x: x.gather(1, _places(a, x)[:, :, None].expand(-1, -1, x.shape[2])),
@@ -140,7 +141,7 @@ plain("std", (2,), lambda x: torch.log1p(x.var(-1, unbiased=False)), family="tor
 plain("norm", (1, 2), lambda x: F.normalize(x, dim=-1, eps=0.1), family="torch")
 plain("einsum", (2,), lambda x: torch.einsum("btf,bsf->bts", x, x), family="torch")
 plain("where", ANY_RANK, lambda x: torch.where(x > 0, x, x * 2), family="torch", whole=False)
-plain("bessel", ANY_RANK, torch.special.bessel_j0, family="torch", whole=False)
+plain("airy", ANY_RANK, torch.special.airy_ai, family="torch", whole=False)
 plain("argmax", (1, 2), lambda x: x.argmax(-1), family="torch", exact=True)
 plain("compare", ANY_RANK, lambda x: x > 0.1, family="torch", exact=True, whole=False)
 plain("round", (1,), torch.round, family="torch", exact=True)

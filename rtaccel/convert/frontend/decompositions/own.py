@@ -22,6 +22,7 @@ from rtaccel.convert.frontend.decompositions.images.pooled_places import (
     max_pool2d_with_indices,
 )
 from rtaccel.convert.frontend.decompositions.joined import joined, shifted_out, stack
+from rtaccel.convert.frontend.decompositions.lines.calls import CALLS
 from rtaccel.convert.frontend.decompositions.rounding import divide, floor_divide, shifted_left, shifted_right
 from rtaccel.convert.frontend.decompositions.scattered import (
     diag_embed,
@@ -29,6 +30,7 @@ from rtaccel.convert.frontend.decompositions.scattered import (
     max_unpool2d,
     scatter_reduce,
 )
+from rtaccel.convert.frontend.decompositions.special.calls import SPECIAL
 from rtaccel.convert.frontend.decompositions.spectra import SPECTRA
 from rtaccel.convert.frontend.decompositions.statistics import STATISTICS
 from rtaccel.convert.frontend.decompositions.systems import SYSTEMS
@@ -217,6 +219,8 @@ OWN: dict[Any, Callable[..., Any]] = {
     torch.ops.aten.pad.default: shifted_out,
     **TRUTHS,
     **STATISTICS,
+    **CALLS,
+    **SPECIAL,
     torch.ops.aten.einsum.default: einsum,
     torch.ops.aten.tensordot.default: tensordot,
     torch.ops.aten.diagonal_scatter.default: diagonal_scatter,

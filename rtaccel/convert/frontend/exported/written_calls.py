@@ -39,17 +39,34 @@ def _combinations(x: Tensor, r: int = 2, with_replacement: bool = False) -> Tens
     return x[torch.tensor(chosen, device=x.device)]
 
 
+def _bincount(x: Tensor, weights: Tensor | None = None, minlength: int = 0) -> Tensor:
+    """As many counts as the least number of them, where no number needs more: that is read, and guarded as all that is read."""
+    if x.dim() != 1 or not minlength or not x.numel() or (weights is not None and weights.dtype != torch.float32):
+        return NotImplemented
+    if not bool((x < minlength).all()):
+        return NotImplemented
+    each = torch.ones(x.shape, dtype=torch.int64, device=x.device) if weights is None else weights
+    return torch.zeros(minlength, dtype=each.dtype, device=x.device).scatter_add(0, x.long(), each)
+
+
 _WRITTEN: dict[Any, Callable[..., Any]] = {
     torch.cov: _cov, Tensor.cov: _cov, torch.corrcoef: _corrcoef, Tensor.corrcoef: _corrcoef,
     torch.combinations: _combinations,
 }  # fmt: skip
 
+_READING: dict[Any, Callable[..., Any]] = {torch.bincount: _bincount, Tensor.bincount: _bincount}
+"""Those that read a number to say that another way of the call is not needed."""
+
 
 class WrittenCalls(TorchFunctionMode):
-    """While it is entered, these calls are written so."""
+    """While it is entered, these calls are written so. reads: also those that read a number, of tensors that have numbers."""
+
+    def __init__(self, reads: bool = False) -> None:
+        super().__init__()
+        self._written = {**_WRITTEN, **(_READING if reads else {})}
 
     def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         kwargs = kwargs or {}
-        written = _WRITTEN.get(func)
+        written = self._written.get(func)
         made = NotImplemented if written is None else written(*args, **kwargs)
         return func(*args, **kwargs) if made is NotImplemented else made

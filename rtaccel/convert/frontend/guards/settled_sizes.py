@@ -1,4 +1,4 @@
-"""Calls whose result is as large as their numbers say, `nonzero` or `unique`, of numbers that no input changes.
+"""Calls whose result is as large as their numbers say, `nonzero` or `repeat_interleave`, of numbers that no input changes.
 
 torch.export gives each of them a size that is unknown, and code that needs it cannot be traced. Their results are constants.
 """
@@ -28,6 +28,8 @@ _OF_SHAPES = frozenset(
 
 _INDEXED = (aten.index.Tensor, aten.index_put.default, aten.index_put_.default)
 
+_COPIES = aten.repeat_interleave.self_Tensor
+
 _MASKS = (torch.bool, torch.uint8)
 
 Known = dict[fx.Node, Any]
@@ -55,6 +57,8 @@ def keep_settled_sizes(module: fx.GraphModule) -> None:
     for node in list(module.graph.nodes):
         if masks_of(node):
             _by_places(module, node, known)
+        elif node.target is _COPIES:
+            _by_copies(module, node, known)
     module.recompile()
 
 
@@ -67,6 +71,13 @@ def masks_of(node: fx.Node) -> list[fx.Node]:
     return [m for m in given if isinstance(m, fx.Node) and _dtype(m) in _MASKS]
 
 
+def sizes_of(node: fx.Node) -> list[fx.Node]:
+    """The operands of a sized call whose numbers say how large its result is."""
+    if node.target is _COPIES:
+        return [node.args[1]]  # type: ignore[list-item]
+    return masks_of(node) or [node]
+
+
 def _dtype(node: fx.Node) -> torch.dtype | None:
     made = node.meta.get("val")
     return made.dtype if isinstance(made, Tensor) else None
@@ -75,6 +86,8 @@ def _dtype(node: fx.Node) -> torch.dtype | None:
 def is_sized(node: fx.Node) -> bool:
     """Whether the result of a call has as many elements as the numbers of its operands say."""
     target = node.target
+    if target is _COPIES:
+        return True
     if not isinstance(target, torch._ops.OpOverload) or torch.Tag.dynamic_output_shape not in target.tags:
         return False
     return target is not aten.index.Tensor or bool(masks_of(node))
@@ -133,6 +146,27 @@ def _by_places(module: fx.GraphModule, node: fx.Node, known: Known) -> None:
         for places in known[index].nonzero(as_tuple=True) if index in masks else [None]:
             indices.append(index if places is None else _constant(module, node, f"{node.name}_{len(indices)}", places))
     node.args = (x, indices, *node.args[2:])
+
+
+def _by_copies(module: fx.GraphModule, node: fx.Node, known: Known) -> None:
+    """Elements that are repeated as often as known numbers say, as an index that names each so often."""
+    x, repeats, *rest = node.args
+    dim = rest[0] if rest else node.kwargs.get("dim")
+    if not isinstance(x, fx.Node) or not isinstance(repeats, fx.Node) or repeats not in known:
+        return
+    value, graph = x.meta["val"], module.graph
+    if dim is None and value.dim() != 1:
+        with graph.inserting_before(node):
+            flat = graph.call_function(aten.reshape.default, (x, [-1]))
+        flat.meta = {"val": value.reshape(-1)}
+        x, value = flat, flat.meta["val"]
+    dim = 0 if dim is None else dim
+    size = value.shape[dim]
+    if not isinstance(size, int):  # it is the samples that are repeated
+        return
+    index = torch.repeat_interleave(known[repeats].expand(size))
+    node.args, node.kwargs = (x, dim, _constant(module, node, f"{node.name}_copies", index)), {}
+    node.target = aten.index_select.default
 
 
 def _constant(module: fx.GraphModule, before: fx.Node, name: str, value: Tensor) -> fx.Node:

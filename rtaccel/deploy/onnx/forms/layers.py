@@ -1,9 +1,6 @@
-"""Layers with weights, and the numbers that go into them: quantize, linear, conv, embedding, products."""
+"""Layers with weights, and the numbers that go into them: quantize, linear, embedding, products."""
 
 from __future__ import annotations
-
-from collections.abc import Sequence
-from math import prod
 
 import numpy as np
 
@@ -13,7 +10,6 @@ from rtaccel.deploy.onnx.functions import activated
 from rtaccel.deploy.onnx.registry import form
 from rtaccel.deploy.onnx.writer import Writer, cpu
 from rtaccel.formats import int4
-from rtaccel.kernels._common.geometry import Geometry
 from rtaccel.kernels.sparse_linear.contract import dense_stage
 
 PLANNED = "is a form that a plan alone has"
@@ -133,71 +129,6 @@ def _of_rows(w: Writer, stage: Stage) -> str:
         t = w.node("MatMul", given, weight_of(w, stage, turned=True))
     bias = stage.tensors.get("bias")
     return t if bias is None else w.node("Add", t, w.constant(bias, f"{stage.name}.bias"))
-
-
-@form("conv")
-def conv(w: Writer, stage: Stage) -> None:
-    """Channels are last in a plan, and first here; whole numbers are turned before they become real ones."""
-    if stage.attrs.get("stream"):
-        w.refuse("keeps its past inside (a stream)")
-    if any(name in stage.attrs for name in ("x_planes", "y_planes", "x_scale")):
-        w.refuse(PLANNED)
-    g = Geometry.of(stage)
-    if g.out_rows is not None:
-        w.refuse("is a convolution over three dimensions, or over images one below the other")
-    x, y, weight = stage.inputs[0], stage.outputs[0], stage.tensors["weight"]
-    groups = int(stage.attrs.get("groups", 1))
-    channels, outputs = int(weight.shape[1]) * groups, int(weight.shape[0])
-    real = x.dtype != "int8"
-    given = w.real(x) if real else w.stored(x)
-    if g.in_steps is not None:
-        given = _spread(w, given, x.quant.zero_point if x.quant else 0, g.in_steps, prod(g.in_size), channels, real)
-    given = w.node("Transpose", w.shaped(given, 0, *g.in_size, channels), perm=[0, 3, 1, 2])
-    if not real:
-        assert x.quant is not None
-        given = w.dequantized(given, x.quant)
-    elif stage.weight_format is WeightFormat.INT8:
-        numbers, scale = rows_of(w, given, [1, 2, 3])
-        given = w.node("Mul", numbers, scale)
-    ends = [
-        (o - 1) * s + (k - 1) * d + 1 - n - p
-        for o, s, k, d, n, p in zip(g.out_size, g.stride, g.kernel, g.dilation, g.in_size, g.padding)
-    ]
-    bias = bias_of(w, stage)
-    t = w.node(
-        "Conv", given, weight_of(w, stage), *([bias] if bias else []), strides=list(g.stride), dilations=list(g.dilation),
-        pads=[*g.padding, *(max(e, 0) for e in ends)], group=groups, kernel_shape=list(g.kernel),
-    )  # fmt: skip
-    full = [(n + p + max(e, 0) - (k - 1) * d - 1) // s + 1 for n, p, e, k, d, s in
-            zip(g.in_size, g.padding, ends, g.kernel, g.dilation, g.stride)]  # fmt: skip
-    if full != list(g.out_size):
-        zero, size = w.constant(np.zeros(2, np.int64), "zeros"), w.constant(np.array(g.out_size, np.int64), "ends")
-        t = w.node("Slice", t, zero, size, w.constant(np.array([2, 3], np.int64), "axes"))
-    others = stage.inputs[1:]
-    if others:  # a residual, channels last
-        other = w.real(others[0])
-        if g.out_steps is not None:
-            other = _spread(w, other, 0, g.out_steps, prod(g.out_size), outputs, True)
-        other = w.node("Transpose", w.shaped(other, 0, *g.out_size, outputs), perm=[0, 3, 1, 2])
-        t = w.node("Add", t, other)
-    t = activated(w, stage, t)
-    if y.dtype == "int8":
-        assert y.quant is not None
-        t = w.quantized(t, y.quant)
-    t = w.shaped(w.node("Transpose", t, perm=[0, 2, 3, 1]), 0, prod(g.out_size), outputs)
-    if g.out_steps is not None:
-        t = w.node("Gather", t, w.constant(np.array(g.out_steps, np.int64), "steps"), axis=1)
-    w.put_stored(y, w.as_value(t, y))
-
-
-def _spread(w: Writer, x: str, zero: int, held: Sequence[int], places: int, channels: int, real: bool) -> str:
-    """Rows that a value holds at their places in the image; the others are not read, and zero."""
-    index = np.full(places, len(held), np.int64)
-    index[list(held)] = np.arange(len(held))
-    rows = w.shaped(x, 0, len(held), channels)
-    pads = w.constant(np.array([0, 0, 0, 0, 1, 0], np.int64), "pads")
-    fill = w.number(0.0) if real else w.constant(np.int8(zero), "zero_point")
-    return w.node("Gather", w.node("Pad", rows, pads, fill), w.constant(index, "steps"), axis=1)
 
 
 @form("embedding")

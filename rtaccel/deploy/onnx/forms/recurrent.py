@@ -1,7 +1,11 @@
-"""LSTM, GRU and RNN: a node for each layer. Quantized weights are dequantized in front of them; states stay real numbers."""
+"""LSTM, GRU and RNN: a node for each layer. Quantized weights are dequantized in front of them; states stay real numbers.
+
+Sequences side by side in a sample are further ones of the batch: sample m, sequence b is number m * batch + b.
+"""
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -20,16 +24,12 @@ _INT32 = 6
 @form(*_ORDER)
 def recurrent(w: Writer, stage: Stage) -> None:
     kind, g = stage.op, Geometry.of(stage.attrs)
-    if g.batch != 1:
-        w.refuse(f"runs {g.batch} sequences side by side in a sample")
     x, *states = stage.inputs
     lengths = ""
     if takes_lengths([value.dtype for value in stage.inputs]):
         lengths = w.node("Cast", w.shaped(w.real(states.pop(0)), -1), to=_INT32)
-    given = w.real(x, lambda t: w.node("Transpose", w.shaped(t, 0, g.time, x.width), perm=[1, 0, 2]))
-    starts = [
-        w.node("Transpose", w.shaped(w.real(s), 0, g.layers * g.directions, g.hidden), perm=[1, 0, 2]) for s in states
-    ]
+    given = w.real(x, lambda t: _time_first(w, t, g, x.width))
+    starts = [_states_first(w, w.real(s), g) for s in states]
     ends: list[list[str]] = [[] for _ in range(2 if kind == "lstm" else 1)]
     sliced = (
         bool(lengths) or g.directions == 2
@@ -57,13 +57,35 @@ def recurrent(w: Writer, stage: Stage) -> None:
             given = w.shaped(w.node("Transpose", y, perm=[0, 2, 1, 3]), 0, 0, g.directions * g.hidden)
     if g.last_only:  # 0 where a sequence is over before
         newest = _part(w, given, g.time - 1, 1) if sliced else ends[0][-1]
-        out = w.shaped(newest, -1, g.directions * g.hidden)
+        out = w.shaped(newest, -1, g.batch * g.directions * g.hidden)
     else:
-        out = w.node("Transpose", given, perm=[1, 0, 2])
+        out = _samples_first(w, given, g, g.directions * g.hidden)
     w.put(stage.outputs[0], w.as_value(out, stage.outputs[0]))
     for value, found in zip(stage.outputs[1:], ends):
         joined = found[0] if len(found) == 1 else w.node("Concat", *found, axis=0)
-        w.put(value, w.as_value(w.node("Transpose", joined, perm=[1, 0, 2]), value))
+        w.put(value, w.as_value(_samples_first(w, joined, replace(g, batch_first=0), g.hidden), value))
+
+
+def _time_first(w: Writer, x: str, g: Geometry, width: int) -> str:
+    """[M, rows, K] -> [time, M * batch, K]."""
+    if g.batch == 1:
+        return w.node("Transpose", w.shaped(x, 0, g.time, width), perm=[1, 0, 2])
+    rows = (g.batch, g.time) if g.batch_first else (g.time, g.batch)
+    turned = w.node("Transpose", w.shaped(x, 0, *rows, width), perm=[2, 0, 1, 3] if g.batch_first else [1, 0, 2, 3])
+    return w.shaped(turned, 0, -1, width)
+
+
+def _states_first(w: Writer, x: str, g: Geometry) -> str:
+    """[M, layers * directions * batch, H] -> [layers * directions, M * batch, H]."""
+    return _time_first(w, x, replace(g, time=g.layers * g.directions, batch_first=0), g.hidden)
+
+
+def _samples_first(w: Writer, x: str, g: Geometry, width: int) -> str:
+    """[n, M * batch, N] -> [M, n, N], or [M, n, batch, N], or [M, batch, n, N] with batch_first."""
+    if g.batch == 1:
+        return w.node("Transpose", x, perm=[1, 0, 2])
+    apart = w.shaped(x, 0, -1, g.batch, width)
+    return w.node("Transpose", apart, perm=[1, 2, 0, 3] if g.batch_first else [1, 0, 2, 3])
 
 
 def _gates(w: Writer, stage: Stage, name: str, kind: str) -> str:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 
 from rtaccel.core.stage import Stage
@@ -78,17 +80,16 @@ def scan(w: Writer, stage: Stage) -> None:
     place, target = (tuple(p) for p in stage.attrs["places"])
     seen = w.whole(w.strided(w.real(x), x.steps * x.width, dims, place), dims)
     wide = seen if x.dtype == "int64" else w.node("Cast", seen, to=DOUBLE)
-    if kind in _STEPS:  # ReduceProd of int64 does not wrap around, and ReduceMax leaves a NaN out
-        made = _joined(w, wide, _STEPS[kind], dims[-1], axis, INT64 if x.dtype == "int64" else DOUBLE)
+    one_by_one = kind in _STEPS  # ReduceProd of int64 does not wrap around, and ReduceMax leaves a NaN out
+    if one_by_one or (kind == "logsumexp" and not last):
+        made = _joined(w, wide, kind, dims[-1], axis, INT64 if x.dtype == "int64" else DOUBLE)
         made = (
             w.node("Gather", made, w.constant(np.array([dims[-1] - 1], np.int64), "index"), axis=axis) if last else made
         )
     elif last:
         made = w.node(_WHOLE[kind], wide, w.constant(np.array([axis], np.int64), "axes"), keepdims=1)
-    elif kind == "sum":
-        made = w.node("CumSum", wide, w.constant(np.int64(axis), "axis"))
     else:
-        w.refuse("gives running logarithms of sums")
+        made = w.node("CumSum", wide, w.constant(np.int64(axis), "axis"))
     out, target = ((*dims[:-1], 1), (*target, 0)) if last else (dims, target)
     made = made if x.dtype == "int64" else w.node("Cast", made, to=1)
     w.put(y, w.as_value(placed(w, made, out, target), y))
@@ -103,8 +104,9 @@ def _joined(w: Writer, x: str, kind: str, count: int, axis: int, element: int) -
     rest = w.node(
         "Slice", x, *(w.constant(np.array([n], np.int64), "slice") for n in (1, np.iinfo(np.int64).max, axis))
     )
+    step = _logarithm_of_sum(w) if kind == "logsumexp" else [helper.make_node(_STEPS[kind], ["h", "x"], ["next"])]
     body = helper.make_graph(
-        [helper.make_node(kind, ["h", "x"], ["next"]), helper.make_node("Identity", ["next"], ["y"])],
+        [*step, helper.make_node("Identity", ["next"], ["y"])],
         "step",
         [helper.make_tensor_value_info(name, element, None) for name in ("h", "x")],
         [helper.make_tensor_value_info(name, element, None) for name in ("next", "y")],
@@ -114,3 +116,14 @@ def _joined(w: Writer, x: str, kind: str, count: int, axis: int, element: int) -
     )
     first = w.node("Unsqueeze", begin, w.constant(np.array([axis], np.int64), "axes"))
     return str(w.node("Concat", first, later, axis=axis))
+
+
+def _logarithm_of_sum(w: Writer) -> list[Any]:
+    """next = log(exp(h) + exp(x)), as max + log(1 + exp(-|h - x|)). Equal ones apart: they may be infinite."""
+    one, two = w.constant(np.float64(1.0), "number"), w.constant(np.log(np.float64(2.0)), "number")
+    calls = (
+        ("Sub", ("h", "x"), "off"), ("Abs", ("off",), "far"), ("Neg", ("far",), "less"), ("Exp", ("less",), "part"),
+        ("Add", ("part", one), "sum"), ("Log", ("sum",), "more"), ("Equal", ("h", "x"), "same"),
+        ("Where", ("same", two, "more"), "added"), ("Max", ("h", "x"), "larger"), ("Add", ("larger", "added"), "next"),
+    )  # fmt: skip
+    return [w.onnx.helper.make_node(kind, list(given), [made]) for kind, given, made in calls]

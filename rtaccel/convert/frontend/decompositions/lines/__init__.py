@@ -1,0 +1,1 @@
+"""Calls along a dimension, as sorts, running extremes and computed indices."""
