@@ -5,9 +5,9 @@ from __future__ import annotations
 from math import prod
 from typing import TYPE_CHECKING
 
-import torch
 from torch import Tensor, fx
 
+from rtaccel.convert.aten import aten
 from rtaccel.convert.frontend import layout
 from rtaccel.convert.frontend.layout import Atom, View
 from rtaccel.convert.frontend.nodes import hints
@@ -17,7 +17,6 @@ from rtaccel.core.errors import UnsupportedProblem
 if TYPE_CHECKING:
     from rtaccel.convert.frontend.graph.builder import Builder
 
-aten = torch.ops.aten
 OF_STORAGE = {aten.as_strided.default, aten.as_strided_copy.default, aten.as_strided_scatter.default}
 
 

@@ -14,10 +14,11 @@ import torch
 from torch import Tensor, fx
 from torch.utils import _pytree as pytree
 
+from rtaccel.convert.aten import aten
+
 if TYPE_CHECKING:
     from rtaccel.convert.frontend.graph.builder import Builder
 
-aten = torch.ops.aten
 
 _FILLED: dict[Any, Any] = {
     aten.zeros_like.default: 0,

@@ -18,6 +18,7 @@ from torch._guards import detect_fake_mode
 from torch.fx.experimental.proxy_tensor import make_fx
 from torch.utils import _pytree as pytree
 
+from rtaccel.convert.aten import aten
 from rtaccel.convert.frontend.decompositions.grouped import BY_NAME
 from rtaccel.convert.frontend.decompositions.own import OWN
 from rtaccel.convert.frontend.graph.open_shapes import leaves_open
@@ -27,11 +28,11 @@ _BATCH = "traced_batch"
 """In the meta of a part: what an open batch is in the trace, which its values may have as a number."""
 
 _VIEWS = {
-    torch.ops.aten.view.default, torch.ops.aten._unsafe_view.default, torch.ops.aten.reshape.default,
-    torch.ops.aten.expand.default,
+    aten.view.default, aten._unsafe_view.default, aten.reshape.default,
+    aten.expand.default,
 }  # fmt: skip
 
-WITH_PRODUCTS: set[Any] = {torch.ops.aten.einsum.default}
+WITH_PRODUCTS: set[Any] = {aten.einsum.default}
 """Calls whose products stay as they are written: torch takes `matmul` apart into calls that join dimensions."""
 
 
@@ -204,9 +205,7 @@ def _for_any_batch(call: fx.Node, batch: int | None) -> tuple[Any, ...]:
     assert isinstance(sizes, (tuple, list))
     if not sizes or not isinstance(sizes[0], int) or sizes[0] != batch:
         return call.args
-    if call.target is torch.ops.aten.expand.default and (
-        len(sizes) != x.meta["val"].dim() or x.meta["val"].shape[0] == 1
-    ):
+    if call.target is aten.expand.default and (len(sizes) != x.meta["val"].dim() or x.meta["val"].shape[0] == 1):
         return call.args  # one row for all samples
     others = call.meta["val"].shape[1:]  # what a -1 among the sizes stands for
     return (x, [-1, *others], *rest) if all(isinstance(n, int) for n in others) else call.args

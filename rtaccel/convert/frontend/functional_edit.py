@@ -15,10 +15,9 @@ import torch
 from torch import Tensor, fx
 from torch.utils import _pytree as pytree
 
+from rtaccel.convert.aten import aten
 from rtaccel.convert.frontend.decompose import insert_parts, traced, writes_in_place
 from rtaccel.convert.frontend.graph.open_shapes import open_shapes
-
-aten = torch.ops.aten
 
 _RESHAPED = {
     aten.reshape.default, aten.flatten.using_ints, aten.unflatten.int, aten.view_as.default, aten.reshape_as.default,

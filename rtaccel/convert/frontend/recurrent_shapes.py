@@ -13,6 +13,8 @@ from typing import Any
 
 import torch
 
+from rtaccel.convert.aten import aten
+
 _CALLS = ("lstm.input", "gru.input", "rnn_tanh.input", "rnn_relu.input")
 """Their arguments end with batch_first; the first one is the input, of three dimensions."""
 
@@ -30,7 +32,7 @@ def known_shapes(any_window: bool = False) -> Iterator[None]:
     found = dict[Any, tuple[dict[Any, Any], Any]]()
     for name in _CALLS:
         packet, overload = name.split(".")
-        op = getattr(getattr(torch.ops.aten, packet), overload)
+        op = getattr(getattr(aten, packet), overload)
         if op in decomposition_table and hasattr(op, "py_kernels") and hasattr(op, "_dispatch_cache"):
             found[op] = dict(op.py_kernels), decomposition_table[op]
     try:

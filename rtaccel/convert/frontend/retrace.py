@@ -24,6 +24,7 @@ from torch.fx.experimental.proxy_tensor import make_fx
 from torch.overrides import TorchFunctionMode
 from torch.utils import _pytree as pytree
 
+from rtaccel.convert.aten import aten
 from rtaccel.convert.frontend.exported.written_calls import WrittenCalls
 from rtaccel.convert.frontend.guards.numbers import READS, Guard, counts_of, with_flag
 from rtaccel.convert.frontend.guards.settled_sizes import is_sized, keep_settled_sizes, sizes_of
@@ -31,7 +32,6 @@ from rtaccel.convert.frontend.private_copy import attributes_kept
 from rtaccel.convert.frontend.torchscript.program import line_in
 from rtaccel.core.errors import UnsupportedProblem
 
-aten = torch.ops.aten
 NO_LINES = "do_not_emit_stack_traces"
 _LEAVES_TORCH = {Tensor.numpy, Tensor.__array__, Tensor.tolist, Tensor.__dlpack__}
 """Methods that hand numbers to something else than torch, which no trace sees."""
@@ -47,7 +47,7 @@ class _Watch(TorchFunctionMode):
     def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         if func in _LEAVES_TORCH and isinstance(args[0], Tensor) and args[0].numel():
             read = args[0].detach()
-            torch.ops.aten.equal.default(read, read)  # all of its numbers are read
+            aten.equal.default(read, read)  # all of its numbers are read
             self.places.append(_place())
         elif func in (Tensor.item, Tensor.__bool__, Tensor.__int__, Tensor.__float__, Tensor.__index__):
             self.places.append(_place())

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor, fx
 
+from rtaccel.convert.aten import aten
 from rtaccel.convert.frontend import layout
 from rtaccel.convert.frontend.decompositions.half import HALVES
 from rtaccel.convert.frontend.layout import Atom, View
@@ -17,7 +18,6 @@ from rtaccel.convert.frontend.nodes import hints
 if TYPE_CHECKING:
     from rtaccel.convert.frontend.graph.builder import Builder
 
-aten = torch.ops.aten
 Look = Callable[["Builder", View, fx.Node, "Arguments"], "View | tuple[View | None, ...] | None"]
 _LOOKS: dict[Any, Look] = {}
 

@@ -9,6 +9,7 @@ from typing import Any
 
 import torch
 
+from rtaccel.convert.aten import aten
 from rtaccel.convert.frontend import layout
 from rtaccel.convert.frontend.decompositions.lines.running_op import RUNNING_EXTREME
 from rtaccel.convert.frontend.iteration import iteration
@@ -16,8 +17,6 @@ from rtaccel.convert.frontend.layout import Atom, View
 from rtaccel.convert.frontend.nodes import OpNode, module_name
 from rtaccel.convert.frontend.rolled.scan_op import LINEAR_SCAN
 from rtaccel.convert.patterns.rules import Call, Refused, general, whole
-
-aten = torch.ops.aten
 
 
 @dataclass(frozen=True)

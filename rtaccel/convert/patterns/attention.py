@@ -10,13 +10,12 @@ from typing import Any
 import torch
 from torch import Tensor, fx
 
+from rtaccel.convert.aten import aten
 from rtaccel.convert.frontend import layout
 from rtaccel.convert.frontend.graph.values import sizes
 from rtaccel.convert.frontend.layout import Atom, View
 from rtaccel.convert.frontend.nodes import OpNode
 from rtaccel.convert.patterns.rules import Call, Refused, rule
-
-aten = torch.ops.aten
 
 REGROUPED = (aten.view.default, aten.reshape.default, aten._unsafe_view.default)
 

@@ -11,14 +11,13 @@ from typing import Any
 
 import torch
 
+from rtaccel.convert.aten import aten
 from rtaccel.convert.frontend.decompositions.counting import truth
 from rtaccel.convert.frontend.graph.small import SMALL, holds
 from rtaccel.convert.frontend.nodes import OpNode
 from rtaccel.convert.patterns.pointwise import batch_norm
 from rtaccel.convert.patterns.rules import Call, general
 from rtaccel.convert.patterns.written_expression import Expression
-
-aten = torch.ops.aten
 
 
 def _functions(*names: str) -> Callable[[Call], OpNode]:

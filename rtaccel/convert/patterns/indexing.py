@@ -8,13 +8,13 @@ from typing import Any
 import torch
 from torch import Tensor, fx
 
+from rtaccel.convert.aten import aten
 from rtaccel.convert.frontend import layout
 from rtaccel.convert.frontend.iteration import Iteration
 from rtaccel.convert.frontend.layout import Atom, View
 from rtaccel.convert.frontend.view_ops import Arguments
 from rtaccel.convert.patterns.rules import Call, Refused
 
-aten = torch.ops.aten
 ONE = (Atom(1, 1),)
 INDEX_DTYPES = (torch.int64, torch.int32)
 

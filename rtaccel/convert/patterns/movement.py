@@ -9,6 +9,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from rtaccel.convert.aten import aten
 from rtaccel.convert.frontend import layout
 from rtaccel.convert.frontend.iteration import iteration
 from rtaccel.convert.frontend.layout import Atom, View
@@ -17,7 +18,6 @@ from rtaccel.convert.patterns.rules import Call, Refused, general
 from rtaccel.core.registry import with_role
 from rtaccel.core.traits import Role
 
-aten = torch.ops.aten
 NARROW = 8
 """Numbers in a row that fills less than half of a vector."""
 LARGE = 16_384

@@ -10,14 +10,13 @@ from typing import Any
 import torch
 from torch import Tensor, fx
 
+from rtaccel.convert.aten import aten
 from rtaccel.convert.frontend import layout
 from rtaccel.convert.frontend.nodes import Buffer, OpNode, module_name
 from rtaccel.convert.patterns.rules import Call, Refused, Rule, rule
 from rtaccel.convert.patterns.written_norm import by_hand, squared
 from rtaccel.kernels._common import activations
 from rtaccel.kernels._common.activations.row import Aten
-
-aten = torch.ops.aten
 
 
 def _elementwise(call: Call, value: fx.Node, **parts: Any) -> OpNode:

@@ -8,14 +8,13 @@ from typing import Any
 
 import torch
 
+from rtaccel.convert.aten import aten
 from rtaccel.convert.frontend import layout
 from rtaccel.convert.frontend.iteration import iteration
 from rtaccel.convert.frontend.layout import Atom, View
 from rtaccel.convert.frontend.nodes import OpNode, hints
 from rtaccel.convert.patterns.indexing import INDEX_DTYPES, ONE, Indexed, Operands, cut_to, index_view, kept_of
 from rtaccel.convert.patterns.rules import Call, Refused, general
-
-aten = torch.ops.aten
 
 
 def _put(call: Call, operands: Operands, whole: View, target: View, indices: list[tuple[Any, View]], runs: list[Atom],

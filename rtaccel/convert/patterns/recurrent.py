@@ -7,13 +7,12 @@ from math import prod
 import torch
 from torch import Tensor, fx
 
+from rtaccel.convert.aten import aten
 from rtaccel.convert.frontend import layout
 from rtaccel.convert.frontend.layout import Atom, View, merged
 from rtaccel.convert.frontend.nodes import Buffer, OpNode, hints, module_name
 from rtaccel.convert.patterns.rules import Call, Refused, rule
 from rtaccel.nn.packed_recurrent_ops import PACKED
-
-aten = torch.ops.aten
 
 
 def _is_zero(call: Call, node: fx.Node) -> bool:

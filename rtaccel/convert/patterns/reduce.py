@@ -8,11 +8,10 @@ from typing import Any
 
 import torch
 
+from rtaccel.convert.aten import aten
 from rtaccel.convert.frontend.layout import Atom, View
 from rtaccel.convert.frontend.nodes import OpNode
 from rtaccel.convert.patterns.rules import Call, Refused, general
-
-aten = torch.ops.aten
 
 
 def reduced(call: Call, kind: str, value: Any, dims: Sequence[int] | None, keepdim: bool) -> OpNode:

@@ -8,14 +8,13 @@ from typing import Any
 import torch
 from torch import fx
 
+from rtaccel.convert.aten import aten
 from rtaccel.convert.frontend.iteration import iteration
 from rtaccel.convert.frontend.layout import Atom, View
 from rtaccel.convert.frontend.nodes import Buffer, OpNode, module_name
 from rtaccel.convert.patterns.indexing import ONE, Indexed, Operands, cut_to, in_runs, index_view, kept_of
 from rtaccel.convert.patterns.movement import by_constant
 from rtaccel.convert.patterns.rules import Call, Refused, general
-
-aten = torch.ops.aten
 
 
 def _taken(call: Call, x: Any, view: View, indices: list[tuple[Any, View]], runs: list[Atom], negative: bool,

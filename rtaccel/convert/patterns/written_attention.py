@@ -8,12 +8,11 @@ from typing import Any
 import torch
 from torch import fx
 
+from rtaccel.convert.aten import aten
 from rtaccel.convert.frontend.graph.values import sizes
 from rtaccel.convert.frontend.nodes import OpNode
 from rtaccel.convert.patterns.attention import REGROUPED, Mask, attention
 from rtaccel.convert.patterns.rules import Call
-
-aten = torch.ops.aten
 
 _PRODUCTS = (aten.matmul.default, aten.bmm.default, aten.einsum.default, aten.baddbmm.default)
 

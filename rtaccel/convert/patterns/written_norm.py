@@ -7,10 +7,9 @@ from typing import Any
 import torch
 from torch import fx
 
+from rtaccel.convert.aten import aten
 from rtaccel.convert.frontend.nodes import OpNode
 from rtaccel.convert.patterns.rules import Call
-
-aten = torch.ops.aten
 
 
 def by_hand(call: Call, x: Any, factor: Any) -> OpNode | None:

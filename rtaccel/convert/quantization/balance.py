@@ -17,6 +17,7 @@ from typing import Any
 import torch
 from torch import Tensor, fx
 
+from rtaccel.convert.aten import aten
 from rtaccel.convert.frontend.batches import batches_of
 from rtaccel.convert.frontend.exported.graph import ExportedGraph
 from rtaccel.convert.frontend.graph.op_graph import OpGraph
@@ -27,7 +28,6 @@ from rtaccel.core.layer_forms import LayerForm
 from rtaccel.core.scheme import Rounded, Scheme
 from rtaccel.formats.observe import RangeObserver
 
-aten = torch.ops.aten
 SWEEPS = 8
 """Over all pairs by weights: the rows of one pair are the columns of the next."""
 

@@ -12,6 +12,7 @@ from typing import Any
 import torch
 from torch import Tensor, fx
 
+from rtaccel.convert.aten import aten
 from rtaccel.convert.frontend.batches import batches_of
 from rtaccel.convert.frontend.exported.graph import ExportedGraph
 from rtaccel.convert.frontend.nodes import OpNode
@@ -19,8 +20,6 @@ from rtaccel.convert.quantization.calibrate import as_args, run_graph
 from rtaccel.convert.quantization.value_statistics import InputSums
 from rtaccel.formats.observe import refuse_non_finite
 from rtaccel.nn.packed_recurrent_ops import PACKED
-
-aten = torch.ops.aten
 
 WINDOWS = 4096
 """Of a convolution, from each batch: neighbors resemble each other."""

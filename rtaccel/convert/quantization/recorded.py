@@ -11,13 +11,12 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-import torch
 from torch import Tensor, fx
 
+from rtaccel.convert.aten import aten
 from rtaccel.convert.frontend.exported.graph import ExportedGraph
 from rtaccel.core.stage import QParams
 
-aten = torch.ops.aten
 _SAME = (aten.reshape.default, aten.view.default, aten._to_copy.default)
 
 

@@ -9,12 +9,11 @@ import operator
 from functools import partial
 from typing import Any
 
-import torch
 from torch import fx
 
+from rtaccel.convert.aten import aten
 from rtaccel.convert.frontend.nodes import insert_call
 
-aten = torch.ops.aten
 _STACKS = (aten.lstm.input, aten.gru.input, aten.rnn_tanh.input, aten.rnn_relu.input)
 _INPUT, _STATES, _PARAMS, _BIASES, _LAYERS, _BOTH_WAYS, _BATCH_FIRST = 0, 1, 2, 3, 4, 7, 8
 """Arguments of a call."""

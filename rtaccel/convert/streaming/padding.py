@@ -4,12 +4,11 @@ from __future__ import annotations
 
 from typing import Any
 
-import torch
 from torch import fx
 
+from rtaccel.convert.aten import aten
 from rtaccel.convert.frontend.nodes import insert_call
 
-aten = torch.ops.aten
 _ZEROS = {aten.zeros.default, aten.new_zeros.default, aten.zeros_like.default}
 _FULL = {aten.full.default: 1, aten.new_full.default: 2, aten.full_like.default: 1}
 """Call -> the argument that is the number."""

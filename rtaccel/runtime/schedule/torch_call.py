@@ -14,6 +14,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from rtaccel.convert.aten import aten
 from rtaccel.core.errors import ShapeError
 
 _HOMES = {
@@ -120,7 +121,7 @@ def _counts(target: Any, args: Sequence[Any]) -> bool:
         return False
     packet = target.overloadpacket
     counting = any(torch.Tag.dynamic_output_shape in getattr(packet, name).tags for name in packet.overloads())
-    if packet is not torch.ops.aten.index:
+    if packet is not aten.index:
         return counting
     return any(isinstance(i, Tensor) and i.dtype in (torch.bool, torch.uint8) for i in args[1])
 

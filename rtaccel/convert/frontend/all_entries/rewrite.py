@@ -18,10 +18,9 @@ from torch import Tensor, fx
 from torch._guards import detect_fake_mode
 from torch.fx.experimental.symbolic_shapes import free_unbacked_symbols
 
+from rtaccel.convert.aten import aten
 from rtaccel.convert.frontend.graph.open_shapes import leaves_open
 from rtaccel.convert.frontend.nodes import is_pointwise
-
-aten = torch.ops.aten
 
 Rule = Callable[["_Rewriter", Any], Any]
 RULES: dict[Any, Rule] = {}

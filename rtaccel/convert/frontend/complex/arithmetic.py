@@ -9,10 +9,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from rtaccel.convert.aten import aten
 from rtaccel.convert.frontend.complex.pairs import NoPairs, Pair, minus, pair, plus, rule, times
 from rtaccel.convert.frontend.decompositions.einsum import labels
-
-aten = torch.ops.aten
 
 
 def product(a: Any, b: Any, multiply: Callable[[Any, Any], Any] = times) -> Pair:

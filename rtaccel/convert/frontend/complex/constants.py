@@ -7,9 +7,8 @@ from typing import Any
 
 import torch
 
+from rtaccel.convert.aten import aten
 from rtaccel.convert.frontend.complex.pairs import Pair, pair, rule
-
-aten = torch.ops.aten
 
 
 @rule(aten.full.default)

@@ -8,10 +8,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from rtaccel.convert.aten import aten
 from rtaccel.convert.frontend.complex.pairs import NoPairs, Pair, pair, rule
 from rtaccel.convert.frontend.complex.transform import TARGET
-
-aten = torch.ops.aten
 
 
 def forward(x: Pair, n: int, wanted: int, scale: float, inverse: bool = False, window: Tensor | None = None) -> Pair:

@@ -8,10 +8,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from rtaccel.convert.aten import aten
 from rtaccel.convert.frontend.complex.fourier import forward, inverse_to_real
 from rtaccel.convert.frontend.complex.pairs import NoPairs, Pair, rule
-
-aten = torch.ops.aten
 
 
 def _window(window: Tensor | None, length: int, n: int) -> Tensor:

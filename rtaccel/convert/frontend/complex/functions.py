@@ -7,10 +7,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from rtaccel.convert.aten import aten
 from rtaccel.convert.frontend.complex.arithmetic import product
 from rtaccel.convert.frontend.complex.pairs import NoPairs, Pair, pair, rule
-
-aten = torch.ops.aten
 
 
 def _size(x: Pair) -> Tensor:

@@ -11,13 +11,13 @@ from torch import Tensor, fx
 from torch._guards import detect_fake_mode
 from torch.fx.experimental.proxy_tensor import make_fx
 
+from rtaccel.convert.aten import aten
 from rtaccel.convert.frontend.complex import arithmetic, constants, fourier, frames, functions, matrices, systems
 from rtaccel.convert.frontend.complex.fourier import TO_REAL
 from rtaccel.convert.frontend.complex.pairs import RULES, NoPairs, Pair
 from rtaccel.convert.frontend.decompose import insert_parts
 from rtaccel.convert.frontend.graph.open_shapes import leaves_open
 
-aten = torch.ops.aten
 assert (
     arithmetic and constants and fourier and frames and functions and matrices and systems
 )  # imported for their rules
@@ -101,7 +101,7 @@ class _Rewriter:
 
     def _placeholder(self, node: fx.Node) -> None:
         def parts(x: Tensor) -> list[Tensor]:
-            both = torch.ops.aten.view_as_real.default(x)
+            both = aten.view_as_real.default(x)
             return [both.select(-1, 0), both.select(-1, 1)]
 
         self.pairs[node] = Pair(*self._trace(node, parts, [node], self._first_call))

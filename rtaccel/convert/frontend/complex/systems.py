@@ -9,10 +9,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from rtaccel.convert.aten import aten
 from rtaccel.convert.frontend.complex.pairs import NoPairs, Pair, pair, rule
 from rtaccel.convert.frontend.exported.least_squares import LSTSQ, is_vector
-
-aten = torch.ops.aten
 
 
 def _as_real(a: Pair) -> Tensor:

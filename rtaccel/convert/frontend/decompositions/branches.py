@@ -12,7 +12,7 @@ from typing import Any
 import torch
 from torch import Tensor, fx
 
-aten = torch.ops.aten
+from rtaccel.convert.aten import aten
 
 
 def take_of_both(module: fx.GraphModule) -> None:

@@ -10,7 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-aten = torch.ops.aten
+from rtaccel.convert.aten import aten
 
 
 def multinomial(chances: Tensor, count: int, replacement: bool = False, *, generator: Any = None) -> Tensor:

@@ -11,9 +11,9 @@ from typing import Any
 import torch
 from torch import Tensor, fx
 
+from rtaccel.convert.aten import aten
 from rtaccel.convert.frontend.nodes import insert_call
 
-aten = torch.ops.aten
 CASTS = (aten._to_copy.default, aten.to.dtype, aten.to.dtype_layout, aten.type_as.default)
 SUMS = (aten.sum.default, aten.sum.dim_IntList)
 WHOLE = (torch.int64, torch.int32, torch.int16, torch.int8, torch.uint8)

@@ -10,7 +10,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-aten = torch.ops.aten
+from rtaccel.convert.aten import aten
 
 
 def cdist(a: Tensor, b: Tensor, p: float = 2.0, compute_mode: Any = None) -> Tensor:

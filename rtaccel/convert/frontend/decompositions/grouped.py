@@ -12,7 +12,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-aten = torch.ops.aten
+from rtaccel.convert.aten import aten
+
 MAX_GROUPS = 16
 CACHED = 2 << 20
 """Bytes of all matrices that a second-level cache holds: with more of them, reading those that no row needs costs more."""

@@ -14,7 +14,8 @@ import torch
 from torch import Tensor, fx
 from torch.utils import _pytree as pytree
 
-aten = torch.ops.aten
+from rtaccel.convert.aten import aten
+
 HALVES = (torch.float16, torch.bfloat16)
 _BITS = (aten.view.dtype, aten.nextafter.default)
 """Calls that mean the bits of a number, or their spacing: they are others in float32."""

@@ -8,21 +8,23 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from rtaccel.convert.aten import aten
+
 
 def stack(tensors: list[Tensor], dim: int = 0) -> Tensor:
     """torch's own way joins them in another dimension first, which may be that of the samples."""
     dim %= tensors[0].dim() + 1
-    return torch.ops.aten.cat.default([t.unsqueeze(dim) for t in tensors], dim)
+    return aten.cat.default([t.unsqueeze(dim) for t in tensors], dim)
 
 
 def joined(tensors: list[Tensor], dim: int = 0) -> Tensor:
     """Lists grow with a loop, so some have one tensor, the result. Of several dtypes, all are cast to that of the result."""
     if len(tensors) == 1:
-        return torch.ops.aten.alias.default(tensors[0])
+        return aten.alias.default(tensors[0])
     made = reduce(torch.promote_types, (t.dtype for t in tensors))
     if all(t.dtype == made for t in tensors):
         raise NotImplementedError
-    return torch.ops.aten.cat.default([t if t.dtype == made else t.to(made) for t in tensors], dim)
+    return aten.cat.default([t if t.dtype == made else t.to(made) for t in tensors], dim)
 
 
 def shifted_out(x: Tensor, pad: list[int], mode: Any = "constant", value: float | None = None) -> Tensor:
@@ -35,4 +37,4 @@ def shifted_out(x: Tensor, pad: list[int], mode: Any = "constant", value: float 
     if not any(c and size + c <= 0 for c, size in zip(cut, x.shape)):
         raise NotImplementedError
     shape = [size if before == after == 0 else size + before + after for size, (before, after) in zip(x.shape, around)]
-    return torch.ops.aten.new_full.default(x, shape, value or 0)
+    return aten.new_full.default(x, shape, value or 0)

@@ -8,6 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from rtaccel.convert.aten import aten
 from rtaccel.convert.frontend.decompositions import fake_quantized
 from rtaccel.convert.frontend.decompositions.chosen import multinomial
 from rtaccel.convert.frontend.decompositions.counting import MOST
@@ -43,8 +44,8 @@ def _variance(x: Tensor, dim: Any = None, correction: Any = None, keepdim: bool 
     count = 1
     for d in dims:
         count *= x.shape[d]
-    off = x - torch.ops.aten.mean.dim(x, dims, True)
-    total = torch.ops.aten.sum.dim_IntList(off * off, dims, keepdim)
+    off = x - aten.mean.dim(x, dims, True)
+    total = aten.sum.dim_IntList(off * off, dims, keepdim)
     return total / max(count - (1 if correction is None else correction), 0)
 
 
@@ -60,7 +61,7 @@ def _group_norm(
         return y if bias is None else y + bias
 
     def mean(t: Tensor) -> Tensor:  # of each group, one number a channel
-        found = torch.ops.aten.mean.dim(t.reshape(samples, groups, -1), [-1], True)
+        found = aten.mean.dim(t.reshape(samples, groups, -1), [-1], True)
         return found.expand(samples, groups, each).reshape(samples, channels, *[1] * (x.dim() - 2))
 
     one = torch.ones(channels).reshape(
@@ -68,7 +69,7 @@ def _group_norm(
     )  # the product is a value with one number a channel, which stays at hand
     middle = mean(x) if each == 1 else mean(x) * one
     off = x - middle
-    scale = torch.ops.aten.rsqrt(mean(off * off) + eps) * (one if weight is None else weight.reshape(by_channel))
+    scale = aten.rsqrt(mean(off * off) + eps) * (one if weight is None else weight.reshape(by_channel))
     shift = -middle * scale
     return x * scale + (shift if bias is None else shift + bias.reshape(by_channel))
 
@@ -86,9 +87,9 @@ def _instance_norm(
 
 def _cosine(a: Tensor, b: Tensor, dim: int = 1, eps: float = 1e-8) -> Tensor:
     def size(x: Tensor) -> Tensor:
-        return torch.ops.aten.sum.dim_IntList(x * x, [dim]).sqrt().clamp_min(eps)
+        return aten.sum.dim_IntList(x * x, [dim]).sqrt().clamp_min(eps)
 
-    return torch.ops.aten.sum.dim_IntList(a * b, [dim]) / (size(a) * size(b))
+    return aten.sum.dim_IntList(a * b, [dim]) / (size(a) * size(b))
 
 
 def _extreme(reduce: Callable[..., Tensor], index: Callable[..., Tensor]) -> Callable[..., Any]:
@@ -96,7 +97,7 @@ def _extreme(reduce: Callable[..., Tensor], index: Callable[..., Tensor]) -> Cal
 
 
 def _smallest(x: Tensor, k: int, dim: int = -1, keepdim: bool = False) -> tuple[Tensor, Tensor]:
-    values, indices = torch.ops.aten.topk.default(x, k, dim, False, True)
+    values, indices = aten.topk.default(x, k, dim, False, True)
     if keepdim:
         return values.narrow(dim, k - 1, 1), indices.narrow(dim, k - 1, 1)
     return values.select(dim, k - 1), indices.select(dim, k - 1)
@@ -105,8 +106,8 @@ def _smallest(x: Tensor, k: int, dim: int = -1, keepdim: bool = False) -> tuple[
 def _median(x: Tensor, dim: int = -1, keepdim: bool = False) -> tuple[Tensor, Tensor]:
     """The lower one of two in the middle; a NaN where there is one."""
     values, indices = _smallest(x, (x.shape[dim] - 1) // 2 + 1, dim, keepdim)
-    nan = torch.ops.aten.any.dim(torch.isnan(x), dim, keepdim)
-    first = torch.ops.aten.argmax.default(x, dim, keepdim)
+    nan = aten.any.dim(torch.isnan(x), dim, keepdim)
+    first = aten.argmax.default(x, dim, keepdim)
     return torch.where(nan, float("nan"), values), torch.where(nan, first, indices)
 
 
@@ -135,14 +136,14 @@ def _bucketize(x: Tensor, boundaries: Tensor, *, out_int32: bool = False, right:
 def _counted(truths: Tensor) -> Tensor:
     if truths.shape[-1] > MOST:
         raise NotImplementedError
-    return torch.ops.aten.sum.dim_IntList(truths.float(), [-1])
+    return aten.sum.dim_IntList(truths.float(), [-1])
 
 
 def _bilinear(a: Tensor, b: Tensor, weight: Tensor, bias: Any = None) -> Tensor:
     """a [..., I], b [..., J], weight [K, I, J]: one product with all rows of the weight, then a sum over J."""
     outputs, left, right = weight.shape
-    rows = torch.ops.aten.linear.default(a, weight.permute(0, 2, 1).reshape(outputs * right, left))
-    y = torch.ops.aten.sum.dim_IntList(rows.reshape(*a.shape[:-1], outputs, right) * b.unsqueeze(-2), [-1])
+    rows = aten.linear.default(a, weight.permute(0, 2, 1).reshape(outputs * right, left))
+    y = aten.sum.dim_IntList(rows.reshape(*a.shape[:-1], outputs, right) * b.unsqueeze(-2), [-1])
     return y if bias is None else y + bias
 
 
@@ -190,110 +191,104 @@ def _rrelu(
 ) -> Tensor:
     if training:
         raise NotImplementedError
-    return torch.ops.aten.leaky_relu.default(x, (lower + upper) / 2)
+    return aten.leaky_relu.default(x, (lower + upper) / 2)
 
 
 def _nanmean(x: Tensor, dim: Any = None, keepdim: bool = False, *, dtype: Any = None) -> Tensor:
     dims = list(range(x.dim())) if dim is None else dim
     known = torch.where(torch.isnan(x), 0.0, 1.0)
-    total = torch.ops.aten.sum.dim_IntList(torch.where(torch.isnan(x), 0.0, x), dims, keepdim, dtype=dtype)
-    return total / torch.ops.aten.sum.dim_IntList(known, dims, keepdim)
+    total = aten.sum.dim_IntList(torch.where(torch.isnan(x), 0.0, x), dims, keepdim, dtype=dtype)
+    return total / aten.sum.dim_IntList(known, dims, keepdim)
 
 
 OWN: dict[Any, Callable[..., Any]] = {
-    torch.ops.aten.max.dim: _extreme(torch.ops.aten.amax.default, torch.ops.aten.argmax.default),
-    torch.ops.aten.min.dim: _extreme(torch.ops.aten.amin.default, torch.ops.aten.argmin.default),
-    torch.ops.aten.var_mean.correction: lambda x, dim=None, *, correction=None, keepdim=False: (
+    aten.max.dim: _extreme(aten.amax.default, aten.argmax.default),
+    aten.min.dim: _extreme(aten.amin.default, aten.argmin.default),
+    aten.var_mean.correction: lambda x, dim=None, *, correction=None, keepdim=False: (
         _variance(x, dim, correction, keepdim),
-        torch.ops.aten.mean.dim(x, dim if dim else list(range(x.dim())), keepdim),
+        aten.mean.dim(x, dim if dim else list(range(x.dim())), keepdim),
     ),
-    torch.ops.aten.group_norm.default: _group_norm,
-    torch.ops.aten.instance_norm.default: _instance_norm,
+    aten.group_norm.default: _group_norm,
+    aten.instance_norm.default: _instance_norm,
     **GROUPED,
     **UNROLLED,
     **SYSTEMS,
     **SPECTRA,
-    torch.ops.aten.stack.default: stack,
-    torch.ops.aten.cat.default: joined,
-    torch.ops.aten.constant_pad_nd.default: shifted_out,
-    torch.ops.aten.pad.default: shifted_out,
+    aten.stack.default: stack,
+    aten.cat.default: joined,
+    aten.constant_pad_nd.default: shifted_out,
+    aten.pad.default: shifted_out,
     **TRUTHS,
     **STATISTICS,
     **CALLS,
     **SPECIAL,
-    torch.ops.aten.einsum.default: einsum,
-    torch.ops.aten.tensordot.default: tensordot,
-    torch.ops.aten.diagonal_scatter.default: diagonal_scatter,
-    torch.ops.aten.diag_embed.default: diag_embed,
-    torch.ops.aten.max_unpool2d.default: max_unpool2d,
-    torch.ops.aten.max_pool1d_with_indices.default: max_pool1d_with_indices,
-    torch.ops.aten.max_pool2d_with_indices.default: max_pool2d_with_indices,
-    torch.ops.aten.signbit.default: lambda x: torch.where(x == 0, 1 / x, x) < 0,
-    torch.ops.aten.erfinv.default: erfinv,
-    torch.ops.aten.special_erfinv.default: erfinv,
-    torch.ops.aten.multinomial.default: multinomial,
-    torch.ops.aten.cdist.default: cdist,
-    torch.ops.aten._neg_view.default: lambda x: -x,
-    torch.ops.aten._cdist_forward.default: cdist,
-    torch.ops.aten.quantile.default: quantile,
-    torch.ops.aten.quantile.scalar: quantile,
-    torch.ops.aten.index_put.default: index_put,
-    torch.ops.aten.col2im.default: fold,
-    torch.ops.aten.conv1d.default: convolution,
-    torch.ops.aten.conv2d.default: convolution,
-    torch.ops.aten.scatter_reduce.two: scatter_reduce,
-    torch.ops.aten.fake_quantize_per_tensor_affine.default: fake_quantized.per_tensor,
-    torch.ops.aten.fake_quantize_per_tensor_affine.tensor_qparams: fake_quantized.per_tensor_of_tensors,
-    torch.ops.aten.fake_quantize_per_channel_affine.default: fake_quantized.per_channel,
-    torch.ops.aten.digamma.default: _digamma,
-    torch.ops.aten.where.Scalar: lambda condition, yes, no: torch.where(
+    aten.einsum.default: einsum,
+    aten.tensordot.default: tensordot,
+    aten.diagonal_scatter.default: diagonal_scatter,
+    aten.diag_embed.default: diag_embed,
+    aten.max_unpool2d.default: max_unpool2d,
+    aten.max_pool1d_with_indices.default: max_pool1d_with_indices,
+    aten.max_pool2d_with_indices.default: max_pool2d_with_indices,
+    aten.signbit.default: lambda x: torch.where(x == 0, 1 / x, x) < 0,
+    aten.erfinv.default: erfinv,
+    aten.special_erfinv.default: erfinv,
+    aten.multinomial.default: multinomial,
+    aten.cdist.default: cdist,
+    aten._neg_view.default: lambda x: -x,
+    aten._cdist_forward.default: cdist,
+    aten.quantile.default: quantile,
+    aten.quantile.scalar: quantile,
+    aten.index_put.default: index_put,
+    aten.col2im.default: fold,
+    aten.conv1d.default: convolution,
+    aten.conv2d.default: convolution,
+    aten.scatter_reduce.two: scatter_reduce,
+    aten.fake_quantize_per_tensor_affine.default: fake_quantized.per_tensor,
+    aten.fake_quantize_per_tensor_affine.tensor_qparams: fake_quantized.per_tensor_of_tensors,
+    aten.fake_quantize_per_channel_affine.default: fake_quantized.per_channel,
+    aten.digamma.default: _digamma,
+    aten.where.Scalar: lambda condition, yes, no: torch.where(
         condition, torch.full_like(condition, yes, dtype=_dtype_of(yes, no)), no
     ),
-    torch.ops.aten.rrelu.default: _rrelu,
-    torch.ops.aten.nanmean.default: _nanmean,
-    torch.ops.aten.copy.default: lambda x, source, non_blocking=False: torch.ops.aten.clone.default(
-        source.to(x.dtype).expand(x.shape)
-    ),
-    torch.ops.aten.__rshift__.Scalar: lambda x, bits: torch.div(x, 2**bits, rounding_mode="floor"),
-    torch.ops.aten.__lshift__.Scalar: lambda x, bits: x * 2**bits,
-    torch.ops.aten.bitwise_right_shift.Tensor_Scalar: lambda x, bits: torch.div(x, 2**bits, rounding_mode="floor"),
-    torch.ops.aten.bitwise_left_shift.Tensor_Scalar: lambda x, bits: x * 2**bits,
-    **dict.fromkeys((torch.ops.aten.__rshift__.Tensor, torch.ops.aten.bitwise_right_shift.Tensor), shifted_right),
-    **dict.fromkeys((torch.ops.aten.__lshift__.Tensor, torch.ops.aten.bitwise_left_shift.Tensor), shifted_left),
-    torch.ops.aten.floor_divide.default: floor_divide,
-    torch.ops.aten.floor_divide.Scalar: floor_divide,
-    torch.ops.aten.div.Tensor_mode: divide,
-    torch.ops.aten.div.Scalar_mode: divide,
-    torch.ops.aten.bilinear.default: _bilinear,
-    torch.ops.aten.isclose.default: _close,
-    torch.ops.aten.fmax.default: _no_nan(torch.ops.aten.maximum.default),
-    torch.ops.aten.fmin.default: _no_nan(torch.ops.aten.minimum.default),
-    torch.ops.aten.nansum.default: lambda x, dim=None, keepdim=False, *, dtype=None: torch.ops.aten.sum.dim_IntList(
+    aten.rrelu.default: _rrelu,
+    aten.nanmean.default: _nanmean,
+    aten.copy.default: lambda x, source, non_blocking=False: aten.clone.default(source.to(x.dtype).expand(x.shape)),
+    aten.__rshift__.Scalar: lambda x, bits: torch.div(x, 2**bits, rounding_mode="floor"),
+    aten.__lshift__.Scalar: lambda x, bits: x * 2**bits,
+    aten.bitwise_right_shift.Tensor_Scalar: lambda x, bits: torch.div(x, 2**bits, rounding_mode="floor"),
+    aten.bitwise_left_shift.Tensor_Scalar: lambda x, bits: x * 2**bits,
+    **dict.fromkeys((aten.__rshift__.Tensor, aten.bitwise_right_shift.Tensor), shifted_right),
+    **dict.fromkeys((aten.__lshift__.Tensor, aten.bitwise_left_shift.Tensor), shifted_left),
+    aten.floor_divide.default: floor_divide,
+    aten.floor_divide.Scalar: floor_divide,
+    aten.div.Tensor_mode: divide,
+    aten.div.Scalar_mode: divide,
+    aten.bilinear.default: _bilinear,
+    aten.isclose.default: _close,
+    aten.fmax.default: _no_nan(aten.maximum.default),
+    aten.fmin.default: _no_nan(aten.minimum.default),
+    aten.nansum.default: lambda x, dim=None, keepdim=False, *, dtype=None: aten.sum.dim_IntList(
         torch.where(torch.isnan(x), 0.0, x), dim, keepdim, dtype=dtype
     ),
-    torch.ops.aten.round.decimals: lambda x, *, decimals: torch.round(x * 10.0**decimals) / 10.0**decimals,
-    torch.ops.aten.kthvalue.default: _smallest,
-    torch.ops.aten.bucketize.Tensor: _bucketize,
-    torch.ops.aten.searchsorted.Tensor: _searched,
-    torch.ops.aten.median.dim: _median,
-    torch.ops.aten.cosine_similarity.default: _cosine,
-    torch.ops.aten.var.default: lambda x, unbiased=True: _variance(x, None, int(unbiased)),
-    torch.ops.aten.std_mean.correction: lambda x, dim=None, *, correction=None, keepdim=False: (
+    aten.round.decimals: lambda x, *, decimals: torch.round(x * 10.0**decimals) / 10.0**decimals,
+    aten.kthvalue.default: _smallest,
+    aten.bucketize.Tensor: _bucketize,
+    aten.searchsorted.Tensor: _searched,
+    aten.median.dim: _median,
+    aten.cosine_similarity.default: _cosine,
+    aten.var.default: lambda x, unbiased=True: _variance(x, None, int(unbiased)),
+    aten.std_mean.correction: lambda x, dim=None, *, correction=None, keepdim=False: (
         _variance(x, dim, correction, keepdim).sqrt(),
-        torch.ops.aten.mean.dim(x, dim if dim else list(range(x.dim())), keepdim),
+        aten.mean.dim(x, dim if dim else list(range(x.dim())), keepdim),
     ),
-    torch.ops.aten.var_mean.dim: lambda x, dim, unbiased=True, keepdim=False: (
+    aten.var_mean.dim: lambda x, dim, unbiased=True, keepdim=False: (
         _variance(x, dim, int(unbiased), keepdim),
-        torch.ops.aten.mean.dim(x, dim if dim else list(range(x.dim())), keepdim),
+        aten.mean.dim(x, dim if dim else list(range(x.dim())), keepdim),
     ),
-    torch.ops.aten.var.dim: lambda x, dim, unbiased=True, keepdim=False: _variance(x, dim, int(unbiased), keepdim),
-    torch.ops.aten.std.dim: lambda x, dim, unbiased=True, keepdim=False: _variance(
-        x, dim, int(unbiased), keepdim
-    ).sqrt(),
-    torch.ops.aten.var.correction: lambda x, dim=None, *, correction=None, keepdim=False: _variance(
-        x, dim, correction, keepdim
-    ),
-    torch.ops.aten.std.correction: lambda x, dim=None, *, correction=None, keepdim=False: _variance(
+    aten.var.dim: lambda x, dim, unbiased=True, keepdim=False: _variance(x, dim, int(unbiased), keepdim),
+    aten.std.dim: lambda x, dim, unbiased=True, keepdim=False: _variance(x, dim, int(unbiased), keepdim).sqrt(),
+    aten.var.correction: lambda x, dim=None, *, correction=None, keepdim=False: _variance(x, dim, correction, keepdim),
+    aten.std.correction: lambda x, dim=None, *, correction=None, keepdim=False: _variance(
         x, dim, correction, keepdim
     ).sqrt(),
 }

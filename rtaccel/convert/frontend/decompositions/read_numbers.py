@@ -13,9 +13,9 @@ import torch
 from torch import Tensor, fx
 from torch._guards import detect_fake_mode
 
+from rtaccel.convert.aten import aten
 from rtaccel.convert.frontend.graph.open_shapes import open_shapes
 
-aten = torch.ops.aten
 _READS = (aten.item.default, aten._local_scalar_dense.default)
 _ON_NUMBERS: dict[Any, Any] = {
     operator.add: aten.add.Tensor, operator.sub: aten.sub.Tensor, operator.mul: aten.mul.Tensor,

@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-aten = torch.ops.aten
+from rtaccel.convert.aten import aten
 
 
 def _matrix_norm(a: Tensor, kind: Any, dim: Any, keepdim: bool) -> Tensor:

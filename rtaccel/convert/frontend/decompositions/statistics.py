@@ -8,9 +8,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from rtaccel.convert.aten import aten
 from rtaccel.convert.frontend.decompositions.distances import weight_of
 
-aten = torch.ops.aten
 _MOST = 1 << 16
 """Comparisons of elements with bins that a histogram is counted by; above it is put together by index."""
 

@@ -7,7 +7,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-aten = torch.ops.aten
+from rtaccel.convert.aten import aten
 
 
 @torch.library.custom_op("rtaccel::pivots", mutates_args=())

@@ -8,9 +8,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from rtaccel.convert.aten import aten
 from rtaccel.convert.frontend.graph.small import SMALL
-
-aten = torch.ops.aten
 
 
 def _of_truths(call: Callable[..., Tensor]) -> Callable[..., Tensor]:

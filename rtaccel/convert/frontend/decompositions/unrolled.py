@@ -12,7 +12,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-aten = torch.ops.aten
+from rtaccel.convert.aten import aten
+
 MAX_STEPS = 256
 """Of all layers and directions together."""
 

@@ -13,11 +13,11 @@ import torch
 from torch import Tensor, fx
 from torch.fx.experimental.proxy_tensor import make_fx
 
+from rtaccel.convert.aten import aten
 from rtaccel.convert.frontend.decompose import insert_parts
 from rtaccel.convert.frontend.graph.open_shapes import leaves_open
 from rtaccel.convert.frontend.view_ops import Arguments
 
-aten = torch.ops.aten
 _COUNTS = (aten.arange.default, aten.arange.start, aten.arange.start_step)
 _SEEN = (
     aten.view.default, aten.reshape.default, aten.unsqueeze.default, aten.alias.default, aten.contiguous.default,

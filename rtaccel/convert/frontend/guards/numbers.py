@@ -14,7 +14,8 @@ from typing import Any
 import torch
 from torch import Tensor, fx
 
-aten = torch.ops.aten
+from rtaccel.convert.aten import aten
+
 EXACT = (torch.int64, torch.int32, torch.bool)
 READS = (
     aten._local_scalar_dense.default,

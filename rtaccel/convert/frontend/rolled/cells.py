@@ -8,12 +8,11 @@ from __future__ import annotations
 import operator
 from typing import Any
 
-import torch
 from torch import fx
 
+from rtaccel.convert.aten import aten
 from rtaccel.convert.frontend.rolled.lift import Lift, NotALoop, _is_zero
 
-aten = torch.ops.aten
 MIN_STEPS = 4
 """Fewer stay as they are."""
 

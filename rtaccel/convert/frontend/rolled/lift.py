@@ -13,10 +13,9 @@ import torch
 from torch import fx
 from torch._guards import detect_fake_mode
 
+from rtaccel.convert.aten import aten
 from rtaccel.convert.frontend.graph.open_shapes import leaves_open
 from rtaccel.convert.frontend.rolled.scan_op import LINEAR_SCAN
-
-aten = torch.ops.aten
 
 EACH = {
     aten.mul.Tensor, aten.add.Tensor, aten.sub.Tensor, aten.div.Tensor, aten.exp.default, aten.log.default, aten.log1p.default,

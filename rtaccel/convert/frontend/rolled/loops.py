@@ -5,14 +5,12 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
-import torch
 from torch import fx
 
+from rtaccel.convert.aten import aten
 from rtaccel.convert.frontend.rolled import rules
 from rtaccel.convert.frontend.rolled.cells import roll_cells
 from rtaccel.convert.frontend.rolled.lift import Lift, NotALoop, chain_link
-
-aten = torch.ops.aten
 
 MIN_STEPS = 4
 """Fewer stay as they are."""

@@ -5,12 +5,10 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
-import torch
 from torch import fx
 
+from rtaccel.convert.aten import aten
 from rtaccel.convert.frontend.rolled.lift import RULES, Lift, NotALoop, Rule
-
-aten = torch.ops.aten
 
 
 def _rule(*targets: Any) -> Callable[[Rule], Rule]:

@@ -10,6 +10,7 @@ from torch import Tensor
 from torch.nn import functional
 from torch.nn.utils import rnn
 
+from rtaccel.convert.aten import aten
 from rtaccel.convert.frontend.torchscript.attention import ATTENTION
 from rtaccel.convert.frontend.torchscript.mkldnn import IN_PLACE
 from rtaccel.nn.packed_recurrent_ops import PACKED
@@ -34,7 +35,7 @@ def _select(x: Tensor, dim: int, index: Any) -> Any:
 
 
 def _index(x: Tensor, indices: list[Any]) -> Any:
-    return x[indices[0]] if len(indices) == 1 and indices[0] is not None else torch.ops.aten.index.Tensor(x, indices)
+    return x[indices[0]] if len(indices) == 1 and indices[0] is not None else aten.index.Tensor(x, indices)
 
 
 def _scaled(call: Callable[..., Any]) -> Callable[..., Any]:

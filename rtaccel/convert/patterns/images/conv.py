@@ -6,17 +6,15 @@ from math import prod
 from typing import Any, Literal
 
 import numpy as np
-import torch
 from torch import fx
 
+from rtaccel.convert.aten import aten
 from rtaccel.convert.frontend import layout
 from rtaccel.convert.frontend.layout import Atom
 from rtaccel.convert.frontend.nodes import OpNode, zeros_like_rows
 from rtaccel.convert.patterns.images.geometry import image_of, image_view, per_dimension, stacked
 from rtaccel.convert.patterns.images.windows import Windows, convolution
 from rtaccel.convert.patterns.rules import Call, rule
-
-aten = torch.ops.aten
 
 
 def unpadded(call: Call, node: fx.Node, rank: int) -> tuple[fx.Node, list[tuple[int, int]]]:

@@ -12,6 +12,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from rtaccel.convert.aten import aten
 from rtaccel.convert.frontend import layout
 from rtaccel.convert.frontend.iteration import iteration
 from rtaccel.convert.frontend.layout import Atom, View
@@ -22,7 +23,6 @@ from rtaccel.convert.patterns.rules import Call, Refused, rule
 from rtaccel.core.registry import with_role
 from rtaccel.core.traits import Role
 
-aten = torch.ops.aten
 _TRANSPOSED: dict[Any, int] = {
     aten.conv_transpose1d.default: 1, aten.conv_transpose2d.input: 2, aten.conv_transpose3d.input: 3,
 }  # fmt: skip

@@ -4,14 +4,12 @@ from __future__ import annotations
 
 from math import prod
 
-import torch
-
+from rtaccel.convert.aten import aten
 from rtaccel.convert.frontend import layout
 from rtaccel.convert.frontend.layout import Atom, View
 from rtaccel.convert.frontend.nodes import OpNode
 from rtaccel.convert.patterns.rules import Call, Refused, rule
 
-aten = torch.ops.aten
 _MAX_POSITIONS = 2**22
 _NUMBERS = {"mode": "interpolation_mode", "padding": "padding_mode"}
 

@@ -7,9 +7,9 @@ from dataclasses import dataclass
 from math import prod
 from typing import Any
 
-import torch
 from torch import Tensor, fx
 
+from rtaccel.convert.aten import aten
 from rtaccel.convert.frontend import layout
 from rtaccel.convert.frontend.layout import Atom, View
 from rtaccel.convert.frontend.nodes import Buffer, OpNode, hints, module_name
@@ -24,7 +24,6 @@ from rtaccel.convert.patterns.images.geometry import (
 from rtaccel.convert.patterns.images.windows import part_name
 from rtaccel.convert.patterns.rules import Call, rule
 
-aten = torch.ops.aten
 POOL = "pool"
 FEWEST_SIDE_BY_SIDE = 8
 """Positions for which a sum along them is worth more than one over channels."""

@@ -11,6 +11,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from rtaccel.convert.aten import aten
 from rtaccel.convert.frontend import layout
 from rtaccel.convert.frontend.iteration import iteration
 from rtaccel.convert.frontend.layout import View
@@ -21,7 +22,6 @@ from rtaccel.convert.patterns.rules import Call, rule
 from rtaccel.core.registry import with_role
 from rtaccel.core.traits import Role
 
-aten = torch.ops.aten
 RESAMPLE = "resample"
 FEW_CHANNELS = 8
 """Below so many the planes of an image are interpolated one after the other: their rows fill vectors better."""

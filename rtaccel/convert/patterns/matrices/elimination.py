@@ -6,15 +6,14 @@ import operator
 from math import prod
 from typing import Any
 
-import torch
 from torch import fx
 
+from rtaccel.convert.aten import aten
 from rtaccel.convert.frontend.nodes import OpNode, module_name
 from rtaccel.convert.patterns.matrices.operands import dense, operands, results, sizes
 from rtaccel.convert.patterns.matrices.systems import solved_on_either_side
 from rtaccel.convert.patterns.rules import Call, Refused, general
 
-aten = torch.ops.aten
 FACTORS = (aten.linalg_lu_factor.default, aten.linalg_lu_factor_ex.default)
 
 

@@ -4,13 +4,10 @@ from __future__ import annotations
 
 from math import prod
 
-import torch
-
+from rtaccel.convert.aten import aten
 from rtaccel.convert.frontend.nodes import OpNode, module_name
 from rtaccel.convert.patterns.matrices.operands import dense, operands, results, sizes, square
 from rtaccel.convert.patterns.rules import Call, Refused, general
-
-aten = torch.ops.aten
 
 
 @general(aten.linalg_matrix_exp.default, aten.matrix_exp.default)

@@ -10,6 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor, fx
 
+from rtaccel.convert.aten import aten
 from rtaccel.convert.frontend import layout
 from rtaccel.convert.frontend.layout import Atom, View
 from rtaccel.convert.patterns.rules import Call, Refused
@@ -140,4 +141,4 @@ def one_of(call: Call, place: int) -> Call:
     return inner
 
 
-_CHECK = torch.ops.aten._linalg_check_errors.default
+_CHECK = aten._linalg_check_errors.default

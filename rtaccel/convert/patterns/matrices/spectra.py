@@ -9,13 +9,13 @@ from typing import Any
 
 import torch
 
+from rtaccel.convert.aten import aten
 from rtaccel.convert.frontend.exported.least_squares import LSTSQ, is_vector
 from rtaccel.convert.frontend.layout import View
 from rtaccel.convert.frontend.nodes import OpNode
 from rtaccel.convert.patterns.matrices.operands import MAX_COLUMNS, dense, one_of, operands, sizes, square
 from rtaccel.convert.patterns.rules import Call, Refused, general
 
-aten = torch.ops.aten
 EPS = torch.finfo(torch.float32).eps
 
 

@@ -6,13 +6,12 @@ from typing import Any
 
 import torch
 
+from rtaccel.convert.aten import aten
 from rtaccel.convert.frontend.decompositions.systems import PIVOTS
 from rtaccel.convert.frontend.layout import View
 from rtaccel.convert.frontend.nodes import OpNode
 from rtaccel.convert.patterns.matrices.operands import MAX_COLUMNS, dense, one_of, operands, square
 from rtaccel.convert.patterns.rules import Call, Refused, general
-
-aten = torch.ops.aten
 
 
 def _solved(call: Call, kind: str, given: dict[str, tuple[Any, list[int]]], n: int, columns: int, turned: bool,
@@ -55,11 +54,7 @@ def _inverse(call: Call) -> OpNode:
     return _solved(one_of(call, 0), "inverse", {"a": (a, [0, 1])}, n, n, False)
 
 
-OLDER = (aten.cholesky.default,) if hasattr(aten, "cholesky") else ()
-"""What newer releases of torch no longer have."""
-
-
-@general(aten.linalg_cholesky.default, aten.linalg_cholesky_ex.default, *OLDER)
+@general(aten.linalg_cholesky.default, aten.linalg_cholesky_ex.default, aten.cholesky.default)
 def _cholesky(call: Call) -> OpNode:
     n = square(call, call["self"])
     upper = bool(call["upper"])

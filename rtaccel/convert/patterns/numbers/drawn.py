@@ -11,14 +11,13 @@ from math import prod
 import torch
 from torch import Tensor
 
+from rtaccel.convert.aten import aten
 from rtaccel.convert.frontend.layout import Atom, View
 from rtaccel.convert.frontend.nodes import Buffer, OpNode, module_name
 from rtaccel.convert.patterns.expression import Expression
 from rtaccel.convert.patterns.rules import Call, Refused, rule
 from rtaccel.core.registry import with_role
 from rtaccel.core.traits import Role
-
-aten = torch.ops.aten
 
 TURN = repr(6.283185307179586)
 LEAST = repr(2.0**-25)

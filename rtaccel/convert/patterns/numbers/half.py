@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-import torch
-
+from rtaccel.convert.aten import aten
 from rtaccel.convert.frontend import layout
 from rtaccel.convert.frontend.decompositions.half import HALVES
 from rtaccel.convert.frontend.layout import View
@@ -11,8 +10,6 @@ from rtaccel.convert.frontend.nodes import Buffer, OpNode, module_name
 from rtaccel.convert.patterns.rules import Call, rule
 from rtaccel.core.registry import with_role
 from rtaccel.core.traits import Role
-
-aten = torch.ops.aten
 
 
 @rule(aten._to_copy.default)

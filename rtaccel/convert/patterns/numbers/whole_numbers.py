@@ -11,6 +11,7 @@ from typing import Any
 import torch
 from torch import Tensor, fx
 
+from rtaccel.convert.aten import aten
 from rtaccel.convert.frontend import layout
 from rtaccel.convert.frontend.graph.small import SMALL
 from rtaccel.convert.frontend.layout import View
@@ -20,7 +21,6 @@ from rtaccel.convert.patterns.written_expression import Expression
 from rtaccel.core.registry import with_role
 from rtaccel.core.traits import Role
 
-aten = torch.ops.aten
 INTEGRAL = (torch.int64, torch.int32, torch.bool)
 READ = (*INTEGRAL, *SMALL)
 

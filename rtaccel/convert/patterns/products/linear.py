@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from typing import Any
 
-import torch
 from torch import fx
 
+from rtaccel.convert.aten import aten
 from rtaccel.convert.frontend import layout
 from rtaccel.convert.frontend.layout import View
 from rtaccel.convert.frontend.nodes import OpNode, depended_on, zeros_like_rows
@@ -15,8 +15,6 @@ from rtaccel.convert.patterns.rules import Call, Rule, rule
 from rtaccel.core.stage import QParams
 from rtaccel.nn.ops import OPERATORS
 from rtaccel.nn.params.linear import LinearParams, Size
-
-aten = torch.ops.aten
 
 
 @rule(aten.linear.default)

@@ -6,17 +6,15 @@ from dataclasses import dataclass
 from math import prod
 from typing import Any
 
-import torch
 from torch import Tensor
 
+from rtaccel.convert.aten import aten
 from rtaccel.convert.frontend import layout
 from rtaccel.convert.frontend.iteration import iteration
 from rtaccel.convert.frontend.layout import Atom, View
 from rtaccel.convert.frontend.nodes import OpNode
 from rtaccel.convert.patterns.rules import Call, Refused, general
 from rtaccel.convert.patterns.written_expression import Expression
-
-aten = torch.ops.aten
 
 
 def _plain(call: Call, view: View) -> View:

@@ -10,12 +10,12 @@ from typing import Any
 import torch
 from torch import Tensor, fx
 
+from rtaccel.convert.aten import aten
 from rtaccel.convert.frontend.exported.graph import ExportedGraph
 from rtaccel.convert.streaming.loops.columns import Before, Column, Now, Reference, Same
 from rtaccel.convert.streaming.loops.reads import Reads, is_filled, operands
 from rtaccel.convert.streaming.loops.stored import as_given, as_kept, kept_dtype
 
-aten = torch.ops.aten
 BEGUN = "loop_has_begun"
 """Input of a body: 1 once its loop has made a step, and 0 before."""
 

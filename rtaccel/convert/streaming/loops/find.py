@@ -9,6 +9,7 @@ from typing import Any
 import torch
 from torch import fx
 
+from rtaccel.convert.aten import aten
 from rtaccel.convert.frontend.exported.graph import ExportedGraph
 from rtaccel.convert.streaming.loops.body import Body, BodyGraph
 from rtaccel.convert.streaming.loops.columns import Before, Column, Columns, NotALoop, Now, Reference, Same
@@ -16,7 +17,6 @@ from rtaccel.convert.streaming.loops.columns import _is_one as is_one
 from rtaccel.convert.streaming.loops.reads import MOST_LAG, Reads
 from rtaccel.convert.streaming.loops.stored import as_given, kept_dtype
 
-aten = torch.ops.aten
 _JOINS = (aten.stack.default, aten.cat.default)
 
 

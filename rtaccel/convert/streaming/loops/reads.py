@@ -10,7 +10,7 @@ from typing import Any
 import torch
 from torch import fx
 
-aten = torch.ops.aten
+from rtaccel.convert.aten import aten
 
 MIN_STEPS = 4
 """Fewer reads of a tensor are no loop that shows how it goes on."""

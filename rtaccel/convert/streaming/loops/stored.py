@@ -7,9 +7,8 @@ from typing import Any
 import torch
 from torch import fx
 
+from rtaccel.convert.aten import aten
 from rtaccel.convert.frontend.graph.values import _APART
-
-aten = torch.ops.aten
 
 
 def kept_dtype(dtype: torch.dtype) -> torch.dtype:

@@ -11,7 +11,8 @@ from math import inf
 import torch
 from torch import Tensor
 
-aten = torch.ops.aten
+from rtaccel.convert.aten import aten
+
 Sizes = int | Sequence[int]
 
 

@@ -8,10 +8,10 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from rtaccel.convert.aten import aten
 from rtaccel.convert.frontend.decompositions.distances import cdist
 from rtaccel.convert.frontend.decompositions.lines.extremes import mode, running
 
-aten = torch.ops.aten
 _REDUCE = {"prod": "prod", "mean": "mean", "amax": "amax", "amin": "amin"}
 
 

@@ -7,9 +7,9 @@ from collections.abc import Callable
 import torch
 from torch import Tensor
 
+from rtaccel.convert.aten import aten
 from rtaccel.convert.frontend.decompositions.lines.running_op import RUNNING_EXTREME
 
-aten = torch.ops.aten
 STABLE = 16
 """Elements up to which torch's `mode` sorts equal ones in their order: with more, which of them it names is not defined."""
 

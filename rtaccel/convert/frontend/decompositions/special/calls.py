@@ -5,14 +5,11 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
-import torch
-
+from rtaccel.convert.aten import aten
 from rtaccel.convert.frontend.decompositions.special import bessel, errors, exponents, modified_bessel
 from rtaccel.convert.frontend.decompositions.special.gamma import polygamma
 from rtaccel.convert.frontend.decompositions.special.orthogonal import ORTHOGONAL
 from rtaccel.convert.frontend.decompositions.special.polynomials import of_real
-
-aten = torch.ops.aten
 
 SPECIAL: dict[Any, Callable[..., Any]] = {
     **{

@@ -7,6 +7,8 @@ from math import inf, pi
 import torch
 from torch import Tensor
 
+from rtaccel.convert.aten import aten
+
 _STEPS = 6
 
 
@@ -28,7 +30,7 @@ def trigamma(x: Tensor) -> Tensor:
 def polygamma(n: int, x: Tensor) -> Tensor:
     """Of orders 0 and 1."""
     if n == 0:
-        return torch.ops.aten.digamma.default(x)
+        return aten.digamma.default(x)
     if n != 1:
         raise NotImplementedError
     return trigamma(x)

@@ -8,7 +8,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-aten = torch.ops.aten
+from rtaccel.convert.aten import aten
+
 MOST = 32
 """Degrees; a plan of more steps is no faster than torch."""
 

@@ -1,0 +1,41 @@
+"""torch's operators by name, also those that a release of torch does not have.
+
+torch takes operators out: 2.15 has neither `qr` nor `cholesky`. A rule that named one would fail where it is imported, and no
+model at all would compile. Here such a name is an operator that no graph has.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+
+
+class Absent:
+    """An operator or an overload that this torch does not have. It is equal to itself alone."""
+
+    def __init__(self, name: str) -> None:
+        self._absent_name = name
+
+    def __getattr__(self, overload: str) -> Absent:
+        if overload.startswith("__"):
+            raise AttributeError(overload)
+        return Absent(f"{self._absent_name}.{overload}")
+
+    def __call__(self, *args: Any, **kwargs: Any) -> Any:
+        raise NotImplementedError(f"torch {torch.__version__} has no {self._absent_name}")
+
+    def __repr__(self) -> str:
+        return f"{self._absent_name}, which this torch does not have"
+
+
+class _Operators:
+    def __getattr__(self, name: str) -> Any:
+        found = getattr(torch.ops.aten, name, None)
+        if found is None:
+            found = Absent(f"aten.{name}")
+        setattr(self, name, found)
+        return found
+
+
+aten = _Operators()
