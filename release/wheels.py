@@ -20,8 +20,8 @@ from release.matrix import ARCHITECTURES, Interpreter, Target, found_interpreter
 from release.smoke import of_sdist, on_arm, on_this_machine
 
 ROOT = Path(__file__).resolve().parents[1]
-MAX_BYTES = 6_800_000
-"""Of a wheel, which PyPI and its users store for each version. Ours has 6.6 MB; 3.7 are code, for each instruction set."""
+MAX_BYTES = 7_000_000
+"""Of a wheel, which PyPI and its users store for each version. Ours has 6.8 MB; 3.7 are code, for each instruction set."""
 
 BUILD_TOOLS = ("scikit-build-core>=0.11", "nanobind>=2.8", "cmake>=3.26", "ninja>=1.11", "build>=1.2")
 

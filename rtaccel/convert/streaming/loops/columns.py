@@ -14,7 +14,7 @@ from typing import Any, TypeAlias
 import torch
 from torch import fx
 
-from rtaccel.convert.streaming.loops.reads import MOST_LAG, Reads, is_filled
+from rtaccel.convert.streaming.loops.reads import MAX_LAG, Reads, is_filled
 
 
 class NotALoop(Exception):
@@ -82,7 +82,7 @@ class Columns:
         for node, read in reads.of.items():
             families.setdefault(read.family, {}).setdefault(read.at, node)
         self._reads = {
-            f: tuple(at.get(t) for t in range(steps)) for f, at in families.items() if len(at) >= steps - MOST_LAG
+            f: tuple(at.get(t) for t in range(steps)) for f, at in families.items() if len(at) >= steps - MAX_LAG
         }
 
     def reference(self, entries: Sequence[Any]) -> Reference:
@@ -134,7 +134,7 @@ class Columns:
 
     def _before(self, entries: Sequence[Any], lag: int, begins: int) -> Before:
         """lag: entries in front of the first one that a step computes. begins: those of them that do not matter."""
-        if lag > MOST_LAG:
+        if lag > MAX_LAG:
             raise NotALoop(f"what was {lag} steps before")
         found = self.reference([*entries[lag:], *[None] * lag])
         if not isinstance(found, Now):

@@ -14,7 +14,7 @@ from rtaccel.convert.frontend.exported.graph import ExportedGraph
 from rtaccel.convert.streaming.loops.body import Body, BodyGraph
 from rtaccel.convert.streaming.loops.columns import Before, Column, Columns, NotALoop, Now, Reference, Same
 from rtaccel.convert.streaming.loops.columns import _is_one as is_one
-from rtaccel.convert.streaming.loops.reads import MOST_LAG, Reads
+from rtaccel.convert.streaming.loops.reads import MAX_LAG, Reads
 from rtaccel.convert.streaming.loops.stored import as_given, kept_dtype
 
 _JOINS = (aten.stack.default, aten.cat.default)
@@ -136,7 +136,7 @@ class Split:
         if not any(counts[1:-1]):
             return None
         same = next((t for t in range(1, self.steps - 1) if counts[t] != counts[1]), self.steps - 1)
-        if same < max(self.steps - 1 - MOST_LAG, min(self.steps - 1, 3)) or not counts[1]:
+        if same < max(self.steps - 1 - MAX_LAG, min(self.steps - 1, 3)) or not counts[1]:
             raise self._refused("steps that hand on different numbers of values, or read other steps than their own")
         own = handed[0] if counts[0] == counts[1] else [None] * counts[1]
         unknown = [None] * (self.steps - same)

@@ -15,7 +15,7 @@ from rtaccel.convert.aten import aten
 MIN_STEPS = 4
 """Fewer reads of a tensor are no loop that shows how it goes on."""
 
-MOST_LAG = 16
+MAX_LAG = 16
 """Steps that a body reads back on its own; what it keeps for longer, it keeps as a tensor of rows."""
 
 _FILLED = {
@@ -100,7 +100,7 @@ def _whole(node: fx.Node) -> fx.Node:
 
 def _is_whole(at: set[int], size: int) -> bool:
     """Whether all steps are read, but for some last ones that decide no result."""
-    return len(at) >= max(MIN_STEPS, size - MOST_LAG, size // 2 + 1) and at == set(range(len(at)))
+    return len(at) >= max(MIN_STEPS, size - MAX_LAG, size // 2 + 1) and at == set(range(len(at)))
 
 
 class Reads:
