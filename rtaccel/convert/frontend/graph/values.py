@@ -21,7 +21,7 @@ from rtaccel.core.traits import Role
 _VECTOR = 16
 """Numbers from which on a row fills vectors."""
 _DTYPES = {torch.float32: "float32", torch.int64: "int64"}
-_APART = {
+STORED_APART = {
     **dict.fromkeys((torch.bool, *SMALL, *HALVES), "float32"),
     torch.int32: "int64",
 }
@@ -77,7 +77,7 @@ class Values:
         given, elements = str(dtype).removeprefix("torch."), prod(shape)
         name = f"{node.name}:wide"
         self.buffers[node.name] = Buffer(elements, elements, given)
-        self.buffers[name] = Buffer(elements, 0, _APART[dtype])
+        self.buffers[name] = Buffer(elements, 0, STORED_APART[dtype])
         self.views[node.name] = layout.dense(name, shape, self.batch)
         role, attrs = Role.CAST, {}
         if dtype not in HALVES:
@@ -202,7 +202,7 @@ def stored_apart(node: fx.Node) -> torch.dtype | None:
     """The dtype of its tensor where operators keep it in another: truth values (1 and 0), whole numbers of one or two bytes and
     half precision in float32, int32 in int64."""
     meta = node.meta.get("val")
-    return meta.dtype if isinstance(meta, Tensor) and meta.dtype in _APART else None
+    return meta.dtype if isinstance(meta, Tensor) and meta.dtype in STORED_APART else None
 
 
 def sizes(meta: Tensor) -> tuple[int, ...]:

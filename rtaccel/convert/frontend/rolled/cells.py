@@ -11,7 +11,7 @@ from typing import Any
 from torch import fx
 
 from rtaccel.convert.aten import aten
-from rtaccel.convert.frontend.rolled.lift import Lift, NotALoop, _is_zero
+from rtaccel.convert.frontend.rolled.lift import Lift, NotALoop, is_zero
 
 MIN_STEPS = 4
 """Fewer stay as they are."""
@@ -66,7 +66,7 @@ def _following(cell: fx.Node) -> fx.Node | None:
 
 
 def _roll(graph: fx.Graph, chain: list[fx.Node], order: dict[fx.Node, int]) -> bool:
-    if not all(_is_zero(state) for state in _states(chain[0])) or chain[0].kwargs or any(map(_keeps_more, chain)):
+    if not all(is_zero(state) for state in _states(chain[0])) or chain[0].kwargs or any(map(_keeps_more, chain)):
         return False
     if any(not isinstance(cell.args[0], fx.Node) or cell.args[0].meta["val"].dim() != 2 for cell in chain):
         return False

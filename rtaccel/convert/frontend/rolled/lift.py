@@ -55,7 +55,7 @@ def chain_link(node: Any, past: fx.Node | None = None) -> Link | None:
         for factor, h in (product.args, product.args[::-1]):
             if not isinstance(h, fx.Node):
                 continue
-            if past is None and _is_zero(h):
+            if past is None and is_zero(h):
                 return Link(factor, None, added)
             goes_on = h.target is aten.add.Tensor and factor is not h if past is None else h is past
             if goes_on:
@@ -63,7 +63,7 @@ def chain_link(node: Any, past: fx.Node | None = None) -> Link | None:
     return None
 
 
-def _is_zero(node: Any) -> bool:
+def is_zero(node: Any) -> bool:
     if not isinstance(node, fx.Node):
         return False
     if node.target in (aten.full.default, aten.full_like.default):

@@ -89,7 +89,7 @@ class Columns:
         """What is read at each time step, None where that is not known. Raises NotALoop."""
         known = [e for e in entries if e is not None]
         if all(not isinstance(e, fx.Node) or self.reads.free[e] for e in known):
-            if not all(_is_one(known[0], e) for e in known):
+            if not all(is_one(known[0], e) for e in known):
                 raise NotALoop("weights or numbers that differ from step to step")
             return Same(known[0])
         if len(known) > 1 and all(e is known[0] for e in known):
@@ -279,19 +279,19 @@ def _same_form(a: Any, b: Any) -> bool:
     return type(a) is type(b) and a == b
 
 
-def _is_one(a: Any, b: Any) -> bool:
+def is_one(a: Any, b: Any) -> bool:
     """Whether two constants are the same: the same node, or the same call of the same ones."""
     if a is b:
         return True
     if isinstance(a, (list, tuple)) and isinstance(b, (list, tuple)):
-        return len(a) == len(b) and all(_is_one(x, y) for x, y in zip(a, b))
+        return len(a) == len(b) and all(is_one(x, y) for x, y in zip(a, b))
     if not isinstance(a, fx.Node) or not isinstance(b, fx.Node):
         return type(a) is type(b) and a == b
     if not _same_call(a, b):
         return False
     if is_filled(a):
-        return all(_is_one(x, y) for x, y in zip(a.args, b.args) if not isinstance(x, fx.Node))
-    return all(_is_one(x, y) for x, y in zip((*a.args, *a.kwargs.values()), (*b.args, *b.kwargs.values())))
+        return all(is_one(x, y) for x, y in zip(a.args, b.args) if not isinstance(x, fx.Node))
+    return all(is_one(x, y) for x, y in zip((*a.args, *a.kwargs.values()), (*b.args, *b.kwargs.values())))
 
 
 def _fits(init: Any, shape: Sequence[int]) -> bool:

@@ -12,8 +12,7 @@ from torch import fx
 from rtaccel.convert.aten import aten
 from rtaccel.convert.frontend.exported.graph import ExportedGraph
 from rtaccel.convert.streaming.loops.body import Body, BodyGraph
-from rtaccel.convert.streaming.loops.columns import Before, Column, Columns, NotALoop, Now, Reference, Same
-from rtaccel.convert.streaming.loops.columns import _is_one as is_one
+from rtaccel.convert.streaming.loops.columns import Before, Column, Columns, NotALoop, Now, Reference, Same, is_one
 from rtaccel.convert.streaming.loops.reads import MAX_LAG, Reads
 from rtaccel.convert.streaming.loops.stored import as_given, kept_dtype
 

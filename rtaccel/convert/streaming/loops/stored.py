@@ -8,11 +8,11 @@ import torch
 from torch import fx
 
 from rtaccel.convert.aten import aten
-from rtaccel.convert.frontend.graph.values import _APART
+from rtaccel.convert.frontend.graph.values import STORED_APART
 
 
 def kept_dtype(dtype: torch.dtype) -> torch.dtype:
-    return getattr(torch, _APART.get(dtype, str(dtype).removeprefix("torch.")))
+    return getattr(torch, STORED_APART.get(dtype, str(dtype).removeprefix("torch.")))
 
 
 def as_kept(graph: fx.Graph, node: fx.Node) -> fx.Node:
