@@ -65,6 +65,12 @@ from tests.runtime.streams.test_whole_number_streams import (  # noqa: F401
     test_some_of_the_streams_and_their_past,
     test_steps_are_the_windows_to_the_bit,
 )
+from tests.runtime.streams.test_written_loops import test_a_nan_stays_in_its_stream as test_a_nan_in_a_loop  # noqa: F401
+from tests.runtime.streams.test_written_loops import (  # noqa: F401
+    test_random_loops,
+    test_some_streams_make_a_step,
+)
+from tests.runtime.streams.test_written_loops import test_whole_numbers as test_whole_numbers_in_a_loop  # noqa: F401
 from tests.support.fake_device import FakeDevice, no_state_is_written, streams_in_graphs
 
 pytestmark = pytest.mark.turns(3)
