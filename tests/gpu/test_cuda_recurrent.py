@@ -106,6 +106,9 @@ def two() -> tuple[StreamModel, int, Partition]:
 SEEDS = (*range(1, 7), 8, 11, 14, 17)
 """Of orders: in every third some warps lag behind, and in the sixth a cluster's other blocks start late."""
 
+MORE_SEEDS = range(18, 90)
+"""The host is a thread of the system's, so a busy machine can hide what an order of the others shows."""
+
 
 def goes_wrong(live: StreamModel, plain: StreamModel, features: int) -> bool:
     """Whether an answer is another than the CPU's, or does not come."""
@@ -134,8 +137,11 @@ def test_every_barrier_is_needed(
     """Where nobody waits at one of them, some order of the threads gives wrong answers: so the order of all others is decided."""
     plain, features, cut = two
     needless, lines = [], todays(barriers(), 3)
+    # A cluster's barrier before its end is for blocks that gave up a word (tests/gpu/protocols/cluster.py).
+    expected = [0, *(line for line in lines_of("meet_cluster();")[-1:] if line in lines)]
     for line in (0, *lines):
-        for seed, (pollers, cluster) in itertools.product(SEEDS, ((0, False), (4, False), (4, True))):
+        seeds = SEEDS if line in expected else (*SEEDS, *MORE_SEEDS)
+        for seed, (pollers, cluster) in itertools.product(seeds, ((0, False), (4, False), (4, True))):
             devices(cut._replace(pollers=pollers, cluster=cluster), seed=seed, skipped=line)
             monkeypatch.setattr(persistent, "TIMEOUT_NS", 1_000_000_000)
             live = staying(plain)
@@ -145,8 +151,7 @@ def test_every_barrier_is_needed(
                 break
         if not wrong:
             needless.append(line)
-    # A cluster's barrier before its end is for blocks that gave up a word (tests/gpu/protocols/cluster.py).
-    assert needless == [0, *(line for line in lines_of("meet_cluster();")[-1:] if line in lines)]
+    assert needless == expected
 
 
 def test_a_word_that_does_not_come(

@@ -133,13 +133,13 @@ def test_a_nan_stays_in_its_stream(seed: int, bad: float) -> None:
     """What is not finite leaves the other streams as they are, and becomes of its own what it becomes of the model's."""
     model, x = drawn(400 + seed, ("plain", "gated", "leaky", "liquid", "cell"))
     live, clean = rt.stream(model, x[:, 0]), rt.stream(model, x[:, 0])
-    spoilt = x.clone()
-    spoilt[1, 3, 0] = bad
+    nonfinite = x.clone()
+    nonfinite[1, 3, 0] = bad
     for t in range(STEPS):
         want = clean.step(x[:, t].contiguous())
-        got = live.step(spoilt[:, t].contiguous())
+        got = live.step(nonfinite[:, t].contiguous())
         assert torch.equal(got[0], want[0])
-        own = model.newest(spoilt[1:2, : t + 1])[0]
+        own = model.newest(nonfinite[1:2, : t + 1])[0]
         assert own.isnan().all() or t < 3 or bad == float("inf")
         torch.testing.assert_close(got[1].double(), own, rtol=1e-4, atol=1e-4, equal_nan=True)
     live.reset([1])
