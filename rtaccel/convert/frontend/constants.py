@@ -89,17 +89,17 @@ def is_free(build: Builder, node: fx.Node) -> bool:
     if node.target is not operator.getitem:
         if not isinstance(node.target, torch._ops.OpOverload):
             return False
-        if node.target._schema.is_mutable or _draws(node):
+        if node.target._schema.is_mutable or draws(node):
             return False
     return all(build.free_of_inputs(source) for source in node.all_input_nodes)
 
 
-def _draws(node: fx.Node) -> bool:
+def draws(node: fx.Node) -> bool:
     """Whether the call draws random numbers. Attention is marked so for its dropout, which is none here."""
     if node.target is aten.scaled_dot_product_attention.default:
         dropout = node.args[4] if len(node.args) > 4 else node.kwargs.get("dropout_p", 0.0)
         return bool(dropout != 0.0)
-    return torch.Tag.nondeterministic_seeded in node.target.tags  # type: ignore[union-attr]
+    return torch.Tag.nondeterministic_seeded in getattr(node.target, "tags", ())
 
 
 def _is_empty(made: Any) -> bool:

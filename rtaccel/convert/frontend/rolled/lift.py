@@ -115,7 +115,7 @@ class Lift:
 
     def over_time(self, nodes: tuple[Any, ...]) -> fx.Node:
         """[time, ...] of a node for each time step, none the same as the one before."""
-        nodes = tuple(_whole(n) for n in nodes)
+        nodes = tuple(whole_of(n) for n in nodes)
         if nodes in self.known:
             return self.known[nodes]
         if not all(isinstance(n, fx.Node) and n.op == "call_function" for n in nodes) or _is_one(nodes):
@@ -259,18 +259,18 @@ def _one_of(node: fx.Node) -> _One | None:
         dim = int(source.args[1] if len(source.args) > 1 else 0)  # type: ignore[arg-type]
         return _One(tensor, dim % tensor.meta["val"].dim(), int(node.args[1]), False)  # type: ignore[arg-type]
     if node.target is aten.select.int:
-        tensor, rank = _whole(source), source.meta["val"].dim()
+        tensor, rank = whole_of(source), source.meta["val"].dim()
         dim, at = int(node.args[1]) % rank, int(node.args[2])  # type: ignore[arg-type]
         size = tensor.meta["val"].shape[dim]
         return _One(tensor, dim, at % size if isinstance(size, int) else at, False)
-    if node.target is aten.slice.Tensor and len(node.args) == 4 and _whole(node) is node:
+    if node.target is aten.slice.Tensor and len(node.args) == 4 and whole_of(node) is node:
         dim, start, end = (int(a) for a in node.args[1:4])  # type: ignore[arg-type]
         if end - start == 1 and start >= 0:
-            return _One(_whole(source), dim % source.meta["val"].dim(), start, True)
+            return _One(whole_of(source), dim % source.meta["val"].dim(), start, True)
     return None
 
 
-def _whole(node: Any) -> Any:
+def whole_of(node: Any) -> Any:
     """What a tensor was before slices that keep all of it."""
     while isinstance(node, fx.Node) and node.target is aten.slice.Tensor and isinstance(node.args[0], fx.Node):
         source = node.args[0]

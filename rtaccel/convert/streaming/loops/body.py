@@ -13,7 +13,7 @@ from torch import Tensor, fx
 from rtaccel.convert.aten import aten
 from rtaccel.convert.frontend.exported.graph import ExportedGraph
 from rtaccel.convert.streaming.loops.columns import Before, Column, Now, Reference, Same
-from rtaccel.convert.streaming.loops.reads import Reads, is_filled, operands
+from rtaccel.convert.streaming.loops.reads import Reads, fill_of, is_filled, operands
 from rtaccel.convert.streaming.loops.stored import as_given, as_kept, kept_dtype
 
 BEGUN = "loop_has_begun"
@@ -154,7 +154,7 @@ class BodyGraph:
         """A value that is the same whatever the weights are; None for another one."""
         if is_filled(node):
             shape, dtype = node.meta["val"].shape, node.meta["val"].dtype
-            filled = self._fill(node)
+            filled = fill_of(node)
             return None if filled is None else torch.full(shape, filled, dtype=dtype, device="cpu")
         parts = list(operands(node))
         known = {n: self.number(n) for n in parts if n.op == "call_function"}
@@ -163,15 +163,6 @@ class BodyGraph:
         args, kwargs = fx.map_arg((node.args, node.kwargs), lambda n: known[n])
         made = node.target(*args, **kwargs)  # type: ignore[operator]
         return made if isinstance(made, Tensor) else None
-
-    @staticmethod
-    def _fill(node: fx.Node) -> Any:
-        """The number that a call fills a tensor with; None where that is a node."""
-        name = str(node.target)
-        if "full" not in name:
-            return 1 if "ones" in name else 0
-        given = node.args[1] if node.target is not aten.new_full.default else node.args[2]
-        return None if isinstance(given, fx.Node) else given
 
     def _constant(self, value: Any, like: Tensor | None = None) -> Any:
         """A number or a node that is free of the inputs, with all that it is computed from. like: whose shape it gets."""
@@ -193,7 +184,7 @@ class BodyGraph:
     def _copied(self, node: fx.Node) -> fx.Node:
         if node.op != "call_function":
             return self._placeholder(node.name, node.meta.get("val"))
-        fill = self._fill(node) if is_filled(node) else None
+        fill = fill_of(node) if is_filled(node) else None
         if fill is not None:
             value = node.meta["val"]
             return self._call(node.name, node, aten.full.default, (list(value.shape), fill), {"dtype": value.dtype})

@@ -11,6 +11,8 @@ import torch
 from torch import fx
 
 from rtaccel.convert.aten import aten
+from rtaccel.convert.frontend.constants import draws
+from rtaccel.convert.frontend.rolled.lift import whole_of
 
 MIN_STEPS = 4
 """Fewer reads of a tensor are no loop that shows how it goes on."""
@@ -19,10 +21,11 @@ MAX_LAG = 16
 """Steps that a body reads back on its own; what it keeps for longer, it keeps as a tensor of rows."""
 
 _FILLED = {
-    aten.zeros.default, aten.zeros_like.default, aten.new_zeros.default, aten.ones.default, aten.ones_like.default,
-    aten.new_ones.default, aten.full.default, aten.full_like.default, aten.new_full.default,
-}  # fmt: skip
-"""Calls that read the shape of a tensor alone."""
+    **dict.fromkeys((aten.zeros.default, aten.zeros_like.default, aten.new_zeros.default), 0),
+    **dict.fromkeys((aten.ones.default, aten.ones_like.default, aten.new_ones.default), 1),
+    **dict.fromkeys((aten.full.default, aten.full_like.default, aten.new_full.default)),
+}
+"""Calls that read the shape of a tensor alone -> what they fill theirs with; an argument of theirs where it is None."""
 _PIECES = (aten.split.Tensor, aten.split_with_sizes.default, aten.chunk.default, aten.tensor_split.sections)
 
 
@@ -44,6 +47,13 @@ def is_filled(node: fx.Node) -> bool:
     return node.target in _FILLED
 
 
+def fill_of(node: fx.Node) -> Any:
+    """The number that such a call fills a tensor with; None where that is a node."""
+    fill = _FILLED[node.target]
+    given = fill if fill is not None else node.args[2 if node.target is aten.new_full.default else 1]
+    return None if isinstance(given, fx.Node) else given
+
+
 def operands(node: fx.Node) -> Iterator[fx.Node]:
     """The nodes whose elements a call reads."""
     return iter(()) if is_filled(node) else iter(node.all_input_nodes)
@@ -61,13 +71,13 @@ def read_of(node: fx.Node) -> Read | None:
         return None
     if node.target is aten.select.int:
         dim = int(node.args[1]) % value.dim()  # type: ignore[arg-type]
-        return Read(_whole(source), dim, False, int(node.args[2]) % value.shape[dim])  # type: ignore[arg-type]
+        return Read(whole_of(source), dim, False, int(node.args[2]) % value.shape[dim])  # type: ignore[arg-type]
     if node.target is aten.slice.Tensor and len(node.args) >= 4 and node.args[4:] in ((), (1,)):
         dim = int(node.args[1]) % value.dim()  # type: ignore[arg-type]
         size = value.shape[dim]
         start, end = (min(max(int(a) + (size if int(a) < 0 else 0), 0), size) for a in node.args[2:4])  # type: ignore[arg-type]
         if end - start == 1 < size:
-            return Read(_whole(source), dim, True, start)
+            return Read(whole_of(source), dim, True, start)
     return None
 
 
@@ -78,24 +88,13 @@ def _piece(source: fx.Node, index: Any) -> Read | None:
         return None
     if source.target is aten.unbind.int:
         dim = int(source.args[1] if len(source.args) > 1 else 0) % value.dim()  # type: ignore[arg-type]
-        return Read(_whole(whole), dim, False, index % value.shape[dim])
+        return Read(whole_of(whole), dim, False, index % value.shape[dim])
     if source.target in _PIECES and not source.kwargs:
         dim = int(source.args[2] if len(source.args) > 2 else 0) % value.dim()  # type: ignore[arg-type]
         made = source.meta["val"]
         if len(made) == value.shape[dim] and all(part.shape[dim] == 1 for part in made):
-            return Read(_whole(whole), dim, True, index % len(made))
+            return Read(whole_of(whole), dim, True, index % len(made))
     return None
-
-
-def _whole(node: fx.Node) -> fx.Node:
-    """What a tensor was before slices that keep all of it."""
-    while node.target is aten.slice.Tensor and isinstance(node.args[0], fx.Node):
-        source = node.args[0]
-        start, step = (node.args[i] if len(node.args) > i else default for i, default in ((2, 0), (4, 1)))
-        if start not in (0, None) or step != 1 or tuple(source.meta["val"].shape) != tuple(node.meta["val"].shape):
-            return node
-        node = source
-    return node
 
 
 def _is_whole(at: set[int], size: int) -> bool:
@@ -128,8 +127,7 @@ class Reads:
         self.free: dict[fx.Node, bool] = {}
         for node in graph.nodes:
             fixed = node.op in ("placeholder", "get_attr") and node not in self.inputs
-            drawn = torch.Tag.nondeterministic_seeded in getattr(node.target, "tags", ())
-            computed = node.op == "call_function" and not drawn and all(self.free[n] for n in operands(node))
+            computed = node.op == "call_function" and not draws(node) and all(self.free[n] for n in operands(node))
             self.free[node] = fixed or computed
         self.graph = graph
 

@@ -39,7 +39,9 @@ SPECIAL: dict[Any, Callable[..., Any]] = {
     **ORTHOGONAL,
     aten.frexp.Tensor: exponents.frexp,
     aten.nextafter.default: exponents.nextafter,
-    aten.polygamma.default: lambda n, x: of_real(lambda real: polygamma(n, real))(x),
-    aten.special_polygamma.default: lambda n, x: of_real(lambda real: polygamma(n, real))(x),
+    **dict.fromkeys(
+        (aten.polygamma.default, aten.special_polygamma.default),
+        lambda n, x: of_real(lambda real: polygamma(n, real))(x),
+    ),
 }
 """By the call that is taken apart."""
