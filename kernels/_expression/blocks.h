@@ -93,7 +93,7 @@ class Blocks {
       if (repeats && inner == 0) {
         copy_run<S>(to, from, 0, rows * wide, o.int64);
       } else {
-        for (int64_t k = 0; k < rows; ++k) copy_run<S>(to + k * wide, from + k * outer, inner, wide, o.int64);
+        copy_runs<S>(to, from, outer, inner, rows, wide, o.int64);
       }
       kept_[i] = repeats ? rows : 0;
     }

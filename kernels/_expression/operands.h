@@ -52,6 +52,31 @@ static inline void copy_run(float* to, const char* from, int64_t stride, int64_t
   }
 }
 
+// `rows` runs of `wide` numbers, the runs `outer` bytes from one another and their numbers `inner`. Short runs are
+// written by whole vectors, and each is written over by the next: there is room for a vector behind the last.
+template <class S>
+static inline void copy_runs(float* to, const char* from, int64_t outer, int64_t inner, int64_t rows, int64_t wide,
+                             bool int64) {
+  constexpr int64_t lanes = S::kLanes;
+  if (!int64 && inner == 0) {
+    for (int64_t k = 0; k < rows; ++k, to += wide, from += outer) {
+      const auto v = S::set(*reinterpret_cast<const float*>(from));
+      for (int64_t i = 0; i < wide; i += lanes) S::store(to + i, v);
+    }
+  } else if (!int64 && inner == 4 && outer == 0) {  // the same run again: each copy is as long as all before it
+    copy_run<S>(to, from, 4, wide, false);
+    const int64_t count = rows * wide;
+    for (int64_t made = wide; made < count; made *= 2)
+      for (int64_t i = 0; i < made && made + i < count; i += lanes) S::store(to + made + i, S::load(to + i));
+  } else if (!int64 && inner == 4 && wide < lanes) {
+    const int n = static_cast<int>(wide);
+    for (int64_t k = 0; k < rows; ++k, to += wide, from += outer)
+      S::store(to, S::load_n(reinterpret_cast<const float*>(from), n));
+  } else {
+    for (int64_t k = 0; k < rows; ++k) copy_run<S>(to + k * wide, from + k * outer, inner, wide, int64);
+  }
+}
+
 // The other way, for a result whose elements do not follow one another.
 template <class S>
 static inline void scatter_run(char* to, const float* from, int64_t stride, int64_t count) {

@@ -40,14 +40,15 @@ static inline __attribute__((always_inline)) void exchange_all(typename S::F (&r
   if constexpr (2 * W < S::kLanes) exchange_all<S, 2 * W>(row);
 }
 
-// Lane i: all lanes of row[i], joined by halves. One turn and kLanes - 1 joins.
-template <class S, class Join>
+// Lane i: all lanes of row[i], joined by halves: of two rows each time, the halves of one beside those of the other.
+template <class S, int W = S::kLanes / 2, class Join>
 static inline __attribute__((always_inline)) typename S::F join_rows(typename S::F (&row)[S::kLanes], Join join) {
-  exchange_all<S, 1>(row);
-#pragma GCC unroll 4
-  for (int half = S::kLanes / 2; half > 0; half /= 2)
 #pragma GCC unroll 8
-    for (int i = 0; i < half; ++i) row[i] = join(row[i], row[i + half]);
+  for (int i = 0; i < W; ++i) {
+    exchange<W>(row[i], row[i + W], typename AllLanes<S::kLanes>::List());
+    row[i] = join(row[i], row[i + W]);
+  }
+  if constexpr (W > 1) return join_rows<S, W / 2>(row, join);
   return row[0];
 }
 

@@ -60,6 +60,7 @@ class MatmulStage final : public Stage {
 
  private:
   using F = typename S::F;
+  static constexpr int kShortRows = 4;  // vectors of a row up to which its own sum costs more than its products
   static constexpr int kRows = 4, kVectors = S::kRegisters >= 32 ? 4 : 2;
 
   // Offsets in bytes of each batch, row and column, or of every element.
@@ -189,22 +190,46 @@ class MatmulStage final : public Stage {
   }
 
   // One column, whose elements follow one another as those of the rows do: vectors of products, summed at their end.
+  // Sums of short rows are taken of a vector of rows together.
   void dots(const Rows& a, const Rows& w, const Rows& y) const {
     const float* right = w.at(0);
+    int64_t i = 0;
+    if (k_ <= kShortRows * S::kLanes)
+      for (; i + S::kLanes <= i_; i += S::kLanes) {
+        F row[S::kLanes];
+        if (k_ <= S::kLanes) {
+          const int n = static_cast<int>(k_);
+          const F one = S::load_n(right, n);
+#pragma GCC unroll 16
+          for (int r = 0; r < S::kLanes; ++r) row[r] = S::mul(S::load_n(a.at(i + r), n), one);
+        } else {
+#pragma GCC unroll 16
+          for (int r = 0; r < S::kLanes; ++r) row[r] = products(a.at(i + r), right);
+        }
+        const F made = join_rows<S>(row, [](F one, F other) { return S::add(one, other); });
+        if (y_.dense_rows) {
+          S::store(y.at(i), made);
+          continue;
+        }
+        float each[S::kLanes];
+        S::store(each, made);
+        for (int r = 0; r < S::kLanes; ++r) *y.at(i + r) = each[r];
+      }
+    for (; i < i_; ++i) *y.at(i) = S::sum_of(products(a.at(i), right));
+  }
+
+  F products(const float* left, const float* right) const {
     const int64_t whole = k_ / S::kLanes * S::kLanes;
     const int rest = static_cast<int>(k_ - whole);
-    for (int64_t i = 0; i < i_; ++i) {
-      const float* left = a.at(i);
-      F sum = S::set(0.0f), other = sum;
-      int64_t k = 0;
-      for (; k + 2 * S::kLanes <= whole; k += 2 * S::kLanes) {
-        sum = S::mul_add(S::load(left + k), S::load(right + k), sum);
-        other = S::mul_add(S::load(left + k + S::kLanes), S::load(right + k + S::kLanes), other);
-      }
-      if (k < whole) sum = S::mul_add(S::load(left + k), S::load(right + k), sum);
-      if (rest) other = S::mul_add(S::load_n(left + whole, rest), S::load_n(right + whole, rest), other);
-      *y.at(i) = S::sum_of(S::add(sum, other));
+    F sum = S::set(0.0f), other = sum;
+    int64_t k = 0;
+    for (; k + 2 * S::kLanes <= whole; k += 2 * S::kLanes) {
+      sum = S::mul_add(S::load(left + k), S::load(right + k), sum);
+      other = S::mul_add(S::load(left + k + S::kLanes), S::load(right + k + S::kLanes), other);
     }
+    if (k < whole) sum = S::mul_add(S::load(left + k), S::load(right + k), sum);
+    if (rest) other = S::mul_add(S::load_n(left + whole, rest), S::load_n(right + whole, rest), other);
+    return S::add(sum, other);
   }
 
   template <int V>

@@ -133,9 +133,8 @@ def _capture(model: nn.Module, args: tuple[Any, ...], fixed: bool, specialize: b
             if not reads_constants(program) and not sized_by_constants(program):
                 try:
                     return as_graph(program, found, any_batch=True)
-                except ComputedRounds:
-                    if guard is Guard.NONE:
-                        raise
+                except ComputedRounds:  # counted by the samples, maybe
+                    why = "a call has graphs whose rounds or branches the batch or numbers decide"
         why = why or ("; ".join(found.why) if found is not None else "the model's code depends on the batch")
     shared = shared_batch(args)
     batch = ANY_BATCH if shared is None else only(shared, why)

@@ -11,7 +11,6 @@ from torch import Tensor, fx
 
 from rtaccel.convert.frontend.all_entries.rewrite import with_all_entries
 from rtaccel.convert.frontend.complex.rewrite import without_complex
-from rtaccel.convert.frontend.decompositions.branches import take_of_both
 from rtaccel.convert.frontend.decompositions.counting import count_in_float
 from rtaccel.convert.frontend.decompositions.half import in_float32
 from rtaccel.convert.frontend.decompositions.read_numbers import keep_as_tensors
@@ -19,6 +18,7 @@ from rtaccel.convert.frontend.exported.joined_samples import gather_within_sampl
 from rtaccel.convert.frontend.packed import check_longest
 from rtaccel.convert.frontend.retrace import of_inputs
 from rtaccel.convert.frontend.rolled import with_loops_rolled
+from rtaccel.convert.frontend.subgraphs import inline_subgraphs
 from rtaccel.core.batch import BatchRange
 from rtaccel.core.errors import UnsupportedProblem
 from rtaccel.nn.qat.layers import TrainedNumbers
@@ -89,7 +89,7 @@ def as_graph(program: torch.export.ExportedProgram, batch: BatchRange, any_batch
         )
         refused.names = tuple(mutated)
         raise refused
-    take_of_both(program.graph_module)
+    inline_subgraphs(program.graph_module)
     called = [n for n in program.graph.nodes if isinstance(n.target, torch._ops.HigherOrderOperator)]
     if called:
         raise ComputedRounds(

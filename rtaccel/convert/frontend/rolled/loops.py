@@ -11,6 +11,7 @@ from rtaccel.convert.aten import aten
 from rtaccel.convert.frontend.rolled import rules
 from rtaccel.convert.frontend.rolled.cells import roll_cells
 from rtaccel.convert.frontend.rolled.lift import Lift, NotALoop, chain_link
+from rtaccel.convert.frontend.rolled.parallel import with_parallel_scans_joined
 
 MIN_STEPS = 4
 """Fewer stay as they are."""
@@ -22,6 +23,7 @@ def with_loops_rolled(graph: fx.Graph) -> fx.Graph:
     changed = roll_cells(graph, {node: at for at, node in enumerate(graph.nodes)})
     if changed:
         graph.eliminate_dead_code()
+    changed |= with_parallel_scans_joined(graph)
     order = {node: at for at, node in enumerate(graph.nodes)}
     for node in list(graph.nodes):
         if node.op == "call_function" and node.target in (aten.stack.default, aten.cat.default):

@@ -1,0 +1,197 @@
+"""Linear recurrences that a model computes as a tree of slices, products and sums (a parallel scan), as one call.
+
+Such trees differ: in place or by concatenation, padded to a power of two or not. All have in common that each result is a
+polynomial of the two inputs. So it is not the tree that is recognized: the polynomials are compared with those of
+h_t = a_t * h_(t-1) + b_t, at random whole numbers modulo a prime. Polynomials of degree d that differ agree there with a
+probability of d / p at most (Schwartz 1980, Zippel 1979).
+"""
+
+from __future__ import annotations
+
+import heapq
+import math
+from collections.abc import Callable, Iterator
+from contextlib import nullcontext
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, fx
+from torch._guards import detect_fake_mode
+
+from rtaccel.convert.aten import aten
+from rtaccel.convert.frontend.graph.open_shapes import leaves_open
+from rtaccel.convert.frontend.nodes import hints
+from rtaccel.convert.frontend.rolled.lift import is_zero
+from rtaccel.convert.frontend.rolled.scan_op import LINEAR_SCAN
+from rtaccel.convert.frontend.view_ops import Arguments
+
+PRIME = 2**31 - 1
+MIN_STEPS = 4
+"""Shorter ones stay as they are."""
+MAX_ELEMENTS = 2**24
+"""Of a result that is compared."""
+MAX_COMPARED = 32
+"""Pairs of inputs in one graph that are compared with the recurrence."""
+
+_PICKS = {aten.slice.Tensor, aten.select.int}
+_LOOKS = {
+    aten.permute.default, aten.transpose.int, aten.unsqueeze.default, aten.squeeze.dim, aten.squeeze.dims, aten.expand.default,
+    aten.alias.default, aten.clone.default, aten.flip.default, aten.slice_scatter.default, aten.select_scatter.default,
+    aten.copy.default, aten.cat.default, aten.stack.default, aten.flatten.using_ints, aten.unflatten.int,
+}  # fmt: skip
+_RESHAPES = {aten.view.default, aten.reshape.default, aten._unsafe_view.default}
+_SUMS = {aten.add.Tensor, aten.mul.Tensor}
+
+
+@dataclass(frozen=True)
+class Found:
+    """factor, added: a and b of the recurrence. dim: that it runs along. back: from the last time step on."""
+
+    factor: fx.Node
+    added: fx.Node
+    dim: int
+    back: bool
+    inside: frozenset[fx.Node]
+
+
+def with_parallel_scans_joined(graph: fx.Graph) -> bool:
+    """Puts one call in the place of each tree, in place; whether there was one."""
+    order = {node: at for at, node in enumerate(graph.nodes)}
+    budget, inside = [MAX_COMPARED], set[fx.Node]()
+    for node in reversed(list(graph.nodes)):
+        if node in inside or not _may_end(node):
+            continue
+        found = _recurrence(node, order, budget)
+        if found is not None:
+            _replace(graph, node, found)
+            inside |= found.inside
+    if inside:
+        graph.eliminate_dead_code()
+    return bool(inside)
+
+
+def _may_end(node: fx.Node) -> bool:
+    """Whether it is a sum or looks at another tensor, and something computes with it."""
+    value = node.meta.get("val")
+    return (
+        (_moves(node) or node.target is aten.add.Tensor)
+        and isinstance(value, Tensor)
+        and value.dtype == torch.float32
+        and any(not _moves(user) for user in node.users)
+        and max(hints(value.shape), default=0) >= MIN_STEPS
+        and math.prod(hints(value.shape)) <= MAX_ELEMENTS
+    )
+
+
+def _moves(node: fx.Node) -> bool:
+    """Whether each element of its result is one of its inputs, or a zero."""
+    if node.target is aten.constant_pad_nd.default:
+        return not Arguments(node)["value"]
+    if node.target is aten.pad.default:
+        return Arguments(node)["mode"] == "constant" and not Arguments(node)["value"]
+    return node.target in _PICKS or node.target in _LOOKS or node.target in _RESHAPES
+
+
+def _recurrence(end: fx.Node, order: dict[fx.Node, int], budget: list[int]) -> Found | None:
+    """Follows a node back to pairs of tensors that all of it is computed from, nearest first."""
+    shape = hints(end.meta["val"].shape)
+    for pair, inside in _cuts(end, order):
+        sums = sum(n.target is aten.add.Tensor for n in inside)
+        dims = [d for d, size in enumerate(shape) if MIN_STEPS <= size <= 2**sums]
+        if not dims or any(hints(n.meta["val"].shape) != shape or n.meta["val"].dtype != torch.float32 for n in pair):
+            continue
+        if not budget[0]:
+            return None
+        budget[0] -= 1
+        found = _compared(end, pair, inside, order, dims)
+        if found is not None:
+            return found
+    return None
+
+
+def _cuts(end: fx.Node, order: dict[fx.Node, int]) -> Iterator[tuple[tuple[fx.Node, fx.Node], frozenset[fx.Node]]]:
+    """Each two tensors that `end` is computed from, with the calls between."""
+    open_: list[tuple[int, fx.Node]] = [(-order[end], end)]
+    seen, stuck, inside = {end}, set[fx.Node](), set[fx.Node]()
+    while open_ and len(stuck) <= 2:
+        _, node = heapq.heappop(open_)
+        if not (_moves(node) or node.target in _SUMS or is_zero(node)):
+            stuck.add(node)
+            continue
+        inside.add(node)
+        for read in () if is_zero(node) else node.all_input_nodes:
+            if read not in seen and isinstance(read.meta.get("val"), Tensor):
+                seen.add(read)
+                heapq.heappush(open_, (-order[read], read))
+        if len(open_) + len(stuck) == 2:
+            first, second = (*(n for _, n in open_), *stuck)
+            yield (first, second), frozenset(inside)
+
+
+def _compared(
+    end: fx.Node, pair: tuple[fx.Node, fx.Node], inside: frozenset[fx.Node], order: dict[fx.Node, int], dims: list[int]
+) -> Found | None:
+    draw = torch.Generator().manual_seed(len(inside))
+    values = {n: torch.randint(1, PRIME, hints(n.meta["val"].shape), generator=draw) for n in pair}
+    try:
+        result = _evaluated(end, sorted(inside, key=lambda n: order[n]), dict(values))
+    except Exception:  # whatever torch says of arguments that whole numbers do not fit
+        return None
+    for dim in dims:
+        for factor, added in (pair, pair[::-1]):
+            for back in (False, True):
+                if _is_scan(result, values[factor], values[added], dim, back):
+                    return Found(factor, added, dim, back, inside)
+    return None
+
+
+def _evaluated(end: fx.Node, calls: list[fx.Node], values: dict[fx.Node, Tensor]) -> Tensor:
+    def value(node: fx.Node) -> Any:
+        if node in values:
+            return values[node]
+        size = node.meta["val"]
+        return size if isinstance(size, int) else int(size.node.hint)
+
+    for node in calls:
+        if is_zero(node):
+            values[node] = torch.zeros(hints(node.meta["val"].shape), dtype=torch.int64)
+            continue
+        args, named = fx.map_arg((node.args, node.kwargs), value)
+        target: Callable[..., Tensor] = aten.reshape.default if node.target in _RESHAPES else node.target  # type: ignore[assignment]
+        made = target(*args, **named)
+        if made.dtype != torch.int64:
+            raise TypeError(str(node.target))
+        values[node] = made % PRIME if node.target in _SUMS else made
+    return values[end]
+
+
+def _is_scan(result: Tensor, a: Tensor, b: Tensor, dim: int, back: bool) -> bool:
+    """Stops at the first time step that differs."""
+    h = torch.zeros_like(b.select(dim, 0))
+    steps = range(result.shape[dim])
+    for t in reversed(steps) if back else steps:
+        h = (a.select(dim, t) * h + b.select(dim, t)) % PRIME
+        if not torch.equal(h, result.select(dim, t)):
+            return False
+    return True
+
+
+def _replace(graph: fx.Graph, end: fx.Node, found: Found) -> None:
+    mode = detect_fake_mode([end.meta["val"]])
+
+    def call(target: Any, *args: Any) -> fx.Node:
+        made = graph.call_function(target, args)
+        given = fx.map_arg(args, lambda n: n.meta["val"])
+        with mode or nullcontext(), leaves_open(given), torch.no_grad():
+            made.meta = {**end.meta, "val": target(*given)}
+        return made
+
+    with graph.inserting_before(end):
+        a, b = found.factor, found.added
+        if found.back:
+            a, b = (call(aten.flip.default, n, [found.dim]) for n in (a, b))
+        made = call(LINEAR_SCAN, a, b, found.dim)
+        if found.back:
+            made = call(aten.flip.default, made, [found.dim])
+    end.replace_all_uses_with(made)
