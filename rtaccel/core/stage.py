@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
+from itertools import groupby
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Any
 
@@ -155,7 +156,8 @@ class Problem:
         def text(dtypes: tuple[str, ...], steps: tuple[int, ...], widths: tuple[int, ...]) -> str:
             steps = steps or (1,) * len(widths)
             shapes = [f"{self.rows}, {w}" if s == 1 else f"{self.rows}, {s}, {w}" for s, w in zip(steps, widths)]
-            return ", ".join(f"{d}[{shape}]" for d, shape in zip(dtypes, shapes))
+            runs = [(each, len(list(same))) for each, same in groupby(f"{d}[{s}]" for d, s in zip(dtypes, shapes))]
+            return ", ".join(f"{n} x {each}" if n > 4 else ", ".join([each] * n) for each, n in runs)
 
         ins = text(self.in_dtypes, self.in_steps, self.in_widths)
         outs = text(self.out_dtypes, self.out_steps, self.out_widths)

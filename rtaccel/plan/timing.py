@@ -5,6 +5,7 @@ from __future__ import annotations
 import statistics
 import time
 from collections.abc import Callable
+from dataclasses import replace
 
 import torch
 from torch import Tensor
@@ -16,6 +17,8 @@ from rtaccel.plan.choose import Choice
 ROUNDS = 9
 ROUND_NS = 200_000
 MAX_CALLS = 5_000
+MAX_TENSORS = 128
+"""Inputs of a plan: a stage may read more, as that which puts the results of all time steps together."""
 WHOLE = frozenset({"int64", "int32", "int16", "uint8", "bool"})
 """Dtypes of inputs that are fed one number: an index of every table, where the operator says no other."""
 
@@ -44,25 +47,44 @@ def time_stage(choice: Choice) -> float:
 
 def _time_stage(choice: Choice) -> float:
     problem, stage = choice.problem, choice.stage
-    inputs = random_inputs(stage, problem.rows, problem.device)
     if choice.impl.backend == "cpu":
-        return _time_native(choice, inputs)
+        stage = _between_ports(_of_fewer_inputs(stage))
+        return _time_native(choice, stage, random_inputs(stage, problem.rows, problem.device))
+    inputs = random_inputs(stage, problem.rows, problem.device)
     prepared = choice.prepare()
     if operator(stage.op).by_row:
         inputs = tuple(t.reshape(-1, v.width) for t, v in zip(inputs, stage.inputs))
     return _time(lambda: prepared(*inputs), problem.device)
 
 
-def _time_native(choice: Choice, inputs: tuple[Tensor, ...]) -> float:
+def _of_fewer_inputs(stage: Stage) -> Stage:
+    """The stage, with one value in the place of all that are alike where it reads more than a plan has inputs."""
+    if len(stage.inputs) <= MAX_TENSORS:
+        return stage
+    alike: dict[tuple[object, ...], Value] = {}
+    inputs = tuple(alike.setdefault((v.shape, v.dtype, v.quant), v) for v in stage.inputs)
+    return replace(stage, inputs=inputs)
+
+
+def _between_ports(stage: Stage) -> Stage:
+    """The stage; where it reads and writes states alone, with results in other memory: a plan has inputs and outputs."""
+    names = {v.name for v in stage.inputs}
+    if names != {v.name for v in stage.outputs}:
+        return stage
+    return replace(stage, outputs=tuple(replace(v, name=f"{v.name}:made") for v in stage.outputs))
+
+
+def _time_native(choice: Choice, stage: Stage, inputs: tuple[Tensor, ...]) -> float:
     from rtaccel.kernels._core.cpu import States, build
 
-    stage, rows = choice.stage, choice.problem.rows
+    rows = choice.problem.rows
     # What a stage of a stream reads and writes in place is a state of its plan.
     kept = frozenset({v.name for v in stage.inputs} & {v.name for v in stage.outputs})
     made = [v for v in stage.outputs if v.name not in kept]
-    inputs = tuple(t for t, v in zip(inputs, stage.inputs) if v.name not in kept)
+    given = {v.name: (v, t) for v, t in zip(stage.inputs, inputs) if v.name not in kept}  # each once
+    inputs = tuple(t for _, t in given.values())
     outputs = tuple(torch.empty(rows, *v.shape, dtype=getattr(torch, v.dtype)) for v in made)
-    ports = [GraphIO.matrix(v) for v in stage.inputs if v.name not in kept], [GraphIO.matrix(v) for v in made]
+    ports = [GraphIO.matrix(v) for v, _ in given.values()], [GraphIO.matrix(v) for v in made]
     plan = build([(stage, choice.impl.name)], *ports, states=States(kept, rows, -1) if kept else None)
 
     def profiled(calls: int) -> Tensor:

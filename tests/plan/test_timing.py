@@ -35,3 +35,36 @@ class Whitened(nn.Module):
 def test_explain_of_a_factor() -> None:
     fast = rt.compile(Whitened().eval(), (torch.randn(1, 9, 4),))
     assert "solve" in str(fast.explain())
+
+
+class Steps(nn.Module):
+    """A loop whose results are put together by one stage, which reads more values than a plan has inputs."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.x, self.h = nn.Linear(4, 6), nn.Linear(6, 6)
+
+    def forward(self, x: Tensor) -> Tensor:
+        h, made = x.new_zeros(x.shape[0], 6), []
+        for t in range(x.shape[1]):
+            h = torch.tanh(self.x(x[:, t]) + self.h(h) * torch.sigmoid(h))
+            made.append(h)
+        return torch.stack(made, 1)
+
+
+def test_explain_of_a_long_loop() -> None:
+    model = Steps().eval()
+    fast = rt.compile(model, (torch.randn(1, 140, 4),))
+    told = fast.explain()
+    assert "assemble(140 x float32[1, 6])" in told
+    x = torch.randn(2, 140, 4)
+    torch.testing.assert_close(fast(x), model(x), rtol=1e-4, atol=1e-5)
+
+
+def test_a_stage_that_reads_a_value_twice() -> None:
+    class Square(nn.Module):
+        def forward(self, x: Tensor) -> Tensor:
+            y = torch.relu(x)
+            return y @ y
+
+    assert " matmul(" in rt.compile(Square().eval(), (torch.randn(1, 5, 5),)).explain()

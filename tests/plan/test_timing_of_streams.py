@@ -21,3 +21,23 @@ def test_zeros_in_a_streamed_layer(kind: str) -> None:
         y = live.step(windows[:, t].contiguous())
     torch.testing.assert_close(y, layer(windows)[0][:, -1], rtol=1e-4, atol=1e-5)
     assert all(line.us is not None and line.us >= 0 for line in live.explain_lines())
+
+
+def test_a_stage_that_has_states_alone() -> None:
+    class Begins(nn.Module):
+        """A loop from a state that is not zeros: the stream marks that it has begun."""
+
+        def __init__(self) -> None:
+            super().__init__()
+            self.x, self.h, self.first = nn.Linear(4, 6), nn.Linear(6, 6), nn.Parameter(torch.randn(6))
+
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            h = self.first.expand(x.shape[0], 6)
+            made = []
+            for t in range(x.shape[1]):
+                h = torch.tanh(self.x(x[:, t]) + self.h(h) * torch.sigmoid(h))
+                made.append(h)
+            return torch.stack(made, 1)
+
+    live = rt.stream(Begins().eval(), torch.randn(1, 4))
+    assert all(line.us is not None and line.us >= 0 for line in live.explain_lines())

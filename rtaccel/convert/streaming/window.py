@@ -12,6 +12,7 @@ from torch import fx, nn
 from rtaccel.convert.build_graph import build_graph
 from rtaccel.convert.frontend.export import ExportedGraph, capture
 from rtaccel.convert.streaming.final_states import read_newest_output
+from rtaccel.convert.streaming.loops.complex_scans import with_complex_scans_as_loops
 from rtaccel.convert.streaming.loops.find import loops_apart
 from rtaccel.convert.streaming.padding import zeros_as_padding
 from rtaccel.convert.streaming.samples_apart import meets_samples
@@ -95,6 +96,7 @@ def _streamed(
         raise not_streamable(f"{len(exported.inputs)} inputs")
     read_newest_output(exported.graph)
     zeros_as_padding(exported.graph)
+    with_complex_scans_as_loops(exported.graph, length)
     apart = loops_apart(exported, length)
     graph = build_graph(apart.exported, None, windowed=True)
     graph = replace(graph, outputs=graph.outputs[: len(_results(exported))])

@@ -146,3 +146,26 @@ def test_a_nan_stays_in_its_stream(seed: int, bad: float) -> None:
     clean.reset([1])
     step = x[:, 0].contiguous()
     assert torch.equal(live.step(step), clean.step(step))
+
+
+def test_weights_that_a_plain_dict_holds_too() -> None:
+    """torch.export has such a weight anew at each time step."""
+
+    class Cell(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.register_parameter("w", nn.Parameter(torch.randn(4, 4) / 2))
+            self.kept = {"w": self.w, "b": torch.randn(4)}
+            self.positive = nn.Softplus()
+
+        def forward(self, x: Tensor) -> Tensor:
+            h, ys = torch.zeros(len(x), 4), []
+            for t in range(x.shape[1]):
+                h = torch.tanh(h @ self.positive(self.kept["w"]) + x[:, t] + self.kept["b"])
+                ys.append(h)
+            return torch.stack(ys, 1)
+
+    model, x = Cell().eval(), torch.randn(1, 9, 4)
+    live = rt.stream(model, x[:, 0])
+    got = torch.stack([live.step(x[:, t].contiguous()) for t in range(9)], 1)
+    torch.testing.assert_close(got, model(x), rtol=1e-4, atol=1e-5)

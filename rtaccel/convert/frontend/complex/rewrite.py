@@ -147,13 +147,20 @@ class _Rewriter:
         own = self.pairs[node.args[0]]  # type: ignore[index]
         last, others = node.meta["val"].dim() - 1, False
         for reader in list(node.users):
-            chosen = reader.target is aten.select.int and reader.args[1] in (-1, last)
-            part = None if not chosen else own.re if reader.args[2] in (0, -2) else own.im
-            if part is None:  # imaginary parts that are all zero have to be made
-                others = True
-            else:
-                reader.replace_all_uses_with(part)
+            dims: Any = reader.args[1] if len(reader.args) > 1 else ()
+            turned = reader.target is aten.permute.default and dims[-1] in (-1, last)  # as torch.vmap leaves it
+            for one in list(reader.users) if turned else [reader]:
+                chosen = one.target is aten.select.int and one.args[1] in (-1, last)
+                part = None if not chosen else own.re if one.args[2] in (0, -2) else own.im
+                if part is None:  # imaginary parts that are all zero have to be made
+                    others = True
+                    continue
+                one.replace_all_uses_with(self._turned(part, reader, list(dims[:-1])) if turned else part)
         return not others
+
+    def _turned(self, part: fx.Node, reader: fx.Node, dims: list[int]) -> fx.Node:
+        """A part as a permutation of both, whose last dimension they are, has it."""
+        return self._trace(reader, lambda t: [t.permute(dims)], [part], reader)[0]
 
     def _output(self, node: fx.Node) -> None:
         def value(n: fx.Node) -> Any:

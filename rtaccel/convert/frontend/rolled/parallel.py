@@ -40,8 +40,9 @@ _LOOKS = {
     aten.alias.default, aten.clone.default, aten.flip.default, aten.slice_scatter.default, aten.select_scatter.default,
     aten.copy.default, aten.cat.default, aten.stack.default, aten.flatten.using_ints, aten.unflatten.int,
 }  # fmt: skip
+_TURNS = {aten.permute.default, aten.transpose.int, aten.unsqueeze.default, aten.squeeze.dim, aten.expand.default}
 _RESHAPES = {aten.view.default, aten.reshape.default, aten._unsafe_view.default}
-_SUMS = {aten.add.Tensor, aten.mul.Tensor}
+_SUMS = {aten.add.Tensor, aten.sub.Tensor, aten.mul.Tensor}
 
 
 @dataclass(frozen=True)
@@ -60,18 +61,20 @@ def with_parallel_scans_joined(graph: fx.Graph) -> bool:
     order = {node: at for at, node in enumerate(graph.nodes)}
     budget, inside = [MAX_COMPARED], set[fx.Node]()
     for node in reversed(list(graph.nodes)):
-        if node in inside or not _may_end(node):
+        if node in inside or not may_end(node):
             continue
-        found = _recurrence(node, order, budget)
-        if found is not None:
-            _replace(graph, node, found)
-            inside |= found.inside
+        for end in turned(node):
+            found = _recurrence(end, order, budget)
+            if found is not None:
+                _replace(graph, end, found)
+                inside |= found.inside
+                break
     if inside:
         graph.eliminate_dead_code()
     return bool(inside)
 
 
-def _may_end(node: fx.Node) -> bool:
+def may_end(node: fx.Node) -> bool:
     """Whether it is a sum or looks at another tensor, and something computes with it."""
     value = node.meta.get("val")
     return (
@@ -82,6 +85,15 @@ def _may_end(node: fx.Node) -> bool:
         and max(hints(value.shape), default=0) >= MIN_STEPS
         and math.prod(hints(value.shape)) <= MAX_ELEMENTS
     )
+
+
+def turned(end: fx.Node) -> Iterator[fx.Node]:
+    """The result, and what it shows in another order of dimensions: one of them may have the shape of the inputs."""
+    node: Any = end
+    yield node
+    while node.target in _TURNS or node.target in _RESHAPES:
+        node = node.args[0]
+        yield node
 
 
 def _moves(node: fx.Node) -> bool:
@@ -96,7 +108,7 @@ def _moves(node: fx.Node) -> bool:
 def _recurrence(end: fx.Node, order: dict[fx.Node, int], budget: list[int]) -> Found | None:
     """Follows a node back to pairs of tensors that all of it is computed from, nearest first."""
     shape = hints(end.meta["val"].shape)
-    for pair, inside in _cuts(end, order):
+    for pair, inside in cuts(end, order, 2):
         sums = sum(n.target is aten.add.Tensor for n in inside)
         dims = [d for d, size in enumerate(shape) if MIN_STEPS <= size <= 2**sums]
         if not dims or any(hints(n.meta["val"].shape) != shape or n.meta["val"].dtype != torch.float32 for n in pair):
@@ -110,11 +122,13 @@ def _recurrence(end: fx.Node, order: dict[fx.Node, int], budget: list[int]) -> F
     return None
 
 
-def _cuts(end: fx.Node, order: dict[fx.Node, int]) -> Iterator[tuple[tuple[fx.Node, fx.Node], frozenset[fx.Node]]]:
-    """Each two tensors that `end` is computed from, with the calls between."""
+def cuts(
+    end: fx.Node, order: dict[fx.Node, int], count: int
+) -> Iterator[tuple[tuple[fx.Node, ...], frozenset[fx.Node]]]:
+    """Each so many tensors that `end` is computed from, nearest first, with the calls between."""
     open_: list[tuple[int, fx.Node]] = [(-order[end], end)]
     seen, stuck, inside = {end}, set[fx.Node](), set[fx.Node]()
-    while open_ and len(stuck) <= 2:
+    while open_ and len(stuck) <= count:
         _, node = heapq.heappop(open_)
         if not (_moves(node) or node.target in _SUMS or is_zero(node)):
             stuck.add(node)
@@ -124,26 +138,35 @@ def _cuts(end: fx.Node, order: dict[fx.Node, int]) -> Iterator[tuple[tuple[fx.No
             if read not in seen and isinstance(read.meta.get("val"), Tensor):
                 seen.add(read)
                 heapq.heappush(open_, (-order[read], read))
-        if len(open_) + len(stuck) == 2:
-            first, second = (*(n for _, n in open_), *stuck)
-            yield (first, second), frozenset(inside)
+        if len(open_) + len(stuck) == count:
+            yield (*(n for _, n in open_), *stuck), frozenset(inside)
 
 
 def _compared(
-    end: fx.Node, pair: tuple[fx.Node, fx.Node], inside: frozenset[fx.Node], order: dict[fx.Node, int], dims: list[int]
+    end: fx.Node, pair: tuple[fx.Node, ...], inside: frozenset[fx.Node], order: dict[fx.Node, int], dims: list[int]
 ) -> Found | None:
-    draw = torch.Generator().manual_seed(len(inside))
-    values = {n: torch.randint(1, PRIME, hints(n.meta["val"].shape), generator=draw) for n in pair}
-    try:
-        result = _evaluated(end, sorted(inside, key=lambda n: order[n]), dict(values))
-    except Exception:  # whatever torch says of arguments that whole numbers do not fit
+    made = at_random(end, pair, inside, order)
+    if made is None:
         return None
+    result, values = made
     for dim in dims:
         for factor, added in (pair, pair[::-1]):
             for back in (False, True):
                 if _is_scan(result, values[factor], values[added], dim, back):
                     return Found(factor, added, dim, back, inside)
     return None
+
+
+def at_random(
+    end: fx.Node, given: tuple[fx.Node, ...], inside: frozenset[fx.Node], order: dict[fx.Node, int]
+) -> tuple[Tensor, dict[fx.Node, Tensor]] | None:
+    """A result for random whole numbers modulo the prime, and these; None where a call cannot take whole numbers."""
+    draw = torch.Generator().manual_seed(len(inside))
+    values = {n: torch.randint(1, PRIME, hints(n.meta["val"].shape), generator=draw) for n in given}
+    try:
+        return _evaluated(end, sorted(inside, key=lambda n: order[n]), dict(values)), values
+    except Exception:  # whatever torch says of the arguments
+        return None
 
 
 def _evaluated(end: fx.Node, calls: list[fx.Node], values: dict[fx.Node, Tensor]) -> Tensor:
@@ -158,6 +181,8 @@ def _evaluated(end: fx.Node, calls: list[fx.Node], values: dict[fx.Node, Tensor]
             values[node] = torch.zeros(hints(node.meta["val"].shape), dtype=torch.int64)
             continue
         args, named = fx.map_arg((node.args, node.kwargs), value)
+        if node.target in _SUMS:
+            args = tuple(int(a) if isinstance(a, float) and a.is_integer() else a for a in args)
         target: Callable[..., Tensor] = aten.reshape.default if node.target in _RESHAPES else node.target  # type: ignore[assignment]
         made = target(*args, **named)
         if made.dtype != torch.int64:
