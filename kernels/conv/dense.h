@@ -167,9 +167,22 @@ class ConvStage final : public Stage {
   // cut into parts of which the weights stay near, and each part is taken for many positions before the next one.
   static constexpr int64_t kFarBytes = S::kLanes * (64 << 10), kPartBytes = 128 << 10, kPartTiles = 64;
 
-  // Segments [from, to), of each the groups [first, last).
+  // Segments [from, to), of each the groups [first, last). next: weights behind those of the part, which are fetched
+  // while it is taken for more than one tile of positions: `vectors` of them for each group.
   struct Part {
     int64_t from, to, first, last;
+    const char* next;
+    int vectors;
+
+    // The share of one tile of many: together they fetch the V vectors of each group of the next part.
+    template <int V>
+    Part of_tile(int64_t tile, int64_t tiles) const {
+      Part own = *this;
+      own.vectors = tiles >= V ? 1 : 2;
+      const bool fetches = next && tiles > 1 && tile * own.vectors < V;
+      own.next = fetches ? next + tile * own.vectors * (to - from) * (last - first) * K::kStep : nullptr;
+      return own;
+    }
   };
 
   // Sums that are cut into parts have one memory for them, so their positions are not shared.
@@ -216,7 +229,7 @@ class ConvStage final : public Stage {
   template <int V>
   void positions(const Block& b, const ConvTarget& at, int64_t begin, int64_t last_end) const {
     const int64_t count = p_.at.out_count, kRows = rows_of(V);
-    if (!cuts_) return positions<V>(b, at, {0, segments_, 0, per_segment_}, begin, last_end, nullptr);
+    if (!cuts_) return positions<V>(b, at, {0, segments_, 0, per_segment_, nullptr, 0}, begin, last_end, nullptr);
     const int64_t most = kPartBytes / (V * K::kStep), whole = most / per_segment_;  // groups; segments
     const int64_t chunks = (count + kPartTiles * kRows - 1) / (kPartTiles * kRows);
     const int64_t each = ((count + chunks - 1) / chunks + kRows - 1) / kRows * kRows;
@@ -226,7 +239,8 @@ class ConvStage final : public Stage {
         to = whole == 0 ? s + 1 : s + whole < segments_ ? s + whole : segments_;
         for (int64_t g = 0, last; g < per_segment_; g = last) {
           last = whole || g + most > per_segment_ ? per_segment_ : g + most;
-          positions<V>(b, at, {s, to, g, last}, i, end, b.sums);
+          const char* next = b.w + ((to - 1) * per_segment_ + last) * V * K::kStep;
+          positions<V>(b, at, {s, to, g, last, next, 0}, i, end, b.sums);
         }
       }
     }
@@ -235,28 +249,30 @@ class ConvStage final : public Stage {
   template <int V>
   void positions(const Block& b, const ConvTarget& at, const Part& part, int64_t i, int64_t end, float* sums) const {
     constexpr int kRows = rows_of(V);
-    const int64_t count = p_.at.out_count;
+    const int64_t count = p_.at.out_count, tiles = (end - i) / kRows;
+    int64_t tile_of = 0;
     while (i + kRows <= end) {
       if constexpr (even_rows_of(V) > 0)
         if (i % kEven == 0 && i + kEven <= end && even_[i / kEven]) {
           for (int64_t end_of = i + kEven; i < end_of; i += even_rows_of(V)) even_tile<even_rows_of(V), V>(b, at, i);
           continue;
         }
-      tile<kRows, V>(b, at, i, part, sums);
+      tile<kRows, V>(b, at, i, part.template of_tile<V>(tile_of++, tiles), sums);
       if (sums) sums += kRows * V * S::kLanes;
       i += kRows;
     }
     const int64_t left = end - i;
     if (left == 0) return;
-    if (left == 1) return tile<1, V>(b, at, i, part, sums);
-    if (left == 2) return tile<2, V>(b, at, i, part, sums);
+    const Part rest = part.template of_tile<V>(0, 1);
+    if (left == 1) return tile<1, V>(b, at, i, rest, sums);
+    if (left == 2) return tile<2, V>(b, at, i, rest, sums);
     if constexpr (kRows > 3) {
-      if (left == 3) return tile<3, V>(b, at, i, part, sums);
+      if (left == 3) return tile<3, V>(b, at, i, rest, sums);
       if constexpr (!K::kInt8)
-        if (left == 4) return tile<4, V>(b, at, i, part, sums);
-      if (count >= kRows) return tile<kRows, V>(b, at, count - kRows, part, sums);
-      tile<3, V>(b, at, i, part, sums);
-      tile<3, V>(b, at, count - 3, part, sums);
+        if (left == 4) return tile<4, V>(b, at, i, rest, sums);
+      if (count >= kRows) return tile<kRows, V>(b, at, count - kRows, rest, sums);
+      tile<3, V>(b, at, i, rest, sums);
+      tile<3, V>(b, at, count - 3, rest, sums);
     }
   }
 

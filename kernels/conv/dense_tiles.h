@@ -34,6 +34,7 @@ void ConvStage<S, Kind>::tile(const Block& b, const ConvTarget& to, int64_t posi
   for (int r = 0; r < R; ++r) base[r] = b.image + offset_[position + r];
   const char* w = b.w + (part.from * per_segment_ + part.first) * V * K::kStep;
   const int64_t end = part.to, groups = part.last;
+  [[maybe_unused]] const char* next = part.next;
   const auto step = [&](int c, int64_t delta, int64_t g) __attribute__((always_inline)) {
     if constexpr (K::kFirstWeights) {
       typename K::W weight[V];
@@ -47,6 +48,13 @@ void ConvStage<S, Kind>::tile(const Block& b, const ConvTarget& to, int64_t posi
       }
       w += V * K::kStep;
       return;
+    }
+    if constexpr (!K::kInt8 && RTA_WANTS_FAR_WEIGHTS) {
+      if (next) {  // into the second-level cache: a part is more than the first has
+        __builtin_prefetch(next, 0, 2);
+        if (part.vectors == 2) __builtin_prefetch(next + K::kStep, 0, 2);
+        next += part.vectors * K::kStep;
+      }
     }
     typename K::X in[R];
 #pragma GCC unroll 6

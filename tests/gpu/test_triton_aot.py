@@ -71,7 +71,7 @@ def todays() -> Iterator[Any]:
             turn, rest = divmod(first, 3)
             chosen = () if rest else (ARCHITECTURES[turn % len(ARCHITECTURES)],)
         for capability in chosen:
-            days = pytest.mark.turns(11 if spec.slow else 6)
+            days = pytest.mark.turns(20 if spec.slow else 10)
             yield pytest.param(spec, capability, id=f"{spec.name}-sm_{capability}", marks=days)
 
 

@@ -34,7 +34,7 @@ FEWEST_CASES = {"formats": 45, "kernels": 250, "recurrent": 140, "conv": 100, "p
 """In a process, by the first file of its group; some of them are for the interpreter alone."""
 FEWEST_ON_A_CARD = 800
 
-TURNS = 1 if turns.EVERY else 8
+TURNS = 1 if turns.EVERY else 12
 """An eighth of the checks of a group, another each day. With the days of the groups each check runs once in 24 days: the
 interpreter takes minutes. `make check` runs all."""
 

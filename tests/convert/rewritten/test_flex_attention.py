@@ -64,6 +64,7 @@ class Attention(nn.Module):
         return y.transpose(1, 2).flatten(2)
 
 
+@pytest.mark.turns(3)
 @pytest.mark.parametrize("seed", range(12))
 def test_random_functions(seed: int) -> None:
     torch.manual_seed(seed)

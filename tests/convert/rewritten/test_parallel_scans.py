@@ -116,6 +116,7 @@ def near_float64(model: nn.Module, fast: Callable[..., Tensor], x: Tensor) -> No
     assert (got - want).abs().max() < 2e-6 * (1 + want.abs().max())
 
 
+@pytest.mark.turns(2)
 @pytest.mark.parametrize("scan", SCANS, ids=lambda s: s.__name__)
 @pytest.mark.parametrize("seed", range(4))
 def test_one_scan_in_its_place(scan: Scan, seed: int) -> None:

@@ -46,6 +46,7 @@ class Steps(nn.Module):
         return self.head(made.transpose(0, 1) if self.every else states[0])
 
 
+@pytest.mark.turns(2)
 @pytest.mark.parametrize("seed", range(6))
 def test_random_steps(seed: int) -> None:
     torch.manual_seed(seed)

@@ -73,7 +73,7 @@ from tests.runtime.streams.test_written_loops import (  # noqa: F401
 from tests.runtime.streams.test_written_loops import test_whole_numbers as test_whole_numbers_in_a_loop  # noqa: F401
 from tests.support.fake_device import FakeDevice, no_state_is_written, streams_in_graphs
 
-pytestmark = pytest.mark.turns(3)
+pytestmark = pytest.mark.turns(6)
 
 
 @pytest.fixture(autouse=True)

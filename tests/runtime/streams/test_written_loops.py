@@ -14,7 +14,7 @@ import rtaccel as rt
 from tests.runtime.streams.test_samples import rms_error
 from tests.support.networks.written_loops import KINDS, WrittenLoop
 
-pytestmark = pytest.mark.turns(3)
+pytestmark = pytest.mark.turns(6)
 STREAMS, STEPS = 2, 9
 SMOOTH = tuple(kind for kind in KINDS if kind != "count")
 """Kinds of loops whose results a rounding of what comes in changes little."""
