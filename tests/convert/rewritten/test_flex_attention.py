@@ -100,3 +100,27 @@ def test_sums_of_scores_that_are_asked_for_stay_as_they_are() -> None:
         fast = rt.compile(Both().eval(), (q,))
     for a, b in zip(fast(q), Both()(q)):
         torch.testing.assert_close(a, b)
+
+
+class Causal(nn.Module):
+    """Attention to the last few tokens, with a bias by distance or without."""
+
+    def __init__(self, biased: bool) -> None:
+        super().__init__()
+        self.qkv, self.slopes, self.biased = nn.Linear(6, 48), nn.Parameter(torch.rand(2)), biased
+
+    def forward(self, x: Tensor) -> Tensor:
+        tokens = x.shape[1]
+        q, k, v = self.qkv(x).unflatten(-1, (3, 2, WIDTH)).permute(2, 0, 3, 1, 4)
+        mask = create_block_mask(lambda b, h, i, j: (i >= j) & (i - j < 5), None, None, tokens, tokens, device="cpu")
+        mod = (lambda score, b, h, i, j: score - self.slopes[h] * (i - j)) if self.biased else None
+        return flex_attention(q, k, v, score_mod=mod, block_mask=mask).transpose(1, 2).flatten(2)
+
+
+@pytest.mark.parametrize("biased", [False, True])
+def test_a_window_of_tokens_streams(biased: bool) -> None:
+    torch.manual_seed(1)
+    model = Causal(biased).eval().requires_grad_(False)
+    live, x = rt.stream(model, torch.randn(1, 6)), torch.randn(1, 14, 6)
+    got = torch.stack([live.step(x[:, t].contiguous()) for t in range(14)], 1)
+    torch.testing.assert_close(got, model(x), rtol=1e-4, atol=1e-5)

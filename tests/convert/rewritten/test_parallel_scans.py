@@ -130,6 +130,15 @@ def test_one_scan_in_its_place(scan: Scan, seed: int) -> None:
     near_float64(model, fast, torch.randn(2, time, 5))
 
 
+def test_each_layer_has_its_own() -> None:
+    torch.manual_seed(2)
+    layers = [m for seed in range(40) if not (m := Recurrence(SCANS[seed % 5], seed)).last][:4]
+    model = nn.Sequential(*(part for layer in layers for part in (layer, nn.Linear(2, 5)))).eval()
+    fast = rt.compile(model, (torch.randn(2, 12, 5),), strict=True)
+    assert fast.explain().count(" linear_scan(") == len(layers)
+    near_float64(model, fast, torch.randn(2, 12, 5))
+
+
 @pytest.mark.parametrize("scan", SCANS, ids=lambda s: s.__name__)
 def test_streams(scan: Scan) -> None:
     torch.manual_seed(1)

@@ -23,7 +23,6 @@ def with_loops_rolled(graph: fx.Graph) -> fx.Graph:
     changed = roll_cells(graph, {node: at for at, node in enumerate(graph.nodes)})
     if changed:
         graph.eliminate_dead_code()
-    changed |= with_parallel_scans_joined(graph)
     order = {node: at for at, node in enumerate(graph.nodes)}
     for node in list(graph.nodes):
         if node.op == "call_function" and node.target in (aten.stack.default, aten.cat.default):
@@ -33,6 +32,7 @@ def with_loops_rolled(graph: fx.Graph) -> fx.Graph:
             changed |= _roll_chain(graph, node, order)
     if changed:
         graph.eliminate_dead_code()
+    with_parallel_scans_joined(graph)  # trees, where no loop is left that would be followed in vain
     return graph
 
 

@@ -29,10 +29,12 @@ from rtaccel.convert.frontend.view_ops import Arguments
 PRIME = 2**31 - 1
 MIN_STEPS = 4
 """Shorter ones stay as they are."""
-MAX_ELEMENTS = 2**24
+MAX_ELEMENTS = 2**21
 """Of a result that is compared."""
 MAX_COMPARED = 32
-"""Pairs of inputs in one graph that are compared with the recurrence."""
+"""Inputs that are compared with the recurrence in vain."""
+MAX_FOLLOWED = 200_000
+"""Calls that are followed back in vain, of which a tree has some hundred."""
 
 _PICKS = {aten.slice.Tensor, aten.select.int}
 _LOOKS = {
@@ -56,10 +58,18 @@ class Found:
     inside: frozenset[fx.Node]
 
 
+@dataclass
+class Budget:
+    """What may be done until the next tree is found, so that no model takes long for trees that it does not have."""
+
+    compared: int = MAX_COMPARED
+    followed: int = MAX_FOLLOWED
+
+
 def with_parallel_scans_joined(graph: fx.Graph) -> bool:
     """Puts one call in the place of each tree, in place; whether there was one."""
     order = {node: at for at, node in enumerate(graph.nodes)}
-    budget, inside = [MAX_COMPARED], set[fx.Node]()
+    budget, inside = Budget(), set[fx.Node]()
     for node in reversed(list(graph.nodes)):
         if node in inside or not may_end(node):
             continue
@@ -68,6 +78,7 @@ def with_parallel_scans_joined(graph: fx.Graph) -> bool:
             if found is not None:
                 _replace(graph, end, found)
                 inside |= found.inside
+                budget = Budget()
                 break
     if inside:
         graph.eliminate_dead_code()
@@ -105,17 +116,17 @@ def _moves(node: fx.Node) -> bool:
     return node.target in _PICKS or node.target in _LOOKS or node.target in _RESHAPES
 
 
-def _recurrence(end: fx.Node, order: dict[fx.Node, int], budget: list[int]) -> Found | None:
+def _recurrence(end: fx.Node, order: dict[fx.Node, int], budget: Budget) -> Found | None:
     """Follows a node back to pairs of tensors that all of it is computed from, nearest first."""
     shape = hints(end.meta["val"].shape)
-    for pair, inside in cuts(end, order, 2):
+    for pair, inside in cuts(end, order, 2, budget):
         sums = sum(n.target is aten.add.Tensor for n in inside)
         dims = [d for d, size in enumerate(shape) if MIN_STEPS <= size <= 2**sums]
         if not dims or any(hints(n.meta["val"].shape) != shape or n.meta["val"].dtype != torch.float32 for n in pair):
             continue
-        if not budget[0]:
+        if not budget.compared:
             return None
-        budget[0] -= 1
+        budget.compared -= 1
         found = _compared(end, pair, inside, order, dims)
         if found is not None:
             return found
@@ -123,12 +134,13 @@ def _recurrence(end: fx.Node, order: dict[fx.Node, int], budget: list[int]) -> F
 
 
 def cuts(
-    end: fx.Node, order: dict[fx.Node, int], count: int
+    end: fx.Node, order: dict[fx.Node, int], count: int, budget: Budget
 ) -> Iterator[tuple[tuple[fx.Node, ...], frozenset[fx.Node]]]:
     """Each so many tensors that `end` is computed from, nearest first, with the calls between."""
     open_: list[tuple[int, fx.Node]] = [(-order[end], end)]
     seen, stuck, inside = {end}, set[fx.Node](), set[fx.Node]()
-    while open_ and len(stuck) <= count:
+    while open_ and len(stuck) <= count and budget.followed:
+        budget.followed -= 1
         _, node = heapq.heappop(open_)
         if not (_moves(node) or node.target in _SUMS or is_zero(node)):
             stuck.add(node)

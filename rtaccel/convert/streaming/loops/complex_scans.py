@@ -19,7 +19,7 @@ from torch._guards import detect_fake_mode
 from rtaccel.convert.aten import aten
 from rtaccel.convert.frontend.graph.open_shapes import leaves_open
 from rtaccel.convert.frontend.nodes import hints
-from rtaccel.convert.frontend.rolled.parallel import MAX_COMPARED, PRIME, at_random, cuts, may_end, turned
+from rtaccel.convert.frontend.rolled.parallel import PRIME, Budget, at_random, cuts, may_end, turned
 
 
 @dataclass(frozen=True)
@@ -36,16 +36,17 @@ class Scan:
 def with_complex_scans_as_loops(graph: fx.Graph, steps: int) -> None:
     """In place: for scans over so many time steps."""
     order = {node: at for at, node in enumerate(graph.nodes)}
-    left, inside, found = [MAX_COMPARED], set[fx.Node](), dict[Scan, dict[str, fx.Node]]()
+    budget, inside, found = Budget(), set[fx.Node](), dict[Scan, dict[str, fx.Node]]()
     for node in reversed(list(graph.nodes)):
         if node in inside or not may_end(node) or steps not in hints(node.meta["val"].shape):
             continue
         for end in turned(node):
-            known = _scan(end, order, steps, left)
+            known = _scan(end, order, steps, budget)
             if known is not None:
                 scan, part, between = known
                 found.setdefault(scan, {}).setdefault(part, end)
                 inside |= between - {end}
+                budget = Budget()
                 break
     for scan, ends in found.items():
         first = min(ends.values(), key=lambda n: order[n])
@@ -57,18 +58,18 @@ def with_complex_scans_as_loops(graph: fx.Graph, steps: int) -> None:
 
 
 def _scan(
-    end: fx.Node, order: dict[fx.Node, int], steps: int, left: list[int]
+    end: fx.Node, order: dict[fx.Node, int], steps: int, budget: Budget
 ) -> tuple[Scan, str, frozenset[fx.Node]] | None:
-    """The scan that a tensor is a part of, which part, and the calls of the tree. left: comparisons that may still be made."""
+    """The scan that a tensor is a part of, which part, and the calls of the tree."""
     shape = hints(end.meta["val"].shape)
     dims = [d for d, size in enumerate(shape) if size == steps]
-    for given, between in cuts(end, order, 4) if dims else ():
+    for given, between in cuts(end, order, 4, budget) if dims else ():
         sums = sum(n.target is aten.add.Tensor for n in between)
         if 2**sums < steps or any(hints(n.meta["val"].shape) != shape for n in given):
             continue
-        if not left[0]:
+        if not budget.compared:
             return None
-        left[0] -= 1
+        budget.compared -= 1
         known = _compared(end, given, between, order, dims)
         if known is not None:
             return (*known, between)
