@@ -88,14 +88,16 @@ def with_parallel_scans_joined(graph: fx.Graph) -> bool:
 def may_end(node: fx.Node) -> bool:
     """Whether it is a sum or looks at another tensor, and something computes with it."""
     value = node.meta.get("val")
-    return (
-        (_moves(node) or node.target is aten.add.Tensor)
-        and isinstance(value, Tensor)
-        and value.dtype == torch.float32
-        and any(not _moves(user) for user in node.users)
-        and max(hints(value.shape), default=0) >= MIN_STEPS
-        and math.prod(hints(value.shape)) <= MAX_ELEMENTS
-    )
+    if not (_moves(node) or node.target is aten.add.Tensor) or all(_moves(user) for user in node.users):
+        return False
+    if not isinstance(value, Tensor) or value.dtype != torch.float32 or not has_sizes(node):
+        return False
+    return max(hints(value.shape), default=0) >= MIN_STEPS and math.prod(hints(value.shape)) <= MAX_ELEMENTS
+
+
+def has_sizes(node: fx.Node) -> bool:
+    """Whether each size is known or was traced: others follow from numbers of the inputs."""
+    return all(isinstance(size, int) or size.node.has_hint() for size in node.meta["val"].shape)
 
 
 def turned(end: fx.Node) -> Iterator[fx.Node]:
@@ -148,6 +150,8 @@ def cuts(
         inside.add(node)
         for read in () if is_zero(node) else node.all_input_nodes:
             if read not in seen and isinstance(read.meta.get("val"), Tensor):
+                if not has_sizes(read):
+                    return
                 seen.add(read)
                 heapq.heappush(open_, (-order[read], read))
         if len(open_) + len(stuck) == count:
