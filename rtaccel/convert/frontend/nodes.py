@@ -13,6 +13,7 @@ from typing import Any
 import torch
 from torch import Tensor, fx
 
+from rtaccel.convert.frontend.graph.open_shapes import open_shapes
 from rtaccel.core.registry import Operator, operator, with_role
 from rtaccel.core.stage import QParams
 from rtaccel.core.traits import FALLBACK, Role
@@ -141,7 +142,8 @@ def insert_call(
     """A call where the graph inserts now, in the place of another one, with the value that it would have."""
     made = graph.call_function(target, args, kwargs or {})
     given, named = fx.map_arg((args, kwargs or {}), lambda n: n.meta["val"])
-    made.meta = {**like.meta, "val": target(*given, **named)}
+    with open_shapes((like.meta.get("val"), given)), torch.no_grad():
+        made.meta = {**like.meta, "val": target(*given, **named)}
     return made
 
 

@@ -11,17 +11,14 @@ from __future__ import annotations
 import heapq
 import math
 from collections.abc import Callable, Iterator
-from contextlib import nullcontext
 from dataclasses import dataclass
 from typing import Any
 
 import torch
 from torch import Tensor, fx
-from torch._guards import detect_fake_mode
 
 from rtaccel.convert.aten import aten
-from rtaccel.convert.frontend.graph.open_shapes import leaves_open
-from rtaccel.convert.frontend.nodes import hints
+from rtaccel.convert.frontend.nodes import hints, insert_call
 from rtaccel.convert.frontend.rolled.lift import is_zero
 from rtaccel.convert.frontend.rolled.scan_op import LINEAR_SCAN
 from rtaccel.convert.frontend.view_ops import Arguments
@@ -219,14 +216,8 @@ def _is_scan(result: Tensor, a: Tensor, b: Tensor, dim: int, back: bool) -> bool
 
 
 def _replace(graph: fx.Graph, end: fx.Node, found: Found) -> None:
-    mode = detect_fake_mode([end.meta["val"]])
-
     def call(target: Any, *args: Any) -> fx.Node:
-        made = graph.call_function(target, args)
-        given = fx.map_arg(args, lambda n: n.meta["val"])
-        with mode or nullcontext(), leaves_open(given), torch.no_grad():
-            made.meta = {**end.meta, "val": target(*given)}
-        return made
+        return insert_call(graph, end, target, args)
 
     with graph.inserting_before(end):
         a, b = found.factor, found.added

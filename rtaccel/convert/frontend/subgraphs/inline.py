@@ -4,16 +4,13 @@ from __future__ import annotations
 
 import operator
 from collections.abc import Callable, Sequence
-from contextlib import nullcontext
 from typing import Any
 
 import torch
-from torch import Tensor, fx
-from torch._guards import detect_fake_mode
+from torch import fx
 
 from rtaccel.convert.aten import aten
-from rtaccel.convert.frontend.graph.open_shapes import leaves_open
-from rtaccel.convert.frontend.nodes import depended_on
+from rtaccel.convert.frontend.nodes import depended_on, insert_call
 
 Rule = Callable[["Call"], "Sequence[fx.Node] | None"]
 RULES: dict[str, Rule] = {}
@@ -30,8 +27,6 @@ class Call:
     def __init__(self, module: fx.GraphModule, node: fx.Node) -> None:
         self.module, self.node = module, node
         self.args: tuple[Any, ...] = node.args
-        tensors = [n.meta["val"] for n in node.all_input_nodes if isinstance(n.meta.get("val"), Tensor)]
-        self._mode = detect_fake_mode(tensors)
 
     def subgraph(self, argument: Any) -> fx.Graph:
         """The graph that an argument names, its own subgraphs written out before. NotPlain where it names none."""
@@ -44,11 +39,7 @@ class Call:
 
     def write(self, target: Any, *args: Any, **named: Any) -> fx.Node:
         """A new call, with what it gives."""
-        made = self.module.graph.call_function(target, args, named)
-        given, options = fx.map_arg((args, named), lambda n: n.meta["val"])
-        with self._mode or nullcontext(), leaves_open(given), torch.no_grad():
-            made.meta = {**self.node.meta, "val": target(*given, **options)}
-        return made
+        return insert_call(self.module.graph, self.node, target, args, named)
 
     def copied(self, part: fx.Graph, operands: Sequence[Any], result: fx.Node | None = None) -> list[Any]:
         """The calls of a graph with these operands. Its results, or one of its nodes."""

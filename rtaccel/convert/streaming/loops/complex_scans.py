@@ -7,18 +7,15 @@ h_t = a_t h_(t-1) + b_t with a, b and h as pairs of real tensors. Which trees ar
 from __future__ import annotations
 
 from collections.abc import Sequence
-from contextlib import nullcontext
 from dataclasses import dataclass
 from itertools import permutations
 from typing import Any
 
 import torch
 from torch import Tensor, fx
-from torch._guards import detect_fake_mode
 
 from rtaccel.convert.aten import aten
-from rtaccel.convert.frontend.graph.open_shapes import leaves_open
-from rtaccel.convert.frontend.nodes import hints
+from rtaccel.convert.frontend.nodes import hints, insert_call
 from rtaccel.convert.frontend.rolled.parallel import PRIME, Budget, at_random, cuts, may_end, turned
 
 
@@ -109,14 +106,9 @@ def _is_part(result: Tensor, scan: Scan, values: dict[fx.Node, Tensor], part: st
 
 def _loop(graph: fx.Graph, at: fx.Node, scan: Scan, steps: int) -> Sequence[fx.Node]:
     """Both parts of h over time, by a loop in front of a node."""
-    mode = detect_fake_mode([at.meta["val"]])
 
     def call(target: Any, *args: Any) -> fx.Node:
-        made = graph.call_function(target, args)
-        given = fx.map_arg(args, lambda n: n.meta["val"])
-        with mode or nullcontext(), leaves_open(given), torch.no_grad():
-            made.meta = {**at.meta, "val": target(*given)}
-        return made
+        return insert_call(graph, at, target, args)
 
     def step(node: fx.Node, t: int) -> fx.Node:
         """What it is at a time step: of a tensor that is repeated over time, what is repeated."""
