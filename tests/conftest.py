@@ -90,8 +90,10 @@ def pytest_report_header() -> str:
     return f"cases that take turns: all of them, or RTACCEL_DAY={turns.DAY} (make check runs all)"
 
 
+@pytest.hookimpl(tryfirst=True)  # before `-m turns` chooses
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
     """The longest first: side by side, nobody waits for it at the end."""
+    turns.mark_long(items)
     if not turns.EVERY and NAMED not in os.environ and not config.option.markexpr and not config.option.keyword:
         left = {id(item) for item in turns.others(items)}
         config.hook.pytest_deselected(items=[item for item in items if id(item) in left])

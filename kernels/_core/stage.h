@@ -252,6 +252,16 @@ void add_kernel_row(KernelRow* row, Isa isa, const char* op, const char* stem, c
     }                                                                                    \
   } while (0)
 
+// A set that only adds the int8 dot product has no float32 forms: they would be those of its parent again.
+template <class S>
+constexpr bool kHasFloat32 = !S::kAddsDots;
+template <class S, const char* (*kReject)(const Attrs&)>
+const char* rejects_float32(const Attrs& attrs) {
+  if (!kHasFloat32<S> && attrs.text_is("weight_dtype", "float32"))
+    return "float32 weights have the kernel of its parent";
+  return kReject(attrs);
+}
+
 class Register {
  public:
   explicit Register(void (*register_kernels)());

@@ -8,6 +8,7 @@ namespace {  // what one instruction set compiles is never merged with what anot
 
 struct Avx512Vbmi : Avx512Vnni {
   static constexpr Isa kIsa = Isa::kAvx512Vbmi;
+  static constexpr bool kAddsDots = false;
 };
 
 using simd_avx512vbmi = Avx512Vbmi;

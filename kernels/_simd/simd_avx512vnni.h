@@ -8,6 +8,7 @@ namespace {  // what one instruction set compiles is never merged with what anot
 
 struct Avx512Vnni : Avx512 {
   static constexpr Isa kIsa = Isa::kAvx512Vnni;
+  static constexpr bool kAddsDots = true;
 
   static constexpr int kGroup = 4;
   static constexpr int kWeightBytes = 64;

@@ -8,6 +8,7 @@ namespace {  // what one instruction set compiles is never merged with what anot
 
 struct AvxVnni : Avx2 {
   static constexpr Isa kIsa = Isa::kAvxVnni;
+  static constexpr bool kAddsDots = true;
 
   static constexpr int kGroup = 4;
   static constexpr int kWeightBytes = 32;

@@ -21,6 +21,9 @@
 //   for loops with many accumulators. With 16 registers also H, 2 * kLanes int16: set_16 add_16 sub_16 store_16, and
 //   load_u8_16, so many bytes.
 //
+//   kAddsDots: the set is its parent with another dot product. It has no float32 forms (kHasFloat32): they would be its
+//   parent's again.
+//
 // bfloat16 dot product: acc lane = fma(x0, w0, fma(x1, w1, acc)) on every set, in this order because vdpbf16ps has it.
 //   The same bits everywhere but for subnormals, which vdpbf16ps reads and writes as 0.
 //   XB broadcast_bf16(p): a pair of activations.  WB load_w_bf16(p): [kLanes outputs][2 k], 4 * kLanes bytes, aligned.
@@ -38,7 +41,7 @@ template <class S, class T>
 struct Common : T {
   using F = typename T::F;
   using I = typename T::I;
-  static constexpr bool kWidens = false;
+  static constexpr bool kAddsDots = false, kWidens = false;
   static F rsqrt(F a) { return S::div(S::set(1.0f), S::sqrt(a)); }  // two roundings, on every set
   static F where_less(F a, F b, F yes, F no) { return S::select(S::less(a, b), yes, no); }
 

@@ -8,6 +8,7 @@ namespace {  // what one instruction set compiles is never merged with what anot
 
 struct NeonDot : Neon {
   static constexpr Isa kIsa = Isa::kNeonDot;
+  static constexpr bool kAddsDots = true;
 
   static constexpr int kGroup = 4;
   static constexpr int kWeightBytes = 16;

@@ -36,7 +36,7 @@ static Stage* create_narrow(const StageSpec& spec) {
 // A build for one model has the forms that its attributes ask for.
 template <class S>
 RTA_ONCE Stage* create_conv(const StageSpec& spec) {
-  constexpr bool kFloat = RTA_WANTS("conv", "float32"), kInt8 = RTA_WANTS("conv", "int8");
+  constexpr bool kFloat = RTA_WANTS("conv", "float32") && kHasFloat32<S>, kInt8 = RTA_WANTS("conv", "int8");
   [[maybe_unused]] const bool is_float = spec.attrs.dtype("weight") == RTA_FLOAT32;
   if constexpr (RTA_WANTS("conv", "y_planes"))
     if (spec.attrs.has("y_planes") && flag(spec.attrs, "y_planes")) {
@@ -55,7 +55,7 @@ RTA_ONCE Stage* create_conv(const StageSpec& spec) {
     }
   if constexpr (RTA_WANTS("conv", "groups > 1"))
     if (Stage* stage = create_narrow<S, 2, 4, 8>(spec)) return stage;
-  if constexpr (RTA_WANTS("conv", "winograd"))
+  if constexpr (RTA_WANTS("conv", "winograd") && kHasFloat32<S>)
     if (between(spec.attrs, "winograd", 0, 4)) return create_winograd<S>(spec);
   [[maybe_unused]] const bool whole = !is_depthwise(spec) && !between(spec.attrs, "winograd", 0, 4) &&
                                       !(spec.attrs.has("y_planes") && flag(spec.attrs, "y_planes"));
@@ -74,7 +74,7 @@ RTA_ONCE Stage* create_conv(const StageSpec& spec) {
 
 template <class S>
 static void register_kernels() {
-  add_kernel(S::kIsa, "conv", "cpu", conv_reject, create_conv<S>);
+  add_kernel(S::kIsa, "conv", "cpu", (rejects_float32<S, conv_reject>), create_conv<S>);
 }
 
 }  // namespace rta

@@ -11,7 +11,8 @@ namespace rta {
 
 template <class S>
 static void register_kernels() {
-  add_kernel(S::kIsa, "gru", "cpu_sparse", recurrent_sparse_reject, create_sparse_recurrent<S, Gru<S>>);
+  add_kernel(S::kIsa, "gru", "cpu_sparse", (rejects_float32<S, recurrent_sparse_reject>),
+             create_sparse_recurrent<S, Gru<S>>);
 }
 
 }  // namespace rta

@@ -284,7 +284,7 @@ static const char* linear_reject(const Attrs& attrs) {
 
 template <class S>
 RTA_ONCE Stage* create_linear(const StageSpec& spec) {
-  if constexpr (RTA_WANTS("linear", "float32"))
+  if constexpr (RTA_WANTS("linear", "float32") && kHasFloat32<S>)
     if (spec.attrs.text_is("weight_dtype", "float32")) {
       if (NarrowLinear<S>::takes(spec)) return new NarrowLinear<S>(spec);
       return new LinearStage<S, Float32>(spec);
@@ -299,7 +299,7 @@ RTA_ONCE Stage* create_linear(const StageSpec& spec) {
 
 template <class S>
 static void register_kernels() {
-  add_kernel(S::kIsa, "linear", "cpu", linear_reject, create_linear<S>);
+  add_kernel(S::kIsa, "linear", "cpu", (rejects_float32<S, linear_reject>), create_linear<S>);
 }
 
 }  // namespace rta

@@ -9,7 +9,7 @@ namespace rta {
 
 template <class S>
 static void register_kernels() {
-  add_kernel(S::kIsa, "lstm", "cpu", recurrent_reject, create_recurrent<S, Lstm<S>>);
+  add_kernel(S::kIsa, "lstm", "cpu", (rejects_float32<S, recurrent_reject>), create_recurrent<S, Lstm<S>>);
 }
 
 }  // namespace rta

@@ -30,7 +30,7 @@ struct RnnTanh {
 
 template <class S>
 static void register_kernels() {
-  add_kernel(S::kIsa, "rnn_tanh", "cpu", recurrent_reject, create_recurrent<S, RnnTanh<S>>);
+  add_kernel(S::kIsa, "rnn_tanh", "cpu", (rejects_float32<S, recurrent_reject>), create_recurrent<S, RnnTanh<S>>);
 }
 
 }  // namespace rta

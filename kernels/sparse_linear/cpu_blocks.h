@@ -176,13 +176,14 @@ static const char* blocks_reject(const Attrs& attrs) {
 
 template <class S>
 static Stage* create_blocks(const StageSpec& spec) {
-  if (spec.attrs.text_is("weight_dtype", "float32")) return new SparseStage<S, Blocks<S, false>>(spec);
+  if constexpr (kHasFloat32<S>)
+    if (spec.attrs.text_is("weight_dtype", "float32")) return new SparseStage<S, Blocks<S, false>>(spec);
   return new SparseStage<S, Blocks<S, true>>(spec);
 }
 
 template <class S>
 static void register_kernels() {
-  add_kernel(S::kIsa, "sparse_linear", "cpu_blocks", blocks_reject, create_blocks<S>);
+  add_kernel(S::kIsa, "sparse_linear", "cpu_blocks", (rejects_float32<S, blocks_reject>), create_blocks<S>);
 }
 
 }  // namespace rta

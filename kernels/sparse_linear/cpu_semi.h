@@ -87,13 +87,14 @@ static const char* semi_reject(const Attrs& attrs) {
 
 template <class S>
 static Stage* create_semi(const StageSpec& spec) {
-  if (spec.attrs.text_is("weight_dtype", "float32")) return new SparseStage<S, SemiFloats<S>>(spec);
+  if constexpr (kHasFloat32<S>)
+    if (spec.attrs.text_is("weight_dtype", "float32")) return new SparseStage<S, SemiFloats<S>>(spec);
   return new SparseStage<S, Semi<S>>(spec);
 }
 
 template <class S>
 static void register_kernels() {
-  add_kernel(S::kIsa, "sparse_linear", "cpu_semi", semi_reject, create_semi<S>);
+  add_kernel(S::kIsa, "sparse_linear", "cpu_semi", (rejects_float32<S, semi_reject>), create_semi<S>);
 }
 
 }  // namespace rta

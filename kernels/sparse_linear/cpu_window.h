@@ -193,13 +193,14 @@ static Stage* create_window(const StageSpec& spec) {
     return new SparseStage<S, PlaneWindows<S, true>>(spec);
   }
 #endif
-  if (spec.attrs.text_is("weight_dtype", "float32")) return new SparseStage<S, FloatWindows<S>>(spec);
+  if constexpr (kHasFloat32<S>)
+    if (spec.attrs.text_is("weight_dtype", "float32")) return new SparseStage<S, FloatWindows<S>>(spec);
   return new SparseStage<S, Int8Windows<S>>(spec);
 }
 
 template <class S>
 static void register_kernels() {
-  add_kernel(S::kIsa, "sparse_linear", "cpu_window", window_reject, create_window<S>);
+  add_kernel(S::kIsa, "sparse_linear", "cpu_window", (rejects_float32<S, window_reject>), create_window<S>);
 }
 
 }  // namespace rta

@@ -1,7 +1,7 @@
 """Ten thousand random graphs of every operator against float64, fifty to a compiled model. A failure names the shortest wrong
 beginning of its graph; `Graph(seed, KINDS)` makes it again.
 
-A few hundred take turns by the day; CI runs an eighth of all, by the day, and `make check` all. Seeds are fixed: what a new one
+A few hundred take turns by the day; CI runs a sixteenth of all, by the day, and `make check` all. Seeds are fixed: what a new one
 finds is for whoever runs it to look into, not for an unrelated change. RTACCEL_FIRST_GRAPH=10000 runs others, RTACCEL_GRAPHS=500
 so many.
 """

@@ -88,7 +88,7 @@ class DepthwiseStage final : public Stage {
       const Source from{image, delta, scale};
       if (p_.int8)
         indexed_ ? columns<true, true>(from, y, other) : columns<true, false>(from, y, other);
-      else
+      else if constexpr (kHasFloat32<S>)
         indexed_ ? columns<false, true>(from, y, other) : columns<false, false>(from, y, other);
     }
   }
