@@ -1,9 +1,9 @@
 """Cases that take turns by the day, where a run of all of them takes minutes. `make check` runs all.
 
-`todays` chooses of cases. Of the tests of a whole run, the cases of one function take `SECONDS_A_DAY` on a day, if there are several:
-`tests/seconds.json` has what all of them take, and `python -m tests.turns FILE.xml` writes it. `@pytest.mark.turns(days)` leaves the
-tests of other days out at least so often. Who names files runs all of theirs. Tests that share a fixture have the same day where the
-mark has its name too: `turns(days, "fixture")`.
+`todays` chooses of cases. Of the tests of a whole run, as many cases of a function run on a day as take `SECONDS_A_DAY`, or one:
+`tests/seconds.json` has what all of them take, and `python -m tests.turns FILE.xml` writes it. `@pytest.mark.turns(days)` leaves
+cases out at least so often, and `turns(days, "fixture")` gives tests that share a slow fixture the same day. Who names files runs
+all of theirs.
 """
 
 from __future__ import annotations
@@ -25,8 +25,8 @@ Case = TypeVar("Case")
 EVERY = "RTACCEL_EVERY_CHECK" in os.environ
 DAY = int(os.environ.setdefault("RTACCEL_DAY", str(datetime.date.today().toordinal())))
 """Of the whole run, and of all its processes: another day's is run again by setting it."""
-SECONDS_A_DAY = 2.5
-MOST_DAYS = 30
+SECONDS_A_DAY = 1.5
+MAX_DAYS = 12
 TABLE = Path(__file__).with_name("seconds.json")
 
 
@@ -41,7 +41,7 @@ def todays(cases: Sequence[Case], days: int) -> list[Case]:
 
 
 def seconds() -> dict[str, float]:
-    """What all cases of a test function take, of those that take more than `SECONDS_A_DAY`: by `tests/test_file.py::test_function`."""
+    """What all cases of a function take, where that is more than `SECONDS_A_DAY`: by `tests/test_file.py::test_function`."""
     found: dict[str, float] = json.loads(TABLE.read_text())
     return found
 
@@ -51,7 +51,7 @@ def mark_long(items: Sequence[pytest.Item]) -> None:
     table = seconds()
     for item in items:
         name = item.nodeid.partition("[")[0]
-        days = min(round(table.get(name, 0) / SECONDS_A_DAY), MOST_DAYS)
+        days = min(round(table.get(name, 0) / SECONDS_A_DAY), MAX_DAYS)
         mark = item.get_closest_marker("turns")
         if days > (mark.args[0] if mark else 1) and (mark is None or len(mark.args) == 1):
             item.add_marker(pytest.mark.turns(days, of=name), append=False)
@@ -74,13 +74,15 @@ def others(items: Sequence[pytest.Item]) -> list[pytest.Item]:
 
 
 def record(report: Path) -> None:
-    """Into the table, what the functions in a report of pytest took (`--junitxml`): of a run of named files, or of every check."""
+    """Into the table, what the functions of a report took (`--junitxml`): of a run of named files, or of every check."""
     taken = Counter[str]()
     for case in ElementTree.parse(report).getroot().iter("testcase"):
         path = Path(*case.attrib["classname"].split(".")).with_suffix(".py")
         if path.exists():  # else a method of a class
             taken[f"{path.as_posix()}::{case.attrib['name'].partition('[')[0]}"] += float(case.attrib["time"])
-    table = {name: took for name, took in seconds().items() if name not in taken and Path(name.partition("::")[0]).exists()}
+    table = {
+        name: took for name, took in seconds().items() if name not in taken and Path(name.partition("::")[0]).exists()
+    }
     table |= {name: round(took, 1) for name, took in taken.items() if took > SECONDS_A_DAY}
     TABLE.write_text(json.dumps(dict(sorted(table.items())), indent=0) + "\n")
 

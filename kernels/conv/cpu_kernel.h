@@ -38,6 +38,7 @@ template <class S>
 RTA_ONCE Stage* create_conv(const StageSpec& spec) {
   constexpr bool kFloat = RTA_WANTS("conv", "float32") && kHasFloat32<S>, kInt8 = RTA_WANTS("conv", "int8");
   [[maybe_unused]] const bool is_float = spec.attrs.dtype("weight") == RTA_FLOAT32;
+  if (!kHasFloat32<S> && is_float) fail("conv: %s", rejects_float32<S, conv_reject>(spec.attrs));
   if constexpr (RTA_WANTS("conv", "y_planes"))
     if (spec.attrs.has("y_planes") && flag(spec.attrs, "y_planes")) {
       if constexpr (kFloat)

@@ -80,7 +80,6 @@ class Sorted(nn.Module):
         return self.out(self.norm(y.reshape(n, t, -1)))
 
 
-@pytest.mark.turns(3)
 @pytest.mark.parametrize("kind", [Shuffles, Sorted])
 @pytest.mark.parametrize("seed", range(24))
 def test_equals_torch(kind: type[nn.Module], seed: int) -> None:

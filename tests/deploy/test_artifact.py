@@ -42,7 +42,6 @@ def savable(fast: rt.CompiledModel) -> bool:
     return fast._executor.direct is not None and all(step.native for step in fast._executor.steps)
 
 
-@pytest.mark.turns(3)
 @pytest.mark.parametrize(("name", "scheme"), stages.pairs())
 def test_every_kind_of_stage(name: str, scheme: str, tmp_path: Path, in_c: Callable[..., bytes]) -> None:
     fast = stages.shared(name, scheme, 1)
@@ -193,7 +192,6 @@ class Ends(nn.Module):
         return (y, states, y[:, -1]) if self.form == "last step too" else (y, states)
 
 
-@pytest.mark.turns(3)
 @pytest.mark.parametrize("form", ["layer", "states first", "last step too"])
 @pytest.mark.parametrize("kind", [nn.GRU, nn.LSTM, nn.RNN])
 @pytest.mark.parametrize(("layers", "both"), [(1, False), (2, False), (2, True)])

@@ -188,7 +188,6 @@ def test_arrays_that_do_not_fit(whole: bytes) -> None:
     assert (y == 7).all()
 
 
-@pytest.mark.turns(2)
 @pytest.mark.parametrize("kind", ["operators", "models", "streams", "generated"])
 def test_forged_files_are_refused_or_run(kind: str, tmp_path: Path) -> None:
     """Changed files of every operator, scheme and kind of stream, with the digest of what is in them. In a process of its own: a

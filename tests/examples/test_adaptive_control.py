@@ -145,7 +145,6 @@ def test_learned_features_explain_the_flights_they_are_from() -> None:
         assert share < 0.2, (name, share)
 
 
-@pytest.mark.turns(3)
 def test_command(tmp_path: Path) -> None:
     command = [*PYTHON, "examples/adaptive_control/run.py", "--quick"]
     command += ["--json", str(tmp_path / "a.json"), "--html", str(tmp_path / "a.html")]

@@ -23,7 +23,6 @@ def check(got: Tensor, want: Tensor, error: float, network: Network) -> None:
     assert (got - want).abs().max() <= error * scale, words
 
 
-@pytest.mark.turns(10)
 @pytest.mark.parametrize("seed", range(400))
 def test_equals_torch(seed: int) -> None:
     network = Network(seed).eval()

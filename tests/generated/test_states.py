@@ -48,7 +48,6 @@ def numbers(state: dict[str, Any]) -> dict[str, Any]:
 # -- load(save(x)) gives the bits of x --------------------------------------------------------------------------------
 
 
-@pytest.mark.turns(3)
 @pytest.mark.parametrize(("name", "scheme"), stages.pairs())
 def test_round_trip(name: str, scheme: str) -> None:
     first, second = stages.shared(name, scheme, 1), copy.deepcopy(stages.shared(name, scheme, 2))

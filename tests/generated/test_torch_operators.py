@@ -88,7 +88,6 @@ def samples(op: Any) -> list[tuple[Call, tuple[Tensor, ...]]]:
     return found
 
 
-@pytest.mark.turns(6)
 @pytest.mark.filterwarnings("ignore")
 @pytest.mark.parametrize("name", sorted(OPERATORS))
 def test_samples(name: str) -> None:

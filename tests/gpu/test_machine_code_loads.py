@@ -30,7 +30,6 @@ MORE = {
 """Start of a name and an argument -> why the machine code takes more than TTGIR."""
 
 
-@pytest.mark.turns(4)
 @pytest.mark.parametrize("name", moved.counted_names())
 def test_machine_code_reads_as_ttgir_says(name: str) -> None:
     """Weights exactly so; of other arguments no more, as the assembler joins loads of one address. None takes more than a quarter

@@ -36,7 +36,6 @@ def devices(monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[..., on_host.H
     yield from in_place_of_a_gpu(monkeypatch)
 
 
-@pytest.mark.turns(2)
 @pytest.mark.parametrize("case", CASES)
 def test_the_bits_of_the_cpu_after_a_swap(case: str, devices: Devices) -> None:
     """Swaps and rollbacks between time steps, with a reset, a save and a load of states in the same messages, and a restart."""
@@ -227,7 +226,6 @@ def test_a_set_is_written_only_while_nobody_reads_it(what: list[Any], running: b
     assert int(sets.tensors["words_ptr"][box.reading][0]) == wanted
 
 
-@pytest.mark.turns(2)
 @pytest.mark.parametrize("case", CASES)
 def test_a_saved_stream_goes_on_on_the_cpu(case: str, devices: Devices, tmp_path: Path) -> None:
     """The file of a persistent stream: with its past, corrupted or not, after a swap, and without."""

@@ -113,7 +113,6 @@ def test_the_autoencoder_fits_one_multiprocessor(kind: str) -> None:
     assert max(registers for registers, *_ in [*recorded, [found.registers]]) <= 128
 
 
-@pytest.mark.turns(5)
 @pytest.mark.parametrize("activation", ACTIVATIONS)
 @pytest.mark.parametrize(("kernel", "capability"), [(dot, 100), (gemv, 80)], ids=["dot", "gemv"])
 def test_every_activation_compiles_without_stack(kernel: Any, activation: str, capability: int) -> None:
@@ -247,7 +246,6 @@ def test_sparse_layers_are_built_ahead() -> None:
     assert any(spec.name.startswith("sparse_gemv_M1_int8_64x64") for spec in found.values())
 
 
-@pytest.mark.turns(3)
 @pytest.mark.parametrize("capability", [80, 89, 120])
 @pytest.mark.parametrize(
     ("x", "group"), [("float32", 64), ("float32", 128), ("float32", 256), ("float32", 1024), ("int8", 512)]

@@ -80,7 +80,6 @@ def run_checks(tmp_path: Path, interpret: bool, checks: list[Path], part: str = 
 
 
 @needs_triton
-@pytest.mark.turns(3)
 @pytest.mark.parametrize("group", GROUPS, ids=" ".join)
 def test_kernels_in_the_interpreter(group: tuple[str, ...], tmp_path: Path) -> None:
     names = [word for word in group if "/" not in word]

@@ -36,7 +36,6 @@ DECLARED = launches.declared()
 PAGE = write_page.PAGE.read_text().splitlines()
 
 
-@pytest.mark.turns(6)
 @pytest.mark.parametrize("found", DECLARED, ids=lambda d: d.spec.name)
 def test_a_kernel_and_its_line_of_the_page(found: launches.Declared) -> None:
     """The launch with a tensor of more than 2^32 numbers has no index that may wrap; the launch as declared touches at most 1.1
@@ -60,7 +59,6 @@ def test_the_page_says_what_code_costs() -> None:
     assert [line.split()[1] for line in moved_lines] == sorted(d.spec.name for d in DECLARED)
 
 
-@pytest.mark.turns(4)
 @pytest.mark.parametrize("name", moved.counted_names())
 def test_lanes_read_side_by_side(name: str) -> None:
     """Each load of a kernel for few rows, or in tiles, takes at most a quarter more wavefronts than its bytes fill, or there is a
@@ -72,7 +70,6 @@ def test_lanes_read_side_by_side(name: str) -> None:
     assert "\n".join(write_page.wavefronts(name)) in "\n".join(PAGE), "run python tests/triton_checks/write_page.py"
 
 
-@pytest.mark.turns(4)
 @pytest.mark.parametrize("reason", moved.SIDE_BY_SIDE, ids=lambda reason: f"{reason.start}-{reason.arguments[0]}")
 def test_every_reason_is_needed(reason: moved.Apart) -> None:
     """Some form has such loads, of each argument that it names or of one of them."""

@@ -57,7 +57,6 @@ def check(impl: Impl, known: Expected, index: int) -> str | None:
     return None
 
 
-@pytest.mark.turns(2)
 @pytest.mark.parametrize("impl", IMPLS, ids=lambda i: f"{i.op}-{i.name}")
 def test_equals_reference(impl: Impl, nan_filled_empty) -> None:
     known = expected_of(impl.op)

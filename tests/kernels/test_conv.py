@@ -21,6 +21,11 @@ from tests.support.one_stage import check_no_samples
 
 CONV = operator("conv")
 KERNELS = [i.name for i in impls("cpu", "conv") if not native.reject("conv", i.name, {"weight_dtype": "int8"})]
+FORMS = [
+    (kernel, scheme, native.unsuited("conv", kernel, {"weight_dtype": "float32" if scheme == "float32" else "int8"}))
+    for kernel in KERNELS
+    for scheme in ("float32", "static", "self")
+]
 
 
 def change(stage: Stage, **attrs: object) -> Stage:
@@ -98,8 +103,7 @@ def test_pool_refusals() -> None:
 # -- streams -----------------------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("kernel", KERNELS)
-@pytest.mark.parametrize("scheme", ["float32", "static", "self"])
+@pytest.mark.parametrize(("kernel", "scheme"), [form[:2] for form in FORMS if not form[2]])
 @pytest.mark.parametrize("name", list(STREAMS))
 def test_a_stream_is_the_causal_window(kernel: str, scheme: str, name: str) -> None:
     """Three streams of 25 columns, one of them reset on the way: every answer equals the window so far."""
@@ -122,6 +126,13 @@ def test_a_stream_is_the_causal_window(kernel: str, scheme: str, name: str) -> N
     plan.reset(0, samples)
     y = plan.call((x[:, 0].contiguous(),))
     assert ((y - want[:, 0]).abs() <= (atol[:, 0] if isinstance(atol, Tensor) else atol)).all()
+
+
+@pytest.mark.parametrize(("kernel", "scheme"), [form[:2] for form in FORMS if form[2]])
+def test_a_plan_refuses_a_kernel_that_takes_other_weights(kernel: str, scheme: str) -> None:
+    stage = make_stage(SHAPES["depthwise-64"], scheme)
+    with pytest.raises(rt.UnsupportedProblem, match="float32 weights"):
+        build([(stage, kernel)], [GraphIO.matrix(stage.inputs[0])], [GraphIO.matrix(stage.outputs[0])])
 
 
 # -- numbers that int8 cannot hold ------------------------------------------------------------------------------------

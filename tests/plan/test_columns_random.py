@@ -92,7 +92,6 @@ class Network(nn.Module):
         return (result, parts[self.returns]) if self.returns >= 0 else result
 
 
-@pytest.mark.turns(3)
 @pytest.mark.parametrize("seed", range(80))
 def test_equals_torch(seed: int) -> None:
     model = Network(seed).eval()

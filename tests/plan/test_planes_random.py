@@ -92,7 +92,6 @@ class Network(nn.Module):
         return (values[-1], values[self.returned]) if self.returned else values[-1]
 
 
-@pytest.mark.turns(4)
 @pytest.mark.parametrize("seed", range(240))
 def test_equals_torch(seed: int) -> None:
     model = Network(seed).eval()

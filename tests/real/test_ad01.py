@@ -135,7 +135,6 @@ def plain_digests(model: nn.Sequential, windows: Tensor) -> dict[str, str]:
     return digests
 
 
-@pytest.mark.turns(3)
 @pytest.mark.skipif(backends()["cpu"].unavailable() is not None, reason="the native core could not be loaded")
 @pytest.mark.parametrize("isa", isas())
 def test_every_instruction_set_gives_the_same_outputs(isa: str, plain_digests: dict[str, str]) -> None:

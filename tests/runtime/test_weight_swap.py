@@ -40,7 +40,6 @@ def first_of(result: object) -> torch.Tensor:
 SWAPPABLE = [(n, s) for n, s in stages.pairs() if n != "sparse"]
 
 
-@pytest.mark.turns(3)
 @pytest.mark.parametrize(("name", "scheme"), SWAPPABLE)
 def test_every_kind_of_stage(name: str, scheme: str) -> None:
     fast, other, wanted = pair(name, scheme)

@@ -212,7 +212,6 @@ def test_bad_input(easy: Easy) -> None:
         easy.fit(rt.EarlyExit(rt.compile(nn.Linear(7, 2).eval(), (torch.randn(1, 7),))))
 
 
-@pytest.mark.turns(3)
 @pytest.mark.parametrize("seed", range(6))
 def test_random_networks_keep_the_drop_on_data_kept_aside(seed: int, monkeypatch: pytest.MonkeyPatch) -> None:
     """With an early exit that counts as faster whatever it takes."""

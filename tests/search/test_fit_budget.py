@@ -38,7 +38,6 @@ def fitted(task: Task, **options: Any) -> rt.Fit:
     return rt.fit_budget(task.model, task.example, **given)
 
 
-@pytest.mark.turns(3)
 @pytest.mark.parametrize("seed", range(20))
 def test_the_plan_keeps_the_drop_on_data_kept_aside(seed: int) -> None:
     task = random_task(seed)

@@ -42,7 +42,6 @@ def times_by_bytes(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(planner, "MEASURE_SECONDS", 0.08)
 
 
-@pytest.mark.turns(3)
 @pytest.mark.parametrize("seed", range(80, 100))
 def test_the_drop_is_kept_on_data_kept_aside(seed: int) -> None:
     task = random_task(seed)

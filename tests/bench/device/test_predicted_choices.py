@@ -37,7 +37,6 @@ def test_the_table_has_every_layer() -> None:
         assert set(TABLE[choices.title(m, size, pattern)]) == labels
 
 
-@pytest.mark.turns(2)
 @pytest.mark.parametrize(("m", "size", "pattern"), list(choices.rows()), ids=lambda v: str(v))
 def test_the_form_that_is_taken_is_predicted_to_be_the_fastest(m: int, size: int, pattern: str) -> None:
     assert taken(m, size, pattern) <= NEAR

@@ -88,7 +88,6 @@ class Windows(nn.Module):
         return a @ b
 
 
-@pytest.mark.turns(3)
 @pytest.mark.parametrize("seed", range(60))
 def test_windows_are_one_stage_and_equal_torch(seed: int) -> None:
     torch.manual_seed(seed)

@@ -43,7 +43,6 @@ class Blocks(nn.Module):
         return self.after((y.transpose(1, 2) @ self.weight).transpose(1, 2).flatten(2))
 
 
-@pytest.mark.turns(3)
 @pytest.mark.parametrize("seed", range(60))
 def test_equals_torch(seed: int) -> None:
     """In float32, and in W8A8 the kernels of both backends."""

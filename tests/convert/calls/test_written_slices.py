@@ -46,7 +46,6 @@ class Writes(nn.Module):
 
 
 @pytest.mark.filterwarnings("ignore::rtaccel.core.errors.FallbackWarning")
-@pytest.mark.turns(2)
 @pytest.mark.parametrize("seed", range(40))
 def test_a_random_program_of_writes_equals_torch(seed: int) -> None:
     torch.manual_seed(seed)
@@ -102,7 +101,6 @@ class NestedWrites(nn.Module):
 
 
 @pytest.mark.filterwarnings("ignore::rtaccel.core.errors.FallbackWarning")
-@pytest.mark.turns(2)
 @pytest.mark.parametrize("seed", range(24))
 def test_slices_of_slices_are_written_where_they_end_up(seed: int) -> None:
     torch.manual_seed(seed)

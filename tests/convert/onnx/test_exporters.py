@@ -90,7 +90,6 @@ def export(model: nn.Module, x: tuple[Tensor, ...], path: Path, how: str) -> Non
         torch.onnx.export(model, x, str(path), dynamo=False, input_names=["x"], dynamic_axes={"x": {0: "batch"}})
 
 
-@pytest.mark.turns(3)
 @pytest.mark.parametrize("how", ["dynamo", "torchscript"])
 @pytest.mark.parametrize("name", NETWORKS)
 def test_torch(name: str, how: str, tmp_path: Path) -> None:

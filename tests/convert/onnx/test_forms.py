@@ -47,7 +47,6 @@ def normal(*shape: int, scale: float = 1.0, seed: int = 0) -> np.ndarray:
 CELLS = {"LSTM": 4, "GRU": 3, "RNN": 1}
 
 
-@pytest.mark.turns(3)
 @pytest.mark.parametrize(
     ("kind", "direction", "biased", "states", "before"),
     [

@@ -72,7 +72,6 @@ def computed(case: Any, inputs: list[Any]) -> Any:
     raise said
 
 
-@pytest.mark.turns(2)
 @pytest.mark.parametrize("name", OPERATORS)
 def test_operator_is_as_the_standard_says(name: str) -> None:
     checked, refused = 0, []

@@ -32,7 +32,6 @@ class Branches(nn.Module):
         return tuple(layer(y) for layer in self.layers)
 
 
-@pytest.mark.turns(2)
 @pytest.mark.parametrize("seed", range(10))
 def test_random_branches(seed: int) -> None:
     rng = random.Random(seed)

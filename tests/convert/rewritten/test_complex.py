@@ -119,7 +119,6 @@ CALLS: dict[str, tuple[Callable[[Any, Tensor], Tensor], tuple[int, ...]]] = {
 }  # fmt: skip
 
 
-@pytest.mark.turns(3)
 @pytest.mark.parametrize("name", CALLS)
 def test_native_and_right(name: str) -> None:
     call, shape = CALLS[name]

@@ -90,7 +90,6 @@ def stages(fast: rt.CompiledModel) -> list[str]:
     return [stage.op for step in fast._program.steps for stage in step.group.stages]  # type: ignore[union-attr]
 
 
-@pytest.mark.turns(4)
 @pytest.mark.parametrize("seed", range(60))
 def test_random_loops(seed: int) -> None:
     torch.manual_seed(seed)

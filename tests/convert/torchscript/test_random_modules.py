@@ -17,7 +17,6 @@ pytestmark = pytest.mark.filterwarnings("ignore:.*torch.jit:DeprecationWarning",
 READ, COMPILED = 16, 6
 
 
-@pytest.mark.turns(2)
 @pytest.mark.parametrize("seed", range(READ))
 def test_read_modules_are_what_they_were(seed: int, tmp_path: Path) -> None:
     model, x = module_of(seed, tmp_path), torch.randn(3, WIDTH)
@@ -30,7 +29,6 @@ def test_read_modules_are_what_they_were(seed: int, tmp_path: Path) -> None:
                 torch.testing.assert_close(read(given), want, rtol=1e-4, atol=1e-5)
 
 
-@pytest.mark.turns(3)
 @pytest.mark.parametrize("seed", range(100, 100 + COMPILED))
 def test_compiled_modules_are_as_in_python(seed: int, tmp_path: Path) -> None:
     model, x = module_of(seed, tmp_path), torch.randn(3, WIDTH)

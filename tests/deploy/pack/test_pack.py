@@ -244,7 +244,6 @@ def test_tiles_come_with_the_kernels_that_take_the_rest(model: tuple[Path, np.nd
 CROSS = ("aarch64-linux-gnu-g++", "aarch64-linux-gnu-gcc", "qemu-aarch64")
 
 
-@pytest.mark.turns(7)
 @pytest.mark.skipif(not all(map(shutil.which, CROSS)), reason=f"not all of {', '.join(CROSS)} are here")
 def test_for_another_processor(model: tuple[Path, np.ndarray, bytes], tmp_path: Path) -> None:
     file, x, want = model

@@ -31,7 +31,6 @@ MODELS: dict[str, tuple[Callable[[], CompiledModel], int, int]] = {
 """Model, its inputs, and the most that a program with it has, the file included: stripped, as GCC on x86-64 makes it."""
 
 
-@pytest.mark.turns(6)
 @pytest.mark.parametrize("isa", ["avx2", "avx512", "avx512vnni"])
 @pytest.mark.parametrize("model", MODELS)
 def test_a_program_of_one_set(model: str, isa: str, tmp_path: Path) -> None:

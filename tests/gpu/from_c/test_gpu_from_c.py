@@ -42,7 +42,6 @@ def same(got: Any, want: Tensor) -> bool:
 
 
 @pytest.mark.parametrize("case", [name for name in CASES if "mapped" not in name])
-@pytest.mark.turns(2)
 def test_a_stream_has_the_bits_of_the_cpu(case: str, cut: Any, machine: Machine, save: Save) -> None:
     """With a NaN in one of its time steps, and with states that begin anew."""
     live, partition = stream_of(case)
@@ -123,7 +122,6 @@ def test_states_go_from_one_to_the_other(case: str, cut: Any, machine: Machine, 
 
 
 @pytest.mark.parametrize("case", ["lstm-one-program", "gru-int4-groups", "lstm-int4-two-cluster"])
-@pytest.mark.turns(2)
 def test_other_weights_while_it_runs(case: str, cut: Any, machine: Machine, save: Save) -> None:
     """Before the first step, between steps, twice without a step between them, and back; states go on."""
     live, partition = stream_of(case)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -31,6 +32,12 @@ def card(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[FakeCard]:
     monkeypatch.delenv(cuda_driver.LAUNCH_BLOCKING, raising=False)
     yield made
     made.over = True
+    for (
+        thread
+    ) in threading.enumerate():  # a call that was given up goes on, and would write into the log of another test's card
+        if thread.name.startswith("rtaccel "):
+            thread.join(30)
+            assert not thread.is_alive(), f"{thread.name} does not end"
     cuda_errors.revive()
 
 

@@ -38,7 +38,7 @@ def test_a_start_that_does_not_return(card: FakeCard, chain: Make, monkeypatch: 
 
 def test_code_that_does_not_load(card: FakeCard, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(cuda_persistent, "LOAD_S", 0.2)
-    monkeypatch.setattr(FakeCard, "load", lambda self, name: __import__("time").sleep(5))
+    monkeypatch.setattr(FakeCard, "load", lambda self, name: self.hang())
     with pytest.raises(BackendUnavailable, match=r"loading lstm.*for 0.2 s"):
         stream()
     assert not cuda_persistent._seats

@@ -44,7 +44,6 @@ def drawn(seed: int) -> tuple[Samples, tuple[Tensor, Tensor]]:
     return model, (torch.randn(batch, channels, *sizes), grid)
 
 
-@pytest.mark.turns(3)
 @pytest.mark.parametrize("seed", range(80))
 def test_a_random_model_is_native_and_equals_torch(seed: int) -> None:
     torch.manual_seed(seed)
