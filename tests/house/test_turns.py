@@ -51,6 +51,7 @@ def test_each_case_has_one_day_of_its_turn(monkeypatch: pytest.MonkeyPatch) -> N
         "tests/a.py::test_fixture": 99.0,
     }
     monkeypatch.setattr(turns, "seconds", lambda: table)
+    monkeypatch.setattr(turns, "SECONDS_A_DAY", 2.5)
     family, one = _items("tests/a.py::test_x", 23), _items("tests/a.py::test_one", 1)
     own, fixture = _items("tests/a.py::test_own", 12, 6), _items("tests/a.py::test_fixture", 3, 4, "made once")
     always = _items("tests/a.py::test_short", 2)
