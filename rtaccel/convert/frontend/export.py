@@ -18,7 +18,7 @@ from rtaccel.convert.frontend.exported import least_squares
 from rtaccel.convert.frontend.exported.example import shared_batch
 from rtaccel.convert.frontend.exported.graph import ComputedRounds, ExportedGraph, as_graph
 from rtaccel.convert.frontend.exported.written_calls import WrittenCalls
-from rtaccel.convert.frontend.functionalize import functionalize
+from rtaccel.convert.frontend.functional.functionalize import functionalize
 from rtaccel.convert.frontend.guards.numbers import Guard
 from rtaccel.convert.frontend.guards.refusal import refusal
 from rtaccel.convert.frontend.guards.sizes import batch_range

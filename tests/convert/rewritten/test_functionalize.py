@@ -10,9 +10,9 @@ import torch
 from torch import Tensor, fx, nn
 from torch.export import exported_program
 
-from rtaccel.convert.frontend import functional_edit
-from rtaccel.convert.frontend import functionalize as module
-from rtaccel.convert.frontend.functionalize import functionalize
+from rtaccel.convert.frontend.functional import edit as functional_edit
+from rtaccel.convert.frontend.functional import functionalize as module
+from rtaccel.convert.frontend.functional.functionalize import functionalize
 from tests.support.networks.call import Call
 
 

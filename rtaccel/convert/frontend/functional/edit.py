@@ -2,21 +2,23 @@
 
 Tracing is nearly all of what compiling takes, and torch's own step traces the program once more. Most programs need few changes:
 `relu_` on a value that nobody else holds, a `reshape` that is a view. Whether two values share memory is known from the trace
-that was made: fake tensors that alias have one storage. What needs more than that goes through torch's step.
+that was made: fake tensors that alias have one storage. A write that others see is written_views.py's. What needs more than that
+goes through torch's step.
 """
 
 from __future__ import annotations
 
 import operator
-from collections.abc import Iterator
 from typing import Any
 
 import torch
 from torch import Tensor, fx
-from torch.utils import _pytree as pytree
 
 from rtaccel.convert.aten import aten
 from rtaccel.convert.frontend.decompose import insert_parts, traced, writes_in_place
+from rtaccel.convert.frontend.functional.calls import made, replace
+from rtaccel.convert.frontend.functional.out_of_place import out_of_place
+from rtaccel.convert.frontend.functional.written_views import Memory
 from rtaccel.convert.frontend.graph.open_shapes import open_shapes
 
 _RESHAPED = {
@@ -48,10 +50,10 @@ def edit(program: torch.export.ExportedProgram) -> bool:
     if not all(hasattr(utils, name) for name in ("_is_cia_op", "_is_preservable_cia_op")):
         return False  # another version of torch
     graph = program.graph
-    _without_dropout(program)
+    memory = Memory(_without_dropout(program))
     if any(spec.kind.name != "USER_OUTPUT" for spec in program.graph_signature.output_specs):
         return False
-    if not all(_known(node) for node in graph.nodes) or not _out_of_place(graph):
+    if not all(_known(node) for node in graph.nodes) or not out_of_place(graph, memory):
         return False
     sizes: dict[str, fx.Node] = {}
     try:
@@ -70,12 +72,16 @@ def edit(program: torch.export.ExportedProgram) -> bool:
     return True
 
 
-def _without_dropout(program: torch.export.ExportedProgram) -> None:
-    """In eval mode the result is the input itself, which a later call in place changes too; torch's step would take a copy."""
+def _without_dropout(program: torch.export.ExportedProgram) -> list[tuple[Any, Any]]:
+    """In eval mode the result is the input itself, which a later call in place changes too; torch's step would take a copy. Gives
+    pairs of values that are one."""
+    same = []
     for node in list(program.graph.nodes):
         if node.target in _DROPOUT and node.args[2] is False:
-            _replace(node, node.args[0])
+            same.append((node.meta.get("val"), node.args[0].meta.get("val")))
+            replace(node, node.args[0])
     _rename_outputs(program)
+    return same
 
 
 def _known(node: fx.Node) -> bool:
@@ -107,15 +113,15 @@ def _like(node: fx.Node) -> bool:
         node.graph.erase_node(node)
         return True
     if node.target is aten.detach_.default:  # nothing here has a gradient
-        return _replace(node, args[0])  # type: ignore[arg-type]
+        return replace(node, args[0])  # type: ignore[arg-type]
     with node.graph.inserting_before(node):
         if node.target is aten.lift_fresh_copy.default:
-            return _replace(node, _made(node, aten.clone.default, args, {}))
+            return replace(node, made(node, aten.clone.default, args, {}))
         if len(args) < 8 or args[5] is not False or node.kwargs:
             return False
-        norm = _made(node, aten._native_batch_norm_legit_no_training.default, (*args[:5], *args[6:8]), {})
+        norm = made(node, aten._native_batch_norm_legit_no_training.default, (*args[:5], *args[6:8]), {})
         norm.meta["val"] = (node.meta["val"], *(torch.empty(0) for _ in range(2)))
-        return _replace(node, _made(node, operator.getitem, (norm, 0), {}))
+        return replace(node, made(node, operator.getitem, (norm, 0), {}))
 
 
 def _apart(node: fx.Node, sizes: dict[str, fx.Node]) -> bool:
@@ -124,40 +130,28 @@ def _apart(node: fx.Node, sizes: dict[str, fx.Node]) -> bool:
     if isinstance(value, Tensor) and isinstance(x, fx.Node) and isinstance(x.meta.get("val"), Tensor):
         same = _same_storage(value, x.meta["val"])
         if same and node.target in _MAYBE_ITSELF and _same_layout(value, x.meta["val"]):
-            return _replace(node, x)
+            return replace(node, x)
         if node.target in _RESHAPED:
             if same and _same_layout(value, x.meta["val"]):
-                return _replace(node, x)
+                return replace(node, x)
             shape = _shape(node, x, sizes)
             if shape is not None:
-                return _replace(node, _viewed(node, x, shape, same))
+                return replace(node, _viewed(node, x, shape, same))
         if node.target is aten.contiguous.default and not same:
             with node.graph.inserting_before(node):
                 kwargs = {"memory_format": node.kwargs.get("memory_format", torch.contiguous_format)}
-                return _replace(node, _made(node, aten.clone.default, (x,), kwargs))
+                return replace(node, made(node, aten.clone.default, (x,), kwargs))
     return _traced(node)
 
 
 def _viewed(node: fx.Node, x: fx.Node, shape: list[Any], same: bool) -> fx.Node:
     with node.graph.inserting_before(node):
         if same:
-            return _made(node, aten.view.default, (x, shape), {})
-        copy = _made(node, aten.clone.default, (x,), {"memory_format": torch.contiguous_format})
+            return made(node, aten.view.default, (x, shape), {})
+        copy = made(node, aten.clone.default, (x,), {"memory_format": torch.contiguous_format})
         with open_shapes([x.meta["val"]]):
             copy.meta["val"] = aten.clone.default(x.meta["val"], memory_format=torch.contiguous_format)
-        return _made(node, aten._unsafe_view.default, (copy, shape), {})
-
-
-def _made(node: fx.Node, target: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> fx.Node:
-    new = node.graph.call_function(target, args, kwargs)
-    new.meta = dict(node.meta)
-    return new
-
-
-def _replace(node: fx.Node, by: fx.Node) -> bool:
-    node.replace_all_uses_with(by)
-    node.graph.erase_node(node)
-    return True
+        return made(node, aten._unsafe_view.default, (copy, shape), {})
 
 
 def _shape(node: fx.Node, x: fx.Node, sizes: dict[str, fx.Node]) -> list[Any] | None:
@@ -213,19 +207,13 @@ def _traced(node: fx.Node) -> bool:
     if results is None:
         return False
     if isinstance(node.meta["val"], Tensor):
-        return _replace(node, results[0])
+        return replace(node, results[0])
     for user in list(node.users):
         if user.target is not operator.getitem:
             return False
-        _replace(user, results[user.args[1]])  # type: ignore[index]
+        replace(user, results[user.args[1]])  # type: ignore[index]
     node.graph.erase_node(node)
     return True
-
-
-def _storages(value: Any) -> Iterator[int]:
-    for leaf in pytree.tree_leaves(value):
-        if isinstance(leaf, Tensor):
-            yield leaf.untyped_storage()._cdata
 
 
 def _same_storage(a: Tensor, b: Tensor) -> bool:
@@ -237,65 +225,6 @@ def _same_layout(a: Tensor, b: Tensor) -> bool:
         return (t.dtype, *(str(n) for n in (*t.shape, *t.stride(), t.storage_offset())), t.dim())
 
     return words(a) == words(b)
-
-
-def _out_of_place(graph: fx.Graph) -> bool:
-    """Calls in place as calls that give a new value. False, with nothing changed, where one writes what others see too."""
-    changed = [n for n in graph.nodes if n.op == "call_function" and getattr(n.target, "_schema", None) is not None
-               and n.target._schema.is_mutable and n.target is not aten.detach_.default]  # fmt: skip
-    if not changed:
-        return True
-    order = {node: i for i, node in enumerate(graph.nodes)}
-    holders: dict[int, list[fx.Node]] = {}
-    for node in graph.nodes:
-        for storage in _storages(node.meta.get("val")):
-            holders.setdefault(storage, []).append(node)
-    targets = [_functional(node, order, holders) for node in changed]
-    if None in targets:
-        return False
-    for node, target in zip(changed, targets):
-        with graph.inserting_before(node):
-            new = _made(node, target, node.args, dict(node.kwargs))
-        written = node.args[0]
-        written.replace_all_uses_with(new, delete_user_cb=lambda user, node=node: order.get(user, -1) > order[node])
-        _replace(node, new)
-        order[new] = order[node]
-    return True
-
-
-def _functional(node: fx.Node, order: dict[fx.Node, int], holders: dict[int, list[fx.Node]]) -> Any | None:
-    """The same call out of place; None where there is none, or others see the write."""
-    schema, written = node.target._schema, node.args[0] if node.args else None  # type: ignore[union-attr]
-    if not isinstance(written, fx.Node) or not isinstance(written.meta.get("val"), Tensor):
-        return None
-    if torch.Tag.inplace_view in node.target.tags:  # type: ignore[union-attr]
-        return None
-    writes = [a for a in schema.arguments if a.alias_info is not None and a.alias_info.is_write]
-    name = schema.name.split("::")[-1]
-    if [a.name for a in writes] != [schema.arguments[0].name]:
-        return None
-    if not schema.name.startswith("aten::") or not name.endswith("_") or name == "copy_":
-        return None
-    target = getattr(getattr(aten, name[:-1], None), node.target._overloadname, None)  # type: ignore[union-attr]
-    if target is None or [a.name for a in target._schema.arguments] != [a.name for a in schema.arguments]:
-        return None
-    for storage in _storages(written.meta["val"]):
-        for holder in holders[storage]:
-            if holder.op == "placeholder":
-                return None
-            if order[holder] >= order[node] or holder is written:
-                continue  # made from the result, or what is written itself
-            if any(order[user] > order[node] for user in holder.users):
-                return None
-    try:
-        with open_shapes([written.meta["val"]]):
-            args, kwargs = fx.map_arg((node.args, node.kwargs), lambda n: n.meta["val"])
-            value = target(*args, **kwargs)
-    except Exception:  # torch's step says why
-        return None
-    if not isinstance(value, Tensor) or value.dtype != written.meta["val"].dtype:
-        return None
-    return target
 
 
 def _rename_outputs(program: torch.export.ExportedProgram) -> None:

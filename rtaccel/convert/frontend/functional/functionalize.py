@@ -14,7 +14,7 @@ from typing import Any
 import torch
 from torch import fx
 
-from rtaccel.convert.frontend.functional_edit import edit
+from rtaccel.convert.frontend.functional.edit import edit
 
 
 def functionalize(program: torch.export.ExportedProgram) -> torch.export.ExportedProgram:
