@@ -46,6 +46,58 @@ def test_equals_torch(seed: int) -> None:
         torch.testing.assert_close(fast(given), model(given))
 
 
+class Windows(nn.Module):
+    """Windows that lie half over one another, of heads that are joined with the samples, as Longformer has them."""
+
+    def __init__(self, heads: int, window: int, time_first: bool) -> None:
+        super().__init__()
+        self.layer, self.heads, self.window, self.time_first = (
+            nn.Linear(SHAPE[-1], heads * 3),
+            heads,
+            window,
+            time_first,
+        )
+
+    def forward(self, x: Tensor) -> Tensor:
+        y = self.layer(x.transpose(0, 1) if self.time_first else x).unflatten(-1, (self.heads, 3))
+        y = (
+            (y.transpose(0, 1) if self.time_first else y)
+            .transpose(1, 2)
+            .reshape(x.shape[0] * self.heads, x.shape[1], 3)
+        )
+        y = y.view(y.shape[0], y.shape[1] // (2 * self.window), 2 * self.window, 3)
+        size, stride = list(y.size()), list(y.stride())
+        size[1], stride[1] = size[1] * 2 - 1, stride[1] // 2
+        return torch.einsum("bwid,bwjd->bwij", (z := y.as_strided(size, stride)), z).unflatten(
+            0, (x.shape[0], self.heads)
+        )
+
+
+@pytest.mark.parametrize("time_first", [False, True])
+@pytest.mark.parametrize(("heads", "window"), [(1, 2), (2, 1), (4, 3), (3, 2)])
+def test_windows_of_heads(heads: int, window: int, time_first: bool) -> None:
+    torch.manual_seed(heads)
+    model, x = Windows(heads, window, time_first).eval(), torch.randn(2, 12, SHAPE[-1])
+    fast = rt.compile(model, x, strict=True)
+    for given in (x, torch.randn(5, 12, SHAPE[-1]), torch.randn(1, 12, SHAPE[-1])):
+        torch.testing.assert_close(fast(given), model(given))
+
+
+@pytest.mark.parametrize("own", [True, False])
+def test_of_a_slice(own: bool) -> None:
+    """From where the slice begins, or from where its storage does: then it sees what lies before."""
+
+    class Model(nn.Module):
+        def forward(self, x: Tensor) -> Tensor:
+            y = torch.relu(x)[:, 1:]
+            offset = None if own else 0
+            return y.as_strided((y.shape[0], 2, 6, 5), (120, 30, 5, 1), offset) * 2
+
+    model, x = Model().eval(), torch.randn(3, *SHAPE)
+    fast = rt.compile(model, x, strict=True) if own else rt.compile(model, x)
+    torch.testing.assert_close(fast(x), model(x))
+
+
 @pytest.mark.parametrize(
     "call",
     [
