@@ -16,24 +16,14 @@ from torch import Tensor, fx
 
 from rtaccel.convert.aten import aten
 from rtaccel.convert.frontend.decompose import insert_parts, traced, writes_in_place
-from rtaccel.convert.frontend.functional.calls import made, replace
+from rtaccel.convert.frontend.functional.calls import MAYBE_ITSELF, RESHAPED, made, replace
 from rtaccel.convert.frontend.functional.out_of_place import out_of_place
 from rtaccel.convert.frontend.functional.written_views import Memory
 from rtaccel.convert.frontend.graph.open_shapes import open_shapes
 
-_RESHAPED = {
-    aten.reshape.default, aten.flatten.using_ints, aten.unflatten.int, aten.view_as.default, aten.reshape_as.default,
-    aten.ravel.default,
-}  # fmt: skip
 _DROPOUT = {
     aten.dropout.default, aten.feature_dropout.default, aten.alpha_dropout.default, aten.feature_alpha_dropout.default,
 }  # fmt: skip
-_MAYBE_ITSELF = {
-    aten.contiguous.default, aten.to.dtype, aten.to.dtype_layout, aten.to.device, aten.to.other, aten.type_as.default,
-    aten.expand_as.default, aten.lift_fresh.default,
-}  # fmt: skip
-"""Calls that may give their input as it is."""
-
 _LIKE = {
     aten._assert_tensor_metadata.default, aten.detach_.default, aten.lift_fresh_copy.default, aten.batch_norm.default,
 }  # fmt: skip
@@ -129,9 +119,9 @@ def _apart(node: fx.Node, sizes: dict[str, fx.Node]) -> bool:
     x = node.args[0] if node.args else None
     if isinstance(value, Tensor) and isinstance(x, fx.Node) and isinstance(x.meta.get("val"), Tensor):
         same = _same_storage(value, x.meta["val"])
-        if same and node.target in _MAYBE_ITSELF and _same_layout(value, x.meta["val"]):
+        if same and node.target in MAYBE_ITSELF and _same_layout(value, x.meta["val"]):
             return replace(node, x)
-        if node.target in _RESHAPED:
+        if node.target in RESHAPED:
             if same and _same_layout(value, x.meta["val"]):
                 return replace(node, x)
             shape = _shape(node, x, sizes)

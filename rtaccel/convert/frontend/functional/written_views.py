@@ -16,7 +16,7 @@ from torch import Tensor, fx
 from torch.utils import _pytree as pytree
 
 from rtaccel.convert.aten import aten
-from rtaccel.convert.frontend.functional.calls import made
+from rtaccel.convert.frontend.functional.calls import MAYBE_ITSELF, RESHAPED, made
 
 _SCATTERED = {
     aten.select.int: aten.select_scatter.default, aten.slice.Tensor: aten.slice_scatter.default,
@@ -29,14 +29,8 @@ _PARTS = {
     aten.split.sizes,
     aten.tensor_split.sections,
 }
-_SAME = {
-    aten.alias.default, aten.detach.default, aten.contiguous.default, aten.to.dtype, aten.to.dtype_layout, aten.to.device,
-    aten.to.other, aten.type_as.default, aten.lift_fresh.default,
-}  # fmt: skip
-_SHAPED = {
-    aten.view.default, aten.reshape.default, aten.flatten.using_ints, aten.unflatten.int, aten.view_as.default,
-    aten.reshape_as.default, aten.ravel.default,
-}  # fmt: skip
+_SAME = MAYBE_ITSELF - {aten.expand_as.default} | {aten.alias.default, aten.detach.default}
+_SHAPED = RESHAPED | {aten.view.default}
 _OTHERWISE = {aten.as_strided.default, aten.view.dtype, aten.real.default, aten.imag.default, aten.view_as_real.default,
               aten.view_as_complex.default}  # fmt: skip
 """Views of bytes, not of elements."""
