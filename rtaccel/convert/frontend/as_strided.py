@@ -45,9 +45,8 @@ def _as_strided(build: Builder, view: View, node: fx.Node, call: Arguments) -> V
         return found
     dims: list[tuple[Atom, ...]] = [(Atom(n, s),) for n, s in zip(sizes, strides)]
     elements = prod(a.size for a in dense.atoms if not a.batch)
-    each = (
-        sizes[0] // batch.size if batch is not None and sizes else 0
-    )  # of a sample: heads that are joined with the samples
+    # Of a sample: heads that are joined with the samples.
+    each = sizes[0] // batch.size if batch is not None and sizes else 0
     if batch is not None and each and sizes[0] == each * batch.size and strides[0] * each == elements:
         dims[0] = (batch,) if each == 1 else (batch, Atom(each, strides[0]))
     elif batch is not None and sizes and batch.size == 1:
@@ -79,9 +78,8 @@ def _in_memory_order(build: Builder, view: View, traced: Tensor) -> View | None:
 def _along_dimensions(view: View, traced: Tensor, sizes: list[int], strides: list[int]) -> View | None:
     """Where each dimension that is asked for goes along one direction of the memory by whole steps, and stays within it: windows
     over time steps, whatever lies between these. None where one does not. The dimension with the samples stays as it is."""
-    directions: list[
-        tuple[int, int, tuple[Atom, ...]]
-    ] = []  # elements, how far apart they are in torch's storage, and here
+    # Elements, how far apart they are in torch's storage, and how they lie here.
+    directions: list[tuple[int, int, tuple[Atom, ...]]] = []
     for d in sorted(range(traced.dim()), key=lambda d: -hints(traced.stride())[d]):
         size, stride, atoms = hints(traced.shape)[d], hints(traced.stride())[d], view.dims[d]
         last = directions[-1] if directions else None
