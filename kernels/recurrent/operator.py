@@ -96,8 +96,9 @@ ROWS = RowsNeeded(_needed, _narrow, beside=True)
 def _streaming(recurrence: Recurrence) -> Streaming:
     def step(node: Node, spans: Sequence[TimeSpan], walk: StreamWalk) -> TimeSpan:
         a, span = node.attrs, spans[0]
-        if a["directions"] != 1 or a["batch"] != 1 or len(node.reads) != 1 or not span.steps:
-            raise not_streamable(f"{node.name}, which runs backwards, or starts from a state that is given")
+        first = node.reads[1:]
+        if a["directions"] != 1 or a["batch"] != 1 or not span.steps or not all(map(walk.is_constant, first)):
+            raise not_streamable(f"{node.name}, which runs backwards, or starts from a state that is computed")
         y, width = node.writes[0], walk.width(node.reads[0])
         rows, rest = divmod(span.inner or width, width or 1)
         late = span.steps - 1 - walk.newest(span)
@@ -107,7 +108,10 @@ def _streaming(recurrence: Recurrence) -> Streaming:
         made = names
         if span.shift > 0:  # it begins when the first of its rows is there
             made = [walk.zero_until(node, name, span.shift) for name in names]
-        node.reads, node.writes = [node.reads[0], *names], [y, *made]
+        past = [walk.beginning(node, *own, span.shift) for own in zip(names, first)] or names
+        for own, name in zip(node.writes[1:] if not late else (), made):
+            walk.newest_state(own, name)
+        node.reads, node.writes = [node.reads[0], *past], [y, *made]
         node.attrs = {**a, "time": rows, "batch_first": 1, "last_only": 0}
         return TimeSpan(span.shift, span.steps, -1, 1, rows * walk.width(y))
 

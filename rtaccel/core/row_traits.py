@@ -141,6 +141,15 @@ class StreamWalk(Protocol):
     def zero_until(self, node: Node, state: str, shift: int) -> str:
         """For a node: what it writes in place of a state that is zero until so many steps are over."""
 
+    def beginning(self, node: Node, state: str, first: str, shift: int) -> str:
+        """For a node: a state, with the constant value `first` in its place until a step that is not before `shift` is over."""
+
+    def is_constant(self, name: str) -> bool:
+        """Whether a value is the same in each step, whatever the input."""
+
+    def newest_state(self, name: str, state: str) -> None:
+        """A final value of the window is what a state is after the step: what reads it reads that."""
+
     def needs_context(self, what: str) -> None:
         """Of a node that holds as many steps as the window has: raises `not_streamable` where the user did not say how many."""
 

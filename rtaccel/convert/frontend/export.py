@@ -6,6 +6,7 @@ import warnings
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import replace
+from functools import partial
 from inspect import Parameter
 from typing import Any
 
@@ -102,22 +103,31 @@ def _apart(args: tuple[Any, ...]) -> tuple[Any, ...]:
 
 
 def capture(
-    model: nn.Module, args: tuple[Any, ...], fixed: bool = False, specialize: bool = False, guard: Guard = Guard.NONE
+    model: nn.Module,
+    args: tuple[Any, ...],
+    fixed: bool = False,
+    specialize: bool = False,
+    guard: Guard = Guard.NONE,
+    rolled: bool = True,
 ) -> ExportedGraph:
     """Exports the model, layers that trained with fake quantization as the torch layers they were made of, with their numbers
     beside the graph; the rest is `_capture`."""
     with as_torch_layers(model) as trained:
-        return replace(_capture(model, _apart(args), fixed, specialize, guard), trained=trained)
+        return replace(_capture(model, _apart(args), fixed, specialize, guard, rolled), trained=trained)
 
 
-def _capture(model: nn.Module, args: tuple[Any, ...], fixed: bool, specialize: bool, guard: Guard) -> ExportedGraph:
+def _capture(
+    model: nn.Module, args: tuple[Any, ...], fixed: bool, specialize: bool, guard: Guard, rolled: bool
+) -> ExportedGraph:
     """Exports the model; where torch.export cannot, writes down what it calls (retrace). Raises UnsupportedProblem with the cause
     where that is not possible either.
 
     Tries an open batch first, and takes the shapes of the example as they are where that fails, where the model's code
     depends on the batch in a way that leaves no range of sizes around the example's, or where `fixed`.
     specialize: numbers that the model's Python reads of its inputs are always those of the example. guard: as in `retrace`.
+    rolled: as in `as_graph`.
     """
+    graph_of = partial(as_graph, rolled=rolled)
     example = None if fixed or specialize else shared_batch(args)
     why = ""
     if example is not None:
@@ -132,7 +142,7 @@ def _capture(model: nn.Module, args: tuple[Any, ...], fixed: bool, specialize: b
             why = "the model's Python reads numbers of tensors"
             if not reads_constants(program) and not sized_by_constants(program):
                 try:
-                    return as_graph(program, found, any_batch=True)
+                    return graph_of(program, found, any_batch=True)
                 except ComputedRounds:  # counted by the samples, maybe
                     why = "a call has graphs whose rounds or branches the batch or numbers decide"
         why = why or ("; ".join(found.why) if found is not None else "the model's code depends on the batch")
@@ -143,7 +153,7 @@ def _capture(model: nn.Module, args: tuple[Any, ...], fixed: bool, specialize: b
         try:
             program = _export(model, args, any_batch=False)
             if not reads_constants(program) and not sized_by_constants(program):
-                return as_graph(program, batch, any_batch=False)
+                return graph_of(program, batch, any_batch=False)
             sized = None if reads_constants(program) else program
             refused = Exception("numbers of tensors are read, which export does not keep")
         except ComputedRounds as error:
@@ -158,10 +168,10 @@ def _capture(model: nn.Module, args: tuple[Any, ...], fixed: bool, specialize: b
                 raise refusal(model, refused) from refused  # it runs as it is, with any batch
     try:
         traced = retrace(model, args, specialize, guard)
-        made = as_graph(_export(traced.module, traced.tensors, any_batch=False), batch, any_batch=False)
+        made = graph_of(_export(traced.module, traced.tensors, any_batch=False), batch, any_batch=False)
     except Exception as error:
         if sized is not None:
-            return as_graph(sized, batch, any_batch=False)
+            return graph_of(sized, batch, any_batch=False)
         if isinstance(error, UnsupportedProblem):
             raise
         said = error if specialize else refused

@@ -23,6 +23,8 @@ from rtaccel.core.traits import Role
 if TYPE_CHECKING:
     from rtaccel.convert.frontend.graph.builder import Builder
 
+READS_PARAMETER = "reads a parameter where operators read activations"
+"""Why a call is not matched that one of its constants may be a value for, before it is taken apart."""
 MAX_OPERANDS = 6
 """Constants of a call that are tried as values, alone and in pairs."""
 MAX_RESULT = 16_384

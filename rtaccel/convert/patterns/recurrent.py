@@ -11,12 +11,15 @@ from rtaccel.convert.aten import aten
 from rtaccel.convert.frontend import layout
 from rtaccel.convert.frontend.layout import Atom, View, merged
 from rtaccel.convert.frontend.nodes import Buffer, OpNode, hints, module_name
+from rtaccel.convert.frontend.written_out import READS_PARAMETER
 from rtaccel.convert.patterns.rules import Call, Refused, rule
 from rtaccel.nn.packed_recurrent_ops import PACKED
 
 
 def _is_zero(call: Call, node: fx.Node) -> bool:
-    """Whether a state is the zero that torch starts from, whatever its batch."""
+    """Whether a state is the zero that torch starts from, whatever its batch, and no value holds it."""
+    if node.name in call.build.views:
+        return False
     if node.target in (aten.zeros.default, aten.zeros_like.default, aten.new_zeros.default):
         return True
     constant = call.constant(node)
@@ -122,7 +125,7 @@ def _recurrent(call: Call, op: str, states: list[fx.Node], gates: int, lengths: 
     counted = [] if lengths is None or _all_are(call, lengths, time) else [_lengths(call, lengths, batch, joined)]
     reads = [_state(call, node, rows, hidden, joined) for node in states]
     if any(r is None for r in reads) and any(r is not None for r in reads):
-        return "has a zero state beside one that is not"
+        return READS_PARAMETER  # the zero state may be a value
     attrs = {
         "hidden": hidden, "layers": layers, "directions": directions, "time": time, "batch": batch,
         "batch_first": batch_first, "last_only": 0,
@@ -181,7 +184,7 @@ def _cell(call: Call, op: str, states: list[fx.Node], gates: int) -> OpNode | st
     reads = []
     zeros = [_is_zero(call, node) for node in states]
     if any(zeros) and not all(zeros):
-        return "has a zero state beside one that is not"
+        return READS_PARAMETER  # the zero state may be a value
     for node in [] if all(zeros) else states:
         state = call.rows(node)
         if call.build.buffers[state.base].steps != batch:

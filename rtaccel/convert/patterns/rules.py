@@ -22,6 +22,7 @@ from rtaccel.convert.frontend.graph.small import SMALL
 from rtaccel.convert.frontend.layout import Atom, View
 from rtaccel.convert.frontend.nodes import Buffer, OpNode, hints, module_name
 from rtaccel.convert.frontend.view_ops import Arguments
+from rtaccel.convert.frontend.written_out import READS_PARAMETER
 from rtaccel.core.registry import operators, with_role
 from rtaccel.core.traits import Role
 
@@ -126,10 +127,12 @@ class Call:
         if not isinstance(meta, Tensor):
             raise Refused("its input is no tensor")
         if self.constant(value) is not None:
-            raise Refused("reads a parameter where operators read activations")
+            raise Refused(READS_PARAMETER)
         if meta.dtype != dtype:
             raise Refused(f"works on {meta.dtype}, and operators here on {dtype}")
         view = self.build.view(value)
+        if view is None and self.repeated(value) is not None:
+            raise Refused(READS_PARAMETER)
         if view is None:
             raise Refused("layout: its input has no fixed place for each sample")
         return view

@@ -18,12 +18,16 @@ from rtaccel.core.traits import Node, Role
 
 class Past:
     """The part of a walk that adds such values, and the nodes that write them. after: what follows the node that is taken.
-    made: nodes of graphs of their own, by what they write."""
+    made: nodes of graphs of their own, by what they write. real: a value that is another's rows over another time: that other.
+    constant: values that are the same in each step. final: those that are a state after the step."""
 
     graph: OpGraph
     buffers: dict[str, Buffer]
     times: dict[str, TimeSpan]
+    real: dict[str, str]
     states: set[str]
+    constant: set[str]
+    final: set[str]
     op_nodes: list[OpNode]
     after: list[OpNode]
     made: dict[str, fx.Node]
@@ -83,6 +87,25 @@ class Past:
         self.buffers[made] = replace(self.buffers[state])
         self.after.append(self._masked(node, made, state, self.buffers[state].elements, shift))
         return made
+
+    def beginning(self, node: Node, state: str, first: str, shift: int) -> str:
+        made, buffer = f"{state}:begun", self.buffers[state]
+        self.buffers[made] = replace(buffer)
+        every = (0, 1)
+        attrs = {"program": ("where x1 x0 x2",), "dims": (buffer.elements,), "places": (every, (0, 0), every)}
+        reads = [state, self.begun(node, shift + 1), first]
+        self.op_nodes.append(
+            OpNode(with_role(Role.FORMULA).name, self._source(node), node.name, reads, [made], attrs=attrs)
+        )
+        return made
+
+    def is_constant(self, name: str) -> bool:
+        return name in self.constant
+
+    def newest_state(self, name: str, state: str) -> None:
+        if name in self.buffers:
+            self.real[name], self.times[name] = state, TimeSpan(0, 0, -1)
+            self.final.add(name)
 
     def _count_per_step(self, name: str) -> int:
         """Elements of a value that are of one step."""

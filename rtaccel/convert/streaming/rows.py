@@ -7,6 +7,7 @@ from dataclasses import replace
 
 from rtaccel.convert.frontend.nodes import Buffer, OpNode
 from rtaccel.core.row_traits import TimeSpan
+from rtaccel.core.traits import Role
 
 WALKED = frozenset(("place", "places", "parts", "index"))
 """Attributes by which a node names elements, whatever rows they lie in."""
@@ -53,6 +54,13 @@ def cut_constants(node: OpNode, width: int) -> OpNode:
     if not any(t.shape[-1:] != (width,) for t in node.tensors.values()) or not _is_uniform(node):
         return node
     return replace(node, tensors={name: t.flatten()[:1].expand(width).clone() for name, t in node.tensors.items()})
+
+
+def is_written_constant(node: OpNode, elements: int) -> bool:
+    """Whether a node copies a constant over all of its value, and nothing of what it reads is left."""
+    if node.operator.role is not Role.COPY or list(node.tensors) != ["c0"]:
+        return False
+    return node.attrs["parts"][-1] == ((elements,), (0, 1), (0, 1))
 
 
 def has_rows(time: TimeSpan, width: int, shape: Sequence[int]) -> bool:

@@ -24,7 +24,7 @@ from rtaccel.convert.streaming.loops.enter import Loops
 from rtaccel.convert.streaming.loops.find import Loop
 from rtaccel.convert.streaming.loops.in_place import written_in_place
 from rtaccel.convert.streaming.outputs import is_in_order, order_of_step
-from rtaccel.convert.streaming.rows import cut_constants, fit_rows, has_rows, row_width
+from rtaccel.convert.streaming.rows import cut_constants, fit_rows, has_rows, is_written_constant, row_width
 from rtaccel.core.registry import with_role
 from rtaccel.core.row_traits import SameRows, TimeSpan, later, not_streamable
 from rtaccel.core.traits import Node, Role
@@ -63,6 +63,8 @@ class Walk(Loops):
         self.delay = delay
         self.real: dict[str, str] = {}  # a value that is another's rows over another time: that other
         self.states: set[str] = set()
+        self.constant: set[str] = set()
+        self.final: set[str] = set()
         self.shapes: dict[str, tuple[int, ...]] = {}  # of a step of an output, where it is not that of its rows
         self.op_nodes: list[OpNode] = []
         self.after: list[OpNode] = []
@@ -156,7 +158,7 @@ class Walk(Loops):
         base = self.graph.views[name].base if name in self.graph.views else name
         self.provide(base)
         time = self.times.get(base)
-        if time is None:
+        if time is None or base in self.final:
             return None  # the state of a recurrent layer: the stream keeps it itself
         late = time.steps - 1 - self.newest(time) if time.steps else 0
         if time.lead or time.rest or not 0 <= late <= self.delay:
@@ -232,6 +234,11 @@ class Walk(Loops):
             raise not_streamable(f"{what}: give the number of time steps as context=")
 
     def _take(self, op_node: OpNode) -> None:
+        if is_written_constant(op_node, self.elements(op_node.writes[0])):
+            self.op_nodes.append(op_node)
+            self.constant.add(op_node.writes[0])
+            self.times[op_node.writes[0]] = TimeSpan(0, 0, 0)
+            return
         if any(r not in self.times for r in op_node.reads):
             raise not_streamable(f"{op_node.name}, which reads the final state of a recurrent layer")
         spans = [self.times[r] for r in op_node.reads]

@@ -11,6 +11,7 @@ from torch import fx, nn
 
 from rtaccel.convert.build_graph import build_graph
 from rtaccel.convert.frontend.export import ExportedGraph, capture
+from rtaccel.convert.frontend.rolled.scan_op import LINEAR_SCAN
 from rtaccel.convert.streaming.final_states import read_newest_output
 from rtaccel.convert.streaming.loops.complex_scans import with_complex_scans_as_loops
 from rtaccel.convert.streaming.loops.find import loops_apart
@@ -92,6 +93,28 @@ def _streamed(
     delay: int,
 ) -> Streamed:
     exported = capture(model, (window,), fixed=True)
+    try:
+        return _walked(model, exported, window, length, layout, has_context, delay)
+    except UnsupportedProblem as error:
+        if not any(node.target is LINEAR_SCAN for node in exported.graph.nodes):
+            raise
+        # A recurrence that does not begin with zeros has a first step of its own: as a loop it streams.
+        unrolled = capture(model, (window,), fixed=True, rolled=False)
+        try:
+            return _walked(model, unrolled, window, length, layout, has_context, delay)
+        except UnsupportedProblem:
+            raise error from None
+
+
+def _walked(
+    model: nn.Module,
+    exported: ExportedGraph,
+    window: torch.Tensor,
+    length: int,
+    layout: tuple[str, ...],
+    has_context: bool,
+    delay: int,
+) -> Streamed:
     if len(exported.inputs) != 1:
         raise not_streamable(f"{len(exported.inputs)} inputs")
     read_newest_output(exported.graph)

@@ -61,7 +61,10 @@ class ComputedRounds(UnsupportedProblem):
     """A loop or branch that numbers decide is part of the graph."""
 
 
-def as_graph(program: torch.export.ExportedProgram, batch: BatchRange, any_batch: bool) -> ExportedGraph:
+def as_graph(
+    program: torch.export.ExportedProgram, batch: BatchRange, any_batch: bool, rolled: bool = True
+) -> ExportedGraph:
+    """rolled: whether loops over time steps become calls over all of them."""
     signature = program.graph_signature
     constants: dict[str, Tensor] = {}
     for spec in signature.input_specs:
@@ -107,8 +110,9 @@ def as_graph(program: torch.export.ExportedProgram, batch: BatchRange, any_batch
     without_complex(program.graph)  # what is left complex stays PyTorch's
     count_in_float(program.graph)
     gather_within_samples(program.graph)
+    graph = with_all_entries(program.graph)
     return ExportedGraph(
-        graph=with_loops_rolled(with_all_entries(program.graph)),
+        graph=with_loops_rolled(graph) if rolled else graph,
         constants=constants,
         inputs=inputs,
         in_spec=program.call_spec.in_spec,

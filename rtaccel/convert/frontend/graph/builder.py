@@ -20,7 +20,7 @@ from rtaccel.convert.frontend.graph.values import Values, stored_apart
 from rtaccel.convert.frontend.layout import View
 from rtaccel.convert.frontend.nodes import OpNode, constant, depended_on, is_pointwise, module_name
 from rtaccel.convert.frontend.view_ops import look
-from rtaccel.convert.frontend.written_out import match_with_values, write_joined, write_result
+from rtaccel.convert.frontend.written_out import READS_PARAMETER, match_with_values, write_joined, write_result
 from rtaccel.core.errors import UnsupportedProblem
 from rtaccel.core.traits import FALLBACK
 
@@ -88,9 +88,10 @@ class Builder(Values):
             return
         found = self._match(self, node)
         if isinstance(found, str):
-            if self._decomposed(node):
+            as_value = match_with_values(self, node, self._match) if found == READS_PARAMETER else None
+            if as_value is None and self._decomposed(node):
                 return
-            found = match_with_values(self, node, self._match) or self._torch(node, found)
+            found = as_value or match_with_values(self, node, self._match) or self._torch(node, found)
         self.op_nodes.append(found)
 
     def _crosses_samples(self, node: fx.Node) -> bool:

@@ -1,6 +1,6 @@
 """Loops over `nn.LSTMCell`, `nn.GRUCell` and `nn.RNNCell` as the layer that they are: one call over all time steps.
 
-A chain of cells with the same weights, each from the state of the one before and the first from zeros, is the layer.
+A chain of cells with the same weights, each from the state of the one before, is the layer. The states behind the last are its own.
 """
 
 from __future__ import annotations
@@ -66,13 +66,13 @@ def _following(cell: fx.Node) -> fx.Node | None:
 
 
 def _roll(graph: fx.Graph, chain: list[fx.Node], order: dict[fx.Node, int]) -> bool:
-    if not all(is_zero(state) for state in _states(chain[0])) or chain[0].kwargs or any(map(_keeps_more, chain)):
+    if not all(isinstance(s, fx.Node) for s in _states(chain[0])) or chain[0].kwargs or any(map(_keeps_more, chain[:-1])):
         return False
     if any(not isinstance(cell.args[0], fx.Node) or cell.args[0].meta["val"].dim() != 2 for cell in chain):
         return False
     lift = Lift(graph, chain[0], order)
     try:
-        y = _layer(lift, chain)
+        y, layer = _layer(lift, chain)
     except NotALoop:
         lift.undo()
         return False
@@ -86,25 +86,28 @@ def _roll(graph: fx.Graph, chain: list[fx.Node], order: dict[fx.Node, int]) -> b
             one = lift.call(aten.select.int, y, 0, t)
             one.meta |= {k: v for k, v in cell.meta.items() if k != "val"}
             h.replace_all_uses_with(one)
+    if _keeps_more(chain[-1]):
+        c: Any = _made(chain[-1])[1]
+        c.replace_all_uses_with(lift.call(aten.select.int, lift.call(operator.getitem, layer, 2), 0, 0))
     return True
 
 
 def _keeps_more(cell: fx.Node) -> bool:
-    """Whether c of an LSTM is read by something else than the next cell, which the layer does not give."""
+    """Whether c of an LSTM is read by something else than the next cell: the layer gives the last one alone."""
     made = _made(cell)
     return len(made) > 1 and made[1] is not None and any(user.target is not cell.target for user in made[1].users)
 
 
-def _layer(lift: Lift, chain: list[fx.Node]) -> fx.Node:
-    """[time, batch, hidden]: h of each cell."""
+def _layer(lift: Lift, chain: list[fx.Node]) -> tuple[fx.Node, fx.Node]:
+    """[time, batch, hidden]: h of each cell; and the call of the layer."""
     first = chain[0]
     x = lift.over_time(tuple(cell.args[0] for cell in chain))
-    zeros = [lift.call(aten.zeros_like.default, lift.call(aten.unsqueeze.default, s, 0)) for s in _states(first)]
+    begin = [_of_layer(lift, state) for state in _states(first)]
     given = (*first.args[2:], *(None,) * (6 - len(first.args)))
     params = [p for p in given if p is not None]
     if len(params) not in (2, 4):
         raise NotALoop
-    state = zeros if len(zeros) > 1 else zeros[0]
+    state = begin if len(begin) > 1 else begin[0]
     h: Any = (_made(first)[0] or _states(first)[0]).meta["val"]
     last = h.new_empty((1, *h.shape))
     # Values are given, not computed: torch's layers take no open sizes while they are traced.
@@ -112,6 +115,12 @@ def _layer(lift: Lift, chain: list[fx.Node]) -> fx.Node:
         layer = lift.graph.call_function(
             LAYERS[first.target], (x, state, params, len(params) == 4, 1, 0.0, False, False, False)
         )
-    layer.meta = {**first.meta, "val": (h.new_empty((len(chain), *h.shape)), *(last for _ in zeros))}
+    layer.meta = {**first.meta, "val": (h.new_empty((len(chain), *h.shape)), *(last for _ in begin))}
     lift.made.append(layer)
-    return lift.call(operator.getitem, layer, 0)
+    return lift.call(operator.getitem, layer, 0), layer
+
+
+def _of_layer(lift: Lift, state: fx.Node) -> fx.Node:
+    """The state that a layer of these cells begins with, [1, batch, hidden]."""
+    made = lift.call(aten.unsqueeze.default, state, 0)
+    return lift.call(aten.zeros_like.default, made) if is_zero(state) else made
