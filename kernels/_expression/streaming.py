@@ -12,7 +12,7 @@ from math import prod
 
 import torch
 
-from rtaccel.core.one_step import OneStep, one_step, time_apart
+from rtaccel.core.one_step import OneStep, Windows, one_step, step_windows_of, time_apart
 from rtaccel.core.row_traits import Streaming, StreamWalk, TimeSpan, at_the_latest, later, longest, not_streamable
 from rtaccel.core.traits import Node
 from rtaccel.kernels._common.strides import dense, elements
@@ -24,20 +24,20 @@ def _step(node: Node, spans: Sequence[TimeSpan], walk: StreamWalk) -> TimeSpan:
     layouts = [(span.steps, span.inner or walk.width(name)) for name, span in zip(node.reads, spans)]
     dims, places = time_apart(node.attrs["dims"], node.attrs["places"], layouts)
     node.attrs = {**node.attrs, "dims": dims, "places": tuple(places)}
-    seen = [
-        one_step(dims, place, span.steps, span.inner or walk.width(name))
-        if span.steps
-        else OneStep(-1, walk.length - 1, place)
-        for name, span, place in zip(node.reads, spans, places)
-    ]
-    found = [one for one in seen if one is not None]
-    if len(found) < len(seen) or len({one.dim for one in found}) != 1:
+    found: list[OneStep | Windows] = []
+    for i, (span, place) in enumerate(zip(spans, places)):
+        own = _operand(node, i, span, walk, place)
+        if own is None:
+            raise not_streamable(f"{node.name}, which brings different time steps together")
+        found.append(own)
+    if len({one.dim for one in found}) != 1:
         raise not_streamable(f"{node.name}, which brings different time steps together")
     dim, shifts = found[0].dim, [span.shift + one.first for one, span in zip(found, spans)]
     if len({*shifts}) > 1 and not all(span.steps for span in spans):
         raise not_streamable(f"{node.name}, which brings different time steps together")
     shift = at_the_latest(node, shifts, walk)
-    spans = [replace(s, receptive_field=later(s, shift - own)) for s, own in zip(spans, shifts)]
+    reach = [one.reach if isinstance(one, Windows) else 0 for one in found]
+    spans = [replace(s, receptive_field=later(s, shift - own + past)) for s, own, past in zip(spans, shifts, reach)]
     if dim < 0 and shift != walk.length - 1:
         raise not_streamable(f"{node.name}, which reads another time step than the newest")
     span = TimeSpan(0, 0, longest(spans))
@@ -49,7 +49,22 @@ def _step(node: Node, spans: Sequence[TimeSpan], walk: StreamWalk) -> TimeSpan:
     return span
 
 
-def _of_one_step(node: Node, found: Sequence[OneStep], dims: Place, dim: int, walk: StreamWalk) -> None:
+def _operand(node: Node, i: int, span: TimeSpan, walk: StreamWalk, place: Place) -> OneStep | Windows | None:
+    """How an operand is read in a step; the node reads its newest steps where a step reads several."""
+    name, dims = node.reads[i], node.attrs["dims"]
+    if not span.steps:
+        return OneStep(-1, walk.length - 1, place)
+    inner = span.inner or walk.width(name)
+    one = one_step(dims, place, span.steps, inner)
+    if one is not None or span.outer != 1:
+        return one
+    windows = step_windows_of(dims, place, span.steps, inner)
+    if windows is not None:
+        node.reads[i] = walk.recent(node, name, inner, (windows.reach + 1) * inner)
+    return windows
+
+
+def _of_one_step(node: Node, found: Sequence[OneStep | Windows], dims: Place, dim: int, walk: StreamWalk) -> None:
     """Rewrites the node: without dimension `dim`, its constants and places in their new order."""
     left = tuple(n for d, n in enumerate(dims) if d != dim)
     reads, at = list(node.reads), [one.place for one in found]

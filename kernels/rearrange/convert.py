@@ -5,8 +5,19 @@ from __future__ import annotations
 from collections.abc import Collection, Iterable, Sequence
 
 import numpy as np
+from numpy.typing import NDArray
 
-from rtaccel.core.row_traits import Narrowing, RowsNeeded, SameRows, Streaming, StreamWalk, TimeSpan, not_streamable
+from rtaccel.core.errors import UnsupportedProblem
+from rtaccel.core.row_traits import (
+    Narrowing,
+    RowsNeeded,
+    SameRows,
+    Streaming,
+    StreamWalk,
+    TimeSpan,
+    later,
+    not_streamable,
+)
 from rtaccel.core.step_windows import step_windows
 from rtaccel.core.traits import Node
 
@@ -49,7 +60,7 @@ def _step(node: Node, spans: Sequence[TimeSpan], walk: StreamWalk) -> TimeSpan |
     if rows is None:
         return _by_elements(node, span, walk)
     if rows != tuple(range(rows[0], rows[0] + len(rows))):
-        raise not_streamable(f"{node.name}, which picks other elements than whole time steps in order")
+        raise _refused(node)
     if len(rows) > 1 or span.steps == 1:
         return SameRows(TimeSpan(span.shift + rows[0], len(rows), span.receptive_field))
     if rows[0] != walk.newest(span):
@@ -59,14 +70,13 @@ def _step(node: Node, spans: Sequence[TimeSpan], walk: StreamWalk) -> TimeSpan |
 
 def _by_elements(node: Node, span: TimeSpan, walk: StreamWalk) -> TimeSpan:
     """The same elements of every time step, which lie in one piece or in several; or elements of the newest alone."""
-    refused = not_streamable(f"{node.name}, which picks other elements than whole time steps in order")
     if (windows := _windows(node, span, walk)) is not None:
         return windows
     if span.lead or span.rest:
         raise not_streamable(f"{node.name}, of a value that is no whole number of time steps")
     inner, width = span.inner or walk.width(node.reads[0]), walk.width(node.writes[0])
     if not inner or not width:
-        raise refused
+        raise _refused(node)
     index = np.asarray(_indices(node, walk))
     times, places = index // inner % span.steps, index // (inner * span.steps) * inner + index % inner
     if bool((times == walk.newest(span)).all()):
@@ -74,12 +84,30 @@ def _by_elements(node: Node, span: TimeSpan, walk: StreamWalk) -> TimeSpan:
         return TimeSpan(0, 0, span.receptive_field)
     made = int((times != times[0]).argmax())  # elements of a time step that lie side by side
     if not made or len(index) % (made * span.steps) or made % width:
-        raise refused
+        return _of_newest_few(node, span, walk, times, places)
     own = places.reshape(-1, span.steps, made)
     if bool((times.reshape(own.shape) != np.arange(span.steps)[:, None]).any()) or bool((own != own[:, :1]).any()):
-        raise refused
+        return _of_newest_few(node, span, walk, times, places)
     node.attrs = {"index": tuple(own[:, 0].flatten().tolist())}
     return TimeSpan(span.shift, span.steps, span.receptive_field, len(own), made)
+
+
+def _refused(node: Node) -> UnsupportedProblem:
+    return not_streamable(f"{node.name}, which picks other elements than whole time steps in order")
+
+
+def _of_newest_few(
+    node: Node, span: TimeSpan, walk: StreamWalk, times: NDArray[np.int64], places: NDArray[np.int64]
+) -> TimeSpan:
+    """Elements of the last few time steps, fewer than half of the window. times, places: of each, and in it."""
+    newest, count = walk.newest(span), span.outer * (span.inner or walk.width(node.reads[0]))
+    back = int((newest - times).max())
+    if bool((times > newest).any()) or back > walk.length // 2:
+        raise _refused(node)
+    name = walk.since(node, node.reads[0], span.shift) if 0 < span.shift <= walk.length // 2 else node.reads[0]
+    node.reads = [walk.recent(node, name, count, (back + 1) * count)]
+    node.attrs = {"index": tuple(((back - newest + times) * count + places).tolist())}
+    return TimeSpan(0, 0, later(span, back))
 
 
 def _windows(node: Node, span: TimeSpan, walk: StreamWalk) -> TimeSpan | None:

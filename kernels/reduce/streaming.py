@@ -1,14 +1,15 @@
-"""How a reduction goes step by step: over other dimensions than time, which then goes from those that are kept; or over the last
-few time steps, which the stream keeps."""
+"""How a reduction goes step by step: over other dimensions than time, which then goes from those that are kept; over the last
+few time steps, which the stream keeps; or over all of them so far, which are joined step by step."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from math import prod
+from math import inf, prod
 
-from rtaccel.core.one_step import one_step, time_apart
+from rtaccel.core.one_step import OneStep, one_step, step_windows_of, time_apart
+from rtaccel.core.registry import with_role
 from rtaccel.core.row_traits import Streaming, StreamWalk, TimeSpan, later, not_streamable
-from rtaccel.core.traits import Node
+from rtaccel.core.traits import Node, Role
 
 
 def _step(node: Node, spans: Sequence[TimeSpan], walk: StreamWalk) -> TimeSpan:
@@ -22,7 +23,9 @@ def _step(node: Node, spans: Sequence[TimeSpan], walk: StreamWalk) -> TimeSpan:
     place = (offset, *apart[0][1][0][1:], *apart[1][1][0][1:])
     node.attrs = {**node.attrs, "dims": dims, "kept": kept, "place": place}
     one = one_step(dims, place, span.steps, inner)
-    if one is None or one.dim >= kept or (one.dim < 0 and span.shift + one.first != walk.length - 1):
+    if one is not None and one.dim >= kept:
+        return _over_time(node, span, walk, inner, one)
+    if one is None or (one.dim < 0 and span.shift + one.first != walk.length - 1):
         return _over_windows(node, span, walk, inner)
     node.attrs = {**node.attrs, "place": one.place}
     if one.dim < 0:
@@ -36,22 +39,56 @@ def _step(node: Node, spans: Sequence[TimeSpan], walk: StreamWalk) -> TimeSpan:
 
 def _over_windows(node: Node, span: TimeSpan, walk: StreamWalk, inner: int) -> TimeSpan:
     """Each result of some time steps up to one: the mean or the deviation of the last few."""
-    dims, kept, (offset, *strides) = node.attrs["dims"], node.attrs["kept"], node.attrs["place"]
-    refused = not_streamable(f"{node.name}, a reduction over time steps")
-    over = [d for d, (n, stride) in enumerate(zip(dims, strides)) if n > 1 and stride and stride % inner == 0]
-    along = [d for d in over if d < kept]
-    reach = sum((dims[d] - 1) * strides[d] // inner for d in over if d >= kept)
-    within = offset % inner + sum((n - 1) * s for d, (n, s) in enumerate(zip(dims, strides)) if d not in over)
-    if span.outer != 1 or len(along) != 1 or strides[along[0]] != inner or min(strides) < 0 or within >= inner:
-        raise refused
-    (time,) = along
-    first, made = offset // inner, prod(dims[time + 1 : kept])
-    if first + dims[time] + reach > span.steps or not reach or not walk.fit_rows(node.writes[0], made):
-        raise refused
+    dims, kept = node.attrs["dims"], node.attrs["kept"]
+    windows = step_windows_of(dims, node.attrs["place"], span.steps, inner) if span.outer == 1 else None
+    if windows is None or windows.dim >= kept:
+        raise not_streamable(f"{node.name}, a reduction over time steps")
+    time, reach = windows.dim, windows.reach
+    made = prod(dims[time + 1 : kept])
+    if not walk.fit_rows(node.writes[0], made):
+        raise not_streamable(f"{node.name}, whose rows hold several time steps")
     node.reads = [walk.recent(node, node.reads[0], inner, (reach + 1) * inner)]
-    place = (offset % inner, *(stride for d, stride in enumerate(strides) if d != time))
-    node.attrs |= {"dims": dims[:time] + dims[time + 1 :], "kept": kept - 1, "place": place}
-    return TimeSpan(span.shift + first + reach, dims[time], later(span, reach), prod(dims[:time]), made)
+    node.attrs |= {"dims": dims[:time] + dims[time + 1 :], "kept": kept - 1, "place": windows.place}
+    return TimeSpan(span.shift + windows.first, dims[time], later(span, reach), prod(dims[:time]), made)
+
+
+EMPTY = {"sum": 0.0, "mean": 0.0, "prod": 1.0, "amax": -inf, "amin": inf}
+"""What changes nothing where it is joined."""
+
+RUNNING = {"sum": "sum", "mean": "sum", "prod": "prod", "amax": "max", "amin": "min"}
+"""The join of what came so far."""
+
+
+def _over_time(node: Node, span: TimeSpan, walk: StreamWalk, inner: int, one: OneStep) -> TimeSpan:
+    """Over time steps up to the newest: the last few, where they are fewer than half of the window, else all but the first."""
+    dims, kept, kind = node.attrs["dims"], node.attrs["kept"], node.attrs["kind"]
+    rows, first, made = dims[one.dim], span.shift + one.first, prod(dims[:kept])
+    if first < 0 or first + rows != walk.length:
+        raise not_streamable(f"{node.name}, a reduction over time steps that do not end with the newest")
+    count, few = span.outer * inner, rows <= walk.length // 2
+    begins = first if not few else span.shift if 0 < span.shift <= walk.length // 2 else 0
+    place = list(one.place)
+    if few:
+        name = walk.newest_rows(node, node.reads[0], count, rows, begins, EMPTY[kind])
+        place.insert(one.dim + 1, count)
+    else:
+        name = node.reads[0]
+        dims = dims[: one.dim] + dims[one.dim + 1 :]
+    each = prod(dims[kept:]) // (rows if few else 1)  # of a step
+    attrs = {"kind": "sum" if few and kind == "mean" else kind, "dims": dims, "kept": kept, "place": tuple(place)}
+    if not few or kind == "mean":
+        name = walk.inserted(node, node.op, attrs, [name], f"{node.writes[0]}:step", made)
+    else:
+        node.reads, node.attrs = [name], attrs
+        return TimeSpan(0, 0, later(span, rows - 1))
+    if not few:
+        name = walk.running(node, RUNNING[kind], walk.filled_until(node, name, made, begins, EMPTY[kind]), made)
+    mean = kind == "mean"
+    lines = (f"minimum x1 {float(rows)}", f"mul t0 {float(each)}", "div x0 t1") if few else ("div x0 x1",)
+    node.op, node.reads = with_role(Role.FORMULA).name, [name, *([walk.steps_so_far(node, begins)] if mean else ())]
+    places = ((0, 1), (0, 0))[: len(node.reads)]
+    node.attrs = {"program": lines if mean else ("copy x0",), "dims": (made,), "places": places}
+    return TimeSpan(0, 0, later(span, rows - 1) if few else -1)
 
 
 STREAMING = Streaming(_step, any_layout=True)

@@ -23,6 +23,7 @@ from torch import Tensor
 from rtaccel.core.errors import FormatError, ShapeError
 from rtaccel.core.registry import Case, Cost, Operator, Tolerance, register_operator
 from rtaccel.core.stage import Problem, Stage, Value
+from rtaccel.core.traits import Role
 from rtaccel.kernels._common import lines
 from rtaccel.kernels._common.strides import dense
 from rtaccel.kernels.scan.streaming import STREAMING
@@ -209,5 +210,6 @@ OPERATOR = register_operator(
         packed_bytes=lambda stage: lines.table_bytes(stage.attrs["dims"], 2),
         by_row=False,
         streaming=STREAMING,
+        role=Role.RUNNING,
     )
 )

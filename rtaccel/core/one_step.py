@@ -38,6 +38,34 @@ def one_step(dims: Sequence[int], place: Sequence[int], steps: int, inner: int) 
     return OneStep(dim, first, (offset // whole * inner + offset % inner, *strides))
 
 
+@dataclass(frozen=True)
+class Windows:
+    """dim: of the iteration, the one over windows, each a step later. first: the newest step that the first window reads. reach:
+    how many steps before its newest one a window reads. place: over the other dimensions, in elements of the newest `reach` + 1
+    steps."""
+
+    dim: int
+    first: int
+    reach: int
+    place: tuple[int, ...]
+
+
+def step_windows_of(dims: Sequence[int], place: Sequence[int], steps: int, inner: int) -> Windows | None:
+    """Places over a value [steps, inner] that read several of its steps for each; None for others."""
+    offset, *strides = place
+    over = [d for d, (n, stride) in enumerate(zip(dims, strides)) if n > 1 and stride and stride % inner == 0]
+    along = [d for d in over if strides[d] == inner]
+    if not along or min(strides) < 0:
+        return None
+    dim = max(along, key=lambda d: dims[d])
+    reach = sum((dims[d] - 1) * strides[d] // inner for d in over if d != dim)
+    within = offset % inner + sum((n - 1) * s for d, (n, s) in enumerate(zip(dims, strides)) if d not in over)
+    first = offset // inner + reach
+    if not reach or within >= inner or first + dims[dim] > steps:
+        return None
+    return Windows(dim, first, reach, (offset % inner, *(s for d, s in enumerate(strides) if d != dim)))
+
+
 def time_apart(
     dims: Sequence[int], places: Sequence[Sequence[int]], layouts: Sequence[tuple[int, int]]
 ) -> tuple[tuple[int, ...], list[tuple[int, ...]]]:

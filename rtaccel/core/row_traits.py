@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Collection, Iterable, Sequence
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING, Any, Protocol
 
 from rtaccel.core.errors import UnsupportedProblem
 from rtaccel.core.traits import Node
@@ -149,6 +149,26 @@ class StreamWalk(Protocol):
 
     def newest_state(self, name: str, state: str) -> None:
         """A final value of the window is what a state is after the step: what reads it reads that."""
+
+    def inserted(
+        self, node: Node, op: str, attrs: dict[str, Any], reads: Sequence[str], made: str, elements: int
+    ) -> str:
+        """Puts a further node of a time step before a node; gives the name of its float32 result, `made`."""
+
+    def running(self, node: Node, kind: str, name: str, elements: int) -> str:
+        """For a node: the join ("sum", "prod", "max" or "min") of each of the elements that a value has in a step with those of
+        all steps before; a sum is in float64."""
+
+    def steps_so_far(self, node: Node, shift: int) -> str:
+        """For a node: how many steps there were, the first `shift` of them not counted; [1]."""
+
+    def filled_until(self, node: Node, name: str, count: int, shift: int, fill: float) -> str:
+        """For a node: the `count` elements that a value has in a step, with a number in their place until so many steps are
+        over."""
+
+    def newest_rows(self, node: Node, name: str, count: int, rows: int, shift: int, fill: float) -> str:
+        """For a node: the `count` elements that a value has in a step, in so many steps, oldest first, with a number in the place
+        of steps before step `shift`."""
 
     def needs_context(self, what: str) -> None:
         """Of a node that holds as many steps as the window has: raises `not_streamable` where the user did not say how many."""

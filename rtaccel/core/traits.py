@@ -40,6 +40,7 @@ class Role(Enum):
     FORMULA = "makes float32 of float32 by strides (attrs program, dims, places)"
     WHOLE = "makes int64 or float32 of int64, float32, int32 or bool (attrs program, dims, places)"
     CAST = "makes float32 of float16 or bfloat16, or one of these of float32"
+    RUNNING = "joins each number with all of the steps before it, in a state (attrs kind, dims, places, last, stream)"
     DRAW = "gives float32 numbers in [0, 1), others in each call (attrs seed, place)"
     KEEP = "writes a value to a state, for the next call (tensor initial: what it holds at first)"
     QUANTIZE = "makes int8 of float32: with the static scale of its output, or with a scale per row as a second output"

@@ -8,6 +8,7 @@ from typing import Any
 import torch
 from torch import fx
 
+from rtaccel.convert.frontend.exported.graph import ExportedGraph
 from rtaccel.convert.frontend.graph.op_graph import OpGraph
 from rtaccel.convert.frontend.nodes import Buffer, OpNode
 from rtaccel.convert.streaming.rows import row_width
@@ -21,6 +22,7 @@ class Past:
     made: nodes of graphs of their own, by what they write. real: a value that is another's rows over another time: that other.
     constant: values that are the same in each step. final: those that are a state after the step."""
 
+    exported: ExportedGraph
     graph: OpGraph
     buffers: dict[str, Buffer]
     times: dict[str, TimeSpan]

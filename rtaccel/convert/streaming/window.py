@@ -18,6 +18,7 @@ from rtaccel.convert.streaming.loops.find import loops_apart
 from rtaccel.convert.streaming.padding import zeros_as_padding
 from rtaccel.convert.streaming.samples_apart import meets_samples
 from rtaccel.convert.streaming.walk import Streamed, Walk
+from rtaccel.convert.streaming.whole_pools import whole_pools_as_reductions
 from rtaccel.core.errors import UnsupportedProblem
 from rtaccel.core.row_traits import not_streamable
 
@@ -119,6 +120,7 @@ def _walked(
         raise not_streamable(f"{len(exported.inputs)} inputs")
     read_newest_output(exported.graph)
     zeros_as_padding(exported.graph)
+    whole_pools_as_reductions(exported.graph)
     with_complex_scans_as_loops(exported.graph, length)
     apart = loops_apart(exported, length)
     graph = build_graph(apart.exported, None, windowed=True)

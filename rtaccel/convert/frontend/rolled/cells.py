@@ -1,6 +1,6 @@
 """Loops over `nn.LSTMCell`, `nn.GRUCell` and `nn.RNNCell` as the layer that they are: one call over all time steps.
 
-A chain of cells with the same weights, each from the state of the one before, is the layer. The states behind the last are its own.
+A chain of cells with the same weights, each from the state of the one before, is the layer.
 """
 
 from __future__ import annotations
@@ -66,7 +66,11 @@ def _following(cell: fx.Node) -> fx.Node | None:
 
 
 def _roll(graph: fx.Graph, chain: list[fx.Node], order: dict[fx.Node, int]) -> bool:
-    if not all(isinstance(s, fx.Node) for s in _states(chain[0])) or chain[0].kwargs or any(map(_keeps_more, chain[:-1])):
+    if (
+        not all(isinstance(s, fx.Node) for s in _states(chain[0]))
+        or chain[0].kwargs
+        or any(map(_keeps_more, chain[:-1]))
+    ):
         return False
     if any(not isinstance(cell.args[0], fx.Node) or cell.args[0].meta["val"].dim() != 2 for cell in chain):
         return False

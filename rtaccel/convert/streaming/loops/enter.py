@@ -9,11 +9,11 @@ from rtaccel.convert.frontend import layout
 from rtaccel.convert.frontend.nodes import Buffer, OpNode, gather_node
 from rtaccel.convert.streaming.loops.find import Loop
 from rtaccel.convert.streaming.loops.rounds import Rounds
-from rtaccel.convert.streaming.past import Past
+from rtaccel.convert.streaming.so_far import SoFar
 from rtaccel.core.row_traits import TimeSpan, later, not_streamable
 
 
-class Loops(Past):
+class Loops(SoFar):
     """loops: of the window, by the results that they give. taken: nodes of the graph that are steps already. last: nodes that
     write what loops keep, when all else of a step is done."""
 
