@@ -17,6 +17,7 @@ from torch import Tensor
 import rtaccel._native as native
 from rtaccel.core.batch import ANY_BATCH, BatchRange
 from rtaccel.core.errors import FormatError, RtaccelError, UnsupportedProblem
+from rtaccel.core.held_memory import held
 from rtaccel.core.registry import Impl, Prepared, operator, register_impl
 from rtaccel.core.stage import GraphIO, Problem, Stage
 
@@ -50,7 +51,7 @@ def connect() -> None:
             plain.append(t)
             negated.append(t := t._neg_view())
             t = t._neg_view()
-    native.connect(torch.Tensor, torch.nn.Parameter, _refusal, plain, negated)
+    native.connect(torch.Tensor, torch.nn.Parameter, _refusal, held, plain, negated)
 
 
 def _attributes(stage: Stage) -> tuple[dict[str, Any], list[Tensor]]:

@@ -43,7 +43,7 @@ class Bound {
   }
 
  private:
-  nb::object owner_, held_;  // the tensors themselves: a list or dict may get others
+  nb::object owner_, held_;  // the tensors themselves, for a list or dict may get others; and their memory
   const Plan* plan_;
   Pointers pointers_;
 };

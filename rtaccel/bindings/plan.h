@@ -58,7 +58,7 @@ class Plan {
   // Whether the tensors can be read and written where they lie.
   bool fits(nanobind::handle inputs, nanobind::handle outputs, Pointers& p) const;
 
-  // Those that fit, one after the other.
+  // Those that fit, one after the other, each with what holds its memory.
   nanobind::tuple tensors(nanobind::handle inputs, nanobind::handle outputs) const;
 
   // The same of a tuple of inputs alone, without the nesting of the model's arguments.

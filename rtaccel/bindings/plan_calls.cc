@@ -144,7 +144,10 @@ nb::tuple Plan::tensors(nb::handle inputs, nb::handle outputs) const {
   }
   nb::list all;
   for (const Flat* flat : {&in, &out})
-    for (int i = 0; i < flat->count; ++i) all.append(nb::borrow(flat->tensors[i]));
+    for (int i = 0; i < flat->count; ++i) {
+      all.append(nb::borrow(flat->tensors[i]));
+      all.append(held(flat->tensors[i]));
+    }
   return nb::tuple(all);
 }
 

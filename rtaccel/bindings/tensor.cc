@@ -13,7 +13,7 @@ namespace {
 // torch, as far as this module knows it. Set once by `connect`.
 const dlpack::ExchangeApi* exchange = nullptr;
 PyTypeObject *tensor_type = nullptr, *parameter_type = nullptr;
-PyObject *is_neg = nullptr, *refuse = nullptr;
+PyObject *is_neg = nullptr, *refuse = nullptr, *hold = nullptr;
 
 constexpr Dtype of(rta_dtype dtype, uint8_t code) {
   return {rta::kDtypes[dtype].name, dtype, code, rta::element_bytes(dtype)};
@@ -100,7 +100,8 @@ bool may_be_negated(PyObject* object) {
 
 }  // namespace
 
-void connect(nb::handle tensor, nb::handle parameter, nb::handle refusal, nb::list plain, nb::list negated) {
+void connect(nb::handle tensor, nb::handle parameter, nb::handle refusal, nb::handle holder, nb::list plain,
+             nb::list negated) {
   nb::object capsule = tensor.attr("__dlpack_c_exchange_api__");
   auto* api = static_cast<dlpack::ExchangeApi*>(PyCapsule_GetPointer(capsule.ptr(), "dlpack_exchange_api"));
   if (!api) throw nb::python_error();
@@ -112,8 +113,11 @@ void connect(nb::handle tensor, nb::handle parameter, nb::handle refusal, nb::li
   parameter_type = reinterpret_cast<PyTypeObject*>(parameter.inc_ref().ptr());
   is_neg = nb::object(tensor.attr("is_neg")).release().ptr();
   refuse = refusal.inc_ref().ptr();
+  hold = holder.inc_ref().ptr();
   find_negative_bit(plain, negated);
 }
+
+nb::object held(nb::handle tensor) { return nb::handle(hold)(tensor); }
 
 bool knows_negative_bit() { return negative.bit != 0; }
 

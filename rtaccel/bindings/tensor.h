@@ -13,9 +13,12 @@
 namespace rta_torch {
 
 // Finds torch's exchange interface. Called once, before anything else here. plain, negated: tensors without and with
-// the negative bit, in pairs, by which the place of that bit is found.
-void connect(nanobind::handle tensor, nanobind::handle parameter, nanobind::handle refusal, nanobind::list plain,
-             nanobind::list negated);
+// the negative bit, in pairs, by which the place of that bit is found. holder: keeps the memory of a tensor.
+void connect(nanobind::handle tensor, nanobind::handle parameter, nanobind::handle refusal, nanobind::handle holder,
+             nanobind::list plain, nanobind::list negated);
+
+// What keeps the memory of a tensor where it is, whatever becomes of the tensor.
+nanobind::object held(nanobind::handle tensor);
 
 // Whether the place of the negative bit is known; torch is asked for each tensor where it is not.
 bool knows_negative_bit();

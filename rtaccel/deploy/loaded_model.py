@@ -120,10 +120,12 @@ class LoadedModel:
     def bind(self, *inputs: Any, out: Any) -> Callable[[], None]:
         """A call without arguments that reads `inputs` and writes `out`, float32 [batch, ...] as `outputs` says, in place.
 
-        The arrays are checked and held. Raises ShapeError for those that do not fit.
+        The arrays are checked and held, and so is their memory: torch and NumPy resize it no more. Raises ShapeError for those
+        that do not fit.
         """
         try:
-            return BoundModel(self._native, self._flat("bind", inputs), self._outs("bind", out))
+            given, made = self._flat("bind", inputs), self._outs("bind", out)
+            return BoundModel(self._native, given, made, _held((*given, *made)))
         except ValueError as error:
             raise self._typed("bind", error) from None
 
@@ -298,3 +300,13 @@ class LoadedModel:
 
     def _typed(self, op: str, error: ValueError) -> RtaccelError:
         return typed(op, self.name, error)
+
+
+def _held(arrays: Sequence[Any]) -> list[Any]:
+    """The memory of those that are tensors of torch on the CPU; NumPy holds its own while it is looked at."""
+    torch = sys.modules.get("torch")
+    if torch is None:
+        return []
+    from rtaccel.core.held_memory import held
+
+    return [held(a) for a in arrays if isinstance(a, torch.Tensor) and a.device.type == "cpu"]

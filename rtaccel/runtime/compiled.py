@@ -215,7 +215,8 @@ class CompiledModel(Swappable, Described, Loading):
         inputs: as those of the example, float32 [batch, ...] or int64 indices, contiguous.
         out: float32 of the shape of each result, [batch, ...], contiguous, in memory of its own.
 
-        The tensors are checked and kept alive here, once. Do not resize them afterwards.
+        The tensors are checked here, once, and their memory is held: torch refuses to resize it from then on. A tensor that gets
+        other memory (`x.data = ...`) is no longer what is read; bind again.
         Raises ShapeError where a tensor does not fit without a copy (which would not be the caller's memory).
         """
         cupy = interop.cupy_of(inputs, out)

@@ -123,6 +123,8 @@ class Call {
                          : most < 0 ? "at least " + std::to_string(least)
                                     : std::to_string(least) + " to " + std::to_string(most)));
   }
+  nb::object held;  // what keeps the memory of arrays where it is
+
   void operator()() const {
     owner_.refuse_looped();
     if (rta_model_step(model_, in_.data(), out_.data(), samples_) != 0) [[unlikely]]
@@ -255,7 +257,13 @@ void add_model(nb::module_& m) {
         if (rta_model_lock(m.get()) != 0) raise(RTA_OTHER, rta_error());
       });
   nb::class_<Call>(m, "BoundModel", "A model bound to its arrays: call it to read and write them.")
-      .def(nb::init<const Model&, nb::handle, nb::handle>(), nb::keep_alive<1, 2>())
+      .def(
+          "__init__",
+          [](Call* made, const Model& model, nb::handle inputs, nb::handle outputs, nb::object held) {
+            new (made) Call(model, inputs, outputs);
+            made->held = std::move(held);
+          },
+          nb::arg("model"), nb::arg("inputs"), nb::arg("outputs"), nb::arg("held") = nb::none(), nb::keep_alive<1, 2>())
       .def("__call__", &Call::operator())
       .def("time", &Call::time, nb::arg("out"), nb::arg("start"), nb::arg("stop"), nb::arg("deadline"));
 }

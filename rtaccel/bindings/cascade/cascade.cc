@@ -200,8 +200,9 @@ namespace {
 class BoundCascade {
  public:
   BoundCascade(nb::object cascade, nb::object x, nb::object out, nb::object features, bool through)
-      : owner_(cascade), x_(x), out_(out), cascade_(nb::cast<Cascade*>(cascade)), through_(through) {
+      : owner_(cascade), cascade_(nb::cast<Cascade*>(cascade)), through_(through) {
     if (!cascade_->fits(x, out, features, p_)) throw nb::value_error("tensors do not fit the cascade");
+    held_ = nb::make_tuple(x, out, held(x), held(out));
     cascade_->reserve(p_.rows);
   }
   void operator()() const { cascade_->run(p_.in[0], p_.out[0], p_.rows, through_); }
@@ -210,7 +211,7 @@ class BoundCascade {
   }
 
  private:
-  nb::object owner_, x_, out_;
+  nb::object owner_, held_;
   Cascade* cascade_;
   bool through_;
   Pointers p_;
