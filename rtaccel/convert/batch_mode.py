@@ -15,8 +15,10 @@ from rtaccel.convert.frontend.exported.graph import ExportedGraph
 from rtaccel.convert.frontend.graph.op_graph import OpGraph
 from rtaccel.convert.frontend.guards.numbers import Guard
 from rtaccel.convert.frontend.guards.settled_sizes import is_sized
+from rtaccel.core.one_at_a_time import one_at_a_time
 
 
+@one_at_a_time
 def choose_batch_mode(
     model: nn.Module, args: tuple[Any, ...], specialize: bool = False, guard: Guard = Guard.NONE
 ) -> tuple[ExportedGraph, OpGraph]:

@@ -22,6 +22,7 @@ from rtaccel.convert.module_swap.name_patterns import unmatched
 from rtaccel.convert.open_sizes import OpenSizes
 from rtaccel.core.dynamic import dynamic_dims
 from rtaccel.core.errors import BackendUnavailable, FallbackWarning, ShapeError, UnsupportedProblem
+from rtaccel.core.one_at_a_time import one_at_a_time
 from rtaccel.core.scheme import SchemeLike, SchemeMap
 from rtaccel.core.sparsity import SparsityLike, SparsityMap
 from rtaccel.runtime.build import ExportFailed, HasState, NoState, build_verified
@@ -40,6 +41,7 @@ MODES = ("graph", "eager", "persistent")
 """How a model is launched on a GPU."""
 
 
+@one_at_a_time
 def compile(
     model: nn.Module,
     example_inputs: Sequence[Any] | Mapping[str, Any] | Tensor,

@@ -15,6 +15,7 @@ from rtaccel.convert.frontend.torchscript import in_python
 from rtaccel.convert.passes.program import Program
 from rtaccel.convert.streaming.window import LENGTHS
 from rtaccel.core.errors import FormatError, RtaccelError, ShapeError, UnsupportedProblem
+from rtaccel.core.one_at_a_time import one_at_a_time
 from rtaccel.core.scheme import SchemeLike, SchemeMap
 from rtaccel.nn.check import describe, is_freed
 from rtaccel.nn.qat.layers import FakeQuant
@@ -196,6 +197,7 @@ _DTYPES = {1: (torch.int64,), 2: (torch.float32, torch.int32, torch.int64, *SMAL
 """Of a time step, by its dimensions."""
 
 
+@one_at_a_time
 def stream(
     model: nn.Module,
     example_step: Tensor | Sequence[Tensor],

@@ -10,11 +10,12 @@ from __future__ import annotations
 
 import inspect
 import logging
+import sys
+import threading
 import warnings
 from collections.abc import Container, Iterator, Sequence
 from contextlib import contextmanager, redirect_stderr, redirect_stdout
 from dataclasses import dataclass
-from io import StringIO
 from typing import Any
 
 import torch
@@ -67,6 +68,19 @@ def _place() -> str:
     return "an unknown line"
 
 
+class Muted:
+    """A stream of text that takes nothing of the thread that made it, and all of the others."""
+
+    def __init__(self, stream: Any) -> None:
+        self._stream, self._thread = stream, threading.get_ident()
+
+    def write(self, text: str) -> int:
+        return len(text) if threading.get_ident() == self._thread or self._stream is None else self._stream.write(text)
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._stream, name)
+
+
 @contextmanager
 def unlogged() -> Iterator[None]:
     """Without what torch logs and prints of a call that does not fit: it raises as well, and another form may fit. And without
@@ -81,7 +95,8 @@ def unlogged() -> Iterator[None]:
     for log in logs:
         log.setLevel(logging.CRITICAL)
     try:
-        with redirect_stdout(StringIO()), redirect_stderr(StringIO()):
+        out, err = Muted(sys.stdout), Muted(sys.stderr)
+        with redirect_stdout(out), redirect_stderr(err):
             yield
     finally:
         for log, level in zip(logs, levels):
