@@ -13,6 +13,7 @@ from typing import Any
 import torch
 from torch import Tensor, fx
 
+from rtaccel.convert.frontend.called_modules import called_module
 from rtaccel.convert.frontend.graph.open_shapes import open_shapes
 from rtaccel.core.registry import Operator, operator, with_role
 from rtaccel.core.stage import QParams
@@ -149,6 +150,8 @@ def insert_call(
 
 def module_name(node: fx.Node) -> str:
     """Dotted name of the module that the call came from; the node's own name where it has none."""
+    if (name := called_module(node)) != "":
+        return name
     stack = node.meta.get("nn_module_stack") or {}
     path = list(stack.values())[-1][0] if stack else ""
     return path if isinstance(path, str) and path and not path.startswith("_empty") else node.name

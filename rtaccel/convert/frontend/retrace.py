@@ -26,6 +26,7 @@ from torch.overrides import TorchFunctionMode
 from torch.utils import _pytree as pytree
 
 from rtaccel.convert.aten import aten
+from rtaccel.convert.frontend.called_modules import modules_noted
 from rtaccel.convert.frontend.exported.written_calls import WrittenCalls
 from rtaccel.convert.frontend.guards.numbers import READS, Guard, counts_of, with_flag
 from rtaccel.convert.frontend.guards.settled_sizes import is_sized, keep_settled_sizes, sizes_of
@@ -198,7 +199,7 @@ def _retraced(model: nn.Module, args: Sequence[Any], specialize: bool, guard: Gu
     written = WrittenCalls(reads=specialize or guard is not Guard.NONE)
 
     def traced(pre_dispatch: bool) -> fx.GraphModule:
-        with _quiet(), attributes_kept(model), transforms_left(), watch, written:
+        with _quiet(), attributes_kept(model), transforms_left(), modules_noted(model), watch, written:
             return make_fx(
                 call, tracing_mode="real", pre_dispatch=pre_dispatch, _error_on_data_dependent_ops=False
             )(*tensors)  # fmt: skip

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import re
 import warnings
 from collections.abc import Callable
 from typing import Any
@@ -265,3 +266,36 @@ def test_a_model_that_is_another_one_where_it_is_exported(way: str) -> None:
         x = torch.randn(2, 6)
         torch.testing.assert_close(fast(x), model(x))
     assert "computes something else where it is exported" in fast.explain(measure=False)
+
+
+class Nested(nn.Module):
+    """Layers in modules; a number of the input decides between two of them where `reads`."""
+
+    def __init__(self, reads: bool) -> None:
+        super().__init__()
+        self.enter = nn.Sequential(nn.Linear(8, 16), nn.ReLU())
+        self.inner, self.leave, self.reads = nn.ModuleDict({"a": nn.Linear(16, 16)}), nn.Linear(16, 4), reads
+
+    def forward(self, x: Tensor, n: Tensor) -> Tensor:
+        y = self.inner["a"](self.enter(x))
+        return self.leave(torch.tanh(y) if self.reads and int(n) > 1 else torch.relu(y))
+
+
+@pytest.mark.parametrize("how", ["specialized", "guarded"])
+def test_stages_have_the_names_of_modules(how: str) -> None:
+    """So a dict of schemes by names finds them, as in a model that torch.export takes."""
+    torch.manual_seed(0)
+    example, specialize = (torch.randn(2, 8), torch.tensor(1)), how == "specialized"
+    batches = [(torch.randn(2, 8), torch.tensor(1)) for _ in range(8)]
+    schemes = {"inner.*": "w8a8", "leave": "w8a16"}
+    plain = rt.compile(Nested(False).eval(), example, schemes, calibration=batches)
+    other = rt.compile(Nested(True).eval(), example, schemes, calibration=batches, specialize=specialize)
+    for model in (plain, other):
+        text = model.explain(measure=False)
+        assert (
+            "enter.0" in text
+            and re.search(r"inner\.a +linear\(int8", text)
+            and re.search(r"leave +linear\(float32", text)
+        )
+    if specialize:
+        assert other.state_dict().keys() == plain.state_dict().keys()

@@ -99,7 +99,7 @@ class Lift:
                 node.meta["val"] = target(*values[0], **values[1])
             except Exception as error:  # whatever torch says of shapes that do not fit
                 raise NotALoop from error
-        node.meta |= {k: v for k, v in self.at.meta.items() if k in ("nn_module_stack", "stack_trace")}
+        node.meta |= {k: v for k, v in self.at.meta.items() if k in ("nn_module_stack", "custom", "stack_trace")}
         return node
 
     def hand_over(self) -> None:
