@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import Any
 
 import pytest
 import torch
@@ -283,3 +284,46 @@ def test_attention_that_returns_its_weights() -> None:
         fast = rt.compile(model, x)
         with torch.no_grad():
             assert error(fast(x), model(x)) < 1e-5
+
+
+class Masked(nn.Module):
+    """torch's own transformer with a mask, and nothing said of what it is; kind: of the mask."""
+
+    def __init__(self, part: str, kind: str) -> None:
+        super().__init__()
+        options: dict[str, Any] = {"dim_feedforward": 24, "dropout": 0.0, "batch_first": True}
+        self.part, self.kind = part, kind
+        self.body: Any = {
+            "encoder": lambda: nn.TransformerEncoder(
+                nn.TransformerEncoderLayer(16, 4, **options), 2, enable_nested_tensor=False
+            ),
+            "decoder": lambda: nn.TransformerDecoder(nn.TransformerDecoderLayer(16, 4, **options), 2),
+            "transformer": lambda: nn.Transformer(16, 4, 1, 1, **options),
+        }[part]()
+        self.register_buffer("stored", nn.Transformer.generate_square_subsequent_mask(7))
+
+    def mask(self, x: Tensor) -> Tensor:
+        made = nn.Transformer.generate_square_subsequent_mask(x.shape[1])
+        band = torch.where((torch.ones_like(made).tril(-3) > 0), -torch.inf, made)
+        return {"made": made, "stored": self.stored, "truths": made == -torch.inf, "band": band}[self.kind]
+
+    def forward(self, x: Tensor, y: Tensor) -> Tensor:
+        mask = self.mask(x)
+        if self.part == "encoder":
+            return self.body(x, mask=mask)
+        if self.part == "decoder":
+            return self.body(x, y, tgt_mask=mask, memory_mask=mask)
+        return self.body(x, y, src_mask=mask, tgt_mask=mask, memory_mask=mask)
+
+
+@pytest.mark.parametrize("kind", ["made", "stored", "truths", "band"])
+@pytest.mark.parametrize("part", ["encoder", "decoder", "transformer"])
+def test_masks_leave_the_batch_open(part: str, kind: str) -> None:
+    """torch asks the numbers of a mask whether it is causal. The answer changes nothing, so the plan does not ask."""
+    torch.manual_seed(3)
+    model = Masked(part, kind).eval()
+    fast = rt.compile(model, (torch.randn(2, 7, 16), torch.randn(2, 7, 16)), strict=True)
+    for rows in (1, 2, 5):
+        given = torch.randn(rows, 7, 16), torch.randn(rows, 7, 16)
+        with torch.no_grad():
+            torch.testing.assert_close(fast(*given), model(*given), rtol=1e-4, atol=1e-5)

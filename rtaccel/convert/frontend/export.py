@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import warnings
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Mapping
 from dataclasses import replace
 from functools import partial
 from inspect import Parameter
@@ -36,25 +35,13 @@ from rtaccel.convert.frontend.retrace import (
     with_arguments,
 )
 from rtaccel.convert.frontend.trained import as_torch_layers
+from rtaccel.convert.frontend.unasked import masks_as_given, unvalidated
 from rtaccel.core.batch import ANY_BATCH, only
 from rtaccel.core.errors import UnsupportedProblem
 
 _TRACED_BATCH = 23
 """Batch used while tracing: export fixes sizes 0 and 1 for good, so a model is traced with another one. A prime that is
 unlike any size a model has of its own: a size that agrees by chance would hide that the model depends on it."""
-
-
-@contextmanager
-def _unvalidated() -> Iterator[None]:
-    """Without the checks of `torch.distributions` on their arguments: they ask for numbers, which a graph does not have. The
-    model itself has run with the example before, checks included."""
-    kind = torch.distributions.Distribution
-    kept = kind._validate_args
-    kind.set_default_validate_args(False)
-    try:
-        yield
-    finally:
-        kind.set_default_validate_args(kept)
 
 
 def _export(
@@ -73,8 +60,8 @@ def _export(
         if at < len(shapes):  # export has `*args` as one argument, and none where nothing is in it
             shapes = (*shapes[:at], tuple(shapes[at:]))
     with (
-        torch.no_grad(), unlogged(), _unvalidated(), known_shapes(bool(dims)), attributes_kept(model), transforms_left(),
-        packed_sequences(model, any_batch), WrittenCalls(), warnings.catch_warnings(),
+        torch.no_grad(), unlogged(), unvalidated(), masks_as_given(), known_shapes(bool(dims)), attributes_kept(model),
+        transforms_left(), packed_sequences(model, any_batch), WrittenCalls(), warnings.catch_warnings(),
     ):  # fmt: skip
         warnings.filterwarnings("ignore", category=FutureWarning)  # torch's own, about its own tree specs
         warnings.filterwarnings("ignore", message="The tensor attribute")  # and about its own nn.LSTM
