@@ -31,12 +31,15 @@ from rtaccel.runtime.dynamic import DynamicModel, dynamic_model
 from rtaccel.runtime.eager_fallback import UncapturedModel
 from rtaccel.runtime.fallback import warn_of_fallbacks
 from rtaccel.runtime.foreign import as_tensors
+from rtaccel.runtime.gpu.persistent_choice import CUDA_CHAIN, only
 from rtaccel.runtime.guarded import GuardedModel
 from rtaccel.runtime.options import check_threads
 from rtaccel.runtime.recipe import Recipe
 from rtaccel.runtime.script_check import check_form
 from rtaccel.runtime.stateful.build import compiled_with_state
 
+CUDA = "cuda"
+"""Kernels in CUDA C++, as a backend."""
 MODES = ("graph", "eager", "persistent")
 """How a model is launched on a GPU."""
 
@@ -72,8 +75,9 @@ def compile(
         give the figures. `rt.Unstructured(always=True)` uses them in any case.
     calibration: an iterable of inputs (tensors or tuples, float32 [n, ...] as the example) for static int8 scales; without it
         they are per row (dynamic).
-    backend: force "cpu", "portable" or "triton"; None takes the best for the device. Operators that a forced backend
-        has no kernel for run as plain torch, and `explain()` says so.
+    backend: force "cpu", "portable", "triton" or "numba_cuda"; None takes the best for the device. Operators that a forced
+        backend has no kernel for run as plain torch, and `explain()` says so. "cuda": the persistent kernel in CUDA C++, with
+        `mode="persistent"`.
     mode: on a GPU, "graph" (the default): the model is captured once for the example's batch and replayed as one launch; other
         batches are launched kernel by kernel. "eager": always kernel by kernel. "persistent": an MLP with static W8A8 or
         static W4A8 layers runs in a persistent kernel (LSTM and GRU: `rt.stream`); inputs and outputs are then
@@ -113,6 +117,13 @@ def compile(
 
     Raises UnsupportedProblem, FormatError, ShapeError or BackendUnavailable; each names the value and the next step.
     """
+    if backend == CUDA:
+        check_mode(device, mode)
+        with only(CUDA_CHAIN):
+            return compile(
+                model, example_inputs, scheme, sparsity, calibration, device, None, threads, max_batch, mode, verify, strict,
+                specialize, exact, dynamic,
+            )  # fmt: skip
     original, model = model, in_python("compile", model)
     original, model, example, calibration = by_names(original, model, example_inputs, calibration)
     args = as_tensors("compile", check_example(model, example))
@@ -228,3 +239,14 @@ def check_options(device: str, max_batch: int | None, mode: str | None) -> None:
             "a CUDA GPU that torch can see",
             "Compile with device='cpu', or install a driver.",
         )
+
+
+def check_mode(device: str, mode: str | None) -> None:
+    """Of a model in CUDA C++. Raises BackendUnavailable on a CPU, UnsupportedProblem for a mode that has no such kernels."""
+    if device == "cpu":
+        raise BackendUnavailable("backend", "'cuda' on cpu", "a device it runs on: cuda", "Pass device=.")
+    if mode != "persistent":
+        raise UnsupportedProblem(
+            "backend", f"'cuda' with mode={mode!r}", "mode='persistent', which has kernels in CUDA C++",
+            "Pass that mode, or backend='triton'.",
+        )  # fmt: skip

@@ -9,6 +9,7 @@ from __future__ import annotations
 import importlib.util
 import shutil
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -17,7 +18,9 @@ import torch
 from torch import nn
 
 import rtaccel as rt
+from rtaccel.runtime.gpu.persistent_choice import TRITON, allowed
 from rtaccel.backends import cuda_errors, get_backend, require
+from rtaccel.core import settings
 from rtaccel.plan.group import StagedPlan
 
 X = torch.randn(2, 12)
@@ -34,8 +37,9 @@ def alive() -> Iterator[None]:
 
 
 @pytest.fixture
-def card(monkeypatch: pytest.MonkeyPatch) -> pytest.MonkeyPatch:
-    """A card that only says what it is."""
+def card(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> pytest.MonkeyPatch:
+    """A card that only says what it is, on a machine where no kernels were built."""
+    monkeypatch.setenv(settings.KERNELS, str(tmp_path))
     monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
     monkeypatch.setattr(torch.cuda, "get_device_capability", lambda: (9, 0))
     monkeypatch.setattr(torch.cuda, "get_device_name", lambda: "NVIDIA Test")
@@ -141,3 +145,17 @@ def test_out_of_memory_without_a_graph(monkeypatch: pytest.MonkeyPatch) -> None:
     with pytest.raises(rt.UnsupportedProblem, match=r"2 GiB.*Free memory"):
         fast(X)
     assert cuda_errors.dead() is None
+
+
+def test_kernels_in_cuda_c_as_a_backend() -> None:
+    """They are those of the persistent mode: asked for elsewhere, each error says so; and nothing else answers in their place."""
+    model, x = nn.Sequential(nn.Linear(8, 16), nn.ReLU(), nn.Linear(16, 4)).eval(), torch.randn(1, 8)
+    with pytest.raises(rt.BackendUnavailable, match="'cuda' on cpu"):
+        rt.compile(model, (x,), backend="cuda")
+    for mode in (None, "graph", "eager"):
+        with pytest.raises(rt.UnsupportedProblem, match="mode='persistent'"):
+            rt.compile(model, (x,), device="cuda", backend="cuda", mode=mode)
+    if not torch.cuda.is_available():
+        with pytest.raises(rt.BackendUnavailable):
+            rt.compile(model, (x,), "w8a8", calibration=[x], device="cuda", backend="cuda", mode="persistent")
+    assert allowed(TRITON)

@@ -16,6 +16,7 @@ from rtaccel.core.errors import UnsupportedProblem
 from rtaccel.core.stage import Stage
 from rtaccel.plan.explain import Line
 from rtaccel.runtime.gpu.past.at_rest import AtRest
+from rtaccel.runtime.gpu.persistent_choice import CUDA_CHAIN as CUDA
 from rtaccel.runtime.gpu.persistent_choice import TRITON, allowed
 from rtaccel.runtime.gpu.persistent_launch import PersistentLaunch, Rounding
 from rtaccel.runtime.gpu.persistent_weights import Packed, WeightSets, same_numbers
@@ -23,7 +24,6 @@ from rtaccel.runtime.gpu.persistent_weights import Packed, WeightSets, same_numb
 if TYPE_CHECKING:
     from rtaccel.kernels._gpu.triton_launch import Launch
 
-CUDA = "cuda_chain"
 
 STEP = "Use mode='graph', scheme='w8a8' or 'w4a8' with calibration=, or a smaller model."
 

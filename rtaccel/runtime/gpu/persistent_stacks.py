@@ -25,14 +25,13 @@ from rtaccel.kernels.recurrent.layout import Geometry
 from rtaccel.plan.explain import Line
 from rtaccel.runtime.gpu.past.at_rest import AtRest
 from rtaccel.runtime.gpu.past.states import StackStates
+from rtaccel.runtime.gpu.persistent_choice import CUDA_STACK as CUDA
 from rtaccel.runtime.gpu.persistent_choice import TRITON, allowed
 from rtaccel.runtime.gpu.persistent_launch import PersistentLaunch
 from rtaccel.runtime.gpu.persistent_weights import Packed, WeightSets, same_numbers
 
 if TYPE_CHECKING:
     from rtaccel.kernels._gpu.cuda_nvrtc import CudaKernel
-
-CUDA = "cuda_recurrent"
 
 
 class _Stack:
