@@ -29,7 +29,7 @@ from rtaccel.runtime.state.buffers import STRUCTURE, State
 from rtaccel.runtime.streaming.chunks import stream_of_chunks
 from rtaccel.runtime.streaming.front import Front, stream_with_front
 from rtaccel.runtime.streaming.program import default_mode, stream_program
-from rtaccel.runtime.streaming.verify_stream import TOLERANCE, check_stream_state, verify_stream
+from rtaccel.runtime.streaming.verify_stream import NOT_VERIFIED, TOLERANCE, check_stream_state, verify_stream
 
 
 class StreamModel(CompiledModel):
@@ -271,6 +271,7 @@ def stream(
         raise ShapeError("stream", f"delay={delay!r}", "a number of time steps, 0 or more", "Correct it.")
     mode = _mode(device, mode, step)
     own = private_copy("stream", model)
+    refused: UnsupportedProblem | None = None  # by windows of time steps; what follows takes them for samples
     if front is not None:
         found = stream_with_front(
             own, Front.of(front, step, mode == "persistent"), scheme, calibration, context, mode, delay
@@ -280,9 +281,10 @@ def stream(
     else:
         try:
             found = stream_program(own, step, scheme, calibration, mode, context, delay=delay)
-        except UnsupportedProblem as refused:
+        except UnsupportedProblem as error:
             if mode == "persistent" or step.dim() != 2 or step.dtype not in (torch.float32, *SMALL):
                 raise
+            refused = error
             found = stream_of_chunks(own, step, scheme, calibration, context, refused, mode, delay)
     layout = found.layout
     check_stream_state(found.model, step, layout, context or _length(calibration, layout))
@@ -297,12 +299,16 @@ def stream(
         scheme=str(SchemeMap(scheme)),
     )
     live = StreamModel(found.program, options, ("x_t",))
+    alone = refused is not None and (found.states is None or not found.states.names)
     if SchemeMap(scheme).exact and mode != "persistent":
         trained = any(isinstance(module, FakeQuant) for module in model.modules())
         tolerance = SWAPPED_TOLERANCE if trained else TOLERANCE
-        live.note_verified(
-            verify_stream(private_copy("stream", found.model), live, step, layout, context, tolerance, delay)
-        )
+        seen = verify_stream(private_copy("stream", found.model), live, step, layout, context, tolerance, delay)
+        if refused is not None and alone and seen.startswith(NOT_VERIFIED):
+            raise refused  # what keeps nothing of the past, and is not seen to be right, took time steps for channels
+        live.note_verified(seen)
+    elif alone:
+        stream(model, example_step, context=context, delay=delay)  # raises where float32 is refused
     return live
 
 

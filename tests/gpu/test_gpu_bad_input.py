@@ -18,10 +18,10 @@ import torch
 from torch import nn
 
 import rtaccel as rt
-from rtaccel.runtime.gpu.persistent_choice import TRITON, allowed
 from rtaccel.backends import cuda_errors, get_backend, require
 from rtaccel.core import settings
 from rtaccel.plan.group import StagedPlan
+from rtaccel.runtime.gpu.persistent_choice import TRITON, allowed
 
 X = torch.randn(2, 12)
 

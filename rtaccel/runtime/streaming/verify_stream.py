@@ -22,6 +22,9 @@ MAX_COMPARED = 61
 
 TOLERANCE = 1e-3
 
+NOT_VERIFIED = "not verified"
+"""How the text begins where nothing could be compared."""
+
 
 def window_of(step: Tensor, layout: tuple[str, ...], length: int, generator: torch.Generator) -> Tensor:
     """A random window of one stream, in the form that the model takes."""
@@ -107,7 +110,7 @@ def verify_stream(
     live.reset()
     ms = (time.perf_counter() - start) * 1e3
     if not compared:
-        return "not verified: the model takes no short window, or its outputs are not told from their time"
+        return f"{NOT_VERIFIED}: the model takes no short window, or its outputs are not told from their time"
     seen = ", ".join(map(str, compared))
     return f"verified against windows of {seen} in {ms:.0f} ms: largest difference {worst:.1e} of the rms"
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+from collections.abc import Callable
 
 import pytest
 import torch
@@ -172,3 +173,32 @@ class Newest(nn.Module):
 
     def forward(self, found: tuple[Tensor, Tensor]) -> Tensor:
         return found[0][:, -self.back]
+
+
+MIXED: dict[str, Callable[[Tensor], Tensor]] = {
+    "off the mean": lambda x: x - x.mean(1, keepdim=True),
+    "softmax": lambda x: torch.softmax(x, 1),
+    "norm": lambda x: nn.functional.normalize(x, dim=1),
+    "off the largest": lambda x: x - x.amax(1, keepdim=True),
+    "sorted": lambda x: x.sort(1).values,
+}
+
+
+@pytest.mark.parametrize("scheme", ["float32", "bfloat16"])
+@pytest.mark.parametrize("name", MIXED)
+def test_time_steps_are_not_taken_for_channels(name: str, scheme: str) -> None:
+    """What meets all time steps, and keeps nothing, is no model over the one channel of an audio signal."""
+
+    class Mixed(nn.Module):
+        def forward(self, x: Tensor) -> Tensor:
+            return MIXED[name](x)
+
+    try:
+        live = rt.stream(Mixed().eval(), torch.randn(2, 6), scheme)
+    except rt.UnsupportedProblem as error:
+        assert "time steps" in str(error)
+        return
+    x = torch.randn(2, 7, 6)
+    for t in range(7):
+        y = live.step(x[:, t])
+    torch.testing.assert_close(y, Mixed()(x)[:, -1])
