@@ -8,7 +8,7 @@ from dataclasses import replace
 from typing import Any
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 from torch.utils import _pytree as pytree
 
 from rtaccel.convert.batch_mode import called_mode, choose_batch_mode, fixed_batch_mode
@@ -17,6 +17,7 @@ from rtaccel.convert.frontend.exported.example import shared_batch
 from rtaccel.convert.frontend.exported.graph import ChangesItself, ExportedGraph
 from rtaccel.convert.frontend.graph.op_graph import OpGraph
 from rtaccel.convert.frontend.guards.numbers import Guard
+from rtaccel.convert.frontend.outside_state import Snapshot
 from rtaccel.convert.frontend.private_copy import private_copy
 from rtaccel.convert.lower import lower
 from rtaccel.convert.open_sizes import OpenSizes
@@ -27,7 +28,7 @@ from rtaccel.core.scheme import SchemeMap
 from rtaccel.runtime.compiled import CompiledModel
 from rtaccel.runtime.guarded import GuardedModel
 from rtaccel.runtime.options import Options
-from rtaccel.runtime.verify import narrowed, other_values, tolerance_for, verified
+from rtaccel.runtime.verify import cloned, narrowed, other_values, tolerance_for, verified
 
 Build = Callable[[ExportedGraph, OpGraph], CompiledModel]
 
@@ -156,6 +157,8 @@ def _build_verified(
         other = exported.retraced and not specialize
         taken = shadow if exported.guarded is None else GuardedModel(shadow, reference, exported.guarded, warns=False)
         found = verified(reference, taken, args, example, shadow.batch, tolerance, other)
+        if isinstance(found, str):
+            _refuse_outside_state(reference, args)
         if isinstance(found, str) or not found.failed:
             return (fast or build(exported, graph)).note_verified(found if isinstance(found, str) else found.note())
         left = narrowed(exported.batch, example, found)
@@ -188,6 +191,29 @@ def _other_forms(
     called = called_mode(model, args, specialize, guard) if as_called else None
     if called is not None:
         yield called
+
+
+def _refuse_outside_state(model: nn.Module, args: tuple[Any, ...]) -> None:
+    """Of a model that gives another result each time: raises ExportFailed where it does with the same random numbers too, and
+    changes tensors outside of its modules."""
+    results: list[Any] = []
+
+    def call() -> None:
+        with torch.no_grad(), torch.random.fork_rng(devices=[]):
+            torch.manual_seed(0)
+            results.append(pytree.tree_leaves(model(*cloned(args))))
+
+    before = Snapshot(model)
+    call()
+    call()
+    changed = before.changed()
+    same = all(torch.equal(a, b) for a, b in zip(*results) if isinstance(a, Tensor) and isinstance(b, Tensor))
+    if changed and not same:
+        raise ExportFailed(
+            "compile", f"{type(model).__name__}, which changes {', '.join(changed)} outside of its modules when called",
+            "a model that keeps its state in buffers or attributes, or has none",
+            "Make it a buffer, or take it as an input and return it.",
+        )  # fmt: skip
 
 
 def _float32(exported: ExportedGraph, graph: OpGraph, args: tuple[Any, ...], names: tuple[str, ...]) -> CompiledModel:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import warnings
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -16,6 +15,7 @@ from rtaccel.convert.frontend.exported.graph import ExportedGraph
 from rtaccel.convert.frontend.graph.op_graph import OpGraph
 from rtaccel.convert.frontend.guards.numbers import Guard
 from rtaccel.convert.frontend.named_arguments import by_names
+from rtaccel.convert.frontend.outside_state import outside_untouched
 from rtaccel.convert.frontend.private_copy import private_copy
 from rtaccel.convert.frontend.torchscript import in_python
 from rtaccel.convert.module_swap.name_patterns import unmatched
@@ -25,6 +25,7 @@ from rtaccel.core.errors import BackendUnavailable, FallbackWarning, ShapeError,
 from rtaccel.core.one_at_a_time import one_at_a_time
 from rtaccel.core.scheme import SchemeLike, SchemeMap
 from rtaccel.core.sparsity import SparsityLike, SparsityMap
+from rtaccel.core.warn_caller import warn_caller
 from rtaccel.runtime.build import ExportFailed, HasState, NoState, build_verified
 from rtaccel.runtime.compiled import CompiledModel
 from rtaccel.runtime.dynamic import DynamicModel, dynamic_model
@@ -45,6 +46,7 @@ MODES = ("graph", "eager", "persistent")
 
 
 @one_at_a_time
+@outside_untouched
 def compile(
     model: nn.Module,
     example_inputs: Sequence[Any] | Mapping[str, Any] | Tensor,
@@ -209,9 +211,9 @@ def compile(
             "compile", f"sparsity={sparsity!r} for a model that cannot be captured: {reason}", "a model that can be",
             "Prune and swap its layers with rt.sparsify_ instead.",
         ) from reason  # fmt: skip
-    warnings.warn(
+    warn_caller(
         f"{title} was not captured and runs layer by layer in Python, not faster than torch: {reason}",
-        FallbackWarning, stacklevel=2,
+        FallbackWarning,
     )  # fmt: skip
     return UncapturedModel(original, str(reason), scheme, calibration, args)
 

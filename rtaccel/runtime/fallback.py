@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import warnings
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
@@ -10,6 +9,7 @@ from torch import nn
 
 from rtaccel.convert.frontend.private_copy import private_copy
 from rtaccel.core.errors import FallbackWarning, UnsupportedProblem
+from rtaccel.core.warn_caller import warn_caller
 from rtaccel.runtime.against_eager import against_eager, costliest_fallback
 
 if TYPE_CHECKING:
@@ -45,4 +45,4 @@ def warn_of_fallbacks(
         text += " What falls back to PyTorch: "
     else:
         text += ", and these fall back to PyTorch: "
-    warnings.warn(text + shown, FallbackWarning, stacklevel=3)
+    warn_caller(text + shown, FallbackWarning)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import copy
-import warnings
 from collections.abc import Callable
 from typing import Any
 
@@ -13,6 +12,7 @@ from torch.utils import _pytree as pytree
 
 from rtaccel.core.batch import BatchRange
 from rtaccel.core.errors import FallbackWarning, FormatError, ShapeError, UnsupportedProblem
+from rtaccel.core.warn_caller import warn_caller
 from rtaccel.plan.explain import Line
 from rtaccel.runtime.compiled import CompiledModel
 from rtaccel.runtime.foreign import as_tensors, holds_foreign
@@ -56,10 +56,10 @@ class _Answers:
             self.row += 1
         if not self.warned:
             self.warned = True
-            warnings.warn(
+            warn_caller(
                 "numbers that the model's Python reads, or shapes, are not those of the example: the model itself gives the "
                 "result of such calls, in PyTorch",
-                FallbackWarning, stacklevel=4,
+                FallbackWarning,
             )  # fmt: skip
 
 

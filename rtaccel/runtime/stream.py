@@ -10,6 +10,7 @@ from torch import Tensor, nn
 
 from rtaccel.convert.frontend.exported.example import check_example
 from rtaccel.convert.frontend.graph.small import SMALL
+from rtaccel.convert.frontend.outside_state import outside_untouched
 from rtaccel.convert.frontend.private_copy import private_copy
 from rtaccel.convert.frontend.torchscript import in_python
 from rtaccel.convert.passes.program import Program
@@ -198,6 +199,7 @@ _DTYPES = {1: (torch.int64,), 2: (torch.float32, torch.int32, torch.int64, *SMAL
 
 
 @one_at_a_time
+@outside_untouched
 def stream(
     model: nn.Module,
     example_step: Tensor | Sequence[Tensor],

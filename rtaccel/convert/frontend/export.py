@@ -22,6 +22,7 @@ from rtaccel.convert.frontend.functional.functionalize import functionalize
 from rtaccel.convert.frontend.guards.numbers import Guard
 from rtaccel.convert.frontend.guards.refusal import refusal
 from rtaccel.convert.frontend.guards.sizes import batch_range
+from rtaccel.convert.frontend.outside_state import outside_kept
 from rtaccel.convert.frontend.packed import packed_sequences
 from rtaccel.convert.frontend.private_copy import attributes_kept
 from rtaccel.convert.frontend.recurrent_shapes import known_shapes
@@ -60,8 +61,9 @@ def _export(
         if at < len(shapes):  # export has `*args` as one argument, and none where nothing is in it
             shapes = (*shapes[:at], tuple(shapes[at:]))
     with (
-        torch.no_grad(), unlogged(), unvalidated(), masks_as_given(), known_shapes(bool(dims)), attributes_kept(model),
-        transforms_left(), packed_sequences(model, any_batch), WrittenCalls(), warnings.catch_warnings(),
+        torch.no_grad(), unlogged(), unvalidated(), masks_as_given(), known_shapes(bool(dims)),
+        attributes_kept(model), outside_kept(model), transforms_left(), packed_sequences(model, any_batch), WrittenCalls(),
+        warnings.catch_warnings(),
     ):  # fmt: skip
         warnings.filterwarnings("ignore", category=FutureWarning)  # torch's own, about its own tree specs
         warnings.filterwarnings("ignore", message="The tensor attribute")  # and about its own nn.LSTM

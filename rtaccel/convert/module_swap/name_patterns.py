@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import warnings
 from collections.abc import Iterable, Mapping
 from difflib import get_close_matches
 from fnmatch import fnmatchcase
@@ -11,6 +10,7 @@ from typing import Any
 from torch import nn
 
 from rtaccel.core.log import log
+from rtaccel.core.warn_caller import warn_caller
 
 
 def unmatched(op: str, patterns: Any, model: nn.Module, also: Iterable[str] = ()) -> tuple[str, ...]:
@@ -26,5 +26,5 @@ def unmatched(op: str, patterns: Any, model: nn.Module, also: Iterable[str] = ()
             hint = f"; did you mean {' or '.join(map(repr, close))}?" if close else ""
             notes.append(f"the pattern {pattern!r} fits no module of the model{hint}")
             log.warning("%s: %s", op, notes[-1])
-            warnings.warn(f"{op}: {notes[-1]}", UserWarning, stacklevel=4)
+            warn_caller(f"{op}: {notes[-1]}", UserWarning)
     return tuple(notes)

@@ -1,0 +1,20 @@
+"""Warnings that are shown at the line of the user's code that called this package, however deep inside they arise."""
+
+from __future__ import annotations
+
+import sys
+import warnings
+from pathlib import Path
+from types import FrameType
+
+import torch
+
+_INSIDE = tuple(f"{Path(file).parent}/" for file in (Path(__file__).parent, torch.__file__))
+
+
+def warn_caller(text: str, category: type[Warning]) -> None:
+    level = 1
+    frame: FrameType | None = sys._getframe()
+    while frame is not None and frame.f_code.co_filename.startswith(_INSIDE):
+        level, frame = level + 1, frame.f_back
+    warnings.warn(text, category, stacklevel=level)
