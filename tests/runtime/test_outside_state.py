@@ -99,7 +99,7 @@ def test_state_outside_is_what_it_was(name: str, strict: bool) -> None:
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         if strict:
-            with pytest.raises(rt.UnsupportedProblem, match="outside of its modules|no buffer or attribute"):
+            with pytest.raises(rt.UnsupportedProblem, match=r"outside of its modules|no buffer or attribute"):
                 rt.compile(model, (torch.randn(1, 4),), strict=True)
         else:
             fast = rt.compile(model, (torch.randn(1, 4),))
