@@ -17,7 +17,7 @@ from torch import Tensor
 import rtaccel._native as native
 from rtaccel.core.batch import ANY_BATCH, BatchRange
 from rtaccel.core.errors import FormatError, RtaccelError, UnsupportedProblem
-from rtaccel.core.held_memory import held
+from rtaccel.core.process.held_memory import held
 from rtaccel.core.registry import Impl, Prepared, operator, register_impl
 from rtaccel.core.stage import GraphIO, Problem, Stage
 

@@ -13,8 +13,9 @@ from math import prod
 import torch
 
 from rtaccel.core.one_step import OneStep, Windows, one_step, step_windows_of, time_apart
+from rtaccel.core.registry import with_role
 from rtaccel.core.row_traits import Streaming, StreamWalk, TimeSpan, at_the_latest, later, longest, not_streamable
-from rtaccel.core.traits import Node
+from rtaccel.core.traits import Node, Role
 from rtaccel.kernels._common.strides import dense, elements
 
 Place = tuple[int, ...]
@@ -88,8 +89,12 @@ def _of_one_step(node: Node, found: Sequence[OneStep | Windows], dims: Place, di
             continue
         if not constant.is_floating_point():
             raise not_streamable(f"{node.name}, whose whole constants differ from time step to time step")
-        walk.needs_context(f"{node.name}, whose constants differ from time step to time step")
         words[f"c{i}"] = f"x{len(reads)}"
+        if (counted := _counted(node, table, walk)) is not None:
+            reads.append(counted)
+            at.append((0, *(0 for _ in where[1:])))
+            continue
+        walk.needs_context(f"{node.name}, whose constants differ from time step to time step")
         reads.append(walk.add_table(node, table))
         at.append(where)
     node.reads, node.tensors = reads, tensors
@@ -97,6 +102,26 @@ def _of_one_step(node: Node, found: Sequence[OneStep | Windows], dims: Place, di
     if not left:
         left, at, kept = (1,), [(p[0], 0) for p in at], [(p[0], 0) for p in kept]
     node.attrs = {**node.attrs, "program": program, "dims": left, "places": (*at, *kept)}
+
+
+def _counted(node: Node, table: torch.Tensor, walk: StreamWalk) -> str | None:
+    """A value that follows from the number of the step, where the table is a t + b or 1 / (a t + b) for time step t: a stream
+    without an end has it too. None for other tables."""
+    if table.shape[1] != 1 or table.dtype != torch.float32:
+        return None
+    t, numbers = torch.arange(len(table), dtype=torch.float64), table[:, 0].double()
+    for inverse in (False, True):
+        line = 1 / numbers if inverse else numbers
+        a, b = float((line[-1] - line[0]) / (len(table) - 1)), float(line[0])
+        a, b = (round(x) if abs(x - round(x)) < 1e-5 * max(1.0, abs(x)) else x for x in (a, b))
+        fitted = (a * t + b).float()
+        fitted = 1 / fitted if inverse else fitted
+        if bool(((fitted.double() - numbers).abs() <= 2.0**-23 * numbers.abs()).all()):
+            program = (f"mul x0 {float(a)}", f"add t0 {float(b - a)}", *(("reciprocal t1",) if inverse else ()))
+            attrs = {"program": program, "dims": (1,), "places": ((0, 1),)}
+            made = f"{node.writes[0]}:counted{float(a)},{float(b)},{int(inverse)}"
+            return walk.inserted(node, with_role(Role.FORMULA).name, attrs, [walk.steps_so_far(node, 0)], made, 1)
+    return None
 
 
 def _table(constant: torch.Tensor, dims: Place, place: Place, dim: int) -> tuple[torch.Tensor, Place]:

@@ -15,7 +15,7 @@ from rtaccel.convert.frontend.exported.graph import ExportedGraph
 from rtaccel.convert.frontend.graph.op_graph import OpGraph
 from rtaccel.convert.frontend.guards.numbers import Guard
 from rtaccel.convert.frontend.guards.settled_sizes import is_sized
-from rtaccel.core.one_at_a_time import one_at_a_time
+from rtaccel.core.process.one_at_a_time import one_at_a_time
 
 
 @one_at_a_time

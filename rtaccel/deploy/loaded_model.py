@@ -307,6 +307,6 @@ def _held(arrays: Sequence[Any]) -> list[Any]:
     torch = sys.modules.get("torch")
     if torch is None:
         return []
-    from rtaccel.core.held_memory import held
+    from rtaccel.core.process.held_memory import held
 
     return [held(a) for a in arrays if isinstance(a, torch.Tensor) and a.device.type == "cpu"]

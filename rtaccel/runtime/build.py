@@ -17,8 +17,8 @@ from rtaccel.convert.frontend.exported.example import shared_batch
 from rtaccel.convert.frontend.exported.graph import ChangesItself, ExportedGraph
 from rtaccel.convert.frontend.graph.op_graph import OpGraph
 from rtaccel.convert.frontend.guards.numbers import Guard
-from rtaccel.convert.frontend.outside_state import Snapshot
 from rtaccel.convert.frontend.private_copy import private_copy
+from rtaccel.convert.frontend.tracing.outside_state import Snapshot
 from rtaccel.convert.lower import lower
 from rtaccel.convert.open_sizes import OpenSizes
 from rtaccel.core.errors import UnsupportedProblem

@@ -15,17 +15,17 @@ from rtaccel.convert.frontend.exported.graph import ExportedGraph
 from rtaccel.convert.frontend.graph.op_graph import OpGraph
 from rtaccel.convert.frontend.guards.numbers import Guard
 from rtaccel.convert.frontend.named_arguments import by_names
-from rtaccel.convert.frontend.outside_state import outside_untouched
 from rtaccel.convert.frontend.private_copy import private_copy
 from rtaccel.convert.frontend.torchscript import in_python
+from rtaccel.convert.frontend.tracing.outside_state import outside_untouched
 from rtaccel.convert.module_swap.name_patterns import unmatched
 from rtaccel.convert.open_sizes import OpenSizes
 from rtaccel.core.dynamic import dynamic_dims
 from rtaccel.core.errors import BackendUnavailable, FallbackWarning, ShapeError, UnsupportedProblem
-from rtaccel.core.one_at_a_time import one_at_a_time
+from rtaccel.core.process.one_at_a_time import one_at_a_time
+from rtaccel.core.process.warn_caller import warn_caller
 from rtaccel.core.scheme import SchemeLike, SchemeMap
 from rtaccel.core.sparsity import SparsityLike, SparsityMap
-from rtaccel.core.warn_caller import warn_caller
 from rtaccel.runtime.build import ExportFailed, HasState, NoState, build_verified
 from rtaccel.runtime.compiled import CompiledModel
 from rtaccel.runtime.dynamic import DynamicModel, dynamic_model

@@ -13,7 +13,7 @@ from rtaccel.convert.frontend.private_copy import private_copy
 from rtaccel.convert.open_sizes import OpenSizes, Sizes
 from rtaccel.core.dynamic import DynamicDim
 from rtaccel.core.errors import ShapeError, UnsupportedProblem
-from rtaccel.core.one_at_a_time import one_at_a_time
+from rtaccel.core.process.one_at_a_time import one_at_a_time
 from rtaccel.runtime.build import check_state
 from rtaccel.runtime.compiled import CompiledModel
 

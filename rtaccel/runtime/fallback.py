@@ -9,7 +9,7 @@ from torch import nn
 
 from rtaccel.convert.frontend.private_copy import private_copy
 from rtaccel.core.errors import FallbackWarning, UnsupportedProblem
-from rtaccel.core.warn_caller import warn_caller
+from rtaccel.core.process.warn_caller import warn_caller
 from rtaccel.runtime.against_eager import against_eager, costliest_fallback
 
 if TYPE_CHECKING:

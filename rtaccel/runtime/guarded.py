@@ -12,7 +12,7 @@ from torch.utils import _pytree as pytree
 
 from rtaccel.core.batch import BatchRange
 from rtaccel.core.errors import FallbackWarning, FormatError, ShapeError, UnsupportedProblem
-from rtaccel.core.warn_caller import warn_caller
+from rtaccel.core.process.warn_caller import warn_caller
 from rtaccel.plan.explain import Line
 from rtaccel.runtime.compiled import CompiledModel
 from rtaccel.runtime.foreign import as_tensors, holds_foreign

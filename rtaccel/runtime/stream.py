@@ -10,13 +10,13 @@ from torch import Tensor, nn
 
 from rtaccel.convert.frontend.exported.example import check_example
 from rtaccel.convert.frontend.graph.small import SMALL
-from rtaccel.convert.frontend.outside_state import outside_untouched
 from rtaccel.convert.frontend.private_copy import private_copy
 from rtaccel.convert.frontend.torchscript import in_python
+from rtaccel.convert.frontend.tracing.outside_state import outside_untouched
 from rtaccel.convert.passes.program import Program
 from rtaccel.convert.streaming.window import LENGTHS
 from rtaccel.core.errors import FormatError, RtaccelError, ShapeError, UnsupportedProblem
-from rtaccel.core.one_at_a_time import one_at_a_time
+from rtaccel.core.process.one_at_a_time import one_at_a_time
 from rtaccel.core.scheme import SchemeLike, SchemeMap
 from rtaccel.nn.check import describe, is_freed
 from rtaccel.nn.qat.layers import FakeQuant

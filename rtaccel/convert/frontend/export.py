@@ -22,7 +22,6 @@ from rtaccel.convert.frontend.functional.functionalize import functionalize
 from rtaccel.convert.frontend.guards.numbers import Guard
 from rtaccel.convert.frontend.guards.refusal import refusal
 from rtaccel.convert.frontend.guards.sizes import batch_range
-from rtaccel.convert.frontend.outside_state import outside_kept
 from rtaccel.convert.frontend.packed import packed_sequences
 from rtaccel.convert.frontend.private_copy import attributes_kept
 from rtaccel.convert.frontend.recurrent_shapes import known_shapes
@@ -35,8 +34,9 @@ from rtaccel.convert.frontend.retrace import (
     unlogged,
     with_arguments,
 )
+from rtaccel.convert.frontend.tracing.outside_state import outside_kept
+from rtaccel.convert.frontend.tracing.unasked import masks_as_given, unvalidated
 from rtaccel.convert.frontend.trained import as_torch_layers
-from rtaccel.convert.frontend.unasked import masks_as_given, unvalidated
 from rtaccel.core.batch import ANY_BATCH, only
 from rtaccel.core.errors import UnsupportedProblem
 

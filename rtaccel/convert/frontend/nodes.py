@@ -13,8 +13,8 @@ from typing import Any
 import torch
 from torch import Tensor, fx
 
-from rtaccel.convert.frontend.called_modules import called_module
 from rtaccel.convert.frontend.graph.open_shapes import open_shapes
+from rtaccel.convert.frontend.tracing.called_modules import called_module
 from rtaccel.core.registry import Operator, operator, with_role
 from rtaccel.core.stage import QParams
 from rtaccel.core.traits import FALLBACK, Role

@@ -26,12 +26,12 @@ from torch.overrides import TorchFunctionMode
 from torch.utils import _pytree as pytree
 
 from rtaccel.convert.aten import aten
-from rtaccel.convert.frontend.called_modules import modules_noted
 from rtaccel.convert.frontend.exported.written_calls import WrittenCalls
 from rtaccel.convert.frontend.guards.numbers import READS, Guard, counts_of, with_flag
 from rtaccel.convert.frontend.guards.settled_sizes import is_sized, keep_settled_sizes, sizes_of
 from rtaccel.convert.frontend.private_copy import attributes_kept
 from rtaccel.convert.frontend.torchscript.program import line_in
+from rtaccel.convert.frontend.tracing.called_modules import modules_noted
 from rtaccel.core.errors import UnsupportedProblem
 
 NO_LINES = "do_not_emit_stack_traces"

@@ -10,7 +10,7 @@ from typing import Any
 from torch import nn
 
 from rtaccel.core.log import log
-from rtaccel.core.warn_caller import warn_caller
+from rtaccel.core.process.warn_caller import warn_caller
 
 
 def unmatched(op: str, patterns: Any, model: nn.Module, also: Iterable[str] = ()) -> tuple[str, ...]:

@@ -80,6 +80,12 @@ def _norm(call: Call) -> OpNode | str:
 def _affine(call: Call, value: fx.Node, scale: float | Tensor, shift: float | Tensor) -> OpNode | str:
     view = call.build.whole(call.view(value))
     buffer = call.build.buffers[view.base]
+    if (
+        call.build.windowed
+        and view.shape[-1] == 1
+        and any(isinstance(c, Tensor) and c.numel() > 1 for c in (scale, shift))
+    ):
+        return "has a constant for each row of one number, which may be a time step"
     parts = []
     for constant in (scale, shift):
         tensor = constant if isinstance(constant, Tensor) else torch.tensor(constant, dtype=torch.float64, device="cpu")

@@ -6,6 +6,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import replace
 
 from rtaccel.convert.frontend.nodes import Buffer, OpNode
+from rtaccel.core.registry import with_role
 from rtaccel.core.row_traits import TimeSpan
 from rtaccel.core.traits import Role
 
@@ -61,6 +62,20 @@ def is_written_constant(node: OpNode, elements: int) -> bool:
     if node.operator.role is not Role.COPY or list(node.tensors) != ["c0"]:
         return False
     return node.attrs["parts"][-1] == ((elements,), (0, 1), (0, 1))
+
+
+def by_places(node: OpNode, buffers: Mapping[str, Buffer], length: int) -> OpNode:
+    """An expression whose rows hold time steps, and whose constants differ along them, with places for its operands; any other
+    node as it is."""
+    made = buffers[node.writes[0]]
+    if node.attrs.keys() != {"program"} or not made.width or made.width % length or _is_uniform(node):
+        return node
+    rows, width = made.elements // made.width, made.width
+    if any(tensor.numel() not in (1, width) for tensor in node.tensors.values()):
+        return node
+    constants = tuple((0, 0, int(tensor.numel() > 1)) for tensor in node.tensors.values())
+    places = (*((0, width, 1) for _ in node.reads), *constants)
+    return replace(node, op=with_role(Role.FORMULA).name, attrs={**node.attrs, "dims": (rows, width), "places": places})
 
 
 def has_rows(time: TimeSpan, width: int, shape: Sequence[int]) -> bool:

@@ -24,7 +24,7 @@ from rtaccel.convert.streaming.loops.enter import Loops
 from rtaccel.convert.streaming.loops.find import Loop
 from rtaccel.convert.streaming.loops.in_place import written_in_place
 from rtaccel.convert.streaming.outputs import is_in_order, order_of_step
-from rtaccel.convert.streaming.rows import cut_constants, fit_rows, has_rows, is_written_constant, row_width
+from rtaccel.convert.streaming.rows import by_places, cut_constants, fit_rows, has_rows, is_written_constant, row_width
 from rtaccel.core.registry import with_role
 from rtaccel.core.row_traits import SameRows, TimeSpan, later, not_streamable
 from rtaccel.core.traits import Node, Role
@@ -56,7 +56,8 @@ class Walk(Loops):
         loops: Sequence[Loop] = (),
     ) -> None:
         """delay: steps that an output comes after its own. loops: what gives further inputs of the graph."""
-        self.exported, self.graph, self.length, self.layout = exported, graph, length, layout
+        self.exported, self.length, self.layout = exported, length, layout
+        self.graph = replace(graph, op_nodes=tuple(by_places(n, graph.buffers, length) for n in graph.op_nodes))
         self.has_context = has_context
         self.buffers = {name: replace(buffer) for name, buffer in graph.buffers.items()}
         self.times: dict[str, TimeSpan] = {}

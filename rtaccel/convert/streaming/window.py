@@ -13,6 +13,7 @@ from rtaccel.convert.build_graph import build_graph
 from rtaccel.convert.frontend.export import ExportedGraph, capture
 from rtaccel.convert.frontend.rolled.scan_op import LINEAR_SCAN
 from rtaccel.convert.streaming.final_states import read_newest_output
+from rtaccel.convert.streaming.log_scans import log_scans_as_recurrences
 from rtaccel.convert.streaming.loops.complex_scans import with_complex_scans_as_loops
 from rtaccel.convert.streaming.loops.find import loops_apart
 from rtaccel.convert.streaming.padding import zeros_as_padding
@@ -121,6 +122,7 @@ def _walked(
     read_newest_output(exported.graph)
     zeros_as_padding(exported.graph)
     whole_pools_as_reductions(exported.graph)
+    log_scans_as_recurrences(exported.graph)
     with_complex_scans_as_loops(exported.graph, length)
     apart = loops_apart(exported, length)
     graph = build_graph(apart.exported, None, windowed=True)

@@ -9,7 +9,7 @@ from types import FrameType
 
 import torch
 
-_INSIDE = tuple(f"{Path(file).parent}/" for file in (Path(__file__).parent, torch.__file__))
+_INSIDE = (f"{Path(__file__).parents[2]}/", f"{Path(torch.__file__).parent}/")
 
 
 def warn_caller(text: str, category: type[Warning]) -> None:

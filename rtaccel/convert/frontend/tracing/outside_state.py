@@ -188,7 +188,7 @@ def _names(code: CodeType) -> set[str]:
 
 
 def _is_torch(module: str) -> bool:
-    return module.split(".")[0] in ("torch", "rtaccel")
+    return f"{module}.".startswith(("torch.", "rtaccel."))
 
 
 def _values(container: Any) -> Any:

@@ -100,7 +100,7 @@ def test_other_threads_print(monkeypatch: pytest.MonkeyPatch) -> None:
 
 def test_a_child_process_compiles_while_the_parent_does() -> None:
     """A lock that another thread held when the process was forked is not held in the child, which has no such thread."""
-    from rtaccel.core import one_at_a_time
+    from rtaccel.core.process import one_at_a_time
 
     held, go_on = threading.Event(), threading.Event()
 
