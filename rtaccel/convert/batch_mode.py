@@ -15,6 +15,7 @@ from rtaccel.convert.frontend.exported.graph import ExportedGraph
 from rtaccel.convert.frontend.graph.op_graph import OpGraph
 from rtaccel.convert.frontend.guards.numbers import Guard
 from rtaccel.convert.frontend.guards.settled_sizes import is_sized
+from rtaccel.core.errors import UnsupportedProblem
 from rtaccel.core.process.one_at_a_time import one_at_a_time
 
 
@@ -49,7 +50,10 @@ def _counts(exported: ExportedGraph) -> bool:
 def _choose(model: nn.Module, args: tuple[Any, ...], specialize: bool, guard: Guard) -> tuple[ExportedGraph, OpGraph]:
     exported = capture(model, args, specialize=specialize, guard=guard)
     if exported.any_batch:
-        graph = build_graph(exported, traced_batch(exported))
+        try:
+            graph = build_graph(exported, traced_batch(exported))
+        except UnsupportedProblem as error:
+            return _because(f"with an open batch a call is refused: {error.got}", *fixed_batch_mode(model, args))
         if not graph.fallback_count or not (graph.may_fit_fixed or _joins_all(exported)):
             return exported, graph
         best = exported, graph
@@ -57,9 +61,13 @@ def _choose(model: nn.Module, args: tuple[Any, ...], specialize: bool, guard: Gu
         found = build_graph(exported, None)
         if found.fallback_count >= graph.fallback_count:
             return best
-        why = "so more of the model is native"
-        return replace(exported, batch=replace(exported.batch, why=(*exported.batch.why, why))), found
+        return _because("so more of the model is native", exported, found)
     return best_fixed(exported, args)
+
+
+def _because(why: str, exported: ExportedGraph, graph: OpGraph) -> tuple[ExportedGraph, OpGraph]:
+    """With a reason for the batch that it has."""
+    return replace(exported, batch=replace(exported.batch, why=(*exported.batch.why, why))), graph
 
 
 def fixed_batch_mode(model: nn.Module, args: tuple[Any, ...]) -> tuple[ExportedGraph, OpGraph]:
@@ -76,12 +84,20 @@ def called_mode(
 
 
 def best_fixed(exported: ExportedGraph, args: tuple[Any, ...]) -> tuple[ExportedGraph, OpGraph]:
-    """A graph of fixed shapes, matched in the form that leaves the fewest calls to torch."""
-    candidates = []
+    """A graph of fixed shapes, matched in the form that leaves the fewest calls to torch. Raises UnsupportedProblem where each is
+    refused: a call may need memory that torch alone has in one form, and that a view has in another."""
+    candidates: list[OpGraph] = []
+    refused: list[UnsupportedProblem] = []
     for batch in _fixed_forms(args):
-        candidates.append(build_graph(exported, batch))
+        try:
+            candidates.append(build_graph(exported, batch))
+        except UnsupportedProblem as error:
+            refused.append(error)
+            continue
         if not candidates[-1].fallback_count:
             return exported, candidates[-1]
+    if not candidates:
+        raise refused[0]
     return exported, min(candidates, key=lambda graph: graph.fallback_count)
 
 

@@ -238,7 +238,7 @@ def _with_open_batch(model: nn.Module, args: tuple[Any, ...]) -> torch.export.Ex
     for a shape, such as the order of a product of many factors, asks once. So each capture of the model is the same."""
     given = _with_batch(args, _TRACED_BATCH)
     first = _export(model, given, any_batch=True)
-    if _batch_is_open(first):
+    if _batch_is_open(first) or reads_constants(first):  # which only a retrace knows: then neither of them is used
         return first
     try:
         second = _export(model, given, any_batch=True)

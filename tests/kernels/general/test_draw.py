@@ -102,6 +102,10 @@ CALLS: dict[str, tuple[Callable[[Tensor], Tensor], float, float]] = {
     "uniform_": (lambda x: torch.empty_like(x).uniform_(-1, 3) + 0 * x, 1, 4 / sqrt(12)),
     "bernoulli": (lambda x: torch.bernoulli(x / 8), 1 / 4, sqrt(3) / 4),
     "bernoulli_p": (lambda x: torch.bernoulli(x, 0.1), 0.1, 0.3),
+    "randint": (lambda x: torch.randint(3, 10, (8, 500)) + 0 * x, 6, 2),
+    "randint_floats": (lambda x: torch.randint(2, (8, 500), dtype=torch.float32) + 0 * x, 1 / 2, 1 / 2),
+    "randint_like": (lambda x: torch.randint_like(x, 7), 3, 2),
+    "randint_like_low": (lambda x: torch.randint_like(x, -3, 4), 0, 2),
     "exponential_": (lambda x: torch.empty_like(x).exponential_(4.0) + 0 * x, 1 / 4, 1 / 4),
 }  # fmt: skip
 """(a call on twos, the mean of what it gives, the standard deviation)."""
@@ -151,10 +155,10 @@ def test_a_saved_model_begins_anew(tmp_path: Path) -> None:
 
 
 def test_a_call_that_is_left_to_torch() -> None:
-    """Whole numbers, and other kinds: said, and not wrong."""
+    """One of more whole numbers than a uniform number tells apart, and other kinds: said, and not wrong."""
     with pytest.warns(UserWarning, match="randint"):
-        fast = rt.compile(Drawn(lambda x: x + torch.randint_like(x, 2, 5)).eval(), (torch.zeros(2, 3),))
-    assert ((y := fast(torch.zeros(2, 3))) >= 2).all() and (y < 5).all()
+        fast = rt.compile(Drawn(lambda x: x + torch.randint_like(x, 2, 2**22)).eval(), (torch.zeros(2, 3),))
+    assert ((y := fast(torch.zeros(2, 3))) >= 2).all() and (y < 2**22).all()
 
 
 def test_a_graph_goes_on_from_replay_to_replay(monkeypatch: pytest.MonkeyPatch) -> None:

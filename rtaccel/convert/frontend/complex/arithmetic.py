@@ -233,5 +233,7 @@ def _pad(x: Pair, pad: list[int], *rest: Any) -> Pair:
 def _copy(x: Any, source: Any, non_blocking: bool = False) -> Any:
     """The numbers of the source in the shape and kind of x."""
     made = pair(source)
-    parts = [part.expand(x.re.shape if isinstance(x, Pair) else x.shape) for part in (made.re, made.imaginary)]
+    shape = x.re.shape if isinstance(x, Pair) else x.shape
+    # An open number of samples would be read from x, which nothing else may need.
+    parts = [part if part.shape == shape else part.expand(shape) for part in (made.re, made.imaginary)]
     return Pair(*parts) if isinstance(x, Pair) else parts[0]

@@ -10,7 +10,7 @@ from torch import Tensor
 
 from rtaccel.convert.aten import aten
 from rtaccel.convert.frontend.decompositions import fake_quantized
-from rtaccel.convert.frontend.decompositions.chosen import multinomial
+from rtaccel.convert.frontend.decompositions.chosen import multinomial, whole_numbers, whole_numbers_like
 from rtaccel.convert.frontend.decompositions.counting import MOST
 from rtaccel.convert.frontend.decompositions.distances import cdist, index_put, quantile
 from rtaccel.convert.frontend.decompositions.einsum import einsum, tensordot
@@ -233,6 +233,10 @@ OWN: dict[Any, Callable[..., Any]] = {
     aten.erfinv.default: erfinv,
     aten.special_erfinv.default: erfinv,
     aten.multinomial.default: multinomial,
+    aten.randint.default: lambda high, size, **how: whole_numbers(0, high, size, **how),
+    aten.randint.low: whole_numbers,
+    aten.randint_like.default: lambda x, high, **how: whole_numbers_like(x, 0, high, **how),
+    aten.randint_like.low_dtype: whole_numbers_like,
     aten.cdist.default: cdist,
     aten._neg_view.default: lambda x: -x,
     aten._cdist_forward.default: cdist,

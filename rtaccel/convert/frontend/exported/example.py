@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
-from torch import Tensor, nn
+from torch import Tensor, fx, nn
 from torch.utils import _pytree as pytree
 
 from rtaccel.convert.frontend.batches import signature_of
@@ -19,6 +19,12 @@ def shared_batch(args: tuple[Any, ...]) -> int | None:
     return next(iter(batches)) or None if len(batches) == 1 else None
 
 
+def _without_modes(model: nn.Module) -> set[nn.Module]:
+    """The parts that torch.export made: their graph is of one mode already, and their `eval` raises."""
+    made = [m for m in model.modules() if isinstance(m, fx.GraphModule) and "eval" in vars(m)]
+    return {part for module in made for part in module.modules()}
+
+
 def check_example(model: nn.Module, args: Sequence[Any] | Tensor) -> tuple[Any, ...]:
     """Arguments as a tuple; errors for what no compiled model could be right about."""
     if isinstance(args, Tensor):
@@ -29,7 +35,8 @@ def check_example(model: nn.Module, args: Sequence[Any] | Tensor) -> tuple[Any, 
         )
     if not isinstance(args, (tuple, list)):
         raise ShapeError("compile", type(args).__name__, "a tuple of example inputs", "Pass rt.compile(model, (x,)).")
-    if model.training:
+    without_modes = _without_modes(model)
+    if model.training and model not in without_modes:
         raise UnsupportedProblem(
             "compile",
             "a model in training mode",
@@ -45,7 +52,7 @@ def check_example(model: nn.Module, args: Sequence[Any] | Tensor) -> tuple[Any, 
             "compile", f"{len(args)} example inputs: {error}", "arguments that the model's forward takes",
             "Pass the arguments of one call, in order.",
         ) from error  # fmt: skip
-    training = [name for name, module in model.named_modules() if module.training]
+    training = [name for name, module in model.named_modules() if module.training and module not in without_modes]
     if training:
         raise UnsupportedProblem(
             "compile",

@@ -15,6 +15,7 @@ from rtaccel.convert.frontend.decompositions.counting import count_in_float
 from rtaccel.convert.frontend.decompositions.half import in_float32
 from rtaccel.convert.frontend.decompositions.read_numbers import keep_as_tensors
 from rtaccel.convert.frontend.exported.joined_samples import gather_within_samples
+from rtaccel.convert.frontend.exported.kernel_calls import as_called
 from rtaccel.convert.frontend.exported.one_constant import read_by_one_name
 from rtaccel.convert.frontend.packed import check_longest
 from rtaccel.convert.frontend.retrace import of_inputs
@@ -103,6 +104,7 @@ def as_graph(
             "Compute both branches and take one with torch.where, or write a fixed number of rounds out.",
         )
     read_by_one_name(program.graph, constants)
+    as_called(program.graph)
     inputs = tuple(spec.arg.name for spec in signature.input_specs if spec.kind.name == "USER_INPUT")
     check_longest(program.graph)
     halves = in_float32(program.graph, constants, inputs)
