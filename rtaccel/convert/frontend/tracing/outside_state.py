@@ -66,7 +66,7 @@ class Snapshot:
         self._containers = [(name, own, own.copy()) for name, own in reached.containers.values()]
         held = [(p.name, v) for p, v in self._places]
         held += [(name, v) for name, own, _ in self._containers for v in _values(own) if isinstance(v, Tensor)]
-        self._numbers = [(name, v, v.detach().clone()) for name, v in held if v.layout is torch.strided]
+        self._numbers = [(name, v, v.detach().clone()) for name, v in held if _has_numbers(v)]
 
     def changed(self) -> tuple[str, ...]:
         """Names whose tensors are others than before, or have other numbers."""
@@ -107,6 +107,12 @@ def _others(own: Any, before: Any) -> bool:
     """Whether a container has other tensors than before."""
     now, then = ([v for v in _values(parts) if isinstance(v, Tensor)] for parts in (own, before))
     return len(now) != len(then) or any(a is not b for a, b in zip(now, then))
+
+
+def _has_numbers(value: Tensor) -> bool:
+    """Of a kind that can be compared and written."""
+    plain = value.layout is torch.strided and not value.is_quantized and not isinstance(value, FakeTensor)
+    return plain and value.device.type != "meta"
 
 
 def _same(a: Tensor, b: Tensor) -> bool:
