@@ -28,7 +28,8 @@ DIFFERENT = {
 REFUSED = {
     "Cast": "float8", "CastLike": "float8", "Compress": "fixed sizes", "NonZero": "fixed sizes", "Unique": "fixed sizes",
     "NonMaxSuppression": "fixed sizes", "MaxPool": "indices", "LSTM": "peepholes", "Resize": "whole input",
-    "QuantizeLinear": "float8", "DequantizeLinear": "float8", "TreeEnsemble": "by order", "Identity": "sequence", "If": "sequence", "Loop": "sequence",
+    "QuantizeLinear": "float8", "DequantizeLinear": "float8", "Identity": "sequence", "If": "sequence", "Loop": "sequence",
+    "TreeEnsemble": "by order",
 }  # fmt: skip
 """Operators with cases that are refused, and a word of why."""
 
@@ -97,4 +98,4 @@ def test_operator_is_as_the_standard_says(name: str) -> None:
 
 
 OWN_TESTS = {"LabelEncoder", "Upsample", "Scatter", "Cast", "CastLike", "SimplifiedLayerNormalization"}
-"""Newer opsets do not have them, or their cases are of types that torch has not: test_forms.py and test_classical.py have tests."""
+"""Newer opsets do not have them, or their cases are of types that torch has not: files beside this one have tests of them."""
