@@ -261,8 +261,8 @@ class LoadedModel:
             raise self._typed("swap", error) from None
 
     def rollback(self) -> None:
-        """The weights before the last swap, exchanged in the same way; once more after a call, and those of the swap are back. A
-        swap that no call has met is taken back for good. Raises FormatError where there is nothing to go back to."""
+        """The weights before the last swap, exchanged in the same way; once more after a call, and those of the swap are back.
+        A swap that no call has met is taken back for good. Raises FormatError where there is nothing to go back to."""
         try:
             self._native.rollback()
         except ValueError as error:

@@ -116,8 +116,8 @@ class Swappable:
         return WeightSwap(digest.hexdigest(), 1e3 * (checked - start), 1e3 * (packed - checked), entries)
 
     def rollback(self) -> None:
-        """The weights before the last `swap`, exchanged in the same way; once more after a call, and those of the swap are back. A
-        swap that no call has met is taken back for good. Raises FormatError where there is nothing to go back to."""
+        """The weights before the last `swap`, exchanged in the same way; once more after a call, and those of the swap are back.
+        A swap that no call has met is taken back for good. Raises FormatError where there is nothing to go back to."""
         self._swappable("rollback")
         if self._before_swap is None or not self._before_swap[4]():
             raise FormatError("rollback", "a model without a swap", "weights from before one", "Nothing was changed.")

@@ -1,4 +1,4 @@
-"""What nobody should do with a model that is compiled: save it nowhere, pickle it, name what it has not; rows as in compile.py."""
+"""What nobody should do with a model that is compiled: save it nowhere, pickle it, name what it has not; as in compile.py."""
 
 from __future__ import annotations
 
@@ -95,7 +95,8 @@ add(
 # -- copies -----------------------------------------------------------------------------------------------------------
 
 COPIED: dict[str, tuple[Callable[[], Any], str]] = {
-    "a LoadedModel": (loaded, "loaded model.*Load the file once more"), "a Cascade": (cascade, "Cascade.*of compiled models there"),
+    "a LoadedModel": (loaded, "loaded model.*Load the file once more"),
+    "a Cascade": (cascade, "Cascade.*of compiled models there"),
     "a DynamicModel": (dynamic, "DynamicModel, which makes plans"),
 }  # fmt: skip
 for name, (make, words) in COPIED.items():
