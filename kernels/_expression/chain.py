@@ -58,9 +58,10 @@ class _Scheduler:
         self._chain = Chain(inputs, constants)
         self._aside: dict[int, int] = {}
         self._free: list[int] = []
-        numbers = {o for step in self._code for o in step.operands if isinstance(o, float)}
-        self._chain.numbers = sorted(numbers, key=repr)
-        self._number = {repr(v): i for i, v in enumerate(self._chain.numbers)}
+        # By their text: 0.0 and -0.0 are equal, and a NaN equals nothing.
+        numbers = {repr(o): o for step in self._code for o in step.operands if isinstance(o, float)}
+        self._chain.numbers = [numbers[text] for text in sorted(numbers)]
+        self._number = {text: i for i, text in enumerate(sorted(numbers))}
 
     def run(self) -> Chain:
         self._compute(len(self._code) - 1)

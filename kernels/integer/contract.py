@@ -39,8 +39,10 @@ def parse(stage: Stage) -> list[tuple[str, list[str]]]:
         if name not in functions.FUNCTIONS or len(words) != functions.FUNCTIONS[name][0]:
             raise FormatError("integer", repr(line), "a function and its operands", "See kernels/integer/functions.py.")
         for word in words:
-            digits = word.removeprefix("-") if word[0] not in limits else word[1:]
-            if not digits.isdigit() or int(digits) >= limits.get(word[0], 1 << 63):
+            negative = word[0] == "-"
+            digits = word[1:] if negative or word[0] in limits else word
+            limit = limits.get(word[0], (1 << 63) + negative)  # int64 has one more number below zero than above
+            if not digits.isdigit() or int(digits) >= limit:
                 raise FormatError(
                     "integer", f"{word!r} in {line!r}", "an operand that there is", "Correct the program."
                 )

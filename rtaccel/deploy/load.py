@@ -6,7 +6,7 @@ import os
 from typing import Any
 
 from rtaccel._native import Model
-from rtaccel.core.errors import UnsupportedProblem
+from rtaccel.core.errors import FormatError, UnsupportedProblem
 from rtaccel.deploy import container
 from rtaccel.deploy.loaded_model import IN_PLACE, LARGE, UNCHECKED, LoadedModel
 from rtaccel.deploy.native_errors import typed
@@ -36,6 +36,8 @@ def load(
     Raises FormatError for a file that is not whole, not such a model, newer than this version, or not signed with the key;
     BackendUnavailable where no kernel here computes one of its stages; UnsupportedProblem for in_place with bytes or with a key.
     """
+    if not isinstance(path, (bytes, str, os.PathLike)):
+        raise FormatError("load", f"a {type(path).__name__}", "the path of a file, or its bytes", "Pass one of them.")
     if in_place:
         return _load_in_place(path, verify_key, threads, (UNCHECKED if unchecked else 0) | (LARGE if large else 0))
     source = f"{len(path)} bytes" if isinstance(path, bytes) else os.fspath(path)

@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 
 from rtaccel._native import BoundModel, Model
-from rtaccel.core.errors import FormatError, RtaccelError, ShapeError
+from rtaccel.core.errors import FormatError, RtaccelError, ShapeError, UnsupportedProblem
 from rtaccel.deploy.in_loop import Port, model_step
 from rtaccel.deploy.native_errors import typed
 from rtaccel.deploy.nesting import as_returned, as_they_lie, described, flattened, nested, sample_dims, tree_of
@@ -57,9 +57,10 @@ class LoadedModel:
 
     # -- calling
 
-    def __call__(self, *inputs: Any) -> Any:
-        """float32 (or as `inputs` says) [batch, ...] to fresh arrays [batch, ...]; a tuple where there are several."""
-        given = self._flat("call", inputs)
+    def __call__(self, *inputs: Any, **named: Any) -> Any:
+        """float32 (or as `inputs` says) [batch, ...] to fresh arrays [batch, ...]; a tuple where there are several. named: by the
+        names in `inputs`."""
+        given = self._flat("call", self._in_order(inputs, named) if named else inputs)
         outs = self._fresh(given)
         self._run("call", given, outs)
         torch = sys.modules.get("torch")
@@ -144,11 +145,31 @@ class LoadedModel:
             raise ShapeError(op, f"out as {type(out).__name__}", f"{len(self.outputs)} arrays", "See .outputs.")
         return tuple(as_they_lie(found, self._samples))
 
+    def _in_order(self, inputs: tuple[Any, ...], named: Mapping[str, Any]) -> tuple[Any, ...]:
+        names = [name for name, *_ in self.inputs]
+        left = [name for name in names[len(inputs) :] if name in named]
+        if len(left) != len(named) or len(inputs) + len(named) != len(names):
+            got = f"{len(inputs)} arrays in order and {', '.join(named)} by name"
+            raise ShapeError("call", got, f"{', '.join(names)}, each once", "See .inputs.")
+        return (*inputs, *(named[name] for name in left))
+
+    def __reduce__(self) -> Any:
+        """Refused for `pickle` and `copy` alike: packed weights lie as this machine's kernels want them."""
+        raise UnsupportedProblem(
+            "pickle",
+            f"the loaded model {self.name!r}",
+            "the file, or its bytes",
+            "Load the file once more, there or here.",
+        )
+
     def _flat(self, op: str, given: tuple[Any, ...]) -> tuple[Any, ...]:
         found = flattened(given, self._given)
         if found is None:
+            kinds = ", ".join(type(one).__name__ for one in given) or "nothing"
             expected = f"{len(self.inputs)} arrays, nested as the model takes them"
-            raise ShapeError(op, f"{len(given)} arguments", expected, "See .inputs.")
+            raise ShapeError(
+                op, f"{len(given)} arguments ({kinds})", expected, "See .inputs; np.float32 makes an array of a list."
+            )
         return tuple(found)
 
     def _fresh(self, inputs: tuple[Any, ...], rows: int | None = None) -> tuple[Any, ...]:
@@ -211,7 +232,8 @@ class LoadedModel:
             chosen = []
         bad = [s for s in chosen if not 0 <= s < self.streams] if len(chosen) == len(given) else given
         if bad:
-            raise ShapeError(op, f"streams {bad}", f"numbers in 0..{self.streams - 1}", "Name streams of this model.")
+            some = f"numbers in 0..{self.streams - 1}" if self.streams else "none: the model keeps no past of streams"
+            raise ShapeError(op, f"streams {bad}", some, "Name streams of this model.")
         return chosen
 
     def save_state(self) -> bytes:
@@ -241,7 +263,8 @@ class LoadedModel:
             raise self._typed("swap", error) from None
 
     def rollback(self) -> None:
-        """Back to the weights before the last swap, in the same way. Raises FormatError where there are none."""
+        """The weights before the last swap, exchanged in the same way; once more after a call, and those of the swap are back.
+        A swap that no call has met is taken back for good. Raises FormatError where there is nothing to go back to."""
         try:
             self._native.rollback()
         except ValueError as error:

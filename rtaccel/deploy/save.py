@@ -63,8 +63,8 @@ def save(
 
     The file appears whole or not at all. Returns its path. Raises UnsupportedProblem, naming them, for PyTorch calls inside,
     for a model on a GPU, for prepacked=True without such weights, and for persistent= where no kernel holds the model;
-    FormatError for a key, metadata or cards that are none; BackendUnavailable for kernels= or persistent= without their
-    compilers; OSError where the path cannot be written.
+    FormatError for a key, metadata, cards or a path that are none, and for a folder that does not exist; BackendUnavailable
+    for kernels= or persistent= without their compilers; OSError where the path cannot be written.
 
     Example:
         >>> import tempfile, torch, rtaccel as rt
@@ -73,6 +73,7 @@ def save(
         >>> rt.load(file)(torch.randn(1, 8).numpy()).shape
         (1, 4)
     """
+    target = whole_file.target_of("save", path)
     key = None if sign is None else signing.private_key("save", sign)
     if isinstance(model, (StreamModel, StatefulModel)) and model._options.mode is not None:
         model = on_cpu(model, states)
@@ -96,7 +97,6 @@ def save(
         whole = with_prepacked(whole)
     if key is not None:
         whole = container.with_signature(whole, key.sign(container.PREAMBLE + container.digest(whole)))
-    target = Path(path)
     whole_file.write(target, whole)
     return target
 
@@ -172,15 +172,22 @@ def artifact_bytes(
     )
 
 
+_INSTEAD = {
+    "DynamicModel": "A file holds one plan, of one choice of sizes: save model.plan_for(*inputs), one file for each.",
+    "GuardedModel": "Its Python reads numbers of the inputs: compile it with specialize=True, for the numbers of the example.",
+    "UncapturedModel": "It was not captured, and explain() says why; what runs in Python is in no file.",
+    "Cascade": "Save each of its stages by itself.", "Anytime": "Save each of its stages by itself.",
+}  # fmt: skip
+"""What compiled, and is no single plan -> what can be saved of it."""
+
+
 def _whole(model: CompiledModel) -> Any:
     """The one native step of a model. Raises UnsupportedProblem where it is not that."""
     if not isinstance(model, CompiledModel):
         raise UnsupportedProblem(
-            "save",
-            type(model).__name__,
-            "what rt.compile or rt.stream gave",
-            "Compile the model; it has to be captured, and its Python may read no numbers (or pass specialize=True).",
-        )
+            "save", type(model).__name__, "one compiled model: what rt.compile or rt.stream gave",
+            _INSTEAD.get(type(model).__name__, "Compile the model first."),
+        )  # fmt: skip
     steps = model._executor.steps
     torch_calls = [s.source.name for s in steps if isinstance(s.source, FallbackStep)]
     if torch_calls:

@@ -104,7 +104,7 @@ def measure_energy(
     with sampler.no_grad():
         idle_watts = _idle(found, seconds) if idle else None
         first = time.perf_counter_ns()
-        fn(*args)
+        sampler.check_ran(fn(*args))
         chunk = max(1, _CHUNK_NS // max(1, time.perf_counter_ns() - first))
         calls, joules, start = 0, found.joules(), time.perf_counter_ns()
         end = start

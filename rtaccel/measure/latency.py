@@ -94,8 +94,8 @@ def measure(
 
     Garbage collection is off during the calls, and torch.no_grad is on if torch is loaded. What `fn` raises goes
     through unchanged. Where calls change their inputs, `notes` say so, and the verdict is never PASS when no two calls
-    had the same. Raises FormatError for arguments that make no sense, for a clock that stands still or goes back, and for an
-    `error` or `metric` function where `fn` returns nothing.
+    had the same. Raises FormatError for arguments that make no sense, for a clock that stands still or goes back, for an `fn`
+    that returns a coroutine or a generator, and for an `error` or `metric` function where it returns nothing.
 
     >>> import rtaccel as rt
     >>> rt.measure(sorted, [[3, 1, 2]], budget=rt.Budget(p99_us=10_000), samples=700).verdict
@@ -203,6 +203,7 @@ def measure_within(
     with sampler.no_grad(), sampler.quiet():
         if callable(error) or callable(metric):
             result = fn(*args)
+            sampler.check_ran(result)
             error, metric = score(error, result, "error"), score(metric, result, "metric")
         before = fingerprint(args)
         call_ns, unsteady = sampler.warm_up_until_steady(loop, how.warmup)

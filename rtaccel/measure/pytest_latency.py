@@ -168,6 +168,7 @@ class LatencyFixture:
             before = sampler.CLOCK()
             found = fn(*args) if self._benchmark is None else self._benchmark.pedantic(fn, args=args)
             taken = sampler.CLOCK() - before
+        sampler.check_ran(found)
         given |= {key: score(given[key], found, key) for key in ("error", "metric")}
         timeless = None if budget is None else budget.without_time()
         result = latency.Latency.from_samples([taken], timer_ns=0.0, budget=timeless, mode=NOT_TIMED, **given)

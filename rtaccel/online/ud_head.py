@@ -51,7 +51,7 @@ class UdHead:
         for name, size, most in (("features", features, MAX_FEATURES), ("outputs", outputs, MAX_OUTPUTS)):
             if isinstance(size, bool) or not isinstance(size, (int, np.integer)) or not 1 <= size <= most:
                 raise ShapeError(op, f"{name}={size!r}", f"a whole number from 1 to {most}", f"Change {name}.")
-        positive(op, p0=p0, noise=noise, forget=forget, d_max=d_max)
+        positive(op, p0=p0, forget=forget, d_max=d_max)  # `noise` is an argument of some heads, which look at it
         if forget > 1:
             raise FormatError(op, f"forget={forget!r}", "a number in (0, 1]", "Take 1 to forget nothing.")
         if np.float32(p0) > np.float32(d_max):

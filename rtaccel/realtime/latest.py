@@ -256,9 +256,11 @@ def _put(slot: Any, x: Any, stamp_ns: int | None, code: int) -> int:
     if slot.closed:
         refusals.refuse_side("put", "writer", "", True)
     if stamp_ns is not None and (
-        not isinstance(stamp_ns, (int, np.integer)) or isinstance(stamp_ns, bool) or stamp_ns < 1
+        not isinstance(stamp_ns, (int, np.integer)) or isinstance(stamp_ns, bool) or not 1 <= stamp_ns < 2**63
     ):
-        raise FormatError("put", f"stamp_ns={stamp_ns!r}", "nanoseconds of time.monotonic_ns()", "Pass a whole number.")
+        raise FormatError(
+            "put", f"stamp_ns={stamp_ns!r:.80}", "nanoseconds of time.monotonic_ns()", "Pass a whole number."
+        )
     if code == refusals.BAD:
         code = slot.put_directly(_array(slot, x), stamp_ns or 0)
     if code > 0:

@@ -6,6 +6,7 @@ import math
 import os
 import warnings
 from collections.abc import Sequence
+from numbers import Real
 from typing import Any
 
 from rtaccel import _native as native
@@ -100,7 +101,7 @@ class Loop:
     ) -> None:
         self.name, self._lock, self._pid = name, lock_memory, os.getpid()
         self._raised: list[BaseException] = []
-        self._started = self._ended = False
+        self._begun = self._started = self._ended = False
         chain = [*_listed(pre), *_listed(model), *_listed(post)]
         names, inputs = input_slots("Loop", chain, read)
         outputs = output_slots("Loop", chain, write)
@@ -166,10 +167,18 @@ class Loop:
         self._here("start")
         if self._simulated:
             raise UnsupportedProblem("start", "a simulated loop", "one on this machine's clock", "Call run(cycles).")
-        refused = [self._prefault()]
+        if self._begun:  # the native side would first give back the models that its thread runs
+            raise UnsupportedProblem(
+                "start", f"{self!r}, which was started before", "a new loop: a loop starts once", "Make another loop."
+            )
+        self._begun = True
         try:
+            refused = [self._prefault()]
             refused.append(self._native.start())
-        except ValueError as error:
+        except BaseException as error:
+            self._begun = False  # nothing runs: a start that was refused can be tried again
+            if not isinstance(error, ValueError) or isinstance(error, RtaccelError):
+                raise
             text = str(error)
             if "the fallback takes" in text:
                 raise BudgetExceeded("start", text, "a fallback within deadline_us", "Take a smaller one.") from None
@@ -203,8 +212,12 @@ class Loop:
             raise UnsupportedProblem("run", str(error), "free models and slots", "Stop the other loop.") from None
 
     def stop(self) -> None:
-        """Ends the loop after its cycle, and gives its slots back. What the loop failed of is raised by `join` and `stats`."""
+        """Ends the loop after its cycle, and gives its slots back. What the loop failed of is raised by `join` and `stats`.
+
+        Before the start it does nothing: the loop can be started afterwards."""
         self._here("stop")
+        if not self._begun and not self._simulated:
+            return
         self._native.stop()
         self._wait(None)
 
@@ -328,8 +341,8 @@ def _whole(name: str, value: Any, low: int, high: int) -> int:
 
 def _ns(name: str, us: Any) -> int:
     try:
-        ns = round(float(us) * 1e3)
-    except (TypeError, ValueError, OverflowError):
+        ns = round(float(us) * 1e3) if isinstance(us, Real) else -1  # float() reads texts too
+    except (ValueError, OverflowError):
         ns = -1
     if isinstance(us, bool) or not 0 <= ns <= 2**62:
         raise FormatError("Loop", f"{name}={us!r}", "microseconds, 0 or more", "Pass a number.")

@@ -53,7 +53,7 @@ def compile(
     scheme: SchemeLike = "float32",
     sparsity: SparsityLike | None = None,
     calibration: Any = None,
-    device: str = "cpu",
+    device: str | torch.device = "cpu",
     backend: str | None = None,
     threads: int = 1,
     max_batch: int | None = None,
@@ -120,7 +120,7 @@ def compile(
     Raises UnsupportedProblem, FormatError, ShapeError or BackendUnavailable; each names the value and the next step.
     """
     if backend == CUDA:
-        check_mode(device, mode)
+        check_mode(str(device), mode)
         with only(CUDA_CHAIN):
             return compile(
                 model, example_inputs, scheme, sparsity, calibration, device, None, threads, max_batch, mode, verify, strict,
@@ -129,7 +129,7 @@ def compile(
     original, model = model, in_python("compile", model)
     original, model, example, calibration = by_names(original, model, example_inputs, calibration)
     args = as_tensors("compile", check_example(model, example))
-    check_options(device, max_batch, mode)
+    device = check_options(device, max_batch, mode)
     given = shared_batch(args)
     if max_batch is not None and given is not None and given > max_batch:
         raise ShapeError(
@@ -218,12 +218,15 @@ def compile(
     return UncapturedModel(original, str(reason), scheme, calibration, args)
 
 
-def check_options(device: str, max_batch: int | None, mode: str | None) -> None:
-    """Raises a typed error where a model cannot be compiled so on this machine."""
+def check_options(device: str | torch.device, max_batch: int | None, mode: str | None) -> str:
+    """The kind of device. Raises a typed error where a model cannot be compiled so on this machine."""
+    if isinstance(device, torch.device) and device.index in (None, 0):
+        device = device.type
     if max_batch is not None and (type(max_batch) is not int or max_batch < 1):
         raise ShapeError("compile", f"max_batch={max_batch!r}", "a positive number of rows, or None", "Pass one.")
-    if device not in ("cpu", "cuda"):
-        raise BackendUnavailable("compile", f"device={device!r}", "'cpu' or 'cuda'", "See `rtaccel info`.")
+    if not isinstance(device, str) or device not in ("cpu", "cuda"):
+        hint = "Leave it out for 'cpu'; see `rtaccel info`."
+        raise BackendUnavailable("compile", f"device={device!r}", "'cpu', 'cuda' or such a torch.device", hint)
     if mode not in (None, *MODES):
         raise UnsupportedProblem(
             "compile", f"mode={mode!r}", f"None or one of {', '.join(MODES)}", "Pass one of these."
@@ -241,12 +244,13 @@ def check_options(device: str, max_batch: int | None, mode: str | None) -> None:
             "a CUDA GPU that torch can see",
             "Compile with device='cpu', or install a driver.",
         )
+    return device
 
 
 def check_mode(device: str, mode: str | None) -> None:
     """Of a model in CUDA C++. Raises BackendUnavailable on a CPU, UnsupportedProblem for a mode that has no such kernels."""
-    if device == "cpu":
-        raise BackendUnavailable("backend", "'cuda' on cpu", "a device it runs on: cuda", "Pass device=.")
+    if not device.startswith("cuda"):
+        raise BackendUnavailable("backend", f"'cuda' on {device}", "a device it runs on: cuda", "Pass device=.")
     if mode != "persistent":
         raise UnsupportedProblem(
             "backend", f"'cuda' with mode={mode!r}", "mode='persistent', which has kernels in CUDA C++",

@@ -198,8 +198,17 @@ class DynamicModel(nn.Module):
     def _has_hooks(self) -> bool:
         return bool(self._forward_hooks or self._forward_pre_hooks)
 
+    def __deepcopy__(self, memo: dict[int, Any]) -> DynamicModel:
+        raise UnsupportedProblem(
+            "deepcopy", "a DynamicModel, which makes plans as sizes come", "one that is shared, or another compiled model",
+            "Compile the model once more.",
+        )  # fmt: skip
+
     def __reduce__(self) -> Any:
-        raise UnsupportedProblem("pickle", "a DynamicModel", "a state dict or the model itself", "Compile it again.")
+        raise UnsupportedProblem(
+            "pickle", "a DynamicModel, which makes plans as sizes come", "a file of rt.save for each size",
+            "Save model.plan_for(*inputs), or compile the model there.",
+        )  # fmt: skip
 
 
 def dynamic_model(

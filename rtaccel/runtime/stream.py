@@ -109,7 +109,8 @@ class StreamModel(CompiledModel):
 
     def _exists(self, op: str, stream: Any) -> None:
         if isinstance(stream, bool) or not isinstance(stream, int) or not 0 <= stream < self.streams:
-            raise ShapeError(op, f"stream {stream!r}", f"a number in 0..{self.streams - 1}", "Name one of this batch.")
+            some = f"a number in 0..{self.streams - 1}" if self.streams else "none: the model keeps no past of streams"
+            raise ShapeError(op, f"stream {stream!r}", some, "Name one of this batch.")
 
     @property
     def _memory(self) -> int:
@@ -128,7 +129,8 @@ class StreamModel(CompiledModel):
         chosen: list[Any] = list(range(count)) if streams is None else list(streams) if several else [streams]  # type: ignore[arg-type]
         bad = [s for s in chosen if isinstance(s, bool) or not isinstance(s, int) or not 0 <= s < count]
         if bad:
-            raise ShapeError("reset", f"streams {bad}", f"numbers in 0..{count - 1}", "Name streams of this batch.")
+            some = f"numbers in 0..{count - 1}" if count else "none: the model keeps no past of streams"
+            raise ShapeError("reset", f"streams {bad}", some, "Name streams of this batch.")
         for s in chosen:
             self._plan().reset(s, 1)
 
@@ -206,7 +208,7 @@ def stream(
     scheme: SchemeLike = "float32",
     calibration: Any = None,
     threads: int = 1,
-    device: str = "cpu",
+    device: str | torch.device = "cpu",
     mode: str | None = None,
     front: nn.Module | None = None,
     context: int | None = None,
@@ -271,6 +273,7 @@ def stream(
         raise ShapeError("stream", f"context={context!r}", "a number of time steps, at least 2", "Correct it.")
     if isinstance(delay, bool) or not isinstance(delay, int) or delay < 0:
         raise ShapeError("stream", f"delay={delay!r}", "a number of time steps, 0 or more", "Correct it.")
+    device = check_options(device, None, mode)
     mode = _mode(device, mode, step)
     own = private_copy("stream", model)
     refused: UnsupportedProblem | None = None  # by windows of time steps; what follows takes them for samples
@@ -318,7 +321,6 @@ def _mode(device: str, mode: str | None, step: Tensor) -> str | None:
     """How a stream runs on a GPU, "persistent" or "graph"; None on the CPU. Raises a typed error for what there is not."""
     if device == "cpu" and mode is None:
         return None
-    check_options(device, None, mode)
     if mode not in (None, "persistent", "graph"):
         raise UnsupportedProblem("stream", f"mode={mode!r}", "mode='persistent' or 'graph'", "Name one of them.")
     mode = mode or default_mode(step)

@@ -155,12 +155,19 @@ def _tensors(model: nn.Module, args: tuple[Any, ...]) -> list[Tensor]:
 
 def _is_steady(model: nn.Module, args: tuple[Any, ...]) -> bool:
     with torch.no_grad():
-        first, second = pytree.tree_leaves(model(*cloned(args))), pytree.tree_leaves(model(*cloned(args)))
+        first, second = (pytree.tree_leaves(_dense(model(*cloned(args)))) for _ in range(2))
     if len(first) != len(second):
         return False
     return all(
         a.shape == b.shape and bool(((a == b) | ((a != a) & (b != b))).all()) if isinstance(a, Tensor) else True
         for a, b in zip(first, second)
+    )
+
+
+def _dense(results: Any) -> Any:
+    """With sparse tensors as dense ones: few functions of torch take them."""
+    return pytree.tree_map(
+        lambda r: r.to_dense() if isinstance(r, Tensor) and r.layout != torch.strided else r, results
     )
 
 
@@ -183,8 +190,8 @@ def _compare(
         return f"a call raises: {raised}", 0.0, 0.0
     except Exception as raised:
         return f"a call that falls back to PyTorch raises {type(raised).__name__}", 0.0, 0.0
-    wanted, spec = pytree.tree_flatten(want)
-    given, other_spec = pytree.tree_flatten(got)
+    wanted, spec = pytree.tree_flatten(_dense(want))
+    given, other_spec = pytree.tree_flatten(_dense(got))
     if spec != other_spec:
         return "results are nested otherwise", 0.0, 0.0
     worst, rounding = 0.0, 0.0
@@ -201,8 +208,8 @@ def _compare(
 
 def compare_results(want: Any, got: Any, tolerance: float | None = None) -> tuple[str | None, float]:
     """(what differs or None, the largest difference of the rms). tolerance: of all results; None for that of each one's dtype."""
-    wanted, spec = pytree.tree_flatten(want)
-    given, other_spec = pytree.tree_flatten(got)
+    wanted, spec = pytree.tree_flatten(_dense(want))
+    given, other_spec = pytree.tree_flatten(_dense(got))
     if spec != other_spec:
         return "results are nested otherwise", 0.0
     worst = 0.0

@@ -116,7 +116,8 @@ class Swappable:
         return WeightSwap(digest.hexdigest(), 1e3 * (checked - start), 1e3 * (packed - checked), entries)
 
     def rollback(self) -> None:
-        """Back to the weights before the last `swap`, in the same way. Raises FormatError where there was none."""
+        """The weights before the last `swap`, exchanged in the same way; once more after a call, and those of the swap are back.
+        A swap that no call has met is taken back for good. Raises FormatError where there is nothing to go back to."""
         self._swappable("rollback")
         if self._before_swap is None or not self._before_swap[4]():
             raise FormatError("rollback", "a model without a swap", "weights from before one", "Nothing was changed.")
@@ -195,17 +196,20 @@ class Swappable:
     def _check_means(self, given: Mapping[str, Any]) -> None:
         """Raises FormatError where numbers mean something else: another scheme, or other static scales."""
         own = self._state
+        bad = [
+            key for key, entry in own.entries.items()
+            if entry.kind in _SCALES and not (isinstance(given[key], Tensor) and torch.equal(given[key], own.tensors[key]))
+        ]  # fmt: skip
+        if bad:
+            named = ", ".join(bad[:4]) + (f" and {len(bad) - 4} more" if len(bad) > 4 else "")
+            raise FormatError(
+                "swap", f"another {named}", "the static scales of this model", "Calibrate both on the same data."
+            )
         structure = given.get(STRUCTURE)
         if structure is not None and not (
             isinstance(structure, Tensor) and torch.equal(structure, own.tensors[STRUCTURE])
         ):
             raise FormatError("swap", "a state of another structure or scheme", "this model's", "Compile that model.")
-        for key, entry in own.entries.items():
-            value = given[key]
-            if entry.kind in _SCALES and not (isinstance(value, Tensor) and torch.equal(value, own.tensors[key])):
-                raise FormatError(
-                    "swap", f"another {key}", "the static scales of this model", "Calibrate both on the same data."
-                )
 
 
 def _tensors_of(source: Any) -> Mapping[str, Any]:

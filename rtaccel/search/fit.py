@@ -18,7 +18,7 @@ from rtaccel.search.cascade.cascade import Cascade
 from rtaccel.search.clock import Clock
 from rtaccel.search.cost_model import CostModel
 from rtaccel.search.front import Candidate, pareto
-from rtaccel.search.judge import Judge
+from rtaccel.search.judge import SURE, Judge
 from rtaccel.search.metric import Metric
 from rtaccel.search.options import LayerOptions
 from rtaccel.search.planner import Found
@@ -152,7 +152,12 @@ def _reason(best: Candidate | None, candidates: list[Candidate], judge: Judge, b
                 f"weights and holds {least.peak_bytes:,} when it runs{exact}"
             )
         nearest = min(small, key=lambda c: c.drop if c.drop is not None else float("inf"))
-        return f"no plan keeps {allowed}: the nearest, {nearest.name}, has a drop of {_drop(nearest)}{exact}"
+        sure = ""
+        if nearest.drop is not None and nearest.drop <= judge.limit:
+            sure = (
+                f"; {figure(SURE, 1)} standard errors, and what calls of the metric differ by, have to fit in as well"
+            )
+        return f"no plan keeps {allowed}: the nearest, {nearest.name}, has a drop of {_drop(nearest)}{sure}{exact}"
     lines = () if best.latency is None else best.latency.lines
     if best.verdict == "FAIL":
         said = "; ".join(f"{line.key} {line.reason}" for line in lines if line.verdict == "FAIL")

@@ -104,6 +104,10 @@ class StreamBatcher:
         Raises UnsupportedProblem where something else runs the model, and where the batcher has run before.
         """
         self._here("start")
+        if self._running:
+            raise UnsupportedProblem(
+                "start", "a batcher that runs", "a new batcher: a batcher starts once", "Make another batcher."
+            )
         self._side.native.prefault()
         try:
             refused = self._native.start()

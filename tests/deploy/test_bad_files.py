@@ -160,7 +160,7 @@ def test_what_is_in_the_way_of_saving(tmp_path: Path) -> None:
         rt.save(plain, tmp_path / "m.rta", states=True)
     with pytest.raises(rt.FormatError, match="sha256"):
         rt.save(plain, tmp_path / "m.rta", metadata={"sha256": "0"})
-    with pytest.raises(FileNotFoundError):
+    with pytest.raises(rt.FormatError, match="a file in a folder that exists"):
         rt.save(plain, tmp_path / "no" / "folder" / "m.rta")
     assert not list(tmp_path.iterdir())
 

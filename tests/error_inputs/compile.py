@@ -15,10 +15,11 @@ from torch import nn
 import rtaccel as rt
 from tests.error_inputs.calls import CASES as CALLS
 from tests.error_inputs.models import X, fast, mlp
+from tests.error_inputs.whole_models import CASES as WHOLE
 
 Case = tuple[str, Callable[[], Any], type[rt.RtaccelError], str]
 
-CASES: list[Case] = [*CALLS]
+CASES: list[Case] = [*CALLS, *WHOLE]
 
 
 def add(name: str, call: Callable[[], Any], error: type[rt.RtaccelError], words: str) -> None:
@@ -127,7 +128,7 @@ for value in (0, -1, 1.5, "2", True, 10**6, None):
         M,
         "threads=",
     )
-for value in ("gpu", "CPU", "cuda:0x", "", None, 0, torch.device("cpu"), "meta"):
+for value in ("gpu", "CPU", "cuda:0x", "", None, 0, "meta"):
     add(f"device {value!r}", lambda v=value: rt.compile(mlp(), (X,), device=v), rt.BackendUnavailable, r"device.*cpu")
 for value in ("avx512", "CPU", "", "onnx", 1, True):
     add(

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import asyncio
 import itertools
 import math
-from collections.abc import Callable
+import time
+from collections.abc import AsyncIterator, Callable, Iterator
+from functools import partial
 
 import numpy as np
 import pytest
@@ -14,6 +17,7 @@ import rtaccel as rt
 from rtaccel.core.errors import FormatError
 from rtaccel.measure.interleave import compare
 from rtaccel.measure.latency import measure
+from rtaccel.measure.machine.memory import peak_memory
 from rtaccel.measure.timing.inputs import fingerprint
 from rtaccel.measure.timing.sampler import Loop, warm_up_until_steady
 
@@ -65,6 +69,50 @@ def test_what_a_callable_raises_goes_through(kind: type[BaseException], how: dic
         measure(fails_late, samples=100, warmup=0, **how)  # type: ignore[arg-type]
     assert caught.value is mine
     assert len(calls) == 9
+
+
+async def _coroutine() -> int:
+    return 1
+
+
+async def _async_generator() -> AsyncIterator[int]:
+    yield 1
+
+
+def _generator() -> Iterator[int]:
+    yield 1
+
+
+class _Served:
+    async def __call__(self) -> int:
+        return 1
+
+    def step(self) -> Iterator[int]:
+        yield 1
+
+
+NOTHING_RAN: dict[str, Callable[[], object]] = {
+    "async": _coroutine, "async generator": _async_generator, "generator": _generator, "partial": partial(_coroutine),
+    "lambda": lambda: _coroutine(), "expression": lambda: (i for i in range(3)), "object": _Served(), "method": _Served().step,
+}  # fmt: skip
+
+
+@pytest.mark.filterwarnings("error")
+@pytest.mark.parametrize("name", NOTHING_RAN)
+def test_a_call_that_runs_nothing_is_not_timed(name: str) -> None:
+    fn = NOTHING_RAN[name]
+    refused = pytest.raises(FormatError, match=r"a callable that returns a .*has done its work.*lambda:")
+    for how in ({}, {"warmup": 0}, {"period_us": 1e3}, {"setup": tuple}, {"witness": True}, {"error": lambda y: 0.0}):
+        with refused:
+            measure(fn, budget=WIDE, samples=700, **how)  # type: ignore[arg-type]
+    with refused:
+        measure(fn, budget=WIDE, samples=2, clock=time.perf_counter_ns)
+    with refused:
+        compare(fn, lambda: None, seconds=0.1)
+    with refused:
+        peak_memory(fn)
+    assert measure(lambda: asyncio.run(_coroutine()), samples=2).samples_us is not None
+    assert measure(lambda: list(_generator()), samples=2).samples_us is not None
 
 
 @pytest.mark.parametrize("argument", ["error", "metric"])

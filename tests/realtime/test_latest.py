@@ -174,7 +174,7 @@ def test_stamps() -> None:
     assert slot.put([2.0], stamp_ns=now - 6_000_000) == 0  # it was overtaken
     assert slot.dropped == 1
     assert slot.put([3.0], stamp_ns=now - 5_000_000) == 2  # the same time is no step back
-    for bad in (time.monotonic_ns() + 10**9, 0, -5, 1.5, "now", True):
+    for bad in (time.monotonic_ns() + 10**9, 0, -5, 1.5, "now", True, 2**63, 2**70):
         with pytest.raises(FormatError):
             slot.put([4.0], stamp_ns=bad)  # type: ignore[arg-type]
     got = slot.get()

@@ -144,6 +144,47 @@ def test_two_loops_on_one_plan() -> None:
         first.start()
 
 
+def test_a_stop_before_the_start_changes_nothing() -> None:
+    fast, (x, y) = compiled(), slots()
+    loop = rt.Loop(fast, x, y, **SLACK)
+    for _ in range(2):
+        loop.stop()
+        assert not loop.running
+        assert repr(loop) == "Loop(made)"
+    x.put(torch.ones(7))
+    with loop:
+        until(lambda: loop.stats().fresh > 0)
+    assert torch.equal(torch.tensor(y.get().value), fast(torch.ones(1, 7))[0])
+
+
+def test_a_second_start_says_what_it_is_and_leaves_the_first_alone() -> None:
+    fast, (x, y) = compiled(), slots()
+    x.put(torch.ones(7))
+    loop = rt.Loop(fast, x, y, **SLACK)
+    with loop:
+        for _ in range(2):
+            with pytest.raises(UnsupportedProblem, match="starts once"):
+                loop.start()
+            with pytest.raises(UnsupportedProblem, match="running loop"):  # the model is the loop's still
+                fast(torch.ones(1, 7))
+        cycles = loop.stats().cycles
+        until(lambda: loop.stats().cycles > cycles)
+    with pytest.raises(UnsupportedProblem, match="starts once"):
+        loop.start()
+    fast(torch.ones(1, 7))
+
+
+def test_a_start_that_was_refused_can_be_made_again() -> None:
+    fast, (x, y) = compiled(), slots()
+    first, second = rt.Loop(fast, *slots(), **SLACK), rt.Loop(fast, x, y, **SLACK)
+    with first, pytest.raises(UnsupportedProblem, match="another one"):
+        second.start()
+    second.stop()
+    x.put(torch.ones(7))
+    with second:
+        until(lambda: second.stats().fresh > 0)
+
+
 def test_a_slot_of_another_loop_or_handle() -> None:
     x, y = slots()
     with rt.Loop(compiled(), x, y, **SLACK):

@@ -27,6 +27,10 @@ pytestmark = pytest.mark.filterwarnings("ignore:.*the system refused")
     [
         ({"period_us": 0}, FormatError),
         ({"period_us": "fast"}, FormatError),
+        ({"period_us": "1000"}, FormatError),
+        ({"deadline_us": b"200"}, FormatError),
+        ({"max_age_us": 10**400}, FormatError),
+        ({"period_us": [1000]}, FormatError),
         ({"period_us": float("nan")}, FormatError),
         ({"deadline_us": 0}, FormatError),
         ({"deadline_us": 1001}, FormatError),

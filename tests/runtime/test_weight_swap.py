@@ -137,6 +137,30 @@ def test_what_does_not_fit() -> None:
     assert all(torch.equal(v, state[k]) for k, v in fast.state_dict().items())
 
 
+@pytest.mark.parametrize("times", range(5))
+def test_each_rollback_exchanges_the_two_sets_of_weights(times: int, tmp_path: Path) -> None:
+    fast, other, _ = pair("mlp", "float32")
+    loaded = rt.load(rt.save(fast, tmp_path / "one.rta"))
+    x = stages.inputs("mlp", 3, 2)
+    results = [fast(x)]
+    fast.swap(other)
+    results.append(fast(x))
+    loaded.swap(rt.save(fast, tmp_path / "two.rta"))
+    loaded(x)
+    for done in range(times):
+        for model in (fast, loaded):
+            model.rollback()
+            assert torch.equal(model(x), results[done % 2])
+    assert not torch.equal(*results)
+    for model in (fast, loaded):  # one that no call has met is taken back for good
+        before = model(x)
+        model.swap(other if model is fast else tmp_path / "two.rta")
+        model.rollback()
+        with pytest.raises(rt.FormatError, match="rollback"):
+            model.rollback()
+        assert torch.equal(model(x), before)
+
+
 def test_from_another_thread_no_output_is_mixed() -> None:
     fast, other, wanted = pair("mlp", "float32")
     own = fast.state_dict()

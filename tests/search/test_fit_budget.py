@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import json
 import time
+from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -16,6 +18,7 @@ from rtaccel.core.errors import FormatError, UnsupportedProblem
 from rtaccel.core.settings import STAGE_TIMES
 from rtaccel.search import cost_model, planner
 from rtaccel.search.cost_model import CostModel
+from rtaccel.search.fit import _reason
 from rtaccel.search.metric import Metric
 from tests.support.random_fits import Task, random_task
 
@@ -170,6 +173,21 @@ def test_an_impossible_time_names_the_fastest_plan_and_its_drop() -> None:
     fit = fitted(random_task(2), budget=rt.Budget(p99_us=1e-3))
     assert fit.verdict == "FAIL" and fit.model is None and fit.best is not None
     assert "over budget" in fit.reason and "with a drop of" in fit.reason and fit.best.name in fit.reason
+
+
+def test_a_drop_within_the_limit_says_what_has_to_fit_in_too() -> None:
+    """A drop of 0.01 of 0.05 permitted, with a standard error of 0.02: four of these do not fit."""
+    task = random_task(2)
+    fit = fitted(task)
+    c = replace(
+        next(c for c in fit.candidates if c.drop is not None), drop=0.01, drop_error=0.02, keeps=False, fits=True
+    )
+    judge: Any = SimpleNamespace(limit=0.05)
+    metric: Any = SimpleNamespace(value=1.0)
+    reason = _reason(None, [c], judge, LOOSE, metric)
+    assert "a drop of 0.01 (standard error 0.02); 4 standard errors" in reason
+    wide = replace(c, drop=0.1)
+    assert "standard errors" not in _reason(None, [wide], judge, LOOSE, metric)
 
 
 def test_an_impossible_drop_gives_the_model_as_it_is() -> None:

@@ -245,6 +245,8 @@ def test_it_starts_once_and_has_the_model_to_itself() -> None:
             live.step(torch.ones(5, 3))
         with pytest.raises(UnsupportedProblem):
             rt.StreamBatcher(live).start()
+        with pytest.raises(UnsupportedProblem, match="starts once"):
+            hub.start()
         with pytest.raises(UnsupportedProblem, match="running batcher"):
             os.fork()
         waiting = hub.put(0, torch.ones(3))

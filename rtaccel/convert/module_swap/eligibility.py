@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from collections import defaultdict
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -16,6 +17,7 @@ from rtaccel.nn.conv import QuantConv1d, QuantConv2d, check_module
 from rtaccel.nn.linear import QuantLinear
 from rtaccel.nn.params.linear import check_size
 from rtaccel.nn.recurrent import QuantGRU, QuantLSTM
+from rtaccel.nn.sparse import SparseLinear
 
 Filter = Callable[[nn.Module, str], bool]
 
@@ -87,6 +89,20 @@ def swappable_layers(
         )
         layers.append(SwapSite(module, tuple(names[key]), scheme, reason, in_place))
     return layers
+
+
+def swapped_before(op: str, model: nn.Module, alone: bool) -> tuple[str, ...]:
+    """A note on layers that an earlier call has swapped: they are none of torch's, and stay. alone: whether there are no others,
+    so that nothing is done; then it is a warning too."""
+    own = (*QUANTIZED.values(), SparseLinear)
+    found = {id(m): f"{name} ({type(m).__name__})" for name, m in model.named_modules() if name and isinstance(m, own)}
+    if not found:
+        return ()
+    named = ", ".join(list(found.values())[:8]) + (f" and {len(found) - 8} more" if len(found) > 8 else "")
+    note = f"swapped before, and left as they are: {named}; rt.restore_(model) first puts torch's layers back"
+    if alone:
+        warnings.warn(f"{op}: {note}", UserWarning, stacklevel=3)
+    return (note,)
 
 
 def attention_layers(

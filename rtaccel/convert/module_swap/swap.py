@@ -19,6 +19,7 @@ from rtaccel.convert.module_swap.eligibility import (
     is_conv,
     shape_of,
     swappable_layers,
+    swapped_before,
 )
 from rtaccel.convert.module_swap.name_patterns import unmatched
 from rtaccel.convert.module_swap.placing import put, replace_modules
@@ -30,6 +31,7 @@ from rtaccel.core.errors import FormatError, UnsupportedProblem
 from rtaccel.core.log import log
 from rtaccel.core.progress import counted
 from rtaccel.core.scheme import Int8Activation, SchemeLike, SchemeMap
+from rtaccel.formats.int8 import require_finite
 from rtaccel.nn.params.formats import params_of
 from rtaccel.nn.qat.layers import FakeQuant
 
@@ -86,7 +88,10 @@ def quantize_(
     layers = swappable_layers(model, SchemeMap(scheme), filter_fn)
     for layer in layers:
         _check_scheme(layer, calibration is not None)
-    notes = unmatched("quantize_", scheme, model)
+        if layer.reason is None:  # before a layer is fed what another one made of them
+            for name, tensor in layer.module.named_parameters():
+                require_finite(tensor.detach(), "quantize_", f"{layer.names[0]}.{name}")
+    notes = (*unmatched("quantize_", scheme, model), *swapped_before("quantize_", model, not layers))
     watched = {
         layer.module: InputObserver(layer.names[0], _rounded_width(layer))
         for layer in layers

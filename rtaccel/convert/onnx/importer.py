@@ -13,7 +13,7 @@ from rtaccel.convert.onnx.builder import Builder
 from rtaccel.convert.onnx.load import load, opset_of, package
 from rtaccel.convert.onnx.table import entries, find
 from rtaccel.convert.onnx.values import BROKEN, Computed, Known
-from rtaccel.core.errors import FormatError, UnsupportedProblem
+from rtaccel.core.errors import FormatError, RtaccelError, UnsupportedProblem
 
 MAX_NAMED = 12
 """Problems that a message names; the rest is counted."""
@@ -51,6 +51,21 @@ def from_onnx(source: Any, fixed: Mapping[str, Any] | None = None) -> nn.Module:
     """
     onnx = package()
     model = load(source)
+    try:
+        return _module(onnx, model, fixed or {})
+    except RtaccelError:
+        raise
+    except (
+        Exception
+    ) as error:  # onnx.checker looks at the structure, not at whether sizes, types and texts fit together
+        where = str(error).strip().partition("\n")[0][:200]
+        raise FormatError(
+            "from_onnx", f"a model whose parts do not fit together: {type(error).__name__}: {where}",
+            "a model that another runtime loads", "Check that the file is whole; if others take it, please report it.",
+        ) from error  # fmt: skip
+
+
+def _module(onnx: Any, model: Any, fixed: Mapping[str, Any]) -> nn.Module:
     opsets = {"" if entry.domain == "ai.onnx" else entry.domain: entry.version for entry in model.opset_import}
     opsets.setdefault("", opset_of(model))
     model = _with_bodies(onnx, model, opsets)
@@ -58,7 +73,7 @@ def from_onnx(source: Any, fixed: Mapping[str, Any] | None = None) -> nn.Module:
     build = Builder(onnx, opsets)
     constants = {tensor.name for tensor in graph.initializer}
     inputs = [entry for entry in graph.input if entry.name not in constants]
-    given = _fixed(onnx, {entry.name: entry for entry in inputs}, fixed or {})
+    given = _fixed(onnx, {entry.name: entry for entry in inputs}, fixed)
     names = []
     for entry in inputs:
         if entry.name in given:

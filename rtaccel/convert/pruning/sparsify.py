@@ -9,7 +9,7 @@ from torch import Tensor, nn
 
 from rtaccel.convert.frontend.batches import batches_of
 from rtaccel.convert.frontend.checks import check_model, check_options
-from rtaccel.convert.module_swap.eligibility import Filter
+from rtaccel.convert.module_swap.eligibility import Filter, swapped_before
 from rtaccel.convert.module_swap.name_patterns import unmatched
 from rtaccel.convert.module_swap.placing import put
 from rtaccel.convert.pruning.input_statistics import StatisticsObserver
@@ -88,7 +88,7 @@ def sparsify_(
             for matrix in matrices_of(layer.module):
                 require_finite(layer.module.get_parameter(matrix.parameter).detach(), "sparsify_",
                                f"{layer.name}.{matrix.parameter}")  # fmt: skip
-    notes = unmatched("sparsify_", sparsity, model)
+    notes = (*unmatched("sparsify_", sparsity, model), *swapped_before("sparsify_", model, not layers))
     watched: dict[nn.Module, StatisticsObserver] = {}
     if calibration is not None:
         watched = {x.module: StatisticsObserver(x.name, x.module) for x in layers if x.pattern is not None}

@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Mapping
 from math import prod
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -58,7 +56,7 @@ def to_onnx(fast: CompiledModel, path: Any = None) -> Any:
             "to_onnx", f"{fast._options.title}, which keeps its past inside", "a model without states of its own",
             "Export the compiled model of a window, or of one step with its states as inputs and outputs.",
         )  # fmt: skip
-    target = None if path is None else _target(path)
+    target = None if path is None else whole_file.target_of("to_onnx", path)
     program = fast._program
     _refuse(program)
     model = _written(onnx, program, fast)
@@ -71,15 +69,6 @@ def to_onnx(fast: CompiledModel, path: Any = None) -> Any:
     if target is not None:
         whole_file.write(target, model.SerializeToString())
     return model
-
-
-def _target(path: Any) -> Path:
-    if not isinstance(path, (str, os.PathLike)):
-        raise FormatError("to_onnx", f"path={path!r}", "the path of a file", "Pass one, or None.")
-    target = Path(path)
-    if not target.absolute().parent.is_dir() or target.is_dir():
-        raise FormatError("to_onnx", str(target), "a file in a folder that exists", "Make the folder first.")
-    return target
 
 
 def _refuse(program: Program) -> None:

@@ -60,7 +60,7 @@ def peak_memory(fn: Callable[..., object], inputs: Any = (), calls: int = 10) ->
     reason, before = _reset()
     with sampler.no_grad():
         for _ in range(calls):
-            fn(*args)
+            sampler.check_ran(fn(*args))
     device = int(torch.cuda.max_memory_allocated()) if cuda else None  # type: ignore[union-attr]
     return Memory(None if reason else _status("VmHWM"), before, device, reason)
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import gc
+import inspect
 import statistics
 import sys
 import time
@@ -135,9 +136,27 @@ def no_grad() -> AbstractContextManager[Any]:
     return nullcontext() if torch is None or not hasattr(torch, "no_grad") else torch.no_grad()
 
 
+def check_ran(result: object) -> None:
+    """Raises FormatError for what a call of an async function or a generator gives: nothing of its body has run."""
+    kind = type(result).__name__
+    if inspect.isawaitable(result):
+        hint = "Measure a function that waits for it: lambda: loop.run_until_complete(fn())."
+    elif inspect.isgenerator(result) or inspect.isasyncgen(result):
+        hint = "Measure a function that goes through it: lambda: list(fn()), or lambda: next(it)."
+    else:
+        return
+    if inspect.iscoroutine(result):
+        result.close()  # or Python warns of it
+    raise FormatError(
+        "measure", f"a callable that returns a {kind}", "one that has done its work when it returns", hint
+    )
+
+
 def warm_up(call: Callable[..., object], args: tuple[Any, ...], seconds: float, clock: Clock = CLOCK) -> float:
-    """Calls for so many seconds, at least once; the median time of the last calls in nanoseconds."""
-    return _pass(Loop(call, args, clock=clock), seconds)
+    """Calls for so many seconds, at least once; the median time of the last calls in nanoseconds.
+
+    Raises FormatError where the first one gives a coroutine or a generator, as `warm_up_until_steady` does."""
+    return _first_pass(Loop(call, args, clock=clock), seconds)
 
 
 def warm_up_until_steady(loop: Loop, seconds: float) -> tuple[float, str | None]:
@@ -149,7 +168,7 @@ def warm_up_until_steady(loop: Loop, seconds: float) -> tuple[float, str | None]
     """
     loop = loop.plain()
     end = loop.now() + int(5 * seconds * 1e9)
-    medians = [_pass(loop, seconds)]
+    medians = [_first_pass(loop, seconds)]
     while seconds > 0 and loop.now() < end:
         medians.append(_pass(loop, seconds / 2))
         if len(medians) >= 4 and max(medians[-3:]) <= (1 + _STEADY) * min(medians[-3:]):
@@ -161,6 +180,17 @@ def warm_up_until_steady(loop: Loop, seconds: float) -> tuple[float, str | None]
         f"no steady state within {5 * seconds:g} s of warm-up: medians from {figure(low / 1e3)} to {figure(high / 1e3)} us; give "
         "it more with warmup=, or leave the machine alone"
     )
+
+
+def _first_pass(loop: Loop, seconds: float) -> float:
+    """`_pass`, with a look at what the first call returns."""
+    if loop.inside:
+        return _pass(loop, seconds)
+    scratch = array("q", [0])
+    start = loop.now()
+    replace(loop, call=lambda *args: check_ran(loop.call(*args))).fill(scratch, 0, 1, sys.maxsize)
+    left = seconds - (loop.now() - start) / 1e9
+    return _pass(loop, left) if left > 0 else float(scratch[0])
 
 
 def _pass(loop: Loop, seconds: float) -> float:

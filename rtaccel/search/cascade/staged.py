@@ -31,6 +31,14 @@ class Staged:
         except ValueError as error:
             raise FormatError(op, str(error), "stages that fit together", f"See rt.{op}.") from None
 
+    def __reduce__(self) -> Any:
+        """Refused for `pickle` and `copy` alike: its stages are the models that were given, and stay with them."""
+        kind = type(self).__name__
+        raise UnsupportedProblem(
+            "pickle", f"a {kind}, which runs the models it was made of", "files of rt.save, one for each stage",
+            f"Make the {kind} of compiled models there.",
+        )  # fmt: skip
+
     def __call__(self, x: Tensor) -> Tensor:
         """The answer: a fresh tensor, float32 [batch, ...]. x: as the models take it. Raises as the models do."""
         rows = x.shape[0] if type(x) is Tensor and x.dim() else -1

@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import random
+from collections.abc import Callable
+from typing import Any
 
 import pytest
 import torch
 from torch import Tensor, nn
 
 import rtaccel as rt
+from tests.support.networks.call import Call
 
 
 class Returns(nn.Module):
@@ -58,6 +61,40 @@ def test_equals_torch(seed: int) -> None:
             for a, b in zip(found, want, strict=True):
                 assert a.shape == b.shape and a.dtype == b.dtype
                 torch.testing.assert_close(a, b, rtol=1e-6, atol=1e-6, equal_nan=True)
+
+
+PARTS: dict[str, Callable[[Tensor], Any]] = {
+    "nothing": lambda x: torch.linalg.slogdet(x[:, :, None].expand(-1, -1, 0)[:, :0]),
+    "ones": lambda x: torch.linalg.slogdet(x.new_ones(x.shape[0], 3, 3)),
+    "beside": lambda x: (*torch.linalg.slogdet(x.new_ones(x.shape[0], 3, 3)), x.sum(-1)),
+    "sorted": lambda x: tuple(x.new_ones(x.shape[0], 3).sort(-1)),
+    "extremes": lambda x: tuple(x.new_ones(x.shape[0], 3).max(-1)),
+    "variance": lambda x: torch.var_mean(x.new_ones(x.shape[0], 3), 1),
+    "pieces": lambda x: x.new_ones(x.shape[0], 4).split(2, 1),
+    "one of two": lambda x: torch.linalg.slogdet(x.new_ones(x.shape[0], 2, 2))[1] + 0 * x.sum(),
+}
+
+
+@pytest.mark.filterwarnings("ignore")
+@pytest.mark.parametrize("width", [0, 4])
+@pytest.mark.parametrize("name", PARTS)
+def test_results_of_one_call_that_are_the_same_for_every_sample(name: str, width: int) -> None:
+    model = Call(PARTS[name]).eval()
+    fast = rt.compile(model, torch.zeros(3, width))
+    for rows in (1, 3, 5) if name != "one of two" else (3,):
+        x = torch.zeros(rows, width)
+        torch.testing.assert_close(fast(x), model(x), equal_nan=True)
+
+
+@pytest.mark.parametrize("shape", [(3, 0, 0), (0, 0), (2, 0, 3), (2, 3, 0)])
+@pytest.mark.parametrize("name", ["slogdet", "lu", "qr", "svd", "inv_ex", "lu_factor"])
+def test_matrices_without_elements(name: str, shape: tuple[int, ...]) -> None:
+    model, x = Call(lambda x: tuple(getattr(torch.linalg, name)(x))).eval(), torch.zeros(shape)
+    try:
+        want = model(x)
+    except RuntimeError:
+        pytest.skip("torch takes no such matrix")
+    torch.testing.assert_close(rt.compile(model, x)(x), want)
 
 
 def test_is_one_native_call() -> None:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import copy
+
 import pytest
 import torch
 from torch import nn
@@ -82,6 +84,49 @@ def test_a_lone_layer(model: nn.Linear) -> None:
 def test_not_a_model() -> None:
     with pytest.raises(rt.UnsupportedProblem, match="function"):
         rt.quantize_(lambda x: x, "w8a8")
+
+
+def nets() -> nn.Sequential:
+    return nn.Sequential(nn.Linear(64, 64), nn.ReLU(), nn.Linear(64, 4)).eval()
+
+
+CHANGES = {
+    "quantize_": lambda net: rt.quantize_(net, "w8a8", force=True), "quantize_ to int4": lambda net: rt.quantize_(net, "w4a8"),
+    "sparsify_": lambda net: rt.sparsify_(net, rt.Unstructured(0.8)),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("second", CHANGES)
+@pytest.mark.parametrize("first", ["quantize_", "sparsify_"])
+def test_what_was_swapped_before_is_said(first: str, second: str) -> None:
+    net = nets()
+    CHANGES[first](net)
+    state = {name: value.clone() for name, value in net.state_dict().items() if isinstance(value, torch.Tensor)}
+    with pytest.warns(UserWarning, match=r"swapped before.*0 \(\w+\), 2 \(\w+\); rt\.restore_"):
+        report = CHANGES[second](net)
+    assert len(report) == 0 and "swapped before" in str(report)
+    assert all(torch.equal(net.state_dict()[name], value) for name, value in state.items())
+    assert rt.restore_(net) == 2
+
+
+@pytest.mark.filterwarnings("error::UserWarning")
+def test_a_second_call_for_the_other_layers_has_a_note() -> None:
+    net = nets()
+    rt.quantize_(net, {"0": "w8a8", "2": "float32"}, force=True)
+    report = rt.quantize_(net, {"2": "w8a8"}, force=True)
+    assert report.swapped == 1 and any("0 (QuantLinear)" in note for note in report.notes)
+
+
+@pytest.mark.parametrize("layer", [0, 2])
+@pytest.mark.parametrize("value", [float("nan"), float("inf")])
+def test_the_layer_whose_weight_is_no_number_is_named(layer: int, value: float) -> None:
+    net = nets()
+    for name in ("weight", "bias"):
+        bad = copy.deepcopy(net)
+        getattr(bad[layer], name).data.view(-1)[3] = value
+        with pytest.raises(rt.FormatError, match=rf"quantize_: got {layer}\.{name}\[.*expected finite numbers"):
+            rt.quantize_(bad, "w8a8", calibration=[torch.randn(32, 64)])
+        assert type(bad[0]) is nn.Linear
 
 
 def test_a_model_without_linear_layers() -> None:

@@ -4,6 +4,8 @@
 
 from __future__ import annotations
 
+import contextlib
+import random
 import subprocess
 import sys
 from pathlib import Path
@@ -109,6 +111,24 @@ def test_external_data(tmp_path: Path) -> None:
     onnx.save_model(bare, str(inner / "net.onnx"))
     with pytest.raises(rt.FormatError):
         rt.from_onnx(inner / "net.onnx")
+
+
+@pytest.mark.parametrize("seed", range(60))
+def test_damaged_bytes_give_a_typed_error_or_a_module(seed: int) -> None:
+    nodes = [
+        helper.make_node("MatMul", ["x", "w"], ["m"], "product"), helper.make_node("Add", ["m", "b"], ["s"], "sum"),
+        helper.make_node("Gelu", ["s"], ["g"], "gelu", approximate="tanh"), helper.make_node("Reshape", ["g", "z"], ["r"]),
+        helper.make_node("Softmax", ["r"], ["y"], "softmax", axis=-1),
+    ]  # fmt: skip
+    weights = {"w": np.ones((3, 6), np.float32), "b": np.ones(6, np.float32), "z": np.array([-1, 2, 3])}
+    data = model_of(nodes, {"x": (FLOAT, ["b", 3])}, ["y"], weights).SerializeToString()
+    draw = random.Random(seed)
+    for _ in range(100):
+        damaged = bytearray(data)
+        for _ in range(draw.randint(1, 5)):
+            damaged[draw.randrange(len(damaged))] = draw.randrange(256)
+        with contextlib.suppress(rt.RtaccelError):
+            assert isinstance(rt.from_onnx(bytes(damaged)), torch.nn.Module)
 
 
 def test_names_that_torch_does_not_allow() -> None:

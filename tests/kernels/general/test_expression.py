@@ -21,6 +21,31 @@ from rtaccel.kernels._expression.functions import FUNCTIONS
 from rtaccel.kernels._expression.program import parse
 from tests.support.networks.call import Call
 
+SIGNED_ZEROS: dict[str, Callable[[Tensor, float], Tensor]] = {
+    "where": lambda x, z: torch.where(x > 0, x, z) / torch.where(x < 0, x, -z), "threshold": lambda x, z: F.threshold(x, z, -z),
+    "softshrink": lambda x, z: F.softshrink(x, z), "hardshrink": lambda x, z: F.hardshrink(x, z),
+    "fmax": lambda x, z: torch.fmax(x, torch.tensor(z)), "heaviside": lambda x, z: torch.heaviside(x, torch.tensor(z)),
+    "copysign": lambda x, z: torch.copysign(x, torch.tensor(z)) * torch.where(x > 1, z, -z), "clamp": lambda x, z: x.clamp(z, -z),
+    "nan_to_num": lambda x, z: x.nan_to_num(z, -z, z),
+    "several": lambda x, z: torch.where(x > 1, z, torch.where(x < -1, -z, torch.where(x > 0, float("nan"), z))),
+}  # fmt: skip
+"""Of a zero, where the program also has the one of the other sign."""
+
+
+@pytest.mark.parametrize("zero", [0.0, -0.0])
+@pytest.mark.parametrize("name", SIGNED_ZEROS)
+def test_zeros_of_both_signs_are_two_numbers(name: str, zero: float) -> None:
+    model = Call(lambda x: SIGNED_ZEROS[name](x, zero)).eval()
+    fast = rt.compile(model, torch.randn(2, 9), strict=True)
+    for rows in (1, 2, 5):
+        x = torch.randn(rows, 9) * 2
+        x[:, 0], x[:, 1] = 0.0, -0.0
+        got, want = fast(x), model(x)
+        torch.testing.assert_close(got, want, equal_nan=True)
+        if name not in ("fmax", "clamp", "softshrink"):  # where both are right, torch itself gives either
+            assert torch.equal(got.signbit() & ~got.isnan(), want.signbit() & ~want.isnan())
+
+
 CALLS: dict[str, Callable[[Tensor, Tensor], Tensor]] = {
     "arithmetic": lambda a, b: (1 - a) * b + a / (b.abs() + 1) - 2 * a,
     "powers": lambda a, b: a**2 + b**3 + a.abs() ** 0.5 + (b.abs() + 1) ** -1.5,

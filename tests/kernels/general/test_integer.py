@@ -49,6 +49,23 @@ def test_numbers_as_large_as_int64_has_them() -> None:
     torch.testing.assert_close(rt.compile(model, i, strict=True)(i), model(i), rtol=0, atol=0)
 
 
+ENDS = sorted(
+    {s * (2**n + d) for n in (0, 31, 32, 62) for d in (-1, 0, 1) for s in (-1, 1)} | {-(2**63), 1 - 2**63, 2**63 - 1}
+)
+"""Whole numbers where a word ends, down to the lowest one that int64 has."""
+
+
+@pytest.mark.parametrize("number", ENDS)
+def test_numbers_of_the_model_reach_as_far_as_int64(number: int) -> None:
+    def call(i: Tensor) -> Any:
+        filled = torch.where(i > 3, i, number)
+        known = (filled, i.masked_fill(i < 0, number).amax(1), i == number, i.clamp(min=number), i * number, i + number)
+        return (*known, i // number, torch.fmod(filled, number)) if number else known
+
+    i = torch.randint(-9, 9, (3, 5))
+    torch.testing.assert_close(rt.compile(Call(call).eval(), i, strict=True)(i), call(i), rtol=0, atol=0)
+
+
 def test_int32_wraps_at_32_bits() -> None:
     i = torch.tensor([[2**31 - 1, -(2**31), 5]], dtype=torch.int32).repeat(2, 1)
     model = Call(lambda i: (i + 1, i * 3, i.long() * 3, i)).eval()

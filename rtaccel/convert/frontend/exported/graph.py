@@ -17,6 +17,7 @@ from rtaccel.convert.frontend.decompositions.read_numbers import keep_as_tensors
 from rtaccel.convert.frontend.exported.joined_samples import gather_within_samples
 from rtaccel.convert.frontend.exported.kernel_calls import as_called
 from rtaccel.convert.frontend.exported.one_constant import read_by_one_name
+from rtaccel.convert.frontend.exported.one_number import with_a_dimension
 from rtaccel.convert.frontend.packed import check_longest
 from rtaccel.convert.frontend.retrace import of_inputs
 from rtaccel.convert.frontend.rolled import with_loops_rolled
@@ -109,6 +110,7 @@ def as_graph(
     check_longest(program.graph)
     halves = in_float32(program.graph, constants, inputs)
     keep_as_tensors(program.graph)
+    with_a_dimension(program.graph)
     without_complex(program.graph)  # what is left complex stays PyTorch's
     count_in_float(program.graph)
     gather_within_samples(program.graph)

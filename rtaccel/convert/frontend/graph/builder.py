@@ -206,7 +206,11 @@ class Builder(Values):
         """What is the same for every sample, as a tensor of all of them, where that is read."""
         if node.name in self.repeated and node.name not in self.views:
             del self.repeated[node.name]
-            self.op_nodes.append(self._torch(node, "repeats what is the same for every sample"))
+            reason = "repeats what is the same for every sample"
+            call = node.args[0] if node.target is operator.getitem else None
+            if isinstance(call, fx.Node) and not any(call.name in d.writes for d in self.op_nodes):
+                self.op_nodes.append(self._torch(call, reason))  # nobody has needed the call whose result it is
+            self.op_nodes.append(self._torch(node, reason))
 
     def _output(self, node: fx.Node) -> str:
         """Name of what the model returns: a value as it lies where that is the tensor, else a packed copy of it."""

@@ -11,8 +11,10 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from rtaccel.convert.onnx import unsigned
 from rtaccel.convert.onnx.dtypes import dtype_of
 from rtaccel.convert.onnx.table import op
+from rtaccel.convert.onnx.unsigned import exact
 
 _UNARY: dict[str, Callable[[Tensor], Tensor]] = {
     "Abs": torch.abs, "Neg": torch.neg, "Sqrt": torch.sqrt, "Reciprocal": torch.reciprocal, "Exp": torch.exp,
@@ -31,9 +33,11 @@ _BINARY: dict[str, Callable[[Tensor, Tensor], Tensor]] = {
     "BitwiseOr": torch.bitwise_or, "BitwiseXor": torch.bitwise_xor,
 }  # fmt: skip
 
-for _name, _function in _UNARY.items():
+_ORDERED = ("Less", "LessOrEqual", "Greater", "GreaterOrEqual")
+
+for _name, _function in {name: exact(function) for name, function in _UNARY.items()}.items():
     op(_name)(lambda x, _f=_function: _f(x))
-for _name, _pair in _BINARY.items():
+for _name, _pair in {name: exact(function, ordered=name in _ORDERED) for name, function in _BINARY.items()}.items():
     op(_name)(lambda a, b, _f=_pair: _f(a, b))
 
 
@@ -51,12 +55,18 @@ def sign(x: Tensor) -> Tensor:
 @op("Div")
 def div(a: Tensor, b: Tensor) -> Tensor:
     """Whole numbers toward zero."""
-    return torch.div(a, b) if a.is_floating_point() else torch.div(a, b, rounding_mode="trunc")
+    return torch.div(a, b) if a.is_floating_point() else _quotient(a, b)
+
+
+_quotient = exact(lambda a, b: torch.div(a, b, rounding_mode="trunc"), own=unsigned.quotient)
 
 
 @op("Mod")
 def mod(a: Tensor, b: Tensor, *, fmod: int = 0) -> Tensor:
-    return torch.fmod(a, b) if fmod else torch.remainder(a, b)
+    return _remainder(a, b, fmod=fmod)
+
+
+_remainder = exact(lambda a, b, fmod: torch.fmod(a, b) if fmod else torch.remainder(a, b), own=unsigned.remainder)
 
 
 @op("Pow", scalars=(1,))
@@ -67,12 +77,18 @@ def power(a: Tensor, b: Tensor | float) -> Tensor:
 
 @op("BitShift")
 def bit_shift(a: Tensor, b: Tensor, *, direction: str) -> Tensor:
-    return torch.bitwise_left_shift(a, b) if direction == "LEFT" else torch.bitwise_right_shift(a, b)
+    return _shifted(a, b, direction=direction)
+
+
+_shifted = exact(
+    lambda a, b, direction: (torch.bitwise_left_shift if direction == "LEFT" else torch.bitwise_right_shift)(a, b),
+    own=unsigned.shifted,
+)
 
 
 @op("Sum")
 def total(*values: Tensor) -> Tensor:
-    return reduce(torch.add, values)
+    return reduce(exact(torch.add), values)
 
 
 @op("Mean")
@@ -82,12 +98,15 @@ def mean(*values: Tensor) -> Tensor:
 
 @op("Max")
 def maximum(*values: Tensor) -> Tensor:
-    return reduce(torch.maximum, values)
+    return reduce(_MAXIMUM, values)
 
 
 @op("Min")
 def minimum(*values: Tensor) -> Tensor:
-    return reduce(torch.minimum, values)
+    return reduce(_MINIMUM, values)
+
+
+_MAXIMUM, _MINIMUM = exact(torch.maximum, ordered=True), exact(torch.minimum, ordered=True)
 
 
 @op("Where")
@@ -111,9 +130,9 @@ def clip(
     low, high = min if low is None else low, max if high is None else high
     if low is None and high is None:
         return x
-    if isinstance(low, Tensor) or isinstance(high, Tensor):
-        made = x if low is None else torch.maximum(x, _as_tensor(low, x))
-        return made if high is None else torch.minimum(made, _as_tensor(high, x))
+    if isinstance(low, Tensor) or isinstance(high, Tensor) or x.dtype in unsigned.WIDE:
+        made = x if low is None else _MAXIMUM(x, _as_tensor(low, x))
+        return made if high is None else _MINIMUM(made, _as_tensor(high, x))
     return torch.clamp(x, low, high)
 
 

@@ -8,6 +8,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from rtaccel.convert.onnx.ops.elementwise import cast_like
 from rtaccel.convert.onnx.ops.scores import classified, floats, labelled, of_two, second_above, transformed
 from rtaccel.convert.onnx.table import op
 from rtaccel.kernels.tree_ensemble import contract
@@ -20,8 +21,16 @@ _TRANSFORMS = ("NONE", "SOFTMAX", "LOGISTIC", "SOFTMAX_ZERO", "PROBIT")
 
 
 def summed(x: Tensor, *tables: Tensor, depth: int, strict: bool, factor: float = 1.0) -> Tensor:
-    made = TREE_ENSEMBLE(x.float(), *tables, depth, strict)
+    made = TREE_ENSEMBLE(x.float() if x.dtype != torch.float64 else _rounded(x, strict), *tables, depth, strict)
     return made if factor == 1.0 else made * factor
+
+
+def _rounded(x: Tensor, strict: bool) -> Tensor:
+    """Doubles as float32 to the side that the thresholds are rounded to: one that equals its threshold still does. (A number and
+    a threshold between the same two neighbors in float32 are equal.)"""
+    near = x.float()
+    wrong = (near.double() < x) if strict else (near.double() > x)
+    return torch.where(wrong, torch.nextafter(near, torch.full_like(near, float("inf" if strict else "-inf"))), near)
 
 
 def based(x: Tensor, base: Tensor) -> Tensor:
@@ -186,7 +195,8 @@ def ensemble(
             lambda n: -1 - n,
             build,
         )
-    return _aggregated(build, x, made, value, _AGGREGATES[aggregate_function], _TRANSFORMS[post_transform], np.zeros(0))
+    y = _aggregated(build, x, made, value, _AGGREGATES[aggregate_function], _TRANSFORMS[post_transform], np.zeros(0))
+    return build.call(cast_like, y, x)  # of doubles, doubles: computed in float32 all the same
 
 
 @op("TreeEnsembleClassifier", domain=_ML, builds=True)

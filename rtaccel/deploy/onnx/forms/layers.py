@@ -107,12 +107,17 @@ def linear(w: Writer, stage: Stage) -> None:
     if len(stage.inputs) > 1:
         w.refuse("has a residual")
     bias = bias_of(w, stage)
-    if x.steps == 1 and stage.weight_format is not WeightFormat.INT4:
-        t = w.node("Gemm", w.real(x), weight_of(w, stage), *([bias] if bias else []), transB=1)
+    # Steps become rows before the numbers are dequantized: what ONNX Runtime makes of a MatMul and an Add over steps puts a
+    # Reshape behind, and it then refuses its own graph (1.32: "output_dtype INT8 does not match").
+    rows = x.steps > 1 and (stage.weight_format is not WeightFormat.INT4 or x.dtype == "int8")
+    given = w.real(x, (lambda t: w.shaped(t, -1, x.width)) if rows else None)
+    if stage.weight_format is not WeightFormat.INT4:
+        t = w.node("Gemm", given, weight_of(w, stage), *([bias] if bias else []), transB=1)
     else:
-        t = w.node("MatMul", w.real(x), weight_of(w, stage, turned=True))
+        t = w.node("MatMul", given, weight_of(w, stage, turned=True))
         t = t if bias is None else w.node("Add", t, bias)
-    w.put(y, activated(w, stage, t))
+    t = activated(w, stage, t)
+    w.put(y, w.shaped(t, -1, y.steps, y.width) if rows else t)
 
 
 def _of_rows(w: Writer, stage: Stage) -> str:
