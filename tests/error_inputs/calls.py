@@ -199,7 +199,7 @@ class Head(nn.Module):
 
 for name, make, words in (
     ("both directions", lambda: nn.GRU(4, 6, batch_first=True, bidirectional=True), "backwards"),
-    ("a mean over all time steps", lambda: Head(lambda y: y.mean(1), nn.GRU(4, 6, batch_first=True)), "time steps"),
+    ("a softmax over all time steps", lambda: Head(lambda y: y.softmax(1), nn.GRU(4, 6, batch_first=True)), "time steps"),
     ("the first time step", lambda: Head(lambda y: y[:, 0], nn.GRU(4, 6, batch_first=True)), "time step"),
     ("attention", lambda: nn.TransformerEncoderLayer(4, 2, 8, batch_first=True), "time steps|attention"),
     ("a convolution that looks ahead", lambda: nn.Conv1d(4, 6, 3, padding=1), "time steps still to come"),
