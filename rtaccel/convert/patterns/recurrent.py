@@ -17,9 +17,7 @@ from rtaccel.nn.packed_recurrent_ops import PACKED
 
 
 def _is_zero(call: Call, node: fx.Node) -> bool:
-    """Whether a state is the zero that torch starts from, whatever its batch, and no value holds it."""
-    if node.name in call.build.views:
-        return False
+    """Whether a state is the zero that torch starts from, whatever its batch."""
     if node.target in (aten.zeros.default, aten.zeros_like.default, aten.new_zeros.default):
         return True
     constant = call.constant(node)
@@ -79,10 +77,16 @@ def _meets(view: View, dim: int, joined: tuple[Atom, ...] | None) -> bool:
     return joined is None or sizes[0] == sizes[1]
 
 
-def _state(call: Call, node: fx.Node, rows: int, hidden: int, joined: tuple[Atom, ...] | None) -> str | None:
-    """The value of a state [layers * directions, batch, hidden]: a row for each; None where it is zero."""
-    if _is_zero(call, node):
-        return None
+def _read(call: Call, states: list[fx.Node]) -> list[fx.Node]:
+    """Those that are read: none where all are zero, else all of them, a zero too. Raises Refused where no value holds that."""
+    zeros = [_is_zero(call, node) for node in states]
+    if any(zero and node.name not in call.build.views for zero, node in zip(zeros, states)) and not all(zeros):
+        raise Refused(READS_PARAMETER)
+    return [] if all(zeros) else states
+
+
+def _state(call: Call, node: fx.Node, rows: int, hidden: int, joined: tuple[Atom, ...] | None) -> str:
+    """The value of a state [layers * directions, batch, hidden]: a row for each."""
     view = call.rows(node)
     if not _meets(view, 1, joined):
         raise Refused("layout: its state has other samples than its input")
@@ -123,9 +127,7 @@ def _recurrent(call: Call, op: str, states: list[fx.Node], gates: int, lengths: 
     batch_first = 1 if batch == 1 else batch_first
     rows = layers * directions * batch
     counted = [] if lengths is None or _all_are(call, lengths, time) else [_lengths(call, lengths, batch, joined)]
-    reads = [_state(call, node, rows, hidden, joined) for node in states]
-    if any(r is None for r in reads) and any(r is not None for r in reads):
-        return READS_PARAMETER  # the zero state may be a value
+    reads = [_state(call, node, rows, hidden, joined) for node in _read(call, states)]
     attrs = {
         "hidden": hidden, "layers": layers, "directions": directions, "time": time, "batch": batch,
         "batch_first": batch_first, "last_only": 0,
@@ -156,14 +158,14 @@ def _recurrent(call: Call, op: str, states: list[fx.Node], gates: int, lengths: 
             writes.append(f"{call.node.name}:unread{index}")
             continue
         writes.append(call.give(node, seen, elements, width))
-    if all(name.startswith(f"{call.node.name}:unread") for name in writes[1:]) and reads[0] is None:
+    if all(name.startswith(f"{call.node.name}:unread") for name in writes[1:]) and not reads:
         writes = writes[:1]
     for name in writes:
         if ":unread" in name:
             index = int(name[-1])
             width = hidden * (directions if index == 0 else 1)
             call.build.buffers[name] = Buffer((time * batch if index == 0 else rows) * width, width)
-    read = [view.base, *counted, *(r for r in reads if r is not None)]
+    read = [view.base, *counted, *reads]
     return OpNode(op, call.node, module_name(call.node), read, writes, tensors=tensors, attrs=attrs)
 
 
@@ -182,10 +184,7 @@ def _cell(call: Call, op: str, states: list[fx.Node], gates: int) -> OpNode | st
     view = call.rows(call["input"])
     batch = call.build.buffers[view.base].steps
     reads = []
-    zeros = [_is_zero(call, node) for node in states]
-    if any(zeros) and not all(zeros):
-        return READS_PARAMETER  # the zero state may be a value
-    for node in [] if all(zeros) else states:
+    for node in _read(call, states):
         state = call.rows(node)
         if call.build.buffers[state.base].steps != batch:
             return "has a state of another batch"
