@@ -114,9 +114,9 @@ class Past:
         span, buffer = self.times[name], self.buffers[name]
         return (buffer.elements - span.lead - span.rest) // (span.steps or 1)
 
-    def _masked(self, node: Node, name: str, made: str, count: int, shift: int) -> OpNode:
-        """`made` is `name` once `shift` steps are over, and zeros before."""
-        attrs = {"program": ("where x1 x0 0.0",), "dims": (count,), "places": ((0, 1), (0, 0))}
+    def _masked(self, node: Node, name: str, made: str, count: int, shift: int, fill: float = 0.0) -> OpNode:
+        """`made` is `name` once `shift` steps are over, and a number before."""
+        attrs = {"program": (f"where x1 x0 {fill}",), "dims": (count,), "places": ((0, 1), (0, 0))}
         reads = [name, self.begun(node, shift)]
         return OpNode(with_role(Role.FORMULA).name, self._source(node), node.name, reads, [made], attrs=attrs)
 

@@ -52,11 +52,11 @@ class SoFar(Past):
     def filled_until(self, node: Node, name: str, count: int, shift: int, fill: float) -> str:
         if shift <= 0:
             return name
-        attrs = {"program": (f"where x1 x0 {fill}",), "dims": (count,), "places": (EVERY, ONE)}
-        reads = [name, self.begun(node, shift)]
-        return self.inserted(
-            node, with_role(Role.FORMULA).name, attrs, reads, f"{name}:filled{fill}until{shift}", count
-        )
+        made = f"{name}:filled{fill}until{shift}"
+        if made not in self.buffers:
+            self.buffers[made] = Buffer(count, count)
+            self.op_nodes.append(self._masked(node, name, made, count, shift, fill))
+        return made
 
     def newest_rows(self, node: Node, name: str, count: int, rows: int, shift: int, fill: float) -> str:
         found = self.recent(node, name, count, rows * count)

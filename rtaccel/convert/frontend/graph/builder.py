@@ -88,10 +88,13 @@ class Builder(Values):
             return
         found = self._match(self, node)
         if isinstance(found, str):
-            as_value = match_with_values(self, node, self._match) if found == READS_PARAMETER else None
-            if as_value is None and self._decomposed(node):
+            first = found == READS_PARAMETER
+            made = match_with_values(self, node, self._match) if first else None
+            if made is None and self._decomposed(node):
                 return
-            found = as_value or match_with_values(self, node, self._match) or self._torch(node, found)
+            if made is None and not first:
+                made = match_with_values(self, node, self._match)
+            found = made or self._torch(node, found)
         self.op_nodes.append(found)
 
     def _crosses_samples(self, node: fx.Node) -> bool:
