@@ -60,9 +60,9 @@ class SoFar(Past):
 
     def newest_rows(self, node: Node, name: str, count: int, rows: int, shift: int, fill: float) -> str:
         found = self.recent(node, name, count, rows * count)
-        at = self.begun(node, rows - 1 + max(shift, 0)) if rows + shift > 1 else None
-        if at is None:
+        if rows + shift <= 1:
             return found
+        at = self.begun(node, rows - 1 + shift)
         attrs = {"program": (f"where x1 x0 {fill}",), "dims": (rows, count), "places": ((0, count, 1), (0, 1, 0))}
         made = f"{found}:filled{fill}after{shift}"
         return self.inserted(node, with_role(Role.FORMULA).name, attrs, [found, at], made, rows * count)

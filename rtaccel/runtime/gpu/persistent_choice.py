@@ -1,4 +1,4 @@
-"""Which of several persistent kernels a network may take: any, or inside `only` those that are named."""
+"""Which of several persistent kernels a network may take: any, or inside `only` a single one, to measure one beside another."""
 
 from __future__ import annotations
 
@@ -9,18 +9,18 @@ TRITON = "triton_persistent"
 CUDA_CHAIN, CUDA_STACK = "cuda_chain", "cuda_recurrent"
 """Those in CUDA C++: of layers one after another, and of recurrent layers."""
 
-_only: list[tuple[str, ...]] = []
+_only: list[str] = []
 
 
 @contextmanager
-def only(*kernels: str) -> Iterator[None]:
-    """Persistent networks that are made inside take one of these kernels or none."""
-    _only.append(kernels)
+def only(kernel: str) -> Iterator[None]:
+    """Persistent networks that are made inside take this kernel or none."""
+    _only.append(kernel)
     try:
         yield
     finally:
-        _only.remove(kernels)
+        _only.remove(kernel)
 
 
 def allowed(kernel: str) -> bool:
-    return not _only or any(kernel in kernels for kernels in _only)
+    return not _only or kernel in _only
