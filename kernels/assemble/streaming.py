@@ -6,6 +6,8 @@ from collections.abc import Sequence
 from dataclasses import replace
 from math import prod
 
+import numpy as np
+
 from rtaccel.core.one_step import one_step, time_apart
 from rtaccel.core.row_traits import (
     SameRows,
@@ -18,13 +20,14 @@ from rtaccel.core.row_traits import (
     not_streamable,
 )
 from rtaccel.core.traits import Node
-from rtaccel.kernels._common.strides import dense
+from rtaccel.kernels._common.strides import dense, elements
 
 Place = tuple[int, ...]
 
 
 def _step(node: Node, spans: Sequence[TimeSpan], walk: StreamWalk) -> TimeSpan | SameRows:
-    return _padded(node, spans, walk) or _moved(node, spans, walk) or _by_parts(node, spans, walk)
+    found = _padded(node, spans, walk) or _padded_apart(node, spans, walk) or _moved(node, spans, walk)
+    return found or _by_parts(node, spans, walk)
 
 
 def _moved(node: Node, spans: Sequence[TimeSpan], walk: StreamWalk) -> TimeSpan | None:
@@ -33,12 +36,12 @@ def _moved(node: Node, spans: Sequence[TimeSpan], walk: StreamWalk) -> TimeSpan 
     inner = span.inner or walk.width(node.reads[0])
     if len(parts) != 1 or len(spans) != 1 or not span.steps or span.outer != 1 or span.lead or span.rest:
         return None
-    (dims, source, target), elements = parts[0], walk.elements(node.writes[0])
+    (dims, source, target), size = parts[0], walk.elements(node.writes[0])
     steps, left = divmod(target[0], inner)
-    if node.attrs.get("fill", 0.0) or left or not steps or elements != span.steps * inner:
+    if node.attrs.get("fill", 0.0) or left or not steps or size != span.steps * inner:
         return None
     strides = dense(dims)[1:]
-    if prod(dims) != elements - target[0] or source != (0, *strides) or target[1:] != strides:
+    if prod(dims) != size - target[0] or source != (0, *strides) or target[1:] != strides:
         return None
     made = span.shift > 0
     name = walk.since(node, node.reads[0], span.shift) if made else node.reads[0]
@@ -66,15 +69,34 @@ def _padded(node: Node, spans: Sequence[TimeSpan], walk: StreamWalk) -> SameRows
     return SameRows(TimeSpan(span.shift - steps, made + more, span.receptive_field, 1, span.inner, lead, rest))
 
 
+def _padded_apart(node: Node, spans: Sequence[TimeSpan], walk: StreamWalk) -> SameRows | None:
+    """Time steps of several lines, each behind as many steps of zeros; None for anything else."""
+    span, parts = spans[0], node.attrs["parts"]
+    inner, size = span.inner or walk.width(node.reads[0]), walk.elements(node.writes[0])
+    alone = len(parts) == len(spans) == 1 and node.attrs.get("fill", 0.0) == 0.0 and span.steps and span.outer > 1
+    if not alone or span.lead or span.rest or size % (span.outer * inner):
+        return None
+    made, before = size // (span.outer * inner), parts[0][2][0] // inner
+    source, target = (elements(parts[0][0], place).reshape(-1) for place in parts[0][1:])
+    line, at = np.divmod(source, span.steps * inner)
+    if not np.array_equal(np.sort(source), np.arange(span.outer * span.steps * inner)) or not np.array_equal(
+        target, line * made * inner + before * inner + at
+    ):
+        return None
+    if before and span.shift > 0:
+        node.reads = [walk.since(node, node.reads[0], span.shift)]
+    return SameRows(TimeSpan(span.shift - before, made, span.receptive_field, span.outer, inner))
+
+
 def _by_parts(node: Node, spans: Sequence[TimeSpan], walk: StreamWalk) -> TimeSpan:
     """Parts that put each time step together of the same one of every value."""
     refused = not_streamable(f"{node.name}, which puts together what is of different time steps")
     if node.tensors or not all(span.steps and not span.lead for span in spans):
         raise refused
-    elements, parts = walk.elements(node.writes[0]), []
+    size, parts = walk.elements(node.writes[0]), []
     found: list[tuple[int, int, int, int]] = []
     for part, name, span in zip(node.attrs["parts"], node.reads, spans):
-        own = _part(part, span, span.inner or walk.width(name), elements)
+        own = _part(part, span, span.inner or walk.width(name), size)
         if own is None:
             raise refused
         parts.append(own[0])
@@ -89,7 +111,7 @@ def _by_parts(node: Node, spans: Sequence[TimeSpan], walk: StreamWalk) -> TimeSp
 
 
 def _part(
-    part: tuple[Place, Place, Place], span: TimeSpan, inner: int, elements: int
+    part: tuple[Place, Place, Place], span: TimeSpan, inner: int, size: int
 ) -> tuple[tuple[Place, Place, Place], tuple[int, int, int, int]] | None:
     """The part of one time step, and (shift, steps, outer, inner) of what it is put into."""
     dims, (source, target) = time_apart(part[0], part[1:], [(span.steps, inner)])
@@ -97,13 +119,13 @@ def _part(
     if len(over) != 1 or (span.rest and span.outer != 1):
         return None
     steps, made = dims[over[0]], target[1 + over[0]]
-    if made < 1 or elements % (steps * made):
+    if made < 1 or size % (steps * made):
         return None
     x, y = one_step(dims, source, span.steps, inner), one_step(dims, target, steps, made)
     if x is None or y is None or x.dim != y.dim != -1 or y.first:
         return None
     left = tuple(n for d, n in enumerate(dims) if d != x.dim)
-    return (left, x.place, y.place), (span.shift + x.first, steps, elements // (steps * made), made)
+    return (left, x.place, y.place), (span.shift + x.first, steps, size // (steps * made), made)
 
 
 STREAMING = Streaming(_step, any_layout=True, edges=True)

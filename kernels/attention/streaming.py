@@ -51,12 +51,28 @@ def _by_distance(each: Tensor) -> Tensor:
     return moved if bool(own.isfinite().all()) and not bool((own == own[:, :1]).all()) else each
 
 
+def _of_newest(node: Node, spans: Sequence[TimeSpan], walk: StreamWalk) -> bool:
+    """Whether the newest time step alone asks: one query, which may see every key."""
+    a, (q, *kept) = node.attrs, spans
+    alone = not q.steps and len(spans) == 3 and walk.elements(node.writes[0]) == int(a["heads"]) * int(a["head_dim"])
+    return alone and len({(s.shift, s.steps) for s in kept}) == 1 and kept[0].steps > 1 and not a.get("causal")
+
+
+def _of_one(node: Node, steps: int) -> Tensor | None:
+    """What the mask of one query adds to a key by its age: [1 | heads, steps]; None for nothing."""
+    mask = node.tensors.get("mask")
+    if mask is None:
+        return None
+    found = mask.reshape(-1, steps).flip(-1)
+    return found if bool(found.any()) else None
+
+
 def _step(node: Node, spans: Sequence[TimeSpan], walk: StreamWalk) -> TimeSpan:
-    a, span = node.attrs, spans[0]
-    alike = len({(s.shift, s.steps) for s in spans}) == 1 and span.steps and len(spans) == 3
+    a, span, newest = node.attrs, spans[-1], _of_newest(node, spans, walk)
+    alike = len({(s.shift, s.steps) for s in spans[newest:]}) == 1 and span.steps and len(spans) == 3
     if not alike or a.get("sequences", 1) != 1 or walk.newest(span) != span.steps - 1:
         raise not_streamable(f"{node.name}, attention to something else than the time steps so far")
-    bias, places = _by_age(node, span.steps), span.steps
+    bias, places = _of_one(node, span.steps) if newest else _by_age(node, span.steps), span.steps
     if bias is not None:
         visible = (bias > LOWEST).any(0).nonzero()
         places = int(visible[-1]) + 1 if len(visible) else 1
@@ -71,7 +87,8 @@ def _step(node: Node, spans: Sequence[TimeSpan], walk: StreamWalk) -> TimeSpan:
     node.attrs = {k: v for k, v in a.items() if k not in ("causal", "sequences")}
     node.tensors = {} if bias is None else {"bias": bias.contiguous()}
     past = longest(spans)
-    return TimeSpan(span.shift, span.steps, past if past < 0 else past + places - 1)
+    past = past if past < 0 else past + places - 1
+    return TimeSpan(0, 0, past) if newest else TimeSpan(span.shift, span.steps, past)
 
 
 STREAMING = Streaming(_step)

@@ -24,6 +24,11 @@ class LinearScanStage final : public Stage {
       const char* b = b_.row(run, s * b_.steps);
       char* y = y_.row(run, s * y_.steps);
       const char* h = streams_ ? h_.row(run, s * h_.steps) : nullptr;
+      if (wide_) {
+        char* kept = streams_ ? h_out_.row(run, s * h_out_.steps) : nullptr;
+        for (int64_t g = 0; g < group_count_; ++g) in_double(a, b, h, y, kept, groups_[g]);
+        continue;
+      }
       for (int64_t g = 0; g < group_count_; ++g) {
         const Group& group = groups_[g];
         switch (group.lines) {
@@ -48,11 +53,16 @@ class LinearScanStage final : public Stage {
   int64_t beside(int64_t line) const {
     for (int64_t n = 16; n >= 4; n /= 2) {
       if (line + n > count_) continue;
-      if (of_b_.beside(line, n, 4) == n && of_y_.beside(line, n, 4) == n &&
-          (!streams_ || of_h_.beside(line, n, 4) == n) && (of_a_.beside(line, n, 4) == n || same(line, n)))
+      if (of_b_.beside(line, n, 4) == n && of_y_.beside(line, n, 4) == n && (!streams_ || states_beside(line, n)) &&
+          (of_a_.beside(line, n, 4) == n || same(line, n)))
         return n;
     }
     return 1;
+  }
+
+  bool states_beside(int64_t line, int64_t n) const {
+    const int size = wide_ ? 8 : 4;
+    return of_h_.beside(line, n, size) == n && (!wide_ || of_kept_.beside(line, n, size) == n);
   }
 
   bool same(int64_t line, int64_t n) const {
@@ -136,12 +146,42 @@ class LinearScanStage final : public Stage {
     }
   }
 
+  // h in float64: the lanes are arrays of doubles, which the compiler makes vectors of.
+  void in_double(const char* a, const char* b, const char* h, char* y, char* kept, const Group& group) const {
+    for (int64_t line = group.first; line < group.first + group.lines * group.times; line += group.lines) {
+      switch (group.lines) {
+        case 16: lanes_of_double<16>(a, b, h, y, kept, line, group.repeated); break;
+        case 8: lanes_of_double<8>(a, b, h, y, kept, line, group.repeated); break;
+        case 4: lanes_of_double<4>(a, b, h, y, kept, line, group.repeated); break;
+        default: lanes_of_double<1>(a, b, h, y, kept, line, true);
+      }
+    }
+  }
+
+  template <int N>
+  void lanes_of_double(const char* a, const char* b, const char* h, char* y, char* kept, int64_t line,
+                       bool repeated) const {
+    double state[N] = {};
+    if (h) __builtin_memcpy(state, h + of_h_.at(line, 0), sizeof state);
+    for (int64_t i = 0; i < n_; ++i) {
+      const float* factor = reinterpret_cast<const float*>(a + of_a_.at(line, i));
+      const float* add = reinterpret_cast<const float*>(b + of_b_.at(line, i));
+      float* made = reinterpret_cast<float*>(y + of_y_.at(line, i));
+      for (int k = 0; k < N; ++k) {
+        const double one = static_cast<double>(factor[repeated ? 0 : k]);
+        state[k] = one * state[k] + static_cast<double>(add[k]);
+      }
+      for (int k = 0; k < N; ++k) made[k] = static_cast<float>(state[k]);
+    }
+    if (kept) __builtin_memcpy(kept + of_kept_.at(line, 0), state, sizeof state);
+  }
+
   GraphIO a_, b_, y_, h_, h_out_;
   const char* constant_;
   int state_;
-  bool streams_;
+  bool streams_, wide_;
   int64_t count_, n_;
-  LineOperand of_a_, of_b_, of_y_, of_h_;  // h's rows may lie further apart than those of y
+  LineOperand of_a_, of_b_, of_y_, of_h_, of_kept_;  // h's rows may lie further apart than those of y
   const Group* groups_;
   int64_t group_count_;
 };
@@ -153,9 +193,12 @@ LinearScanStage<S>::LinearScanStage(const StageSpec& spec) : y_(spec.out(0)), co
   streams_ = flag(attrs, "stream");
   state_ = constant ? 1 : 2;
   expect_ports(spec, state_ + streams_, 1 + streams_);
-  for (int i = 0; i < spec.input_count; ++i) expect_dtype(spec.input(i), RTA_FLOAT32, "its inputs");
-  for (int i = 0; i < spec.output_count; ++i) expect_value(spec.output(i), RTA_FLOAT32, y_.steps, y_.width, "y");
-  if (streams_) expect_value(spec.input(state_), RTA_FLOAT32, y_.steps, y_.width, "h");
+  wide_ = attrs.has("wide") && flag(attrs, "wide");  // files of before have none
+  const auto of_state = wide_ ? RTA_INT64 : RTA_FLOAT32;
+  for (int i = 0; i < state_; ++i) expect_dtype(spec.input(i), RTA_FLOAT32, "its inputs");
+  expect_value(spec.output(0), RTA_FLOAT32, y_.steps, y_.width, "y");
+  if (streams_) expect_value(spec.input(state_), of_state, y_.steps, y_.width, "h");
+  if (streams_) expect_value(spec.output(1), of_state, y_.steps, y_.width, "h");
   a_ = spec.in(constant ? 9 : 0);
   b_ = spec.in(constant ? 0 : 1);
   h_ = spec.in(streams_ ? state_ : 9);
@@ -167,7 +210,8 @@ LinearScanStage<S>::LinearScanStage(const StageSpec& spec) : y_(spec.out(0)), co
   of_a_ = read_lines(spec, "0", count_, n_, a_, 4, size);
   of_b_ = read_lines(spec, "1", count_, n_, b_, 4);
   of_y_ = read_lines(spec, "2", count_, n_, y_, 4);
-  if (streams_) of_h_ = read_lines(spec, "2", count_, n_, h_, 4);
+  if (streams_) of_h_ = read_lines(spec, "2", count_, n_, h_, wide_ ? 8 : 4);
+  if (streams_) of_kept_ = read_lines(spec, "2", count_, n_, h_out_, wide_ ? 8 : 4);
   if (constant) {
     float* to = static_cast<float*>(spec.arena->take(static_cast<size_t>(size) * sizeof(float)));
     __builtin_memcpy(to, attrs.floats("a", size), static_cast<size_t>(size) * sizeof(float));

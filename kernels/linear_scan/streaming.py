@@ -21,8 +21,12 @@ def _step(node: Node, spans: Sequence[TimeSpan], walk: StreamWalk) -> TimeSpan:
     along, width = len(dims) - 1, walk.width(node.writes[0])
     inner = places[2][-1]
     own = one_step(dims, places[2], dims[-1], inner)
-    if own is None or own.dim != along or not width or inner % width or dims[-1] != walk.length:
+    if own is None or own.dim != along or dims[-1] != walk.length:
         raise refused
+    if not width or inner % width:
+        width = inner
+        if not walk.fit_rows(node.writes[0], inner):
+            raise refused
     found: list[Place] = []
     for name, span, place in zip(node.reads, spans, places[2 - len(node.reads) :]):
         one: OneStep | None = one_step(dims, place, span.steps, span.inner or walk.width(name)) if span.steps else None
@@ -38,9 +42,15 @@ def _step(node: Node, spans: Sequence[TimeSpan], walk: StreamWalk) -> TimeSpan:
             node.tensors = {"a": values[:, 0].contiguous()}
         found.insert(0, (*dense(dims[:-1]), 0))
     total = prod(dims[:-1])
-    state = walk.add_state(f"{node.writes[0]}:h", total // width, width)
+    wide = int(node.attrs.get("wide", 0))
+    state = walk.add_state(f"{node.writes[0]}:h", total // width, width, "int64" if wide else "float32")
     node.reads, node.writes = [*node.reads, state], [node.writes[0], state]
-    node.attrs = {"dims": (*dims[:-1], 1), "places": (*found, (*own.place, 0)), "stream": 1}
+    node.attrs = {
+        "dims": (*dims[:-1], 1),
+        "places": (*found, (*own.place, 0)),
+        "stream": 1,
+        **({"wide": 1} if wide else {}),
+    }
     return TimeSpan(0, dims[-1], -1, total // inner, inner)
 
 

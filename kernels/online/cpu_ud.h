@@ -114,8 +114,8 @@ struct UdMath {
 
   static bool usable(float v) { return v > -kLargest && v < kLargest; }
 
-  // alpha at the end, without a change of anything; not usable where a number on the way is not.
-  static float alpha(const UdState& s) {
+  // phi' P phi, without a change of anything; not usable where a number on the way is not.
+  static float spread(const UdState& s) {
     L total = L::zero();
     float worst = 0.0f;
     for (int64_t j = 0; j < s.blocks; ++j) {
@@ -128,7 +128,7 @@ struct UdMath {
       }
     }
     const float sum = L::sum_of_folded(L::folded(total.part));
-    return usable(worst) ? s.start + sum : __builtin_inff();
+    return usable(worst) ? sum : __builtin_inff();
   }
 
   static Outcome learn(UdState& s, const float* phi, const float* y, float* prediction) {
@@ -141,7 +141,7 @@ struct UdMath {
       prediction[o] = said;
       right = right && usable(wanted) && usable(s.error[o]);
     }
-    if (!right || (largest > kPlain && !usable(alpha(s)))) return Outcome::kRejected;
+    if (!right || (largest > kPlain && !usable(s.start + spread(s)))) return Outcome::kRejected;
 
     const L d_max = L::all(s.d_max), forget = L::all(s.forget), zero = L::zero();
     float last = s.start;
@@ -177,7 +177,7 @@ struct UdMath {
 
   static float variance(UdState& s, const float* phi) {
     if (!usable(take(s, phi))) return __builtin_nanf("");
-    return alpha(s) - s.start;
+    return spread(s);
   }
 
   // P += c a a', a column at a time from the last: Agee and Turner's update, of positive terms alone. a = e_k for each

@@ -59,8 +59,11 @@ void rta_loop::settle() {
 
 namespace {
 
+thread_local const rta_loop* own = nullptr;  // the loop whose thread this is
+
 void* body(void* self) {
   auto* loop = static_cast<rta_loop*>(self);
+  own = loop;
   loop->settle();
   if (loop->config.strict && !loop->refused.empty()) {
     loop->ready.store(-1, std::memory_order_release);
@@ -137,6 +140,7 @@ RTA_API int rta_loop_run(rta_loop* loop, int64_t cycles) {
 RTA_API void rta_loop_stop(rta_loop* loop) { loop->stopping.store(1, std::memory_order_relaxed); }
 
 RTA_API int rta_loop_wait(rta_loop* loop, int64_t timeout_ns) {
+  if (own == loop) return -1;
   const int64_t until = rta_latest_now_ns() + timeout_ns;
   while (loop->threaded && !loop->ended.load(std::memory_order_acquire) &&
          loop->born == generation.load(std::memory_order_relaxed)) {

@@ -234,5 +234,14 @@ def _row_step(node: Node, spans: Sequence[TimeSpan], walk: StreamWalk) -> TimeSp
 STREAMS_ROWS = Streaming(_row_step, any_layout=True)
 """Of an operator that treats every time step alike."""
 
-STREAMS_ELEMENTS = replace(STREAMS_ROWS, by_element=True)
+
+def _element_step(node: Node, spans: Sequence[TimeSpan], walk: StreamWalk) -> TimeSpan:
+    """Rows that hold several time steps, such as a column of a window, are cut where they mean nothing."""
+    for name, span in zip(node.reads, spans):
+        if span.steps and span.inner:
+            walk.fit_rows(name, span.inner)
+    return _row_step(node, spans, walk)
+
+
+STREAMS_ELEMENTS = Streaming(_element_step, any_layout=True, by_element=True)
 """Of one that treats every element alike."""

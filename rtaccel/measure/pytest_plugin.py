@@ -122,13 +122,21 @@ def _fixture(request: pytest.FixtureRequest, benchmark: Any) -> LatencyFixture:
 
 
 def budget_of(item: pytest.Item) -> Budget | None:
-    """Of the marker. Raises FormatError for one that is wrong."""
-    mark = item.get_closest_marker("budget")
-    if mark is None:
-        return None
-    if mark.args:
-        raise FormatError("budget marker", shown(mark.args), "keywords only: " + ", ".join(KEYS), "Name each limit.")
-    return Budget.from_mapping(mark.kwargs, "budget marker")
+    """Of all markers, each limit from the closest one. Raises FormatError for a wrong one, and where two of one place name the
+    same limit."""
+    limits: dict[str, Any] = {}
+    places: dict[str, Any] = {}
+    for node, mark in item.iter_markers_with_node("budget"):  # the closest first
+        if mark.args:
+            raise FormatError(
+                "budget marker", shown(mark.args), "keywords only: " + ", ".join(KEYS), "Name each limit."
+            )
+        for key, value in mark.kwargs.items():
+            if places.setdefault(key, node) is node and key in limits:
+                raise FormatError("budget marker", f"{key}={shown(limits[key])} and {key}={shown(value)}", "one of a limit",
+                                  "Leave one out.")  # fmt: skip
+            limits.setdefault(key, value)
+    return Budget.from_mapping(limits, "budget marker") if places or item.get_closest_marker("budget") else None
 
 
 def pytest_runtest_setup(item: pytest.Item) -> None:
@@ -141,7 +149,7 @@ def pytest_runtest_setup(item: pytest.Item) -> None:
             budget_of(item)
         except FormatError as error:
             pytest.fail(f"{item.nodeid}: {error}", pytrace=False)
-    elif any(key in KEYS for key in mark.kwargs):
+    elif any(key in KEYS for other in item.iter_markers("budget") for key in other.kwargs):
         pytest.fail(f"{item.nodeid}: has a budget and no fixture `latency` that could prove it; use it", pytrace=False)
 
 

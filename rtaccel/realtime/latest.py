@@ -228,7 +228,12 @@ def _sizes(shape: int | Iterable[int]) -> list[int]:
             return [int(n) for n in sizes]
     except TypeError:
         pass
-    raise FormatError("Latest", f"shape {shape!r}", "at most 8 sizes of 1 or more", "Pass the shape of one value.")
+    raise FormatError(
+        "Latest",
+        f"shape {shape!r}",
+        "at most 8 sizes of 1 or more, fewer than 2**40 numbers",
+        "Pass the shape of one value.",
+    )
 
 
 def _not_made(name: str | None, error: ValueError) -> RtaccelError:

@@ -113,9 +113,14 @@ class Loop:
             "strict": bool(strict),
             "any_age": any_age_of(names, any_age),
         }
-        for key, us in (("period", period_us), ("deadline", deadline_us), ("max_age", max_age_us)):
-            settings[f"{key}_ns"] = _ns(f"{key}_us", us)
-        settings["spin_ns"] = SPIN_AUTO if spin_us == "auto" else _ns("spin_us", spin_us)
+        period = settings["period_ns"] = _ns(
+            "period_us", period_us, 1_000, 3_600_000_000_000, "microseconds, 1 to 3.6e9"
+        )
+        within = f"microseconds, more than 0 and at most period_us={period_us!r}"
+        settings["deadline_ns"] = _ns("deadline_us", deadline_us, 1, period, within)
+        settings["max_age_ns"] = _ns("max_age_us", max_age_us, 1, 2**62, "microseconds, more than 0 and at most 4.6e15")
+        shorter = f"'auto', or microseconds, 0 or more and less than period_us={period_us!r}"
+        settings["spin_ns"] = SPIN_AUTO if spin_us == "auto" else _ns("spin_us", spin_us, 0, period - 1, shorter)
         for key, value, known in (
             ("on_miss", on_miss, ON_MISS),
             ("on_stale", on_stale, ON_STALE),
@@ -214,20 +219,26 @@ class Loop:
     def stop(self) -> None:
         """Ends the loop after its cycle, and gives its slots back. What the loop failed of is raised by `join` and `stats`.
 
-        Before the start it does nothing: the loop can be started afterwards."""
+        Before the start it does nothing: the loop can be started afterwards. One of the loop's own callables may call it: it then
+        returns at once, and the loop ends after this cycle."""
         self._here("stop")
         if not self._begun and not self._simulated:
             return
         self._native.stop()
-        self._wait(None)
+        if not self._inside():
+            self._wait(None)
 
     def join(self, timeout: float | None = None) -> bool:
         """Waits until the loop has ended (by `stop` of another thread, or by itself); False after a timeout in seconds.
 
         Raises what ended it: BudgetExceeded for on_miss or on_stale "raise", FormatError for an input that a model refuses,
-        or what a Python callable raised.
+        or what a Python callable raised. UnsupportedProblem in the loop's own thread, which would wait for itself.
         """
         self._here("join")
+        if self._inside():
+            raise UnsupportedProblem(
+                "join", "a callable of the loop", "another thread", "Call stop() there, and join() outside."
+            )
         if not self._started or self._simulated:
             raise UnsupportedProblem("join", "a loop without a thread", "one that was started", "Call start().")
         ended = self._wait(timeout)
@@ -292,13 +303,17 @@ class Loop:
         left = math.inf if timeout is None else timeout * 1e9
         while True:
             slice_ns = int(min(left, SLICE_NS))
-            if self._native.wait(max(slice_ns, 0)):  # between two of them Python sees signals
+            if self._native.wait(max(slice_ns, 0)) > 0:  # between two of them Python sees signals
                 self._ended = True
                 threads.forget(self)
                 return True
             left -= slice_ns
             if left <= 0:
                 return False
+
+    def _inside(self) -> bool:
+        """Whether this is the loop's own thread."""
+        return self._begun and bool(self._native.wait(0) < 0)
 
     def _end(self, timeout: float) -> None:
         self._native.stop()
@@ -339,13 +354,13 @@ def _whole(name: str, value: Any, low: int, high: int) -> int:
     return value
 
 
-def _ns(name: str, us: Any) -> int:
+def _ns(name: str, us: Any, least: int, most: int, expected: str) -> int:
     try:
         ns = round(float(us) * 1e3) if isinstance(us, Real) else -1  # float() reads texts too
     except (ValueError, OverflowError):
         ns = -1
-    if isinstance(us, bool) or not 0 <= ns <= 2**62:
-        raise FormatError("Loop", f"{name}={us!r}", "microseconds, 0 or more", "Pass a number.")
+    if isinstance(us, bool) or not least <= ns <= most:
+        raise FormatError("Loop", f"{name}={us!r}", expected, "Pass such a number.")
     return ns
 
 

@@ -27,7 +27,7 @@ from rtaccel.runtime.entry import native_entry
 from rtaccel.runtime.foreign import as_tensors
 from rtaccel.runtime.options import Options, check_threads
 from rtaccel.runtime.state.buffers import STRUCTURE, State
-from rtaccel.runtime.streaming.chunks import stream_of_chunks
+from rtaccel.runtime.streaming.chunks import LAYOUTS, SAMPLES, check_layout, stream_of_chunks, words_of
 from rtaccel.runtime.streaming.front import Front, stream_with_front
 from rtaccel.runtime.streaming.program import default_mode, stream_program
 from rtaccel.runtime.streaming.verify_stream import NOT_VERIFIED, TOLERANCE, check_stream_state, verify_stream
@@ -213,6 +213,7 @@ def stream(
     front: nn.Module | None = None,
     context: int | None = None,
     delay: int = 0,
+    layout: str | None = None,
 ) -> StreamModel:
     """Compiles a model over windows into one that takes a time step per call.
 
@@ -245,6 +246,9 @@ def stream(
 
     delay: time steps that a result comes after its own, for networks that look ahead: convolutions padded on both sides. `step`
         then gives the output of the time step that was `delay` calls ago; those of the first `delay` calls mean nothing.
+    layout: of the model's windows, where it takes more than one: "[batch, time, features]", "[batch, features, time]",
+        "[time, batch, features]", "[batch, samples]" or "[batch, 1, samples]". Without it they are tried in this order, samples
+        only where the model takes no windows of features.
 
     Example:
         >>> import torch, rtaccel as rt
@@ -273,6 +277,7 @@ def stream(
         raise ShapeError("stream", f"context={context!r}", "a number of time steps, at least 2", "Correct it.")
     if isinstance(delay, bool) or not isinstance(delay, int) or delay < 0:
         raise ShapeError("stream", f"delay={delay!r}", "a number of time steps, 0 or more", "Correct it.")
+    check_layout(layout, step, front is not None)
     device = check_options(device, None, mode)
     mode = _mode(device, mode, step)
     own = private_copy("stream", model)
@@ -281,18 +286,19 @@ def stream(
         found = stream_with_front(
             own, Front.of(front, step, mode == "persistent"), scheme, calibration, context, mode, delay
         )
-    elif step.dim() == 3:
-        found = stream_of_chunks(own, step, scheme, calibration, context, None, mode, delay)
+    elif step.dim() == 3 or layout in SAMPLES:
+        found = stream_of_chunks(own, step, scheme, calibration, context, None, mode, delay, layout)
     else:
+        named = LAYOUTS if layout is None else [names for names in LAYOUTS if layout == words_of(names)]
         try:
-            found = stream_program(own, step, scheme, calibration, mode, context, delay=delay)
+            found = stream_program(own, step, scheme, calibration, mode, context, named, delay)
         except UnsupportedProblem as error:
             if mode == "persistent" or step.dim() != 2 or step.dtype not in (torch.float32, *SMALL):
                 raise
             refused = error
-            found = stream_of_chunks(own, step, scheme, calibration, context, refused, mode, delay)
-    layout = found.layout
-    check_stream_state(found.model, step, layout, context or _length(calibration, layout))
+            found = stream_of_chunks(own, step, scheme, calibration, context, refused, mode, delay, layout)
+    order = found.layout
+    check_stream_state(found.model, step, order, context or _length(calibration, order))
     title = f"{type(model).__name__}, streamed"
     options = Options(
         step.shape[0],
@@ -304,16 +310,17 @@ def stream(
         scheme=str(SchemeMap(scheme)),
     )
     live = StreamModel(found.program, options, ("x_t",))
+    live.note(f"windows of the model are {found.seen or words_of(order)}")
     alone = refused is not None and (found.states is None or not found.states.names)
     if SchemeMap(scheme).exact and mode != "persistent":
         trained = any(isinstance(module, FakeQuant) for module in model.modules())
         tolerance = SWAPPED_TOLERANCE if trained else TOLERANCE
-        seen = verify_stream(private_copy("stream", found.model), live, step, layout, context, tolerance, delay)
+        seen = verify_stream(private_copy("stream", found.model), live, step, order, context, tolerance, delay)
         if refused is not None and alone and seen.startswith(NOT_VERIFIED):
             raise refused  # what keeps nothing of the past, and is not seen to be right, took time steps for channels
         live.note_verified(seen)
     elif alone:
-        stream(model, example_step, context=context, delay=delay)  # raises where float32 is refused
+        stream(model, example_step, context=context, delay=delay, layout=layout)  # raises where float32 is refused
     return live
 
 

@@ -93,3 +93,17 @@ def test_a_state_of_another_shape() -> None:
     bad = Stage(good.op, "bad", (*good.inputs[:2], Value("h", 19)), good.outputs, {}, good.attrs)
     with pytest.raises(rt.ShapeError, match="linear_scan"):
         kernels(bad)
+
+
+@pytest.mark.parametrize("count", [1, 4, 7, 36])
+def test_a_state_in_float64_counts_on(count: int) -> None:
+    """From 2^25 on float32 would stand still where 1 is added to it. The state may lie over the one before."""
+    step = contract.make_stage(1, count, stream=True, wide=True)
+    one = torch.ones(2, *step.outputs[0].shape)
+    begun = torch.full_like(one, 2.0**25, dtype=torch.float64) + torch.arange(count)
+    for name, run in runs(step, 2).items():
+        h = begun.view(torch.int64)
+        for _ in range(3):
+            y, h = run(one, one, h)
+        assert torch.equal(h.view(torch.float64), begun + 3), name
+        assert torch.equal(y, (begun + 3).float()), name

@@ -244,3 +244,20 @@ def test_settings_and_shapes() -> None:
     ]:  # fmt: skip
         with pytest.raises(ShapeError):
             head.bind(arguments[0], arguments[1], out=arguments[2])
+
+
+@pytest.mark.parametrize("features", [1, 2, 19, 70])
+@pytest.mark.parametrize("p0", [1e-3, 1.0])
+def test_a_small_variance_keeps_its_digits(features: int, p0: float) -> None:
+    """Against phi' P phi in float64: nothing is taken from a larger number, be it ever so small beside the noise."""
+    rng = np.random.default_rng(features)
+    head, information = RLSHead(features, forget=1.0, p0=p0), np.eye(features) / p0
+    for count in (0, 1, 40, 4000):
+        for _ in range(count):
+            phi = rng.normal(size=features).astype(np.float32)
+            head.learn_one(phi, np.zeros(1, np.float32))
+            information += np.outer(phi.astype(float), phi.astype(float))
+        for size in (1.0, 1e-2, 1e-6):
+            probe = (rng.normal(size=features) * size).astype(np.float32)
+            exact = probe.astype(float) @ np.linalg.solve(information, probe.astype(float))
+            np.testing.assert_allclose(head.variance_one(probe), exact, rtol=2e-3)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from typing import Any
 
 import numpy as np
 import pytest
@@ -155,6 +156,48 @@ def test_a_stop_before_the_start_changes_nothing() -> None:
     with loop:
         until(lambda: loop.stats().fresh > 0)
     assert torch.equal(torch.tensor(y.get().value), fast(torch.ones(1, 7))[0])
+
+
+@pytest.mark.parametrize("call", ["stop", "join"])
+@pytest.mark.filterwarnings("ignore:.*runs in Python")
+def test_a_callable_of_the_loop_ends_it(call: str) -> None:
+    """stop() there returns at once, and join() is refused: the loop would wait for itself."""
+    x, y = slots()
+    asked: list[Any] = []
+    made_loop: list[Any] = []
+
+    def post(made: Any) -> Any:
+        if made_loop and not asked:
+            try:
+                asked.append(made_loop[0].join(1) if call == "join" else made_loop[0].stop())
+            except rt.UnsupportedProblem as error:
+                asked.append(error)
+                made_loop[0].stop()
+        return made
+
+    loop = rt.Loop(compiled(), read=x, write=y, post=post, **SLACK)
+    made_loop.append(loop)
+    loop.start()
+    while not asked:
+        x.put(torch.ones(7))
+    assert loop.join(60)
+    assert not loop.running
+    assert isinstance(asked[0], rt.UnsupportedProblem) == (call == "join"), asked
+    loop.stop()
+    with rt.Loop(compiled(), read=x, write=y, **SLACK) as again:  # the slots are free
+        x.put(torch.ones(7))
+        until(lambda: again.stats().cycles > 0)
+
+
+@pytest.mark.parametrize(("key", "value"), [
+    ("period_us", 0), ("period_us", float("inf")), ("period_us", 1e18), ("deadline_us", 0), ("deadline_us", 1e9),
+    ("max_age_us", 0), ("spin_us", 1e9), ("spin_us", -1), ("period_us", True), ("deadline_us", "1"),
+])  # fmt: skip
+def test_a_wrong_setting_is_named_with_its_value(key: str, value: Any) -> None:
+    x, y = slots()
+    with pytest.raises(rt.FormatError) as raised:
+        rt.Loop(compiled(), read=x, write=y, **{**SLACK, key: value})
+    assert raised.value.got == f"{key}={value!r}"
 
 
 def test_a_second_start_says_what_it_is_and_leaves_the_first_alone() -> None:

@@ -1,7 +1,8 @@
 """Linear scan in Triton: a program walks some lines together, step after step, with h in registers.
 
 A step waits for the loads of its own a and b alone, which do not depend on h. Its source is made for the strides of each stage.
-In a stream h comes from the step before, and goes to the next one beside y; it may stay where it lies.
+In a stream h comes from the step before, and goes to the next one beside y; it may stay where it lies. Where h is in float64, so
+are its bits in memory.
 """
 
 from __future__ import annotations
@@ -26,6 +27,8 @@ from rtaccel.kernels.linear_scan import contract
 MAX_LINES = 128
 """Of a program."""
 
+STATES = ("before", "after")
+
 
 def specialize(stage: Stage, rows: int) -> Specialisation:
     dims, places = contract.geometry(stage)
@@ -36,8 +39,13 @@ def specialize(stage: Stage, rows: int) -> Specialisation:
     own = [line for part in found.values() for line in part[0]]
     along = [line for part in found.values() for line in part[1]]
     sample = {"a": 0 if a is None else a.steps * a.width, "b": b.steps * b.width, "y": y.steps * y.width}
-    stream = contract.is_stream(stage)
-    states = ("before", "after") if stream else ()
+    stream, wide = contract.is_stream(stage), contract.is_wide(stage)
+    widened = ".to(tl.float64)" if wide else ""
+    bits = "h.to(tl.int64, bitcast=True)" if wide else "h"
+    pointers = {
+        name: POINTERS[contract.state_dtype(stage) if name in STATES else "float32"] for name in (*"aby", *STATES)
+    }
+    states = STATES if stream else ()
     places_of = {**found, **dict.fromkeys(states, found["y"])}
     sample |= dict.fromkeys(states, sample["y"])
     arguments = ", ".join(f"{name}_ptr" for name in places_of)
@@ -45,19 +53,22 @@ def specialize(stage: Stage, rows: int) -> Specialisation:
         f"def kernel({arguments}, rows, LINES: tl.constexpr, OVER: tl.constexpr, BLOCK_R: tl.constexpr):",
         *lines.rows(count), *own,
         *(f"of_{name} = {name}_ptr + m * {sample[name]} + {part[2]}" for name, part in places_of.items()),
-        "h = tl.load(of_before, mask=there, other=0.0)" if stream else "h = tl.zeros((BLOCK_R, 1), tl.float32)",
+        f"h = tl.load(of_before, mask=there, other={0 if wide else 0.0})" if stream
+        else f"h = tl.zeros((BLOCK_R, 1), tl.float{64 if wide else 32})",
+        *(["h = h.to(tl.float64, bitcast=True)"] if stream and wide else []),
         "for o in range(0, OVER):",
         *(f"    {line}" for line in along),
-        *(f"    {name} = tl.load(of_{name} + {found[name][3]}, mask=there, other=0.0)" for name in "ab"),
+        *(f"    {name} = tl.load(of_{name} + {found[name][3]}, mask=there, other=0.0){widened}" for name in "ab"),
         "    h = a * h + b",
         f"    tl.store(of_y + {found['y'][3]}, h, mask=there)",
-        *(["tl.store(of_after, h, mask=there)"] if stream else []),
+        *([f"tl.store(of_after, {bits}, mask=there)"] if stream else []),
     ])  # fmt: skip
+    form = "".join(f"{word}_" for word, there in (("constant", constant), ("wide", wide), ("step", stream)) if there)
     block = min(MAX_LINES, triton.next_power_of_2(max(1, rows * count)))
     return Specialisation(
-        name=f"linear_scan_{'constant_' if constant else ''}{'step_' if stream else ''}{count}x{steps}_{digest(text)}_{block}",
+        name=f"linear_scan_{form}{count}x{steps}_{digest(text)}_{block}",
         kernel=kernel_of(text),
-        signature={**{f"{name}_ptr": POINTERS["float32"] for name in places_of}, "rows": "i32"},
+        signature={**{f"{name}_ptr": pointers[name] for name in places_of}, "rows": "i32"},
         constants={"LINES": count, "OVER": steps, "BLOCK_R": block},
         tiling=Tiling(block, 1, 1, num_warps=max(1, min(4, block // 32))),
     )
@@ -99,7 +110,10 @@ class LinearScanStep:
         """outputs: where each result goes; None for one in memory of its own."""
         a, b, before = [*self._constant, *require_values(self._stage, given)]
         shape = (b.shape[0], *self._stage.outputs[0].shape)
-        y, after = (torch.empty(shape, dtype=b.dtype, device=b.device) if t is None else t for t in outputs)
+        y, after = (
+            torch.empty(shape, dtype=like.dtype, device=b.device) if t is None else t
+            for t, like in zip(outputs, (b, before))
+        )
         if y.numel():
             grid = (triton.cdiv(b.shape[0] * self._count, self._block),)
             self._launch(grid, a_ptr=a, b_ptr=b, y_ptr=y, before_ptr=before, after_ptr=after, rows=b.shape[0])
@@ -112,6 +126,8 @@ def specializations() -> Iterator[Specialisation]:
         stage = contract.make_stage(32, 64, layout, constant)
         yield specialize(stage, Problem.of(stage, 1, "cuda").rows)
     stage = contract.make_stage(1, 64, stream=True)
+    yield specialize(stage, Problem.of(stage, 1000, "cuda").rows)
+    stage = contract.make_stage(1, 64, stream=True, wide=True)
     yield specialize(stage, Problem.of(stage, 1000, "cuda").rows)
 
 

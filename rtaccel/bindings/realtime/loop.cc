@@ -116,14 +116,14 @@ class LoopHandle {
 
   void stop() { rta_loop_stop(loop_); }
 
-  bool wait(int64_t timeout_ns) {
+  int wait(int64_t timeout_ns) {
     int ended;
     {
       const nb::gil_scoped_release release;
       ended = rta_loop_wait(loop_, timeout_ns);
     }
-    if (ended) give_back();
-    return ended != 0;
+    if (ended > 0) give_back();
+    return ended;
   }
 
   // Keeps the GIL until the loop has made so many more cycles, or for so long: whether it did. For a test.

@@ -257,7 +257,7 @@ def _recurrence(call: Call) -> OpNode | str:
     if constant is not None:
         tensors["a"] = _as_it_lies(constant, result)
         places.insert(0, places[-1])
-    attrs = {"dims": (*found.dims, steps), "places": tuple(places)}
+    attrs = {"dims": (*found.dims, steps), "places": tuple(places), **({"wide": 1} if call["wide"] else {})}
     elements = prod(found.dims) * steps
     reads = [lines.view.base for lines in own]
     return call.op_node("linear_scan", reads, result, elements, call.row_of(result), tensors=tensors, attrs=attrs)

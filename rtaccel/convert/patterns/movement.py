@@ -241,6 +241,9 @@ def by_constant(call: Call) -> OpNode | str:
     if batch is None and call.build.batch is not None:
         return "layout: its samples are joined with another dimension"
     picked = tuple(slice(None) if c is None else c.cpu().numpy() for c in constants)
+    sizes = [(c, view.shape[d]) for d, c in enumerate(constants) if c is not None and c.dtype != torch.bool]
+    if any(bool((c < -size).any() or (c >= size).any()) for c, size in sizes):
+        return "takes elements that its value does not have"
     index = layout.offsets(view)[picked]
     dims: list[tuple[Atom, ...]] = [(Atom(size, 1),) for size in index.shape]
     if (

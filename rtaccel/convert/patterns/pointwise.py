@@ -95,6 +95,8 @@ def _affine(call: Call, value: fx.Node, scale: float | Tensor, shift: float | Te
     if any(part.dim() == 2 for part in parts):
         if isinstance(scale, Tensor) or scale != 1.0:
             return "multiplies by a constant that differs from position to position"
+        if call.build.windowed and isinstance(shift, Tensor) and sum(size > 1 for size in shift.shape) == 1:
+            return "adds a constant along one dimension, which is no row: of channels in front of time steps"
         tensors = {"table": parts[1]}
         return call.op_node("position", [view.base], view, buffer.elements, buffer.width, tensors=tensors)
     tensors = {"scale": parts[0], "shift": parts[1]}

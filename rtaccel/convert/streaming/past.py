@@ -18,12 +18,15 @@ from rtaccel.core.traits import Node, Role
 
 
 class Past:
-    """The part of a walk that adds such values, and the nodes that write them. after: what follows the node that is taken.
-    made: nodes of graphs of their own, by what they write. real: a value that is another's rows over another time: that other.
-    constant: values that are the same in each step. final: those that are a state after the step."""
+    """The part of a walk that adds such values, and the nodes that write them. length: of the traced window; whole: a node that
+    reads so many time steps, or nothing. after: what follows the node that is taken.
+    last: what follows all nodes. made: nodes of graphs of their own, by what they write. real: a value that is another's rows
+    over another time: that other. constant: values that are the same in each step. final: those that are a state after it."""
 
     exported: ExportedGraph
     graph: OpGraph
+    length: int
+    whole: str
     buffers: dict[str, Buffer]
     times: dict[str, TimeSpan]
     real: dict[str, str]
@@ -32,6 +35,7 @@ class Past:
     final: set[str]
     op_nodes: list[OpNode]
     after: list[OpNode]
+    last: list[OpNode]
     made: dict[str, fx.Node]
 
     def elements(self, name: str) -> int:
@@ -48,6 +52,8 @@ class Past:
     def recent(self, node: Node, name: str, inner: int, count: int) -> str:
         if count == inner:
             return name
+        if count >= self.length * inner:
+            self.whole = node.name
         made, past = f"{name}:recent{count}", f"{name}:past{count}"
         if made in self.buffers:
             return made
@@ -70,8 +76,13 @@ class Past:
             self._count_per_step(name) if name in self.times else self.elements(name)
         )  # or it is of one step already
         if made not in self.buffers:
-            past = self.recent(node, name, count, (steps + 1) * count)
             buffer = self.buffers[name]
+            if steps == 1 and buffer.dtype in ("float32", "int64"):  # what is written when the step is over
+                width = row_width(buffer.width, count)
+                self.add_state(made, count // width, width, buffer.dtype)
+                self._copy_last(node, name, made, count)
+                return made
+            past = self.recent(node, name, count, (steps + 1) * count)
             self.buffers[made] = Buffer(count, row_width(buffer.width, count), buffer.dtype)
             self._copy(node, [past], made, (((count,), (0, 1), (0, 1)),))
         return made
@@ -135,9 +146,16 @@ class Past:
     def _copy(
         self, node: Node, reads: list[str], made: str, parts: Any, tensors: dict[str, torch.Tensor] | None = None
     ) -> None:
+        self.op_nodes.append(self._copied(node, reads, made, parts, tensors))
+
+    def _copy_last(self, node: Node, name: str, state: str, count: int) -> None:
+        self.last.append(self._copied(node, [name], state, (((count,), (0, 1), (0, 1)),)))
+
+    def _copied(
+        self, node: Node, reads: list[str], made: str, parts: Any, tensors: dict[str, torch.Tensor] | None = None
+    ) -> OpNode:
         attrs = {"parts": parts, "fill": 0.0}
-        copy = with_role(Role.COPY).name
-        self.op_nodes.append(OpNode(copy, self._source(node), node.name, reads, [made], tensors or {}, attrs))
+        return OpNode(with_role(Role.COPY).name, self._source(node), node.name, reads, [made], tensors or {}, attrs)
 
     def _source(self, node: Node) -> fx.Node:
         own = self.made.get(node.writes[0])

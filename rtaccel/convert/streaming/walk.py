@@ -33,13 +33,15 @@ from rtaccel.core.traits import Node, Role
 @dataclass(frozen=True)
 class Streamed:
     """A captured model as nodes over one time step. states: names of values kept from call to call. memory: for how many
-    further calls a time step reaches, -1 for ever. layout: where the time steps were."""
+    further calls a time step reaches, -1 for ever. layout: where the time steps were. whole: what reads as many time steps as the
+    traced window has, if anything does."""
 
     exported: ExportedGraph
     graph: OpGraph
     states: frozenset[str]
     memory: int
     layout: tuple[str, ...]
+    whole: str = ""
 
 
 class Walk(Loops):
@@ -61,7 +63,7 @@ class Walk(Loops):
         self.has_context = has_context
         self.buffers = {name: replace(buffer) for name, buffer in graph.buffers.items()}
         self.times: dict[str, TimeSpan] = {}
-        self.delay = delay
+        self.delay, self.whole = delay, ""
         self.real: dict[str, str] = {}  # a value that is another's rows over another time: that other
         self.states: set[str] = set()
         self.constant: set[str] = set()
@@ -108,7 +110,7 @@ class Walk(Loops):
             batch=True,
         )
         memory = -1 if -1 in receptive_field else max(receptive_field)
-        return Streamed(self.exported, graph, frozenset(self.states), memory, self.layout)
+        return Streamed(self.exported, graph, frozenset(self.states), memory, self.layout, self.whole)
 
     def _as_given(self, node: fx.Node, name: str) -> str:
         """The value of an output in the dtype that the model gives, where it is kept in another: int32 as int64, truth values as
@@ -177,6 +179,8 @@ class Walk(Loops):
         if base in self.exported.inputs:
             raise not_streamable("an output that is the input")
         base = base if late == self.delay else self._waiting(base, self.delay - late)
+        if order is None and base in self.states:  # which is another one when the step is over
+            return self._apart(node, base, time)
         return base if order is None else self._in_order(node, base, time, *order)
 
     def _order(self, output: fx.Node, base: str, time: TimeSpan) -> tuple[tuple[int, ...], tuple[int, ...]] | None:
@@ -194,6 +198,13 @@ class Walk(Loops):
         self.buffers[made] = replace(self.buffers[base], elements=len(order), width=shape[-1])
         self.times[made], self.shapes[made] = TimeSpan(0, 0, time.receptive_field), shape[1:]
         self.op_nodes.append(gather_node(node, node.name, base, made, {"index": order}))
+        return made
+
+    def _apart(self, node: fx.Node, state: str, time: TimeSpan) -> str:
+        made, count = f"{node.name}:apart", self.elements(state)
+        self.buffers[made], self.times[made] = replace(self.buffers[state]), TimeSpan(0, 0, time.receptive_field)
+        whole = {"index": tuple(range(count))}
+        self.op_nodes.append(gather_node(node, node.name, state, made, whole))
         return made
 
     def _waiting(self, name: str, steps: int) -> str:

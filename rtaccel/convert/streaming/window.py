@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import warnings
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import replace
 from typing import Any
 
@@ -16,8 +18,10 @@ from rtaccel.convert.streaming.final_states import read_newest_output
 from rtaccel.convert.streaming.log_scans import log_scans_as_recurrences
 from rtaccel.convert.streaming.loops.complex_scans import with_complex_scans_as_loops
 from rtaccel.convert.streaming.loops.find import loops_apart
+from rtaccel.convert.streaming.loops.projections import with_projections_as_loops
 from rtaccel.convert.streaming.padding import zeros_as_padding
 from rtaccel.convert.streaming.samples_apart import meets_samples
+from rtaccel.convert.streaming.time_softmax import softmax_as_running_means
 from rtaccel.convert.streaming.walk import Streamed, Walk
 from rtaccel.convert.streaming.whole_pools import whole_pools_as_reductions
 from rtaccel.core.errors import UnsupportedProblem
@@ -26,6 +30,46 @@ from rtaccel.core.row_traits import not_streamable
 LAYOUTS = (("batch", "time", "features"), ("batch", "features", "time"), ("time", "batch", "features"))
 LENGTHS = (61, 67)
 """Of the window that a model is traced with where calibration data does not say: primes, unlike any width."""
+
+
+def takes(model: nn.Module, window: torch.Tensor) -> bool:
+    """Whether the model computes something of such a window. What it makes of another layout may be broadcasting alone then."""
+    try:
+        with torch.no_grad(), warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            model(window)
+    except Exception:
+        return False
+    return True
+
+
+def _longer(window: torch.Tensor, layout: tuple[str, ...]) -> torch.Tensor:
+    """With one time step more."""
+    at = layout.index("time")
+    return torch.cat([window, window.narrow(at, 0, 1)], at)
+
+
+@contextmanager
+def turned(model: nn.Module, layout: tuple[str, ...]) -> Iterator[None]:
+    """Inside, a model over [batch, features, time] takes windows whose rows are time steps: what it does to its raw input is then
+    seen as in any other layout."""
+    if layout != LAYOUTS[1]:
+        yield
+        return
+    hook = model.register_forward_pre_hook(_turn)
+    try:
+        yield
+    finally:
+        hook.remove()
+
+
+def _turn(module: nn.Module, args: tuple[torch.Tensor, ...]) -> tuple[torch.Tensor, ...]:
+    return (args[0].transpose(1, 2), *args[1:])
+
+
+def in_rows(window: torch.Tensor, layout: tuple[str, ...]) -> torch.Tensor:
+    """A window of the model with a row for each time step."""
+    return window.transpose(1, 2).contiguous() if layout == LAYOUTS[1] else window
 
 
 def stream_graph(
@@ -47,7 +91,7 @@ def stream_graph(
     """
     reasons: list[str] = []
     for length in LENGTHS if context is None else (context,):
-        reasons = []
+        reasons, taken = [], False
         tried = layouts if features is not None else LAYOUTS[:1]
         if calibrated is not None and len(calibrated) != (2 if features is None else 3):
             reasons.append(f"calibration data of shape {list(calibrated)}")
@@ -70,14 +114,24 @@ def stream_graph(
             ):
                 reasons.append(f"{list(layout)}: calibration data of shape {list(calibrated)}")
                 continue
+            window = torch.zeros(shape, dtype=dtype, device="cpu")
+            if layout == LAYOUTS[1] and taken and calibrated is None:
+                reasons.append(
+                    f"{list(layout)}: not tried, for the model takes {list(LAYOUTS[0])} too; layout= says what it is"
+                )
+                continue
             try:
-                window = torch.zeros(shape, dtype=dtype, device="cpu")
-                streamed = _streamed(model, window, time_steps, layout, context is not None, delay)
-                if calibrated is None and context is None and streamed.memory == time_steps - 1:
+                with turned(model, layout):
+                    streamed = _streamed(model, in_rows(window, layout), time_steps, layout, context is not None, delay)
+                if meets_samples(model, window, layout.index("batch")):
+                    raise not_streamable("an output of one sample that changes with the samples beside it")
+                every = streamed.whole or (calibrated is None and streamed.memory == time_steps - 1)
+                if context is None and every and (calibrated is None or takes(model, _longer(window, layout))):
                     raise not_streamable(f"an output that needs all {time_steps} time steps of a window of as many")
                 return streamed
             except UnsupportedProblem as error:
                 reasons.append(f"{list(layout)}: {error.got}, {error.next_step.split(' (at ')[0]}")
+                taken = layout == LAYOUTS[0] and takes(model, window)
     raise UnsupportedProblem(
         "stream",
         f"{type(model).__name__}: {'; '.join(reasons)}",
@@ -95,17 +149,22 @@ def _streamed(
     delay: int,
 ) -> Streamed:
     exported = capture(model, (window,), fixed=True)
+    scans = any(node.target is LINEAR_SCAN for node in exported.graph.nodes)
+    pooled = softmax_as_running_means(exported.graph, length)
     try:
         return _walked(model, exported, window, length, layout, has_context, delay)
     except UnsupportedProblem as error:
-        if not any(node.target is LINEAR_SCAN for node in exported.graph.nodes):
-            raise
         # A recurrence that does not begin with zeros has a first step of its own: as a loop it streams.
-        unrolled = capture(model, (window,), fixed=True, rolled=False)
-        try:
-            return _walked(model, unrolled, window, length, layout, has_context, delay)
-        except UnsupportedProblem:
-            raise error from None
+        others = ((False, True),) if scans else ()
+        for rolled, joins in (*others, *(((True, False),) if pooled else ())):
+            other = capture(model, (window,), fixed=True, rolled=rolled)
+            if joins:
+                softmax_as_running_means(other.graph, length)
+            try:
+                return _walked(model, other, window, length, layout, has_context, delay)
+            except UnsupportedProblem as found:
+                error = error if joins else found  # of the model as it is written
+        raise error from None
 
 
 def _walked(
@@ -119,6 +178,7 @@ def _walked(
 ) -> Streamed:
     if len(exported.inputs) != 1:
         raise not_streamable(f"{len(exported.inputs)} inputs")
+    with_projections_as_loops(exported.graph, length)
     read_newest_output(exported.graph)
     zeros_as_padding(exported.graph)
     whole_pools_as_reductions(exported.graph)
@@ -140,8 +200,6 @@ def _walked(
     streamed = replace(streamed, exported=replace(exported, repeats=apart.repeats))
     if layout[0] == "time" and streamed.memory == 0 and _has_first(exported, length):
         raise not_streamable("an output that keeps nothing along the first dimension, which then is its samples")
-    if meets_samples(model, window, layout.index("batch")):
-        raise not_streamable("an output of one sample that changes with the samples beside it")
     return streamed
 
 

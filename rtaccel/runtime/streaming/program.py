@@ -14,7 +14,7 @@ from rtaccel.convert.passes.program import Argument, Program
 from rtaccel.convert.passes.sparse import in_fastest_form
 from rtaccel.convert.passes.sparse_gpu import in_predicted_form
 from rtaccel.convert.quantization.calibrate import as_args, batches_of
-from rtaccel.convert.streaming.window import LAYOUTS, stream_graph
+from rtaccel.convert.streaming.window import LAYOUTS, in_rows, stream_graph
 from rtaccel.core.batch import ANY_BATCH
 from rtaccel.core.errors import UnsupportedProblem
 from rtaccel.core.scheme import SchemeLike, SchemeMap
@@ -23,12 +23,14 @@ from rtaccel.kernels._core.cpu import States
 
 @dataclass(frozen=True)
 class StreamedModel:
-    """model: over windows in `layout`. program: a time step of all streams. states: what is kept from one to the next."""
+    """model: over windows in `layout`. program: a time step of all streams. states: what is kept from one to the next. seen: what
+    windows of the caller's model are, where that is another layout."""
 
     model: nn.Module
     program: Program
     states: States | None
     layout: tuple[str, ...]
+    seen: str = ""
 
 
 def default_mode(step: Tensor) -> str:
@@ -55,7 +57,8 @@ def stream_program(
     if step.dim() > 2:  # a step of several rows comes as it is
         trailing = {**streamed.graph.trailing, streamed.exported.inputs[0]: tuple(step.shape[1:])}
         streamed = replace(streamed, graph=replace(streamed.graph, trailing=trailing))
-    singles = None if windows is None else _singles(windows, streamed.layout.index("batch"))
+    batch = streamed.layout.index("batch")
+    singles = None if windows is None else [in_rows(w, streamed.layout) for w in _singles(windows, batch)]
     program = lower(
         streamed.exported, streamed.graph, SchemeMap(scheme), singles, streamed.states, equalize=mode is None
     )

@@ -87,6 +87,11 @@ class Cut:
         """Stages on the edge."""
         return self.best.at
 
+    @property
+    def wire_bytes(self) -> int:
+        """Bytes that travel in a call, there and back."""
+        return self.best.wire_bytes
+
     def other(self, row: Row) -> Cut:
         """The same model cut as another row of the front says, whether that may be chosen or not. Raises UnsupportedProblem for
         one that cannot be sent."""

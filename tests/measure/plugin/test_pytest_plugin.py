@@ -134,6 +134,42 @@ def test_a_marker_that_could_not_be_judged_is_an_error_of_its_test_alone(
     assert "Traceback" not in output
 
 
+SEVERAL = """
+import pytest
+
+@pytest.mark.budget(p99_us=1e-6)
+class TestAll:
+    @pytest.mark.budget(size_bytes=1e9)
+    def test_limit_of_the_class(self, latency):
+        latency(sum, (1, 2), size_bytes=10)
+
+    @pytest.mark.budget(p99_us=1e9)
+    def test_closest_of_one_limit(self, latency):
+        assert latency(sum, (1, 2)).verdict == "PASS"
+
+@pytest.mark.budget(p99_us=1e-6)
+@pytest.mark.budget(size_bytes=1e9)
+def test_both_of_one_test(latency):
+    latency(sum, (1, 2), size_bytes=10)
+
+@pytest.mark.budget(p99_us=1e9)
+@pytest.mark.budget(p99_us=1e-6)
+def test_twice_the_same(latency):
+    latency(sum, (1, 2))
+"""
+
+
+def test_every_marker_is_judged(tmp_path: Path) -> None:
+    """Limits of a class and of a test come together, the closest of each; twice the same limit in one place is an error."""
+    code, output = session(tmp_path, SEVERAL)
+    assert code == 1, output
+    assert re.search(r"2 failed, 1 passed,( \d+ warnings?,)? 1 error", output), output
+    for name in ("FAILED test_suite.py::TestAll::test_limit_of_the_class", "FAILED test_suite.py::test_both_of_one_test",
+                 "ERROR test_suite.py::test_twice_the_same"):  # fmt: skip
+        assert name in output, output
+    assert "p99_us=1e-06" in output or "p99_us=1e-6" in output, output
+
+
 def test_a_budget_that_nothing_was_measured_for_fails(tmp_path: Path) -> None:
     suite = """
 import pytest

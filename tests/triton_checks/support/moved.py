@@ -39,6 +39,7 @@ EXCEPTIONS = {
     "linear_blas_": "its product is cuBLAS's, whose sums the kernel reads",
     "linear_dot_M16_N33_K130": "rows of 130 bytes are padded to 144",
     "linear_scan_step_": "y goes to the state, too, for the next step",
+    "linear_scan_wide_step_": "y goes to the state, too, for the next step",
     "norm_": "weight and bias are read too, and a sum is written; what sums a row reads it for itself, from L1",
     "null_": "computes nothing: a word each way",
 }

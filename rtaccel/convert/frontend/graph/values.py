@@ -166,7 +166,8 @@ class Values:
             if buffer.width == 0:
                 fixed = view.dims and not view.has_batch(len(view.dims) - 1)
                 last = view.shape[-1] if fixed else 1
-                self.pin(view.base, last if self.windowed else self._side_by_side(view) or last)
+                found = self._innermost(view) if self.windowed else self._side_by_side(view)
+                self.pin(view.base, found or last)
             return view
 
         def place(dim: int) -> float:
@@ -176,6 +177,16 @@ class Values:
         order = sorted(range(len(view.dims)), key=place)  # as it lies, samples first
         turned = layout.permute(view, order)
         return layout.permute(self.packed(turned), [order.index(d) for d in range(len(order))])
+
+    @staticmethod
+    def _innermost(view: View) -> int:
+        """The size of the dimension that is the innermost as it lies; 0 where no dimension is."""
+        found = [
+            dim
+            for d, dim in enumerate(view.dims)
+            if not view.has_batch(d) and any(a.stride == 1 and a.size > 1 for a in dim)
+        ]
+        return prod(a.size for a in found[0]) if len(found) == 1 and len(layout.merged(found[0])) == 1 else 0
 
     @staticmethod
     def _side_by_side(view: View) -> int:

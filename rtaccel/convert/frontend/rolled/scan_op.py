@@ -1,4 +1,5 @@
-"""The call that a linear recurrence becomes in a graph: y_t = a_t * y_(t-1) + b_t along a dimension, from zero."""
+"""The call that a linear recurrence becomes in a graph: y_t = a_t * y_(t-1) + b_t along a dimension, from zero. wide: with
+y_(t-1) in float64."""
 
 from __future__ import annotations
 
@@ -8,11 +9,13 @@ import torch
 from torch import Tensor
 
 _library = torch.library.Library("rtaccel", "FRAGMENT")
-_library.define("linear_scan(Tensor a, Tensor b, int dim) -> Tensor")
+_library.define("linear_scan(Tensor a, Tensor b, int dim, bool wide=False) -> Tensor")
 
 
-def _compute(a: Tensor, b: Tensor, dim: int) -> Tensor:
+def _compute(a: Tensor, b: Tensor, dim: int, wide: bool = False) -> Tensor:
     a, b = torch.broadcast_tensors(a, b)
+    if wide:
+        return _compute(a.double(), b.double(), dim).to(b.dtype)
     made, h = [], torch.zeros_like(b.select(dim, 0))
     for t in range(b.shape[dim]):
         h = a.select(dim, t) * h + b.select(dim, t)
@@ -20,7 +23,7 @@ def _compute(a: Tensor, b: Tensor, dim: int) -> Tensor:
     return torch.stack(made, dim)
 
 
-def _fake(a: Tensor, b: Tensor, dim: int) -> Tensor:
+def _fake(a: Tensor, b: Tensor, dim: int, wide: bool = False) -> Tensor:
     return torch.empty_like(a + b)
 
 

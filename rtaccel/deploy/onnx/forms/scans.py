@@ -21,6 +21,8 @@ def linear_scan(w: Writer, stage: Stage) -> None:
     inputs, y = iter(stage.inputs), stage.outputs[0]
     if contract.is_stream(stage):
         w.refuse("is a step of a stream")
+    if contract.is_wide(stage):
+        w.refuse("has a state in float64")
     if "a" in stage.tensors:
         flat = stage.tensors["a"].float().reshape(-1)
         a = w.strided(w.constant(flat, f"{stage.name}.a"), flat.numel(), dims, places[0], lead=False)
