@@ -245,8 +245,11 @@ def _beside(example: int) -> tuple[int, ...]:
 
 
 def _with_open_batch(model: nn.Module, args: tuple[Any, ...], size: int) -> torch.export.ExportedProgram:
-    """The model exported with an open batch, traced with `size`; a second time where its code asks for the batch: code that keeps what it found out
-    for a shape, such as the order of a product of many factors, asks once. So each capture of the model is the same."""
+    """The model exported with an open batch, traced with `size`; a second time where its code asks for the batch.
+
+    Code that keeps what it found out for a shape, such as the order of a product of many factors, asks once. So each capture of
+    the model is the same.
+    """
     given = _with_batch(args, size)
     first = _export(model, given, any_batch=True)
     if _batch_is_open(first) or reads_constants(first):  # which only a retrace knows: then neither of them is used
