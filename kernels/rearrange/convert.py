@@ -29,8 +29,9 @@ def _needed(node: Node, index: int, steps: int, wanted: Collection[int]) -> Iter
 def _narrow(node: Node, values: Narrowing) -> bool:
     x, y = node.reads[0], node.writes[0]
     if "rows" not in node.attrs:
-        index, width = node.attrs["index"], values.width(y)
-        node.attrs["index"] = tuple(e for i in values.rows_of(y) for e in index[i * width : (i + 1) * width])
+        if values.is_narrowed(y):
+            index, width = node.attrs["index"], values.width(y)
+            node.attrs["index"] = tuple(e for i in values.rows_of(y) for e in index[i * width : (i + 1) * width])
         return False
     own = values.rows_of(x)
     place = {row: i for i, row in enumerate(own)}

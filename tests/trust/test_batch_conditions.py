@@ -80,6 +80,23 @@ def test_every_batch_is_the_models_or_refused(name: str, example: int, scheme: s
     assert "batch size: " in fast.explain(measure=False)
 
 
+@pytest.mark.parametrize("seed", range(8))
+def test_a_limit_at_any_batch_leaves_all_on_the_examples_side(seed: int) -> None:
+    """Whether the limit lies below or above the batch that the model is traced with."""
+    g = torch.Generator().manual_seed(seed)
+    times, limit, example = (int(torch.randint(1, n, (), generator=g)) for n in (5, 120, 45))
+    model = Model(lambda m, x: m.a(x) if x.shape[0] * times >= limit else m.b(x)).eval()
+    fast = rt.compile(model, (torch.randn(example, 4),))
+    above = example * times >= limit
+    for size in range(1, 50):
+        x = torch.randn(size, 4)
+        if (size * times >= limit) == above and not (size == 1 and above):  # torch takes one sample for itself
+            torch.testing.assert_close(fast(x), model(x).detach(), rtol=1e-4, atol=1e-4)
+        elif size > 1:
+            with pytest.raises(rt.ShapeError, match=f"a batch of {size}"):
+                fast(x)
+
+
 def test_explain_says_what_was_assumed() -> None:
     greater = rt.compile(Model(BODIES["greater"]).eval(), (torch.randn(6, 4),)).explain(measure=False)
     assert "batch size: dynamic, at least 5 (batch > 4" in greater and "test_batch_conditions.py" in greater

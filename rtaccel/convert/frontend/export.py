@@ -121,8 +121,14 @@ def _capture(
     why = ""
     if example is not None:
         try:
-            program = _with_open_batch(model, args)
+            program = _with_open_batch(model, args, _TRACED_BATCH)
             found = batch_range(program, example) if _batch_is_open(program) else None
+            for size in _beside(example) if found is None and _batch_is_open(program) else ():
+                beside = _with_open_batch(model, args, size)
+                found = batch_range(beside, example) if _batch_is_open(beside) else None
+                if found is not None:
+                    program = beside
+                    break
         except UnsupportedProblem as error:
             found, why = None, str(error.got)
         except Exception as error:  # the model ties its shapes to the example, or export cannot leave them open
@@ -233,10 +239,18 @@ def _traced_size(lo: int, hi: int) -> int:
     return next((n for n in (37, 41, 43, 29, 19, 13) if lo <= n <= hi), max(hi, 2))
 
 
-def _with_open_batch(model: nn.Module, args: tuple[Any, ...]) -> torch.export.ExportedProgram:
-    """The model exported with an open batch, a second time where its code asks for the batch: code that keeps what it found out
-    for a shape, such as the order of a product of many factors, asks once. So each capture of the model is the same."""
-    given = _with_batch(args, _TRACED_BATCH)
+def _beside(example: int) -> tuple[int, ...]:
+    """Batches to trace with where the model's code asks for a limit between the usual one and the example's: on its side."""
+    return next((n for n in (5, 7, 11, 13, 17, 19) if n > example), example), max(example, 2)
+
+
+def _with_open_batch(model: nn.Module, args: tuple[Any, ...], size: int) -> torch.export.ExportedProgram:
+    """The model exported with an open batch, traced with `size`; a second time where its code asks for the batch.
+
+    Code that keeps what it found out for a shape, such as the order of a product of many factors, asks once. So each capture of
+    the model is the same.
+    """
+    given = _with_batch(args, size)
     first = _export(model, given, any_batch=True)
     if _batch_is_open(first) or reads_constants(first):  # which only a retrace knows: then neither of them is used
         return first

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import groupby
 from math import prod
 from typing import Any
 
@@ -101,6 +102,26 @@ def _heads(call: Call, view: View) -> Heads | None:
     return Heads(view.base, column, count, time.size, size, sequences, leading)
 
 
+def _kinds(heads: Heads, view: View) -> list[str]:
+    """What its leading dimensions go through, the outermost first: samples, sequences, heads. Joined ones may lie either way."""
+    found: list[str] = []
+    for dim, own in zip(view.dims, heads.leading):
+        kinds = iter(kind for kind, _, _ in own)
+        found += ["sample" if a.batch else next(kinds) for a in dim if a.batch or a.size > 1]
+    return found
+
+
+def _same_order(first: list[str], second: list[str]) -> bool:
+    both = {*first} & {*second}
+    a, b = ([kind for kind, _ in groupby(k for k in kinds if k in both)] for kinds in (first, second))
+    return a == b
+
+
+def _is_behind(view: View) -> bool:
+    """Whether samples are joined with another dimension, and not in front of it."""
+    return any(a.batch and i for dim in view.dims for i, a in enumerate([a for a in dim if a.batch or a.size > 1]))
+
+
 def _is_head(atom: Atom, head_dim: int, width: int) -> bool:
     """Whether a step along it stays inside a row of the value."""
     return atom.stride >= head_dim and (width == 0 or atom.stride * (atom.size - 1) + head_dim <= width)
@@ -126,11 +147,14 @@ def attention(
     key_transposed: bool = False,
 ) -> OpNode | str:  # fmt: skip
     given = ((query, False), (key, key_transposed), (value, False))
-    (q, view), (k, _), (v, other) = found = [heads_of(call, *tensor) for tensor in given]
+    (q, view), (k, keys), (v, other) = found = [heads_of(call, *tensor) for tensor in given]
     if len({(heads.sequences, heads.order) for heads, _ in found}) > 1:  # one has its heads one after the other
-        (q, view), (k, _), (v, other) = (
+        (q, view), (k, keys), (v, other) = (
             heads_of(call, *tensor, packed=True) if own[0].sequences > 1 else own for tensor, own in zip(given, found)
         )
+    kinds = _kinds(q, view)
+    if not (_same_order(kinds, _kinds(k, keys)) and _same_order(kinds, _kinds(v, other))):
+        return "layout: has keys and values whose samples and heads lie in another order than those of its queries"
     if k.head_dim != q.head_dim or v.head_dim != q.head_dim or k.steps != v.steps or k.heads != v.heads:
         return "has keys and values of another size than its queries"
     if q.heads % k.heads:
@@ -142,6 +166,8 @@ def attention(
         "scale": float(scale if scale is not None else q.head_dim**-0.5), "causal": int(causal),
         "q_column": q.column, "k_column": k.column, "v_column": v.column,
     }  # fmt: skip
+    if _is_behind(view) and any(size != 1 for m in masks for size in m.added.shape[:-2]):
+        return "layout: has a mask for each head, and its samples lie inside of these"
     if q.sequences > 1:
         attrs["sequences"] = q.sequences
     tensors = {"mask": _added(masks, q, k.steps)} if masks else {}
@@ -149,8 +175,8 @@ def attention(
     side = v if v.heads == q.heads else q  # scores may have been seen in another shape than that of their queries
     dims = []
     for dim, own in zip((other if side is v else view).dims, side.leading):
-        atoms = [Atom(size, stride * (q.head_dim if kind == "head" else each)) for kind, size, stride in own]
-        dims.append((*(a for a in dim if a.batch), *atoms))
+        atoms = iter([Atom(size, stride * (q.head_dim if kind == "head" else each)) for kind, size, stride in own])
+        dims.append(tuple(a if a.batch else next(atoms) for a in dim if a.batch or a.size > 1))
     seen = View("", (*dims, (Atom(q.steps, width),), (Atom(q.head_dim, 1),)))
     elements = q.sequences * each
     return call.op_node("attention", [q.base, k.base, v.base], seen, elements, width, tensors=tensors, attrs=attrs)

@@ -226,8 +226,10 @@ class Builder(Values):
         view = self._for_torch(node)
         if view is None or view.base in self.exported.inputs or self._by_torch(view.base):
             return node.name
-        if self.batch is not None and view.batch_dim is None:
-            return node.name
+        if (
+            self.batch is not None and view.batch_dim is None
+        ):  # samples joined with another dimension: a view of the value
+            return node.name if view.base != node.name else self._returned(node, view)
         apart = stored_apart(node)
         if apart is not None and self.buffers[view.base].dtype != str(apart).removeprefix("torch."):
             return node.name
@@ -244,6 +246,10 @@ class Builder(Values):
         if view.base != node.name and node.name not in self.buffers:
             return node.name
         # A recurrent state lies samples first, and is returned layers first; a copy may be returned in two shapes.
+        return self._returned(node, view)
+
+    def _returned(self, node: fx.Node, view: View) -> str:
+        """A name for a view of a value that has the node's own name."""
         returned = f"{node.name}:returned"
         self.views[returned] = view
         return returned

@@ -147,8 +147,8 @@ class Values:
         rows = index.reshape(-1, width)
         whole = (rows[:, 0] % width == 0).all() and (rows == rows[:, :1] + np.arange(width)).all()
         if whole and self.pin(base, width):
-            return {"rows": tuple(int(i) for i in rows[:, 0] // width)}
-        return {"index": tuple(int(i) for i in index)}
+            return {"rows": tuple((rows[:, 0] // width).tolist())}
+        return {"index": tuple(index.tolist())}
 
     def rows(self, view: View) -> View:
         """A view of the same tensor whose last dimension is a whole row of its value, and which covers the value."""

@@ -159,9 +159,9 @@ def _linear(condition: Any, example: int) -> tuple[int, int | None] | None:
     above = isinstance(condition, (sympy.Gt, sympy.Ge)) == (slope > 0)
     strict = isinstance(condition, (sympy.Gt, sympy.Lt))
     if above:
-        lo = math.floor(root) + 1 if strict else math.ceil(root)
+        lo = int(math.floor(root) + 1 if strict else math.ceil(root))  # of a sympy number, a sympy number
         return (max(0, lo), None) if example >= lo else None
-    hi = math.ceil(root) - 1 if strict else math.floor(root)
+    hi = int(math.ceil(root) - 1 if strict else math.floor(root))
     return (0, hi) if example <= hi else None
 
 
