@@ -18,7 +18,7 @@ import torch
 from tests import turns
 from tests.support import kept
 from tests.support.generators.count import pytest_sessionfinish, pytest_terminal_summary, pytest_testnodedown  # noqa: F401
-from tests.support.processes.run import of_a_run, programs
+from tests.support.processes.run import keep_environment, of_a_run, programs
 from tests.support.wheel import wheel  # noqa: F401
 
 LONGEST = (
@@ -84,6 +84,8 @@ def pytest_configure(config: pytest.Config) -> None:
         processes = of_a_run()
         processes.__enter__()
         config.add_cleanup(lambda: processes.__exit__(None, None, None))
+    else:
+        keep_environment()
 
 
 def pytest_report_header() -> str:

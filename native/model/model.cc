@@ -14,7 +14,13 @@ using namespace rta;
 
 namespace {
 
+void check_flags(unsigned flags) {
+  const unsigned unknown = flags & ~static_cast<unsigned>(RTA_UNCHECKED | RTA_LARGE | RTA_IN_PLACE);
+  if (unknown) refuse(RTA_BAD_ARGUMENT, "flags 0x%x, which this version does not know", unknown);
+}
+
 Bytes bytes_of(const char* path, unsigned flags) {
+  check_flags(flags);
 #ifndef RTA_PACKED
   if (flags & RTA_IN_PLACE) return Bytes::mapped(path);
 #endif
@@ -22,6 +28,8 @@ Bytes bytes_of(const char* path, unsigned flags) {
   return Bytes(path);
 }
 Bytes bytes_of(const void* data, size_t size, unsigned flags) {
+  check_flags(flags);
+  if (!data && size) refuse(RTA_BAD_ARGUMENT, "%zu bytes at no address", size);
   return flags & RTA_IN_PLACE ? Bytes::of(data, size) : Bytes(data, size);
 }
 

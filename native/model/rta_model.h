@@ -37,7 +37,7 @@ typedef enum {
   RTA_NO_ANSWER = 13 /* rta_gpu: the kernel did not start or answer in time, and was ended */
 } rta_code;
 
-/* Of rta_model_open. */
+/* Of rta_model_open. Others are refused. */
 enum {
   RTA_UNCHECKED = 1, /* the digest is not computed: for files that were verified before */
   RTA_LARGE = 2,     /* lets the plan ask for more than 256 times the file's size, and 64 MiB, of memory */

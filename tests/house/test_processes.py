@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from tests.support.processes import given
-from tests.support.processes.run import CLIENT, FOLDER, PYTHON, programs
+from tests.support.processes.run import CLIENT, FOLDER, PYTHON, of_a_run, programs
 
 SAYS = """
 import os, sys
@@ -85,6 +85,8 @@ def test_the_end_of_a_client_is_the_end_of_its_command(how: int) -> None:
     with subprocess.Popen([*PYTHON, "-c", code], stdout=subprocess.PIPE, text=True) as client:
         assert client.stdout is not None
         pid = int(client.stdout.readline())
+        if pid == client.pid:  # which would be waited for until its end
+            client.kill()
         assert pid != client.pid
         client.send_signal(how)
         assert client.wait(60) == -how
@@ -102,3 +104,20 @@ def test_words_of_a_command_line() -> None:
     assert given.parsed(["-m", "b"]) == ([], "-m", "b", [])
     for words in ([], ["-c"], ["-I", "-c", "1"], ["-W"], ["-"]):
         assert given.parsed(words) is None
+
+
+def test_the_environment_of_the_first_command_is_its_own(monkeypatch: pytest.MonkeyPatch) -> None:
+    """What is set while the server starts does not become what it forks with."""
+    code = "import os; print(os.environ.get('OMP_NUM_THREADS'), os.getppid())"
+    monkeypatch.setenv(FOLDER, "another run's")
+    with of_a_run():
+        changed = {**os.environ, "OMP_NUM_THREADS": "3"}
+        first = subprocess.run(
+            [*PYTHON, "-c", code], env=changed, capture_output=True, text=True, timeout=120, check=True
+        )
+        clients = [subprocess.Popen([*PYTHON, "-c", code], stdout=subprocess.PIPE, text=True) for _ in range(2)]
+        said = [client.communicate(timeout=120)[0].split() for client in clients]
+    os.environ[FOLDER] = "another run's"  # for monkeypatch, which takes it away again
+    assert first.stdout.split()[0] == "3"
+    assert [words[0] for words in said] == [str(os.environ.get("OMP_NUM_THREADS"))] * 2
+    assert len({words[1] for words in said}) == 1  # both are forks of the server

@@ -49,7 +49,9 @@ def start(folder: str) -> None:
         os.dup2(log, 1)
         os.dup2(log, 2)
         os.set_inheritable(write, True)
-        own = {name: value for name, value in os.environ.items() if name != "PYTHONPATH"}
+        with open(os.path.join(folder, "environment"), "rb") as file:
+            of_the_run = marshal.loads(file.read())
+        own = {name: value for name, value in of_the_run.items() if name != "PYTHONPATH"}
         server = os.path.join(os.path.dirname(os.path.abspath(__file__)), "server.py")
         os.closerange(3, write)
         os.closerange(write + 1, 256)

@@ -6,6 +6,7 @@ of the memory of a process, of its first moments or of its end takes sys.executa
 
 from __future__ import annotations
 
+import marshal
 import os
 import shutil
 import stat
@@ -34,12 +35,21 @@ def programs(folder: Path) -> Path:
     return folder
 
 
+def keep_environment() -> None:
+    """That of this process is the server's: the first command may have one of its own. Each process of a run says it."""
+    folder = Path(os.environ[FOLDER])
+    own = folder / f"environment.{os.getpid()}"
+    own.write_bytes(marshal.dumps(dict(os.environ)))
+    own.replace(folder / "environment")
+
+
 @contextmanager
 def of_a_run() -> Iterator[None]:
     """Around a whole run of tests, in its first process. The server ends with it."""
     folder = Path(tempfile.mkdtemp(prefix="rtaccel-tests-"))
     (folder / "pid").write_text(str(os.getpid()))
     os.environ[FOLDER] = str(folder)
+    keep_environment()
     try:
         yield
     finally:
