@@ -47,7 +47,7 @@ def is_known(build: Builder, node: fx.Node) -> bool:
     open_dims = [d for d, size in enumerate(made.shape) if not isinstance(size, int)]
     if not open_dims:
         found = _computed(build, node, 1)
-        if found is None or found.shape != made.shape:
+        if found is None or found.shape != made.shape or not _whatever_the_samples(build, node, found):
             return False
         build.constants[node.name] = found
         return True
@@ -62,6 +62,14 @@ def is_known(build: Builder, node: fx.Node) -> bool:
         return False
     build.repeated[node.name] = one
     return True
+
+
+def _whatever_the_samples(build: Builder, node: fx.Node, found: Tensor) -> bool:
+    """Whether a value without samples is the same for any number of them: a sum over what is repeated for each is not."""
+    if build.batch is None or all(source.name in build.constants for source in node.all_input_nodes):
+        return True
+    two = _computed(build, node, 2)
+    return two is not None and two.shape == found.shape and _same(two.nan_to_num(), found.nan_to_num())
 
 
 def _same(two: Tensor, one: Tensor) -> bool:

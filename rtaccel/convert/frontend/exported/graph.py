@@ -14,6 +14,7 @@ from rtaccel.convert.frontend.complex.rewrite import without_complex
 from rtaccel.convert.frontend.decompositions.counting import count_in_float
 from rtaccel.convert.frontend.decompositions.half import in_float32
 from rtaccel.convert.frontend.decompositions.read_numbers import keep_as_tensors
+from rtaccel.convert.frontend.exported.joined_parts import parts_apart
 from rtaccel.convert.frontend.exported.joined_samples import gather_within_samples
 from rtaccel.convert.frontend.exported.kernel_calls import as_called
 from rtaccel.convert.frontend.exported.one_constant import read_by_one_name
@@ -114,6 +115,7 @@ def as_graph(
     without_complex(program.graph)  # what is left complex stays PyTorch's
     count_in_float(program.graph)
     gather_within_samples(program.graph)
+    parts_apart(program.graph)
     graph = with_all_entries(program.graph)
     return ExportedGraph(
         graph=with_loops_rolled(graph) if rolled else graph,
