@@ -34,6 +34,7 @@ from rtaccel.convert.frontend.retrace import (
     unlogged,
     with_arguments,
 )
+from rtaccel.convert.frontend.tracing.lengths import lengths_stay_open
 from rtaccel.convert.frontend.tracing.outside_state import outside_kept
 from rtaccel.convert.frontend.tracing.unasked import masks_as_given, unvalidated
 from rtaccel.convert.frontend.trained import as_torch_layers
@@ -63,6 +64,7 @@ def _export(
     with (
         torch.no_grad(), unlogged(), unvalidated(), masks_as_given(), known_shapes(bool(dims)),
         attributes_kept(model), outside_kept(model), transforms_left(), packed_sequences(model, any_batch), WrittenCalls(),
+        lengths_stay_open(model),
         warnings.catch_warnings(),
     ):  # fmt: skip
         warnings.filterwarnings("ignore", category=FutureWarning)  # torch's own, about its own tree specs

@@ -1,0 +1,40 @@
+"""`len(x)` of a tensor with an open first dimension, which Python would make a number of."""
+
+from __future__ import annotations
+
+import builtins
+import sys
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+_MISSING = object()
+
+
+@contextmanager
+def lengths_stay_open(model: nn.Module) -> Iterator[None]:
+    """Inside, `len(x)` in the files of a model's own classes is `x.shape[0]`, in this thread alone. `__len__` may give Python
+    nothing but a number, and a number fixes the batch."""
+    thread, length = threading.get_ident(), builtins.len
+
+    def told(value: Any, /) -> Any:
+        if isinstance(value, Tensor) and value.dim() and threading.get_ident() == thread:
+            size: Any = value.shape[0]
+            return size if isinstance(size, torch.SymInt) else length(value)
+        return length(value)
+
+    names = {type(module).__module__ for module in model.modules()}
+    places = [vars(sys.modules[name]) for name in names if name.split(".")[0] != "torch" and name in sys.modules]
+    places = [place for place in places if place.get("len", _MISSING) is _MISSING]  # else it has one of its own
+    for place in places:
+        place["len"] = told
+    try:
+        yield
+    finally:
+        for place in places:
+            if place.get("len") is told:
+                del place["len"]
