@@ -98,7 +98,9 @@ def write_joined(build: Builder, node: fx.Node) -> bool:
         return False
     d = joined[0]
     one, two = constants._computed(build, node, 1), constants._computed(build, node, 2)
-    if one is None or two is None or one.shape[d] < 2 or not torch.equal(two, torch.cat([one, one], d)):
+    if one is None or two is None or one.shape[d] < 2 or two.shape[d] != 2 * one.shape[d]:
+        return False
+    if not constants._same(two, torch.cat([one, one], d)):
         return False
     return _value(build, node, one, [one.shape[d] if k == d else 0 for k in range(made.dim())])
 

@@ -108,3 +108,32 @@ def test_what_depends_on_the_number_of_samples_is_no_constant(name: str, verify:
             assert batch != 3
             continue
         torch.testing.assert_close(got, Model()(x), rtol=1e-5, atol=1e-5, msg=str(batch))
+
+
+class Learned(nn.Module):
+    """Learned queries ask the steps of each sample."""
+
+    def __init__(self, heads: int, queries: int, batch_first: bool, weights: bool) -> None:
+        super().__init__()
+        self.attention = nn.MultiheadAttention(heads * 4, heads, batch_first=batch_first)
+        self.queries, self.weights, self.batch_first = (
+            nn.Parameter(torch.randn(1, queries, heads * 4)),
+            weights,
+            batch_first,
+        )
+
+    def forward(self, x: Tensor) -> Tensor:
+        q = self.queries.expand(x.shape[0], -1, -1)
+        if not self.batch_first:
+            q, x = q.transpose(0, 1), x.transpose(0, 1)
+        made: Tensor = self.attention(q, x, x, need_weights=self.weights)[0]
+        return made if self.batch_first else made.transpose(0, 1)
+
+
+@pytest.mark.parametrize("weights", [True, False])
+@pytest.mark.parametrize("batch_first", [True, False])
+@pytest.mark.parametrize(("heads", "queries"), [(1, 1), (2, 3), (3, 1), (4, 5)])
+def test_learned_queries(heads: int, queries: int, batch_first: bool, weights: bool) -> None:
+    """They are the same for each sample, and lie beside the heads of it."""
+    torch.manual_seed(heads)
+    check_any_batch(Learned(heads, queries, batch_first, weights).eval(), (6, heads * 4))
