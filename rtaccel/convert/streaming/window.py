@@ -43,6 +43,21 @@ def takes(model: nn.Module, window: torch.Tensor) -> bool:
     return True
 
 
+def _means_two(model: nn.Module, window: torch.Tensor, layout: tuple[str, ...]) -> bool:
+    """Whether a model over [batch, time, features] gives something else of the same numbers as [batch, features, time]. One that
+    treats all elements alike does not."""
+    if layout != LAYOUTS[0] or window.dim() != 3 or not window.is_floating_point():
+        return False
+    given = torch.rand(window.shape, generator=torch.Generator().manual_seed(1)).to(window.dtype)
+    if not takes(model, given.transpose(1, 2)):
+        return False
+    with torch.no_grad():
+        one, other = model(given), model(given.transpose(1, 2))
+    if not (isinstance(one, torch.Tensor) and isinstance(other, torch.Tensor)):
+        return False
+    return one.dim() != 3 or one.shape != other.mT.shape or not torch.allclose(one, other.mT, equal_nan=True)
+
+
 def _longer(window: torch.Tensor, layout: tuple[str, ...]) -> torch.Tensor:
     """With one time step more."""
     at = layout.index("time")
@@ -128,6 +143,15 @@ def stream_graph(
                 every = streamed.whole or (calibrated is None and streamed.memory == time_steps - 1)
                 if context is None and every and (calibrated is None or takes(model, _longer(window, layout))):
                     raise not_streamable(f"an output that needs all {time_steps} time steps of a window of as many")
+                if (
+                    calibrated is None
+                    and LAYOUTS[1] in tried
+                    and not streamed.states
+                    and _means_two(model, window, layout)
+                ):
+                    raise not_streamable(
+                        f"an output that keeps nothing, of a model that takes {list(LAYOUTS[1])} too; layout= says what it is"
+                    )
                 return streamed
             except UnsupportedProblem as error:
                 reasons.append(f"{list(layout)}: {error.got}, {error.next_step.split(' (at ')[0]}")

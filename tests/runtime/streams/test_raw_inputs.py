@@ -129,10 +129,18 @@ class Shapeless(nn.Module):
 
 @pytest.mark.parametrize("name", SHAPELESS)
 def test_the_layout_can_be_named(name: str) -> None:
-    """Nothing in such a model says what its dimensions are."""
+    """Nothing in such a model says what its dimensions are, so it is asked for."""
     model = Shapeless(name).eval()
+    with pytest.raises(rt.UnsupportedProblem, match="layout="):
+        rt.stream(model, torch.randn(STREAMS, FEATURES))
     live = rt.stream(model, torch.randn(STREAMS, FEATURES), layout="[batch, features, time]")
     check_steps(model, live, False)
+
+
+def test_elements_alike_need_no_layout() -> None:
+    live = rt.stream(nn.Sequential(nn.Tanh(), nn.Softplus()).eval(), torch.randn(STREAMS, FEATURES))
+    x = torch.randn(STREAMS, FEATURES)
+    torch.testing.assert_close(live.step(x), F.softplus(torch.tanh(x)))
 
 
 @pytest.mark.parametrize("name", ["scaled", "standardized", "sum"])
