@@ -182,9 +182,18 @@ class LoadedModel:
         if self.streams and not sizes:
             sizes = [self.streams]
         results = []
-        for _, dtype, shape in self.outputs:
+        for name, dtype, shape in self.outputs:
             left = iter(sizes)
-            results.append(np.empty([next(left, 1) if s < 0 else s for s in shape], np.dtype(_BITS.get(dtype, dtype))))
+            made = [next(left, 1) if s < 0 else s for s in shape]
+            try:
+                results.append(np.empty(made, np.dtype(_BITS.get(dtype, dtype))))
+            except MemoryError as error:
+                raise FormatError(
+                    "call",
+                    f"{name} of shape {made}, for which there is no memory",
+                    "results that fit the memory",
+                    "Pass fewer rows, or get the file once more where it says so.",
+                ) from error
         return tuple(results)
 
     def _as_torch(self, outs: tuple[Any, ...]) -> tuple[Any, ...]:
