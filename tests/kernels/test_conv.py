@@ -5,6 +5,8 @@ from __future__ import annotations
 import copy
 import io
 from dataclasses import replace
+from types import SimpleNamespace
+from typing import cast
 
 import pytest
 import torch
@@ -14,6 +16,7 @@ import rtaccel as rt
 import rtaccel._native as native
 from rtaccel.core.registry import impls, operator
 from rtaccel.core.stage import GraphIO, Problem, QParams, Stage, Value
+from rtaccel.core.traits import Node
 from rtaccel.kernels._core.cpu import States, build
 from rtaccel.kernels.conv.cases import SHAPES, STREAMS, Shape, make_inputs, make_stage
 from rtaccel.nn import QuantConv1d, QuantConv2d
@@ -63,6 +66,32 @@ def test_dead_positions_that_are_read_are_refused() -> None:
     (x,) = make_inputs(stage, 1, 0)
     with pytest.raises(rt.ShapeError, match="in_steps without"):
         CONV.reference(stage, x)
+
+
+@pytest.mark.parametrize(
+    "layer",
+    [
+        nn.Conv2d(1, 1, (2, 3), (2, 1), (1, 2), (3, 1)),
+        nn.Conv2d(1, 1, 2, 3),
+        nn.Conv2d(1, 1, (3, 2), 1, (0, 1), (1, 4)),
+    ],
+    ids=["strided", "apart", "dilated"],
+)
+@pytest.mark.parametrize("share", [0.1, 0.6, 1.0])
+def test_positions_asked_for_are_those_that_are_read(layer: nn.Conv2d, share: float) -> None:
+    """Where the gradient of the wanted outputs is not 0. Rows that want different columns, and all rows alike."""
+    image = torch.rand(1, 1, 8, 9, requires_grad=True)
+    with torch.no_grad():
+        layer.weight.fill_(1.0)
+    y = layer(image)[0, 0]
+    wanted = torch.rand(y.shape, generator=torch.Generator().manual_seed(0)) < share
+    (read,) = torch.autograd.grad((y * wanted).sum(), image)
+    sizes = {"in_size": (8, 9), "out_size": tuple(y.shape), "kernel": layer.kernel_size}
+    attrs = {**sizes, "stride": layer.stride, "padding": layer.padding, "dilation": layer.dilation}
+    assert CONV.rows_needed is not None
+    asked = wanted.flatten().nonzero().flatten().tolist()
+    needed = CONV.rows_needed.needed(cast(Node, SimpleNamespace(attrs=attrs)), 0, image.numel(), asked)
+    assert needed is not None and sorted(needed) == read.flatten().nonzero().flatten().tolist()
 
 
 def test_sums_beyond_int32_are_refused_for_int8_only() -> None:

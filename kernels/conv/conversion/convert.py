@@ -81,19 +81,29 @@ def _needed(node: Node, index: int, steps: int, wanted: Collection[int]) -> Iter
         return wanted  # a residual
     if steps == 1:
         return None  # a flat image
-    return {row for position in wanted for row in _taps(node.attrs, position)}
+    return _taps(node.attrs, wanted)
 
 
-def _taps(attrs: Mapping[str, Any], position: int) -> list[int]:
-    """The positions of the input that one output reads."""
+def _taps(attrs: Mapping[str, Any], wanted: Collection[int]) -> set[int]:
+    """The positions of the input that these outputs read: rows of which the same columns are wanted, together."""
     (height, width), (kernel_h, kernel_w) = attrs["in_size"], attrs["kernel"]
-    row, column = divmod(position, attrs["out_size"][1])
-    starts, below = attrs.get("out_rows"), attrs.get("tap_rows")
-    top = (starts[row] if starts else row * attrs["stride"][0]) - attrs["padding"][0]
-    left = column * attrs["stride"][1] - attrs["padding"][1]
-    rows = [top + (below[i] if below else i * attrs["dilation"][0]) for i in range(kernel_h)]
-    columns = [left + i * attrs["dilation"][1] for i in range(kernel_w)]
-    return [r * width + c for r in rows if 0 <= r < height for c in columns if 0 <= c < width]
+    starts = attrs.get("out_rows") or [i * attrs["stride"][0] for i in range(attrs["out_size"][0])]
+    below = attrs.get("tap_rows") or [i * attrs["dilation"][0] for i in range(kernel_h)]
+    beside = [i * attrs["dilation"][1] for i in range(kernel_w)]
+    columns_of: dict[int, set[int]] = {}
+    for position in wanted:
+        row, column = divmod(position, attrs["out_size"][1])
+        columns_of.setdefault(row, set()).add(column)
+    reached: dict[frozenset[int], set[int]] = {}
+    for row, own in columns_of.items():
+        top = starts[row] - attrs["padding"][0]
+        reached.setdefault(frozenset(own), set()).update(top + i for i in below if 0 <= top + i < height)
+    taps: set[int] = set()
+    for own, rows in reached.items():
+        lefts = [column * attrs["stride"][1] - attrs["padding"][1] for column in own]
+        across = {left + i for left in lefts for i in beside if 0 <= left + i < width}
+        taps.update(row * width + column for row in rows for column in across)
+    return taps
 
 
 def _narrow(node: Node, values: Narrowing) -> bool:

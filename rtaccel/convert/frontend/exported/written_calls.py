@@ -1,4 +1,4 @@
-"""Calls that torch.export cannot take as torch has them, since they look at numbers: written as calls that look at none."""
+"""Calls that torch.export cannot take as torch has them, since they look at numbers or no trace sees them: written as others."""
 
 from __future__ import annotations
 
@@ -49,10 +49,21 @@ def _bincount(x: Tensor, weights: Tensor | None = None, minlength: int = 0) -> T
     return torch.zeros(minlength, dtype=each.dtype, device=x.device).scatter_add(0, x.long(), each)
 
 
+def _set_data(x: Tensor, given: Tensor) -> None:
+    """As a copy: no trace sees what is assigned. (In torch the two also share their numbers from there on.)"""
+    if given is x or given.shape != x.shape or given.dtype != x.dtype:
+        return NotImplemented
+    x.copy_(given)
+    return None
+
+
+_DATA: Any = Tensor.data
+
 _WRITTEN: dict[Any, Callable[..., Any]] = {
     torch.cov: _cov, Tensor.cov: _cov, torch.corrcoef: _corrcoef, Tensor.corrcoef: _corrcoef,
-    torch.combinations: _combinations,
+    torch.combinations: _combinations, _DATA.__get__: Tensor.detach, _DATA.__set__: _set_data,
 }  # fmt: skip
+"""No trace sees where `.data` comes from: it would be the numbers of the example. It shares them, and so does detach()."""
 
 _READING: dict[Any, Callable[..., Any]] = {torch.bincount: _bincount, Tensor.bincount: _bincount}
 """Those that read a number to say that another way of the call is not needed."""
