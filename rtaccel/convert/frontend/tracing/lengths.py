@@ -28,7 +28,9 @@ def lengths_stay_open(model: nn.Module) -> Iterator[None]:
         return length(value)
 
     names = {type(module).__module__ for module in model.modules()}
-    places = [vars(sys.modules[name]) for name in names if name.partition(".")[0] != torch.__name__ and name in sys.modules]
+    places = [
+        vars(sys.modules[name]) for name in names if name.partition(".")[0] != torch.__name__ and name in sys.modules
+    ]
     places = [place for place in places if place.get("len", _MISSING) is _MISSING]  # else it has one of its own
     for place in places:
         place["len"] = told
