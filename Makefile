@@ -2,7 +2,7 @@
 PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
-SOURCES := pyproject.toml CMakeLists.txt $(wildcard cmake/* kernels/*/*.cc kernels/*/*.h kernels/*/*.in kernels/*/*.def kernels/*/*/*.def tests/native/* native/*/* native/* rtaccel/bindings/*.cc rtaccel/bindings/*.h rtaccel/bindings/*/*)
+SOURCES := pyproject.toml CMakeLists.txt $(wildcard cmake/* kernels/*/*.cc kernels/*/*.h kernels/*/*.in kernels/*/*.def kernels/*/*/*.cc kernels/*/*/*.h kernels/*/*/*.def tests/native/* native/*/* native/* rtaccel/bindings/*.cc rtaccel/bindings/*.h rtaccel/bindings/*/*)
 
 # Else each of hundreds of processes compiles the same Python files: containers often set it.
 unexport PYTHONDONTWRITEBYTECODE

@@ -12,6 +12,7 @@
 #pragma once
 
 #include "_common/checks.h"
+#include "_common/long_sums.h"
 #include "_simd/activation.h"
 #include "_simd/row.h"
 #include "_simd/transpose.h"
@@ -175,7 +176,7 @@ class AttentionStage final : public Stage {
   // Scores become exp(score - peak), and `inverse` 1 / their sum.
   template <int V>
   __attribute__((noinline)) void softmax(const Head& p) const {
-    F top[V], sum[V];
+    F top[V], sum[1][V];
 #pragma GCC unroll 2
     for (int v = 0; v < V; ++v) top[v] = S::set(kLowest);
     float* at = p.scores;
@@ -186,21 +187,26 @@ class AttentionStage final : public Stage {
 #pragma GCC unroll 2
     for (int v = 0; v < V; ++v) {
       top[v] = S::where_less(S::set(kLowest), top[v], top[v], S::set(0.0f));
-      sum[v] = S::set(0.0f);
+      sum[0][v] = S::set(0.0f);
     }
     at = p.scores;
-    for (int s = 0; s < p.keys; ++s, at += V * S::kLanes) {
+    LongSums<S, 1, V> all;
+    for (int64_t s = 0; s < p.keys;) {
+      for (const int64_t end = run_end(s, p.keys); s < end; ++s, at += V * S::kLanes) {
 #pragma GCC unroll 2
-      for (int v = 0; v < V; ++v) {
-        const F e = exp_negative<S>(S::sub(S::load(at + v * S::kLanes), top[v]));
-        S::store(at + v * S::kLanes, e);
-        sum[v] = S::add(sum[v], e);
+        for (int v = 0; v < V; ++v) {
+          const F e = exp_negative<S>(S::sub(S::load(at + v * S::kLanes), top[v]));
+          S::store(at + v * S::kLanes, e);
+          sum[0][v] = S::add(sum[0][v], e);
+        }
       }
+      if (s < p.keys) all.keep(sum);
     }
+    all.finish(sum);
 #pragma GCC unroll 2
     for (int v = 0; v < V; ++v) {  // a sum is at least 1, or 0 where every score was -infinity
-      const F inverse = S::div(S::set(1.0f), sum[v]);
-      S::store(p.inverse + v * S::kLanes, S::where_less(sum[v], S::set(0.5f), S::set(empty_), inverse));
+      const F inverse = S::div(S::set(1.0f), sum[0][v]);
+      S::store(p.inverse + v * S::kLanes, S::where_less(sum[0][v], S::set(0.5f), S::set(empty_), inverse));
     }
   }
 

@@ -4,6 +4,7 @@
 // too few columns to fill a vector. Sums are in the order of the keys in both, so y has the same bits.
 #pragma once
 
+#include "_common/long_sums.h"
 #include "_simd/transpose.h"
 
 namespace rta {
@@ -69,17 +70,22 @@ class Weigh {
     if (p.causal && p.first + first + R < keys) keys = static_cast<int>(p.first) + first + R;
     const char* v = p.v + 4 * c;
     const float* score = p.scores + first;
-    for (int s = 0; s < keys; ++s, v += p.v_pitch, score += V * S::kLanes) {
-      F value[C];
+    LongSums<S, R, C> all;
+    for (int64_t s = 0; s < keys;) {
+      for (const int64_t end = run_end(s, keys); s < end; ++s, v += p.v_pitch, score += V * S::kLanes) {
+        F value[C];
 #pragma GCC unroll 4
-      for (int j = 0; j < C; ++j) value[j] = S::load(reinterpret_cast<const float*>(v) + j * S::kLanes);
+        for (int j = 0; j < C; ++j) value[j] = S::load(reinterpret_cast<const float*>(v) + j * S::kLanes);
 #pragma GCC unroll 8
-      for (int r = 0; r < R; ++r) {
-        const F weight = S::set(score[r]);
+        for (int r = 0; r < R; ++r) {
+          const F weight = S::set(score[r]);
 #pragma GCC unroll 4
-        for (int j = 0; j < C; ++j) acc[r][j] = S::mul_add(value[j], weight, acc[r][j]);
+          for (int j = 0; j < C; ++j) acc[r][j] = S::mul_add(value[j], weight, acc[r][j]);
+        }
       }
+      if (s < keys) all.keep(acc);
     }
+    all.finish(acc);
     const int left = p.rows - first;
     char* y = p.y + first * p.y_pitch + 4 * c;
     const float* inverses = p.inverse + first;
@@ -127,17 +133,22 @@ class Weigh {
       for (int v = 0; v < V; ++v) acc[c][v] = S::set(0.0f);
     const char* value = p.v + 4 * d;
     const float* scores = p.scores;
-    for (int s = p.keys; s > 0; --s, value += p.v_pitch, scores += V * S::kLanes) {
-      F weight[V];
+    LongSums<S, C, V> all;
+    for (int64_t s = 0; s < p.keys;) {
+      for (const int64_t end = run_end(s, p.keys); s < end; ++s, value += p.v_pitch, scores += V * S::kLanes) {
+        F weight[V];
 #pragma GCC unroll 2
-      for (int v = 0; v < V; ++v) weight[v] = S::load(scores + v * S::kLanes);
+        for (int v = 0; v < V; ++v) weight[v] = S::load(scores + v * S::kLanes);
 #pragma GCC unroll 8
-      for (int c = 0; c < C; ++c) {
-        const F one = S::set(reinterpret_cast<const float*>(value)[c]);
+        for (int c = 0; c < C; ++c) {
+          const F one = S::set(reinterpret_cast<const float*>(value)[c]);
 #pragma GCC unroll 2
-        for (int v = 0; v < V; ++v) acc[c][v] = S::mul_add(one, weight[v], acc[c][v]);
+          for (int v = 0; v < V; ++v) acc[c][v] = S::mul_add(one, weight[v], acc[c][v]);
+        }
       }
+      if (s < p.keys) all.keep(acc);
     }
+    all.finish(acc);
 #pragma GCC unroll 2
     for (int v = 0; v < V; ++v) {
       const F inverse = S::load(p.inverse + v * S::kLanes);

@@ -16,6 +16,7 @@
 #pragma once
 
 #include "_common/checks.h"
+#include "_common/long_sums.h"
 #include "epilogue.h"
 #include "kinds.h"
 #include "padded_image.h"
@@ -59,13 +60,14 @@ class ConvStage final : public Stage {
     cuts_ = !K::kInt8 && g.out_count >= 4 * kRows &&
             segments_ * per_segment_ * (vectors < kTile ? vectors : kTile) * K::kStep > kFarBytes;
     pack(spec, joined, length);
-    const int64_t each = !K::kInt8 && !p_.stream && per_segment_ <= kShort ? per_segment_ : 1;
+    const int64_t each = K::kInt8 || p_.stream ? 1 : per_segment_ <= kShort ? per_segment_ : runs_of(per_segment_);
+    const int64_t part = per_segment_ / each;
     int32_t* delta = static_cast<int32_t*>(spec.arena->take(static_cast<size_t>(segments_ * each) * 4));
     for (int64_t i = 0; i < segments_ * each; ++i) {
       const int64_t of = segments_ / planes_, s = i / each, plane = s / of, tap = s % of;
       const int64_t y = joined ? tap : tap / g.kernel.x, x = joined ? 0 : tap % g.kernel.x;
       delta[i] = static_cast<int32_t>(plane * padded_image_.plane + g.tap_rows[y] * padded_image_.row +
-                                      x * g.dilation.x * padded_image_.cell + i % each * K::kElement);
+                                      x * g.dilation.x * padded_image_.cell + i % each * part * K::kElement);
     }
     delta_ = delta;
     segments_ *= each;
@@ -156,6 +158,13 @@ class ConvStage final : public Stage {
       for (int64_t r = i * kEven + 1; r < (i + 1) * kEven; ++r) even[i] &= offset_[r] - offset_[r - 1] == apart_;
     }
     even_ = even;
+  }
+
+  // Parts of equal length into which a segment is cut so that each is about a run of sums (_common/long_sums.h).
+  static int64_t runs_of(int64_t length) {
+    for (int64_t parts = (length + kSumRun - 1) / kSumRun; parts <= length / (kSumRun / 4); ++parts)
+      if (length % parts == 0) return parts;
+    return 1;
   }
 
   static int32_t offset_of_x() {

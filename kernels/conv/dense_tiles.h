@@ -21,14 +21,33 @@ void ConvStage<S, Kind>::tile(const Block& b, const ConvTarget& to, int64_t posi
       for (int c = 1; c < C; ++c) acc[c][r][v] = K::zero();
     }
   }
-  if constexpr (!K::kInt8) {
-    if (sums && (part.from || part.first)) {
+  const bool later = !K::kInt8 && sums && (part.from || part.first);
+  if (later) {
+#pragma GCC unroll 6
+    for (int r = 0; r < R; ++r)
+#pragma GCC unroll 4
+      for (int v = 0; v < V; ++v) acc[0][r][v] = K::zero();
+  }
+  LongSums<S, R, V> all;
+  int64_t left = kSumRun * C;  // numbers until the sums are kept apart
+  const auto join = [&]() __attribute__((always_inline)) {
+#pragma GCC unroll 4
+    for (int c = 1; c < C; ++c)
 #pragma GCC unroll 6
       for (int r = 0; r < R; ++r)
 #pragma GCC unroll 4
-        for (int v = 0; v < V; ++v) acc[0][r][v] = S::load(sums + (r * V + v) * S::kLanes);
+        for (int v = 0; v < V; ++v) {
+          acc[0][r][v] = K::add(acc[0][r][v], acc[c][r][v]);
+          acc[c][r][v] = K::zero();
+        }
+  };
+  const auto keep = [&]() __attribute__((always_inline)) {
+    if constexpr (!K::kInt8) {
+      join();
+      all.keep(acc[0]);
+      left = kSumRun * C;
     }
-  }
+  };
   const char* base[R];
 #pragma GCC unroll 6
   for (int r = 0; r < R; ++r) base[r] = b.image + offset_[position + r];
@@ -69,9 +88,14 @@ void ConvStage<S, Kind>::tile(const Block& b, const ConvTarget& to, int64_t posi
   };
   if (!K::kInt8 && per_segment_ == 1) {
     int64_t s = part.from;
-    for (; s + C <= end; s += C) {
+    while (true) {
+      const int64_t run = end - s > kSumRun * C ? s + kSumRun * C : end;
+      for (; s + C <= run; s += C) {
 #pragma GCC unroll 4
-      for (int c = 0; c < C; ++c) step(c, b.delta[s + c], 0);
+        for (int c = 0; c < C; ++c) step(c, b.delta[s + c], 0);
+      }
+      if (run == end) break;
+      keep();
     }
     for (; s < end; ++s) step(0, b.delta[s], 0);
   } else {
@@ -83,15 +107,18 @@ void ConvStage<S, Kind>::tile(const Block& b, const ConvTarget& to, int64_t posi
         for (int c = 0; c < C; ++c) step(c, delta, g + c);
       }
       for (; g < groups; ++g) step(0, delta, g);
+      if (!K::kInt8 && (left -= groups - part.first) <= 0 && s + 1 < end) keep();
     }
   }
-#pragma GCC unroll 4
-  for (int c = 1; c < C; ++c)
-#pragma GCC unroll 6
-    for (int r = 0; r < R; ++r)
-#pragma GCC unroll 4
-      for (int v = 0; v < V; ++v) acc[0][r][v] = K::add(acc[0][r][v], acc[c][r][v]);
+  join();
   if constexpr (!K::kInt8) {
+    all.finish(acc[0]);
+    if (later) {
+#pragma GCC unroll 6
+      for (int r = 0; r < R; ++r)
+#pragma GCC unroll 4
+        for (int v = 0; v < V; ++v) acc[0][r][v] = S::add(S::load(sums + (r * V + v) * S::kLanes), acc[0][r][v]);
+    }
     if (sums && (part.to != segments_ || part.last != per_segment_)) {
 #pragma GCC unroll 6
       for (int r = 0; r < R; ++r)
@@ -119,6 +146,8 @@ void ConvStage<S, Kind>::even_tile(const Block& b, const ConvTarget& to, int64_t
   constexpr int kThirds = R / 3;
   const int64_t apart = apart_, segments = segments_, groups = per_segment_;
   const char *base = b.image + offset_[position], *w = b.w;
+  LongSums<S, R, V> all;
+  int64_t left = kSumRun;
   for (int64_t s = 0; s < segments; ++s) {
     const char* from[kThirds];
 #pragma GCC unroll 4
@@ -138,7 +167,10 @@ void ConvStage<S, Kind>::even_tile(const Block& b, const ConvTarget& to, int64_t
         from[i] += K::kGroup * K::kElement;
       }
     }
+    if constexpr (!K::kInt8)
+      if ((left -= groups) <= 0 && s + 1 < segments) all.keep(acc), left = kSumRun;
   }
+  if constexpr (!K::kInt8) all.finish(acc);
   // In parts: the ends are written for up to 6 positions.
 #pragma GCC unroll 4
   for (int half = 0; half < R; half += kRows) {

@@ -13,6 +13,7 @@
 // one output a load for each product is the bound.
 #pragma once
 
+#include "_common/long_sums.h"
 #include "epilogue.h"
 #include "padded_image.h"
 
@@ -70,7 +71,8 @@ class PlaneStage final : public Stage {
   }
 
  private:
-  static constexpr int kWhole = 512, kPart = 128;  // products of which a sum is exact in float32, in 22 bits
+  static constexpr int kWhole = kSumRun,
+                       kPart = 128;  // products of bytes of which a sum is exact in float32, in 22 bits
   static constexpr int vectors_of(int n) { return n == 1 ? 8 : n == 2 || (n == 3 && S::kRegisters == 32) ? 4 : 3; }
 
   struct Target {  // a row of y; of what is added to it, nullptr where there is none
@@ -174,11 +176,12 @@ class PlaneStage final : public Stage {
 #pragma GCC unroll 8
       for (int v = 0; v < V; ++v) acc[n][v] = start;
     }
-    if (!kInt8 || products_ <= kWhole) {
+    if (products_ <= kWhole)
       sum<N, V>(acc, line + i, delta_, block.w, products_);
-    } else {
+    else if constexpr (kInt8)
       whole_sums<N, V>(acc, line + i, block.w);
-    }
+    else
+      long_sums<N, V>(acc, line + i, block.w);
 #pragma GCC unroll 4
     for (int n = 0; n < N; ++n) {
       if constexpr (kInt8) {
@@ -190,6 +193,16 @@ class PlaneStage final : public Stage {
       }
       write<V>(acc[n], to.down(n * p_.y_plane, n * p_.other_plane), i);
     }
+  }
+
+  template <int N, int V>
+  __attribute__((noinline)) void long_sums(F (&acc)[N][V], const float* line, const float* w) const {
+    LongSums<S, N, V> all;
+    for (int64_t t = 0; t < products_; t += kSumRun) {
+      sum<N, V>(acc, line, delta_ + t, w + t * N, run_end(t, products_) - t);
+      all.keep(acc);
+    }
+    all.finish(acc);
   }
 
   // Sums of more products than float32 holds exactly.

@@ -1,6 +1,7 @@
 // R rows by V vectors of float32, all of K or a part of it.
 #pragma once
 
+#include "_common/long_sums.h"
 #include "linear/tile.h"
 
 namespace rta {
@@ -19,8 +20,8 @@ struct Float32 {
     tile<R, V, P>(p, w, x, y, column, 0, p.k, nullptr, ahead);
   }
 
-  // The part of a tile with k in [from, to). Its sums continue those in `carried` [R][V], or the bias where from is 0,
-  // and go back there, or through the epilogue where `to` is the end of K.
+  // The part of a tile with k in [from, to). Its sums are added to those in `carried` [R][V], or to the bias where from
+  // is 0, and go back there, or through the epilogue where `to` is the end of K.
   template <int R, int V, int P>
   static inline void tile(const LinearLayer& p, const char* w, const char* x, char* y, int64_t column, int64_t from,
                           int64_t to, float* carried, Prefetch ahead) {
@@ -32,7 +33,7 @@ struct Float32 {
       const F bias = S::load(p.offset + column + v * S::kLanes);
 #pragma GCC unroll 6
       for (int r = 0; r < R; ++r) {
-        acc[0][r][v] = from == 0 ? bias : S::load(carried + (r * V + v) * S::kLanes);
+        acc[0][r][v] = from == 0 ? bias : S::set(0.0f);
 #pragma GCC unroll 4
         for (int c = 1; c < C; ++c) acc[c][r][v] = S::set(0.0f);
       }
@@ -48,19 +49,39 @@ struct Float32 {
         for (int r = 0; r < R; ++r) acc[c][r][v] = S::mul_add(weight, in[r], acc[c][r][v]);
       }
     };
-    int64_t k = from;
-    for (; k + C <= to; k += C) {
+    const auto join = [&]() __attribute__((always_inline)) {
+#pragma GCC unroll 6
+      for (int r = 0; r < R; ++r)
+#pragma GCC unroll 8
+        for (int v = 0; v < V; ++v)
 #pragma GCC unroll 4
-      for (int c = 0; c < C; ++c) step(c, k + c);
-      ahead.fetch<kStep>();
+          for (int c = 1; c < C; ++c) {
+            acc[0][r][v] = S::add(acc[0][r][v], acc[c][r][v]);
+            acc[c][r][v] = S::set(0.0f);
+          }
+    };
+    LongSums<S, R, V> all;
+    int64_t k = from;
+    while (true) {
+      const int64_t end = to - k > kSumRun * C ? k + kSumRun * C : to;
+      for (; k + C <= end; k += C) {
+#pragma GCC unroll 4
+        for (int c = 0; c < C; ++c) step(c, k + c);
+        ahead.fetch<kStep>();
+      }
+      if (end == to) break;
+      join();
+      all.keep(acc[0]);
     }
     for (; k < to; ++k) step(0, k);
+    join();
+    all.finish(acc[0]);
+    if (from != 0) {
 #pragma GCC unroll 6
-    for (int r = 0; r < R; ++r)
+      for (int r = 0; r < R; ++r)
 #pragma GCC unroll 8
-      for (int v = 0; v < V; ++v)
-#pragma GCC unroll 4
-        for (int c = 1; c < C; ++c) acc[0][r][v] = S::add(acc[0][r][v], acc[c][r][v]);
+        for (int v = 0; v < V; ++v) acc[0][r][v] = S::add(S::load(carried + (r * V + v) * S::kLanes), acc[0][r][v]);
+    }
     if (to == p.k) return epilogue<S, R, V>(p, acc[0], y, column);
 #pragma GCC unroll 6
     for (int r = 0; r < R; ++r)

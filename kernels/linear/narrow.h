@@ -5,6 +5,7 @@
 // K numbers takes K / lanes multiply-adds an output, and not K.
 #pragma once
 
+#include "_common/long_sums.h"
 #include "_simd/transpose.h"
 #include "linear/epilogue.h"
 
@@ -51,16 +52,16 @@ class NarrowLinear final : public Stage {
   void run(const Run& run) const override {
     switch (outputs_) {
       case 1:
-        if constexpr (kWanted1) return blocks<1>(run);
+        if constexpr (kWanted1) return choose<1>(run);
         break;
       case 2:
-        if constexpr (kWanted2) return blocks<2>(run);
+        if constexpr (kWanted2) return choose<2>(run);
         break;
       case 4:
-        if constexpr (kWanted4) return blocks<4>(run);
+        if constexpr (kWanted4) return choose<4>(run);
         break;
       default:
-        if constexpr (kWanted8) return blocks<8>(run);
+        if constexpr (kWanted8) return choose<8>(run);
     }
   }
 
@@ -75,22 +76,28 @@ class NarrowLinear final : public Stage {
                           RTA_WANTS("linear", "7 outputs") || RTA_WANTS("linear", "8 outputs"));
 
   template <int N>
+  void choose(const Run& run) const {
+    layer_.k > kSumRun* S::kLanes ? blocks<N, true>(run) : blocks<N, false>(run);
+  }
+
+  // kLong: of more numbers than a run of sums has.
+  template <int N, bool kLong>
   void blocks(const Run& run) const {
     constexpr int64_t R = S::kLanes / N;
     const int64_t rows = layer_.x.rows(run), whole = rows / R;
     int64_t row = run.part * whole / run.parts * R;
     const int64_t end = run.part + 1 == run.parts ? rows : (run.part + 1) * whole / run.parts * R;
     if constexpr (RTA_MOST_ROWS >= R)
-      for (; row + R <= end; row += R) block<N, R>(layer_.x.row(run, row), layer_.y.row(run, row));
-    for (; row < end; ++row) block<N, 1>(layer_.x.row(run, row), layer_.y.row(run, row));
+      for (; row + R <= end; row += R) block<N, R, kLong>(layer_.x.row(run, row), layer_.y.row(run, row));
+    for (; row < end; ++row) block<N, 1, kLong>(layer_.x.row(run, row), layer_.y.row(run, row));
   }
 
   // R rows. Their outputs are lanes of one vector at the end.
-  template <int N, int R>
+  template <int N, int R, bool kLong>
   void block(const char* x, char* y) const {
     const float* w = static_cast<const float*>(layer_.weights);
     const int64_t pitch = layer_.x.pitch, stride = stride_, k_end = layer_.k;
-    F sum[S::kLanes];
+    F sums[1][S::kLanes], (&sum)[S::kLanes] = sums[0];
 #pragma GCC unroll 16
     for (int i = 0; i < S::kLanes; ++i) sum[i] = S::set(0.0f);
     const auto step = [&](int64_t k, auto load) __attribute__((always_inline)) {
@@ -104,9 +111,16 @@ class NarrowLinear final : public Stage {
         for (int j = 0; j < N; ++j) sum[r * N + j] = S::mul_add(weight[j], in, sum[r * N + j]);
       }
     };
+    LongSums<S, 1, S::kLanes> kept;
     int64_t k = 0;
-    for (; k + S::kLanes <= k_end; k += S::kLanes) step(k, [](const float* at) { return S::load(at); });
+    const auto whole = [&](int64_t end) __attribute__((always_inline)) {
+      for (; k + S::kLanes <= end; k += S::kLanes) step(k, [](const float* at) { return S::load(at); });
+    };
+    if constexpr (kLong)
+      for (constexpr int64_t kRun = kSumRun * S::kLanes; k_end - k > kRun; kept.keep(sums)) whole(k + kRun);
+    whole(k_end);
     if (k < k_end) step(k, [&](const float* at) { return S::load_n(at, static_cast<int>(k_end - k)); });
+    if constexpr (kLong) kept.finish(sums);
     F all;
     if constexpr (R == 1) {
       alignas(64) float each[S::kLanes] = {};

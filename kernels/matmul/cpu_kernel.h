@@ -8,6 +8,7 @@
 #include <vector>
 
 #include "_common/checks.h"
+#include "_common/long_sums.h"
 #include "_common/strided.h"
 #include "_simd/transpose.h"
 
@@ -221,14 +222,21 @@ class MatmulStage final : public Stage {
   F products(const float* left, const float* right) const {
     const int64_t whole = k_ / S::kLanes * S::kLanes;
     const int rest = static_cast<int>(k_ - whole);
-    F sum = S::set(0.0f), other = sum;
+    F sums[1][2] = {{S::set(0.0f), S::set(0.0f)}}, &sum = sums[0][0], &other = sums[0][1];
+    LongSums<S, 1, 2> all;
     int64_t k = 0;
-    for (; k + 2 * S::kLanes <= whole; k += 2 * S::kLanes) {
-      sum = S::mul_add(S::load(left + k), S::load(right + k), sum);
-      other = S::mul_add(S::load(left + k + S::kLanes), S::load(right + k + S::kLanes), other);
+    while (true) {
+      const int64_t end = whole - k > kSumRun * 2 * S::kLanes ? k + kSumRun * 2 * S::kLanes : whole;
+      for (; k + 2 * S::kLanes <= end; k += 2 * S::kLanes) {
+        sum = S::mul_add(S::load(left + k), S::load(right + k), sum);
+        other = S::mul_add(S::load(left + k + S::kLanes), S::load(right + k + S::kLanes), other);
+      }
+      if (end == whole) break;
+      all.keep(sums);
     }
     if (k < whole) sum = S::mul_add(S::load(left + k), S::load(right + k), sum);
     if (rest) other = S::mul_add(S::load_n(left + whole, rest), S::load_n(right + whole, rest), other);
+    all.finish(sums);
     return S::add(sum, other);
   }
 
@@ -249,19 +257,24 @@ class MatmulStage final : public Stage {
       for (int v = 0; v < V; ++v) sum[r][v] = S::set(0.0f);
     const float* left[R];
     for (int r = 0; r < R; ++r) left[r] = a.at(i + r);
-    for (int64_t k = 0; k < k_; ++k) {
-      const float* right = w.at(k) + j;
-      const int64_t at = a.column ? a.column[k] / 4 : k;
-      F x[V];
+    LongSums<S, R, V> all;
+    for (int64_t k = 0; k < k_;) {
+      for (const int64_t end = run_end(k, k_); k < end; ++k) {
+        const float* right = w.at(k) + j;
+        const int64_t at = a.column ? a.column[k] / 4 : k;
+        F x[V];
 #pragma GCC unroll 4
-      for (int v = 0; v < V; ++v) x[v] = S::load(right + v * S::kLanes);
+        for (int v = 0; v < V; ++v) x[v] = S::load(right + v * S::kLanes);
 #pragma GCC unroll 4
-      for (int r = 0; r < R; ++r) {
-        const F scalar = S::set(left[r][at]);
+        for (int r = 0; r < R; ++r) {
+          const F scalar = S::set(left[r][at]);
 #pragma GCC unroll 4
-        for (int v = 0; v < V; ++v) sum[r][v] = S::mul_add(scalar, x[v], sum[r][v]);
+          for (int v = 0; v < V; ++v) sum[r][v] = S::mul_add(scalar, x[v], sum[r][v]);
+        }
       }
+      if (k < k_) all.keep(sum);
     }
+    all.finish(sum);
     for (int r = 0; r < R; ++r)
 #pragma GCC unroll 4
       for (int v = 0; v < V; ++v) S::store(y.at(i + r) + j + v * S::kLanes, sum[r][v]);
@@ -270,18 +283,23 @@ class MatmulStage final : public Stage {
   // Columns that fill no vector.
   template <int R>
   void partial(const Rows& a, const Rows& w, const Rows& y, int64_t i, int64_t j, int wide) const {
-    F sum[R];
+    F sum[R][1];
     const float* left[R];
 #pragma GCC unroll 4
-    for (int r = 0; r < R; ++r) sum[r] = S::set(0.0f), left[r] = a.at(i + r);
-    for (int64_t k = 0; k < k_; ++k) {
-      const F x = S::load_n(w.at(k) + j, wide);
-      const int64_t at = a.column ? a.column[k] / 4 : k;
+    for (int r = 0; r < R; ++r) sum[r][0] = S::set(0.0f), left[r] = a.at(i + r);
+    LongSums<S, R, 1> all;
+    for (int64_t k = 0; k < k_;) {
+      for (const int64_t end = run_end(k, k_); k < end; ++k) {
+        const F x = S::load_n(w.at(k) + j, wide);
+        const int64_t at = a.column ? a.column[k] / 4 : k;
 #pragma GCC unroll 4
-      for (int r = 0; r < R; ++r) sum[r] = S::mul_add(S::set(left[r][at]), x, sum[r]);
+        for (int r = 0; r < R; ++r) sum[r][0] = S::mul_add(S::set(left[r][at]), x, sum[r][0]);
+      }
+      if (k < k_) all.keep(sum);
     }
+    all.finish(sum);
 #pragma GCC unroll 4
-    for (int r = 0; r < R; ++r) S::store_n(y.at(i + r) + j, sum[r], wide);
+    for (int r = 0; r < R; ++r) S::store_n(y.at(i + r) + j, sum[r][0], wide);
   }
 
   int64_t batches_, i_, j_, k_, pitch_;

@@ -184,7 +184,7 @@ def _by_dimension(stage: Stage) -> Stage:
 def cases() -> Iterator[Case]:
     sizes = (
         (1, (1, 1), (1, 1), (1, 1), (0, 0)), (7, (1, 9), (1, 3), (1, 2), (0, 1)), (64, (5, 5), (5, 5), (1, 1), (0, 0)),
-        (21, (6, 7), (3, 2), (2, 2), (1, 1)), (130, (1, 8), (1, 8), (1, 1), (0, 0)),
+        (21, (6, 7), (3, 2), (2, 2), (1, 1)), (130, (1, 8), (1, 8), (1, 1), (0, 0)), (3, (2, 600), (1, 600), (1, 1), (0, 0)),
     )  # fmt: skip
     for number, (c, in_size, kernel, stride, padding) in enumerate(sizes):
         for kind, include in (("avg", 1), ("avg", 0), ("max", 1)):

@@ -2,6 +2,7 @@
 // contract.py.
 #pragma once
 
+#include "_common/long_sums.h"
 #include "planes.h"
 
 namespace rta {
@@ -41,15 +42,15 @@ class PoolStage final : public Stage {
     const char* x = p_.x.row(run, s * p_.x.steps);
     for (int64_t p = 0; p < p_.y.steps; ++p) {
       const int32_t* rows = rows_ + p * (taps_ + 1);
-      F t[V];
+      F t[1][V];
       if (p_.int8_in)
-        p_.largest ? bytes<V, true>(x + column, rows, t) : bytes<V, false>(x + column, rows, t);
+        p_.largest ? bytes<V, true>(x + column, rows, t[0]) : bytes<V, false>(x + column, rows, t[0]);
       else
         p_.largest ? floats<V, true>(x + column * 4, rows, left, t) : floats<V, false>(x + column * 4, rows, left, t);
       const F multiplier = S::set(multiplier_[p]);
 #pragma GCC unroll 4
-      for (int v = 0; v < V; ++v) t[v] = S::mul(t[v], multiplier);
-      pool_epilogue<S, V, true>(p_, t, p_.y.row(run, s * p_.y.steps + p), column, left, run.nan_marks + s);
+      for (int v = 0; v < V; ++v) t[0][v] = S::mul(t[0][v], multiplier);
+      pool_epilogue<S, V, true>(p_, t[0], p_.y.row(run, s * p_.y.steps + p), column, left, run.nan_marks + s);
     }
   }
 
@@ -72,22 +73,30 @@ class PoolStage final : public Stage {
   }
 
   template <int V, bool kLargest>
-  void floats(const char* x, const int32_t* rows, int64_t left, F (&t)[V]) const {
-    for (int32_t i = 1; i <= rows[0]; ++i) {
-      const float* from = reinterpret_cast<const float*>(x + rows[i] * p_.x.pitch);
+  void floats(const char* x, const int32_t* rows, int64_t left, F (&t)[1][V]) const {
+    const auto load = [&](int32_t row, int v) __attribute__((always_inline)) {
+      const float* from = reinterpret_cast<const float*>(x + row * p_.x.pitch) + v * S::kLanes;
+      const int64_t n = left - v * S::kLanes;
+      return n >= S::kLanes ? S::load(from) : S::load_n(from, static_cast<int>(n));
+    };
 #pragma GCC unroll 4
-      for (int v = 0; v < V; ++v) {
-        const int64_t n = left - v * S::kLanes;
-        const F value =
-            n >= S::kLanes ? S::load(from + v * S::kLanes) : S::load_n(from + v * S::kLanes, static_cast<int>(n));
-        if (i == 1)
-          t[v] = value;
-        else if (kLargest)  // a NaN stays: max gives its second operand where either is one
-          t[v] = S::select(S::equal(t[v], t[v]), S::max(t[v], value), t[v]);
-        else
-          t[v] = S::add(t[v], value);
+    for (int v = 0; v < V; ++v) t[0][v] = load(rows[1], v);
+    LongSums<S, 1, V> all;
+    const int64_t count = rows[0];
+    for (int64_t i = 1; i < count;) {
+      for (const int64_t end = kLargest ? count : run_end(i, count); i < end; ++i) {
+#pragma GCC unroll 4
+        for (int v = 0; v < V; ++v) {
+          const F value = load(rows[i + 1], v);
+          if constexpr (kLargest)  // a NaN stays: max gives its second operand where either is one
+            t[0][v] = S::select(S::equal(t[0][v], t[0][v]), S::max(t[0][v], value), t[0][v]);
+          else
+            t[0][v] = S::add(t[0][v], value);
+        }
       }
+      if (i < count) all.keep(t);
     }
+    all.finish(t);
   }
 
   PoolLayer p_;

@@ -8,6 +8,7 @@
 // Floor: x and y once, and for each output the rows and columns of its window, not their product.
 #pragma once
 
+#include "_common/long_sums.h"
 #include "_simd/split_pairs.h"
 #include "layer.h"
 
@@ -138,16 +139,36 @@ class PlanePoolStage final : public Stage {
   template <bool kLargest, bool kInt8>
   inline __attribute__((always_inline)) F joined(const char* x, const int32_t* rows, int64_t i) const {
     const F zero = S::set(static_cast<float>(p_.x_zero));
+    if (rows[0] > kSumRun && !kLargest && !kInt8) return long_sum(x, rows, i);
     F t = number<kInt8>(x + rows[1] * x_row_, i, zero);
     for (int32_t r = 2; r <= rows[0]; ++r) t = join<kLargest>(t, number<kInt8>(x + rows[r] * x_row_, i, zero));
     return t;
   }
 
+  __attribute__((noinline)) F long_sum(const char* x, const int32_t* rows, int64_t i) const {
+    F t[1][1] = {{S::set(0.0f)}};
+    LongSums<S, 1, 1> all;
+    for (int64_t r = 0, count = rows[0]; r < count; all.keep(t))
+      for (const int64_t end = run_end(r, count); r < end; ++r)
+        t[0][0] = S::add(t[0][0], S::load(reinterpret_cast<const float*>(x + rows[r + 1] * x_row_) + i));
+    all.finish(t);
+    return t[0][0];
+  }
+
   template <bool kLargest, bool kInt8>
   float joined_one(const char* x, const int32_t* rows, int64_t i) const {
-    float t = single<kInt8>(x + rows[1] * x_row_, i);
-    for (int32_t r = 2; r <= rows[0]; ++r) t = join_one<kLargest>(t, single<kInt8>(x + rows[r] * x_row_, i));
-    return t;
+    return joined_all<kLargest>(rows[0], [&](int64_t r) { return single<kInt8>(x + rows[r + 1] * x_row_, i); });
+  }
+
+  // value(0) to value(count - 1), added run by run.
+  template <bool kLargest, class ValueAt>
+  static float joined_all(int64_t count, ValueAt value) {
+    float t = value(0), kept = 0.0f;
+    for (int64_t i = 1; i < count;) {
+      for (const int64_t end = kLargest ? count : run_end(i, count); i < end; ++i) t = join_one<kLargest>(t, value(i));
+      if (i < count) kept += t, t = 0.0f;
+    }
+    return kept == 0.0f ? t : kept + t;
   }
 
   // As two lines, of even and of odd places.
@@ -216,16 +237,19 @@ class PlanePoolStage final : public Stage {
 
   template <bool kLargest, int V>
   void outputs(const float* phases, char* y, int64_t row, int64_t i, float* nan_marks) const {
-    F t[V];
+    F t[1][V];
 #pragma GCC unroll 4
-    for (int v = 0; v < V; ++v) t[v] = S::load(phases + i + v * S::kLanes);
+    for (int v = 0; v < V; ++v) t[0][v] = S::load(phases + i + v * S::kLanes);
+    LongSums<S, 1, V> all;
     int64_t across = dilation_;
     for (int64_t tap = 1; tap < taps_; ++tap, across += dilation_) {
       const float* from = phases + i + (stride_ > 1 ? across % stride_ * phase_ + across / stride_ : across);
 #pragma GCC unroll 4
-      for (int v = 0; v < V; ++v) t[v] = join<kLargest>(t[v], S::load(from + v * S::kLanes));
+      for (int v = 0; v < V; ++v) t[0][v] = join<kLargest>(t[0][v], S::load(from + v * S::kLanes));
+      if (!kLargest && tap % kSumRun == 0) all.keep(t);
     }
-    write<V>(t, y, row, i, nan_marks);
+    all.finish(t);
+    write<V>(t[0], y, row, i, nan_marks);
   }
 
   // Windows that no stride gives.
@@ -233,9 +257,7 @@ class PlanePoolStage final : public Stage {
   void gathered(const float* line, float* made, char* y, int64_t row, float* nan_marks) const {
     const int32_t* own = columns_;
     for (int64_t o = 0; o < out_width_; ++o, own += taps_ + 1) {
-      float t = line[own[1]];
-      for (int32_t i = 2; i <= own[0]; ++i) t = join_one<kLargest>(t, line[own[i]]);
-      made[o] = t;
+      made[o] = joined_all<kLargest>(own[0], [&](int64_t i) { return line[own[i + 1]]; });
     }
     for (int64_t i = 0; i < out_width_; i += S::kLanes) {
       const int64_t left = out_width_ - i;

@@ -7,6 +7,7 @@
 #pragma once
 
 #include "_common/checks.h"
+#include "_common/long_sums.h"
 #include "_common/strided.h"
 #include "_simd/transpose.h"
 
@@ -125,35 +126,72 @@ class ReduceStage final : public Stage {
                    [&](const char* from, char*) { body(from, walk_.size[last], walk_.stride[0][last]); });
   }
 
+  // One number after the other, of which sums are taken run by run (_common/long_sums.h).
+  template <Reduction kind>
+  struct Joined {
+    float now = neutral<kind>(), kept = neutral<kind>();
+    int64_t since = 0;
+    void add(float v) {
+      now = join<kind>(now, v);
+      if (kind != Reduction::kSum || ++since < kSumRun) return;
+      kept += now;
+      now = 0.0f, since = 0;
+    }
+    float all() const { return join<kind>(kept, now); }
+  };
+
+  // Vectors of sums: body(i, end) for each part of `count` steps that belongs to one run, from `since` steps of it on.
+  template <Reduction kind, int V, class Body>
+  static inline __attribute__((always_inline)) void by_runs(F (&sum)[1][V], LongSums<S, 1, V>& all, int64_t& since,
+                                                            int64_t count, Body body) {
+    if constexpr (kind != Reduction::kSum) return body(0, count);
+    for (int64_t i = 0; i < count;) {
+      const int64_t end = count - i > kSumRun - since ? i + kSumRun - since : count;
+      body(i, end);
+      since += end - i;
+      i = end;
+      if (since == kSumRun) all.keep(sum), since = 0;
+    }
+  }
+
   template <Reduction kind>
   void along_columns(const char* x, char* y, int64_t n, int64_t y_stride) const {
     constexpr int64_t k = S::kLanes;
     int64_t c = 0;
     for (; c + 4 * k <= n; c += 4 * k) {
-      F a[4];
-      for (F& v : a) v = S::set(neutral<kind>());
+      F a[1][4];
+      for (F& v : a[0]) v = S::set(neutral<kind>());
+      LongSums<S, 1, 4> all;
+      int64_t since = 0;
       over(x + 4 * c, [&](const char* p, int64_t count, int64_t stride) {
-        for (int64_t i = 0; i < count; ++i) {
-          const float* from = reinterpret_cast<const float*>(p + i * stride);
+        by_runs<kind>(a, all, since, count, [&](int64_t i, int64_t end) {
+          for (; i < end; ++i) {
+            const float* from = reinterpret_cast<const float*>(p + i * stride);
 #pragma GCC unroll 4
-          for (int j = 0; j < 4; ++j) a[j] = join<kind>(a[j], S::load(from + j * k));
-        }
+            for (int j = 0; j < 4; ++j) a[0][j] = join<kind>(a[0][j], S::load(from + j * k));
+          }
+        });
       });
-      for (int j = 0; j < 4; ++j) put(y + (c + j * k) * y_stride, y_stride, a[j], static_cast<int>(k));
+      all.finish(a);
+      for (int j = 0; j < 4; ++j) put(y + (c + j * k) * y_stride, y_stride, a[0][j], static_cast<int>(k));
     }
     for (; c < n; c += k) {
       const int wide = static_cast<int>(n - c < k ? n - c : k);
-      F a[4];
+      F sums[1][4], (&a)[4] = sums[0];
       for (F& v : a) v = S::set(neutral<kind>());
+      LongSums<S, 1, 4> all;
+      int64_t since = 0;
       over(x + 4 * c, [&](const char* p, int64_t count, int64_t stride) {
-        int64_t i = 0;
-        if (wide == k)
-          for (; i + 4 <= count; i += 4)
+        by_runs<kind>(sums, all, since, count, [&](int64_t i, int64_t end) {
+          if (wide == k)
+            for (; i + 4 <= end; i += 4)
 #pragma GCC unroll 4
-            for (int j = 0; j < 4; ++j)
-              a[j] = join<kind>(a[j], S::load(reinterpret_cast<const float*>(p + (i + j) * stride)));
-        for (; i < count; ++i) a[0] = join<kind>(a[0], S::load_n(reinterpret_cast<const float*>(p + i * stride), wide));
+              for (int j = 0; j < 4; ++j)
+                a[j] = join<kind>(a[j], S::load(reinterpret_cast<const float*>(p + (i + j) * stride)));
+          for (; i < end; ++i) a[0] = join<kind>(a[0], S::load_n(reinterpret_cast<const float*>(p + i * stride), wide));
+        });
       });
+      all.finish(sums);
       put(y + c * y_stride, y_stride, join<kind>(join<kind>(a[0], a[1]), join<kind>(a[2], a[3])), wide);
     }
   }
@@ -170,6 +208,7 @@ class ReduceStage final : public Stage {
   template <Reduction kind>
   static F lanes(const float* from, int64_t count) {
     constexpr int64_t k = S::kLanes;
+    if (kind == Reduction::kSum && count > kRun) return long_lanes(from, count);
     int64_t i = 0;
     F a = S::set(neutral<kind>());
     if (count >= 4 * k) {
@@ -184,19 +223,31 @@ class ReduceStage final : public Stage {
     return a;
   }
 
+  static constexpr int64_t kRun = 4 * S::kLanes * kSumRun;  // numbers in as many runs as `lanes` adds side by side
+
+  __attribute__((noinline)) static F long_lanes(const float* from, int64_t count) {
+    F a = S::set(0.0f);
+    for (int64_t i = 0; i < count; i += kRun)
+      a = S::add(a, lanes<Reduction::kSum>(from + i, count - i < kRun ? count - i : kRun));
+    return a;
+  }
+
   template <Reduction kind>
   float one(const char* x) const {
-    F a = S::set(neutral<kind>());
-    float rest = neutral<kind>();
+    F a[1][1] = {{S::set(neutral<kind>())}};
+    LongSums<S, 1, 1> all;
+    int64_t since = 0;
+    Joined<kind> singly;
     over(x, [&](const char* p, int64_t count, int64_t stride) {
-      if (stride == 4) {
-        a = join<kind>(a, lanes<kind>(reinterpret_cast<const float*>(p), count));
-        return;
-      }
-      for (int64_t i = 0; i < count; ++i) rest = join<kind>(rest, *reinterpret_cast<const float*>(p + i * stride));
+      if (stride == 4)
+        return by_runs<kind>(a, all, since, 1, [&](int64_t, int64_t) {
+          a[0][0] = join<kind>(a[0][0], lanes<kind>(reinterpret_cast<const float*>(p), count));
+        });
+      for (int64_t i = 0; i < count; ++i) singly.add(*reinterpret_cast<const float*>(p + i * stride));
     });
-    float each[S::kLanes];
-    S::store(each, a);
+    all.finish(a);
+    float rest = singly.all(), each[S::kLanes];
+    S::store(each, a[0][0]);
     for (float v : each) rest = join<kind>(rest, v);
     return rest;
   }
@@ -204,9 +255,9 @@ class ReduceStage final : public Stage {
   template <Reduction kind>
   void by_table(const char* x, char* y) const {
     for (int64_t e = 0; e * over_ < walk_.elements; ++e) {
-      float a = neutral<kind>();
-      for (int64_t i = 0; i < over_; ++i) a = join<kind>(a, *reinterpret_cast<const float*>(x + at(0, e * over_ + i)));
-      *reinterpret_cast<float*>(y + at(1, e * over_)) = divided(a);
+      Joined<kind> a;
+      for (int64_t i = 0; i < over_; ++i) a.add(*reinterpret_cast<const float*>(x + at(0, e * over_ + i)));
+      *reinterpret_cast<float*>(y + at(1, e * over_)) = divided(a.all());
     }
   }
 

@@ -14,7 +14,15 @@ class RtaccelError(Exception):
         self.got = got
         self.expected = expected
         self.next_step = next_step
-        super().__init__(f"{op}: got {got}; expected {expected}. {next_step}")
+        super().__init__(self._text())
+
+    def _text(self) -> str:
+        return f"{self.op}: got {self.got}; expected {self.expected}. {self.next_step}"
+
+    def renamed(self, op: str) -> None:
+        """Another operation is what was called; traceback and cause stay."""
+        self.op = op
+        self.args = (self._text(), *self.args[1:])
 
     def __reduce__(self) -> tuple[type[RtaccelError], tuple[object, ...]]:
         """Raised in another process, it arrives with its parts."""

@@ -172,10 +172,11 @@ class Adapt:
             self.head = RLSHead(phi.shape[1], model.shape[1])
             self._fresh = self._at_commit = self.head.state_dict()
         if (self.head.features, self.head.outputs) != (phi.shape[1], model.shape[1]):
+            own = phi.shape[1] - (self.head.features != phi.shape[1])  # without the one that was put behind them
             raise ShapeError(
                 "Adapt",
                 f"a head of {self.head.features} features and {self.head.outputs} outputs",
-                f"{phi.shape[1] - 1} features (or one more) and {model.shape[1]} outputs, as the model has",
+                f"{own} features (or one more) and {model.shape[1]} outputs, as the model has",
                 "Make it of that size.",
             )
         return self.head

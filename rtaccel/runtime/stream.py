@@ -16,6 +16,7 @@ from rtaccel.convert.frontend.tracing.outside_state import outside_untouched
 from rtaccel.convert.passes.program import Program
 from rtaccel.convert.streaming.window import LENGTHS
 from rtaccel.core.errors import FormatError, RtaccelError, ShapeError, UnsupportedProblem
+from rtaccel.core.process.errors_of import errors_of
 from rtaccel.core.process.one_at_a_time import one_at_a_time
 from rtaccel.core.scheme import SchemeLike, SchemeMap
 from rtaccel.nn.check import describe, is_freed
@@ -200,6 +201,7 @@ _DTYPES = {1: (torch.int64,), 2: (torch.float32, torch.int32, torch.int64, *SMAL
 """Of a time step, by its dimensions."""
 
 
+@errors_of("stream", "compile")
 @one_at_a_time
 @outside_untouched
 def stream(

@@ -199,6 +199,8 @@ def test_batches_and_constant_features() -> None:
     assert constant.commit.rms[1] < 0.1 < plain.commit.rms[1]
     with pytest.raises(ShapeError, match="head"):
         learner(head=RLSHead(7, 1))(np.ones((1, 3)))
+    with pytest.raises(ShapeError, match=r"expected 3 features \(or one more\) and 1 outputs"):
+        learner(head=RLSHead(3, 2))(np.ones((1, 3)))
 
 
 def test_state_goes_on() -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import pickle
 import re
 
 import pytest
@@ -9,6 +10,7 @@ import torch
 from torch import nn
 
 import rtaccel as rt
+from rtaccel.core.errors import RtaccelError
 from tests.support.processes.run import PYTHON
 
 
@@ -312,3 +314,13 @@ def test_under_functionalize(fast) -> None:
     with pytest.raises(rt.RtaccelError):
         torch.func.functionalize(fast)(x)
     assert torch.equal(fast(x), want)
+
+
+def test_errors_of_streams_name_the_stream() -> None:
+    """Also those of compiling inside of it."""
+    model = nn.GRU(8, 16, batch_first=True).eval()
+    for options in ({"device": "nowhere"}, {"mode": "graph"}, {"threads": -1}, {"scheme": "w9a9"}):
+        with pytest.raises(RtaccelError) as error:
+            rt.stream(model, torch.randn(2, 8), **options)  # type: ignore[arg-type]
+        assert error.value.op != "compile" and not str(error.value).startswith("compile:")
+        assert str(pickle.loads(pickle.dumps(error.value))) == str(error.value)

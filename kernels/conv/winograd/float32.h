@@ -16,6 +16,7 @@
 #pragma once
 
 #include "_common/checks.h"
+#include "_common/long_sums.h"
 #include "conv/epilogue.h"
 #include "conv/share.h"
 #include "conv/winograd/tiles.h"
@@ -173,18 +174,23 @@ class WinogradStage final : public Stage {
     for (int r = 0; r < R; ++r)
 #pragma GCC unroll 4
       for (int i = 0; i < V; ++i) acc[r][i] = S::set(0.0f);
+    LongSums<S, R, V> all;
     const int64_t channels = p_.c, pitch = v_pitch_;
-    for (int64_t c = 0; c < channels; ++c, u += V * kLanes) {
-      F w[V];
+    for (int64_t c = 0; c < channels;) {
+      for (const int64_t end = run_end(c, channels); c < end; ++c, u += V * kLanes) {
+        F w[V];
 #pragma GCC unroll 4
-      for (int i = 0; i < V; ++i) w[i] = S::load(u + i * kLanes);
+        for (int i = 0; i < V; ++i) w[i] = S::load(u + i * kLanes);
 #pragma GCC unroll 6
-      for (int r = 0; r < R; ++r) {
-        const F in = S::set(v[r * pitch + c]);
+        for (int r = 0; r < R; ++r) {
+          const F in = S::set(v[r * pitch + c]);
 #pragma GCC unroll 4
-        for (int i = 0; i < V; ++i) acc[r][i] = S::mul_add(w[i], in, acc[r][i]);
+          for (int i = 0; i < V; ++i) acc[r][i] = S::mul_add(w[i], in, acc[r][i]);
+        }
       }
+      if (c < channels) all.keep(acc);
     }
+    all.finish(acc);
 #pragma GCC unroll 6
     for (int r = 0; r < R; ++r)
 #pragma GCC unroll 4
