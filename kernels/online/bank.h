@@ -61,14 +61,14 @@ const BankKernel& best_bank_kernel();
 // Slots that a node's state takes.
 static constexpr int32_t bank_slots(BankKind kind, int32_t length) {
   switch (kind) {
-    case BankKind::kEwma:
     case BankKind::kMin:
-    case BankKind::kMax:
+    case BankKind::kMax: return 1;
+    case BankKind::kEwma:
     case BankKind::kMean:
-    case BankKind::kFirst: return 1;
+    case BankKind::kFirst: return 2;
     case BankKind::kLag: return length;
-    case BankKind::kSlope: return 5;
-    case BankKind::kSeason: return 2 * length;
+    case BankKind::kSlope: return 6;
+    case BankKind::kSeason: return 3 * length;
     default: return 0;
   }
 }

@@ -1,7 +1,11 @@
 // One step of a block of cells, sixteen lanes side by side. Sums and products round separately, so the bits are the
 // same on every instruction set.
 //
-// Floor: the state is read and written once, some 4 bytes each for a feature and cell; two divisions a block for rates.
+// A mean goes on by less than its own rounding once it is of many samples, and would stand still. So it is two numbers,
+// the mean and what rounding took from it.
+// Source: T. J. Dekker, A floating-point technique for extending the available precision, 1971.
+//
+// Floor: the state is read and written once, 4 bytes for each number and cell; two divisions a block for rates.
 #pragma once
 
 #include "_core/stage.h"
@@ -31,9 +35,21 @@ struct BankMath {
     }
   };
 
+  // of - m, for the mean m in `state`.
+  static L above(const L& of, const float* state) {
+    return L::sub(L::sub(of, L::load(state)), L::load(state + kCells));
+  }
+
+  // m += by, and m.
+  static L moved(const Step& step, const L& by, float* state) {
+    const L m = L::load(state), whole = L::add(L::load(state + kCells), by), sum = L::add(m, whole);
+    const L added = L::sub(sum, m);
+    step.kept(L::add(L::sub(m, L::sub(sum, added)), L::sub(whole, added)), state + kCells);
+    return step.kept(sum, state);
+  }
+
   static L towards(const Step& step, const L& of, const L& rate, float* state) {
-    const L m = L::load(state);
-    return step.kept(L::add(m, L::mul(rate, L::sub(of, m))), state);
+    return moved(step, L::mul(rate, above(of, state)), state);
   }
 
   static L ewma(const Step& step, const L& of, float rate, float* state) {
@@ -53,19 +69,17 @@ struct BankMath {
 
   // Weighted means and moments of age and value around them: nothing large cancels.
   static L slope(const Step& step, const L& of, float rate, float* state) {
-    float *weight = state, *age = state + kCells, *mean = age + kCells, *spread = mean + kCells,
+    float *weight = state, *age = state + kCells, *mean = age + kCells, *spread = mean + 2 * kCells,
           *cross = spread + kCells;
     const L keep = L::all(1.0f - rate), one = L::all(1.0f), zero = L::zero(), half = L::all(0.5f);
     const auto unless_first = [&](const L& value) { return L::where_less(step.before, half, zero, value); };
     const L total = L::add(L::mul(keep, L::load(weight)), one), older = L::add(L::load(age), one);
-    const L by_age = L::sub(zero, older), by_value = L::sub(of, L::load(mean));
-    const L new_age = L::add(older, L::div(by_age, total));
-    const L new_mean = L::add(L::load(mean), L::div(by_value, total));
+    const L by_age = L::sub(zero, older), new_age = L::add(older, L::div(by_age, total));
     const L new_spread = L::sub(L::mul(keep, L::load(spread)), L::mul(by_age, new_age));
-    const L new_cross = L::add(L::mul(keep, L::load(cross)), L::mul(by_age, L::sub(of, new_mean)));
+    moved(step, L::div(above(of, mean), total), mean);
+    const L new_cross = L::add(L::mul(keep, L::load(cross)), L::mul(by_age, above(of, mean)));
     step.kept(total, weight);
     step.kept(unless_first(new_age), age);
-    step.kept(new_mean, mean);
     const L spreads = step.kept(unless_first(new_spread), spread);
     const L crosses = step.kept(unless_first(new_cross), cross);
     return unless_first(L::div(L::sub(zero, crosses), spreads));
@@ -83,16 +97,19 @@ struct BankMath {
     }
   }
 
-  // Means and how often they were seen, by step modulo length.
+  // Means, what rounding took from them, and how often they were seen, by step modulo length.
   static void season(const Step& step, const float* x, const float* of, const BankNode& node, float* state, float* to) {
     for (int l = 0; l < kCells; ++l) {
       if (!there(x[l])) continue;
       const int64_t phase = step.block.steps[l] % static_cast<uint32_t>(node.length);
-      float *mean = state + phase * kCells + l, *seen = mean + static_cast<int64_t>(node.length) * kCells;
-      const float running = 1.0f / (*seen + 1.0f);
-      *mean += (running > node.rate ? running : node.rate) * (of[l] - *mean);
+      const int64_t apart = static_cast<int64_t>(node.length) * kCells;
+      float *mean = state + phase * kCells + l, *rest = mean + apart, *seen = rest + apart;
+      const float running = 1.0f / (*seen + 1.0f), rate = running > node.rate ? running : node.rate;
+      const float by = *rest + rate * (of[l] - *mean - *rest), sum = *mean + by, added = sum - *mean;
+      *rest = (*mean - (sum - added)) + (by - added);
+      *mean = sum;
       *seen += 1.0f;
-      to[l] = *mean;
+      to[l] = sum;
     }
   }
 

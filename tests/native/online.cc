@@ -149,12 +149,12 @@ void check_heads(const UdKernels& kernels, Report& report) {
 
 void check_bank(const BankKernel& kernel, Report& report) {
   const BankNode nodes[] = {
-      {BankKind::kValue, 0, 0, 0, 0, 0},  {BankKind::kEwma, 0, 0, 0.1f, 0, 0},  {BankKind::kMin, 0, 0, 0, 0, 1},
-      {BankKind::kMax, 1, 0, 0, 0, 2},    {BankKind::kMean, 0, 0, 0, 0, 3},     {BankKind::kFirst, 0, 0, 0, 5, 4},
-      {BankKind::kLag, 0, 0, 0, 3, 5},    {BankKind::kSlope, 0, 0, 0.2f, 0, 8}, {BankKind::kSeason, 0, 0, 0.3f, 4, 13},
-      {BankKind::kMinus, 1, 4, 0, 0, 21},
+      {BankKind::kValue, 0, 0, 0, 0, 0},  {BankKind::kEwma, 0, 0, 0.1f, 0, 0},   {BankKind::kMin, 0, 0, 0, 0, 2},
+      {BankKind::kMax, 1, 0, 0, 0, 3},    {BankKind::kMean, 0, 0, 0, 0, 4},      {BankKind::kFirst, 0, 0, 0, 5, 6},
+      {BankKind::kLag, 0, 0, 0, 3, 8},    {BankKind::kSlope, 0, 0, 0.2f, 0, 11}, {BankKind::kSeason, 0, 0, 0.3f, 4, 17},
+      {BankKind::kMinus, 1, 4, 0, 0, 29},
   };
-  constexpr int kNodes = sizeof nodes / sizeof *nodes, kSlots = 21;
+  constexpr int kNodes = sizeof nodes / sizeof *nodes, kSlots = 29;
   std::vector<float> slots(kSlots * kCells), held(kNodes * kCells, 0.0f);
   std::vector<int32_t> samples(kCells);
   std::vector<uint32_t> steps(kCells);

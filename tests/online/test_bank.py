@@ -127,6 +127,26 @@ def test_equals_float64(features: list[Feature], streams: int, channels: int, ga
     np.testing.assert_allclose(y[:, :, -1], 0.5 * np.log1p(y[:, :, -2]), rtol=1e-6)
 
 
+@pytest.mark.parametrize("level", [1.0, 1e3, 1e6])
+def test_long_runs_do_not_stand_still(level: float) -> None:
+    """A mean of very many samples goes on by less than the last place of a float32."""
+    rng = np.random.default_rng(int(level))
+    n, rates = 150_000, (1e-5, 1e-6, 1e-4)
+    x = (level * (1 + 1e-3 * rng.uniform(-1, 1, n)) + np.where(np.arange(n) < n // 2, 0, 3e-4 * level)).astype(
+        np.float32
+    )
+    features = [Mean(), Ewma(rates[0]), SeasonMean(2, rates[1]), First(65_536), Ewma(rates[2], of=Mean()), Slope(1e-5)]
+    got = Bank(1, features).run(x[:, None])[-1, 0]
+    x = x.astype(np.float64)
+    mean = np.cumsum(x) / np.arange(1, n + 1)
+    wanted = [mean[-1], ewma(x, rates[0]), ewma(x[(n - 1) % 2 :: 2], rates[1]), x[:65_536].mean(), ewma(mean, rates[2])]
+    np.testing.assert_allclose(got[:5], wanted, rtol=3e-7)
+    weights = (1 - 1e-5) ** np.arange(n - 1, -1, -1.0)
+    t = np.arange(n) - np.average(np.arange(n), weights=weights)
+    slope = (weights * t * (x - np.average(x, weights=weights))).sum() / (weights * t * t).sum()
+    np.testing.assert_allclose(got[5], slope, rtol=1e-2)
+
+
 def test_turbofan_features() -> None:
     """86 of 14 sensors; float32 around values of 9,000 is good to 3e-7 of them."""
     engine = turbofan.engines()[0]
