@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -12,7 +12,8 @@ from numpy.typing import NDArray
 
 from rtaccel import _native
 from rtaccel.core.errors import FormatError, ShapeError, UnsupportedProblem
-from rtaccel.online.arrays import F32, as_float32, bound_array
+from rtaccel.online.arrays import F32, as_float32, bound_array, to_array
+from rtaccel.online.checks import count, state_arrays, streams_of
 from rtaccel.online.features import Count, Feature, LogCount, Minus, Value
 
 MAX_NODES = 128
@@ -43,18 +44,20 @@ class Bank:
     """
 
     def __init__(self, channels: int | Sequence[str], features: Sequence[Spec], streams: int = 1) -> None:
-        labels = [f"x{i}" for i in range(channels)] if isinstance(channels, int) else [str(c) for c in channels]
+        named = isinstance(channels, Iterable) and not isinstance(channels, (str, bytes))
+        labels = [str(c) for c in channels] if named else _numbered(count("Bank", "channels", channels))  # type: ignore[union-attr]
         if not labels or len(set(labels)) != len(labels):
             raise ShapeError("Bank", f"channels={channels!r}", "at least one, with different names", "Name them.")
-        if isinstance(streams, bool) or not isinstance(streams, int) or streams < 1:
-            raise ShapeError("Bank", f"streams={streams!r}", "a whole number from 1", "Change streams.")
-        self.channels, self.streams = len(labels), streams
+        self.channels, self.streams = len(labels), count("Bank", "streams", streams)
+        if not isinstance(features, Iterable):
+            raise FormatError("Bank", f"features={features!r:.80}", "a list of features", "Pass [Ewma(0.1)].")
+        self._made_of = (labels, features := tuple(features))
         self._nodes: dict[Feature, int] = {}
         self._rows: list[tuple[int, int, int, float, int]] = []
         outputs, self.names = [], []
         for spec in features:
             if isinstance(spec, (Count, LogCount)):
-                if not math.isfinite(spec.scale):
+                if not isinstance(spec.scale, (int, float)) or not math.isfinite(spec.scale):
                     raise FormatError("Bank", f"scale={spec.scale!r}", "a finite number", "Change scale.")
                 outputs.append((spec.node, float(spec.scale)))
                 self.names.append(spec.name)
@@ -70,18 +73,19 @@ class Bank:
                 "Bank", f"{len(self._rows)} different expressions", f"at most {MAX_NODES}", "Use several banks."
             )
         try:
-            self._native = _native.Bank(streams, self.channels, self._rows, outputs)
+            self._native = _native.Bank(self.streams, self.channels, self._rows, outputs)
         except ValueError as error:
             raise ShapeError(
                 "Bank", f"{streams} streams of {self.channels} channels", "a state that fits memory", "Use fewer."
             ) from error
         self.width: int = self._native.width
-        self._definition = json.dumps([streams, self.channels, self._rows, outputs])
+        self._definition = json.dumps([self.streams, self.channels, self._rows, outputs])
 
     def step(self, x: Any, out: Any = None) -> F32:
         """The features after one time step: x [streams, channels] float32 (or [channels] for one stream) to
         [streams, width] float32. out: written instead of a fresh array. Raises ShapeError."""
-        if self.streams == 1 and np.ndim(x) == 1:
+        x = to_array("Bank", "x", x, (self.streams, self.channels))
+        if self.streams == 1 and x.ndim == 1:
             x = as_float32("Bank", "x", x, (self.channels,)).reshape(1, -1)
         values = as_float32("Bank", "x", x, (self.streams, self.channels))
         shape = (self.streams, self.width)
@@ -92,7 +96,8 @@ class Bank:
     def run(self, x: Any) -> F32:
         """step for each of x [time, streams, channels] float32 (or [time, channels] for one stream), in order:
         [time, streams, width] float32. Raises ShapeError."""
-        if self.streams == 1 and np.ndim(x) == 2:
+        x = to_array("Bank", "x", x, (None, self.streams, self.channels))
+        if self.streams == 1 and x.ndim == 2:
             x = as_float32("Bank", "x", x, (None, self.channels))[:, None]
         values = as_float32("Bank", "x", x, (None, self.streams, self.channels))
         y = np.empty((values.shape[0], self.streams, self.width), dtype=np.float32)
@@ -112,11 +117,7 @@ class Bank:
 
     def reset(self, streams: Sequence[int] | None = None) -> None:
         """All streams, or those with these numbers, start anew. Raises ShapeError for a stream that is not there."""
-        chosen = range(self.streams) if streams is None else list(streams)
-        wrong = [s for s in chosen if not 0 <= s < self.streams]
-        if wrong:
-            raise ShapeError("Bank", f"streams {wrong[:4]}", f"0 to {self.streams - 1}", "Change them.")
-        for stream in chosen:
+        for stream in streams_of("Bank", streams, self.streams):
             self._native.reset(stream, 1)
 
     def state_dict(self) -> dict[str, NDArray[Any]]:
@@ -130,18 +131,22 @@ class Bank:
         """Goes on from a state, with the same bits. Raises FormatError, with nothing changed, for that of another bank."""
         floats, integers = self._native.state_size()
         wanted = {"floats": (np.float32, floats), "integers": (np.uint32, integers)}
-        if set(state) != {*wanted, "definition"}:
-            raise FormatError("Bank", f"a state with {sorted(state)}", "a state_dict()", "Pass one.")
-        if np.asarray(state["definition"], dtype=np.uint8).tobytes() != self._definition.encode():
+        given = state_arrays("Bank", state, (*wanted, "definition"))
+        definition = given["definition"]
+        if definition.dtype != np.uint8 or definition.tobytes() != self._definition.encode():
             raise FormatError(
                 "Bank", "the state of another bank", "one of the same streams, channels and features", "Load that."
             )
         for key, (dtype, size) in wanted.items():
-            if (got := np.asarray(state[key])).dtype != dtype or got.shape != (size,):
+            if (got := given[key]).dtype != dtype or got.shape != (size,):
                 raise FormatError(
                     "Bank", f"{key} {got.dtype} {list(got.shape)}", f"{dtype.__name__} [{size}]", "Load it."
                 )
-        self._native.load(*(np.ascontiguousarray(state[key]) for key in wanted))
+        self._native.load(*(np.ascontiguousarray(given[key]) for key in wanted))
+
+    def __reduce__(self) -> Any:
+        """Copies and pickles go on from the same state."""
+        return _restored, (*self._made_of, self.streams, self.state_dict())
 
     def _node(self, feature: Feature) -> int:
         """The number of a feature's node; those it reads come before it."""
@@ -150,9 +155,23 @@ class Bank:
         of = other = 0
         if isinstance(feature, Minus):
             of, other = self._node(feature.left), self._node(feature.right)
+        elif not isinstance(feature, Feature):
+            raise FormatError(
+                "Bank", f"a feature of {feature!r:.80}", "one of rtaccel.online.features", "Write Ewma(0.1)."
+            )
         elif not isinstance(feature, Value):
             of = self._node(getattr(feature, "of", None) or Value())
         length = next((getattr(feature, n) for n in ("count", "steps", "period") if hasattr(feature, n)), 0)
         self._rows.append((feature.kind, of, other, float(getattr(feature, "rate", 0.0)), length))
         self._nodes[feature] = len(self._rows) - 1
         return self._nodes[feature]
+
+
+def _numbered(channels: int) -> list[str]:
+    return [f"x{i}" for i in range(channels)]
+
+
+def _restored(labels: list[str], features: tuple[Spec, ...], streams: int, state: Mapping[str, Any]) -> Bank:
+    bank = Bank(labels, features, streams)
+    bank.load_state_dict(state)
+    return bank

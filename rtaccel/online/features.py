@@ -43,7 +43,12 @@ def _check(name: str, value: float, right: bool, expected: str) -> None:
 
 
 def _rate(value: float, open_end: bool = False) -> None:
-    right = isinstance(value, (int, float)) and 0 < value <= 1 and not (open_end and value == 1)
+    right = (
+        isinstance(value, (int, float))
+        and not isinstance(value, bool)
+        and 0 < value <= 1
+        and not (open_end and value == 1)
+    )
     _check("rate", value, right, "a number in (0, 1)" if open_end else "a number in (0, 1]")
 
 

@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 from rtaccel import _native
 from rtaccel.core.errors import FormatError, ShapeError
 from rtaccel.online.arrays import describe, to_array
+from rtaccel.online.checks import count, state_arrays, stream_of
 
 EPOCH = datetime.datetime(1970, 1, 1)
 
@@ -31,9 +32,9 @@ def seconds_of(time: Any) -> float:
         return float(time.astype("datetime64[us]").astype(np.int64)) / 1e6
     try:
         return float(time)
-    except (TypeError, ValueError) as error:
+    except (TypeError, ValueError, OverflowError) as error:
         raise FormatError(
-            "Records", f"time {time!r}", "seconds since 1970, datetime or numpy.datetime64", "Convert it."
+            "Records", f"time {time!r:.80}", "seconds since 1970, datetime or numpy.datetime64", "Convert it."
         ) from error
 
 
@@ -64,9 +65,8 @@ class Records:
         for name, value in (("range", range), ("season", season), ("jump", jump)):
             if not isinstance(value, (int, float)) or not 0 < value < 1e300:
                 raise FormatError("Records", f"{name}={value!r}", "a positive number", f"Change {name}.")
-        if isinstance(streams, bool) or not isinstance(streams, int) or streams < 1:
-            raise ShapeError("Records", f"streams={streams!r}", "a whole number from 1", "Change streams.")
-        self.range, self.season, self.jump, self.streams = float(range), float(season), float(jump), streams
+        self.range, self.season, self.jump = float(range), float(season), float(jump)
+        self.streams = streams = count("Records", "streams", streams)
         try:
             self._native = _native.Records(streams, self.range, self.season, self.jump)
         except ValueError as error:
@@ -92,8 +92,7 @@ class Records:
     def score_series(self, values: Any, times: Any = None, stream: int = 0) -> F64:
         """The scores of a series of one stream, in order: values [n] float64, times [n] seconds or numpy.datetime64, or None;
         [n] float64. Raises ShapeError."""
-        if not 0 <= stream < self.streams:
-            raise ShapeError("Records", f"stream={stream!r}", f"0 to {self.streams - 1}", "Change stream.")
+        stream = stream_of("Records", stream, self.streams)
         x = self._floats("values", values, None)
         if times is not None:
             times = np.asarray(times)
@@ -106,9 +105,7 @@ class Records:
 
     def missing(self, stream: int = 0) -> int:
         """Values of a stream that were not finite."""
-        if not 0 <= stream < self.streams:
-            raise ShapeError("Records", f"stream={stream!r}", f"0 to {self.streams - 1}", "Change stream.")
-        return int(self._native.missing(stream))
+        return int(self._native.missing(stream_of("Records", stream, self.streams)))
 
     def reset(self) -> None:
         """All streams start anew."""
@@ -128,9 +125,7 @@ class Records:
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         """Goes on from a state, with the same bits. Raises FormatError, with nothing changed, where it is another's."""
         wanted = self.state_dict()
-        if set(state) != set(wanted):
-            raise FormatError("Records", f"a state with {sorted(state)}", "a state_dict()", "Pass one.")
-        got = {key: np.asarray(value) for key, value in state.items()}
+        got = state_arrays("Records", state, wanted)
         if not np.array_equal(got["settings"], wanted["settings"]):
             raise FormatError(
                 "Records", f"settings {got['settings']}", f"{wanted['settings']}", "Make it with the same settings."

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-import sys
 import time
 from collections.abc import Iterable
 from typing import Any
@@ -11,22 +10,9 @@ from typing import Any
 import numpy as np
 
 from rtaccel import _native as native
-from rtaccel.core.errors import FormatError, RtaccelError, ShapeError, UnsupportedProblem
+from rtaccel.core.errors import FormatError, RtaccelError, UnsupportedProblem
 from rtaccel.realtime import refusals
-
-DTYPES = {
-    "float32": "f4",
-    "float64": "f8",
-    "float16": "f2",
-    "bfloat16": "u2",
-    "int8": "i1",
-    "int16": "i2",
-    "int32": "i4",
-    "int64": "i8",
-    "uint8": "u1",
-    "bool": "b1",
-}
-"""dtype of a slot -> that of its NumPy views. NumPy has no bfloat16, so its bits are uint16 there."""
+from rtaccel.realtime.slot_values import DTYPES, value_of
 
 READERS = {"one": 1, "many": 8}
 NAN = {"pass": 0, "refuse": 1}
@@ -96,10 +82,10 @@ class Latest:
         if kind not in DTYPES:
             raise FormatError("Latest", f"dtype {dtype!r}", ", ".join(DTYPES), "Convert the values.")
         for option, value, known in (("readers", readers, READERS), ("nan", nan, NAN)):
-            if value not in known:
+            if not isinstance(value, str) or value not in known:
                 raise FormatError("Latest", f"{option}={value!r}", " or ".join(map(repr, known)), "Pass one of them.")
-        if name is not None and not isinstance(name, str):
-            raise FormatError("Latest", f"name={name!r}", "a text, or None", "Pass a name like 'imu'.")
+        if name is not None:
+            _check_name(name)
         try:
             native.LatestSlot.__init__(self, name, kind, sizes, READERS[readers], NAN[nan])
         except ValueError as error:
@@ -109,6 +95,7 @@ class Latest:
     @staticmethod
     def open(name: str) -> Latest:
         """The slot that lies under a name, with the shape and dtype it was made with. Raises FormatError where there is none."""
+        _check_name(name)
         made: Any = native.LatestSlot.__new__(_Slot)
         try:
             native.LatestSlot.__init__(made, name)
@@ -236,6 +223,12 @@ def _sizes(shape: int | Iterable[int]) -> list[int]:
     )
 
 
+def _check_name(name: Any) -> None:
+    """Raises FormatError for what no name in shared memory is; which of the others are taken is said where one is made."""
+    if not isinstance(name, str) or "\0" in name or not name.isprintable():
+        raise FormatError("Latest", f"name={name!r:.80}", "a text that can be printed", "Pass a name like 'imu'.")
+
+
 def _not_made(name: str | None, error: ValueError) -> RtaccelError:
     return FormatError(
         "Latest",
@@ -267,7 +260,7 @@ def _put(slot: Any, x: Any, stamp_ns: int | None, code: int) -> int:
             "put", f"stamp_ns={stamp_ns!r:.80}", "nanoseconds of time.monotonic_ns()", "Pass a whole number."
         )
     if code == refusals.BAD:
-        code = slot.put_directly(_array(slot, x), stamp_ns or 0)
+        code = slot.put_directly(value_of(slot, x), stamp_ns or 0)
     if code > 0:
         return code
     if code == refusals.OLDER:
@@ -279,32 +272,3 @@ def _put(slot: Any, x: Any, stamp_ns: int | None, code: int) -> int:
     if code == refusals.TAKEN:
         refusals.refuse_side("put", "writer", repr(slot), False)
     raise FormatError("put", native.latest_error(), "a value and a stamp", "See the guide.")
-
-
-def _array(slot: Any, x: Any) -> Any:
-    """x as an array that can be read where it lies, or ShapeError. Nothing is cast, but plain numbers and lists are."""
-    wanted = np.dtype(DTYPES[slot.dtype])
-    torch = sys.modules.get("torch")
-    try:
-        if torch is not None and isinstance(x, torch.Tensor):
-            from rtaccel.kernels._core.cpu import connect
-
-            connect()  # from the next put on a tensor goes the short way
-            x = x.detach().resolve_neg()
-            found = x.view(torch.uint16).numpy() if x.dtype == torch.bfloat16 else x.numpy()
-            given = str(x.dtype).removeprefix("torch.")
-        elif isinstance(x, (bool, int, float, list, tuple)):
-            found, given = np.asarray(x, dtype=wanted), slot.dtype
-        else:
-            found = np.asarray(x) if isinstance(x, np.ndarray) or not hasattr(x, "__dlpack__") else np.from_dlpack(x)
-            given = found.dtype.name
-    except (TypeError, ValueError, BufferError, RuntimeError, OverflowError) as error:
-        raise ShapeError(
-            "put",
-            f"a {type(x).__name__} ({str(error).splitlines()[0]})",
-            f"{slot.dtype}{list(slot.shape)}",
-            "Pass an array or a tensor of the CPU.",
-        ) from error
-    if given != slot.dtype or found.shape != slot.shape:
-        raise ShapeError("put", f"{given}{list(found.shape)}", f"{slot.dtype}{list(slot.shape)}", "Convert the value.")
-    return np.ascontiguousarray(found).reshape(slot.shape)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import copy
+import pickle
 from typing import Any
 
 import numpy as np
@@ -185,7 +187,7 @@ def test_step_run_bind_and_reset() -> None:
     again = part.run(x[:10])
     np.testing.assert_array_equal(again[:, [1, 3]], y[:10, [1, 3]])
     assert (again[:, [0, 2]] != y[:10, [0, 2]]).any()
-    with pytest.raises(ShapeError, match="streams"):
+    with pytest.raises(ShapeError, match="stream=4"):
         part.reset([4])
 
 
@@ -215,7 +217,9 @@ def test_errors() -> None:
     for error, arguments in [
         (ShapeError, (0, [Mean()])), (ShapeError, (["a", "a"], [Mean()])), (ShapeError, (2, [Mean()], 0)),
         (FormatError, (2, [])), (FormatError, (2, ["ewma"])), (FormatError, (2, [Count(np.inf)])),
-        (UnsupportedProblem, (2, [Lag(i) for i in range(1, 200)])),
+        (UnsupportedProblem, (2, [Lag(i) for i in range(1, 200)])), (ShapeError, (2.5, [Mean()])), (ShapeError, (True, [Mean()])),
+        (FormatError, (2, None)), (FormatError, (2, [Ewma(0.1, of="x")])), (FormatError, (2, [Value() - Count()])),
+        (FormatError, (2, [Count("a")])), (ShapeError, (2, [Mean()], 2**70)),
     ]:  # fmt: skip
         with pytest.raises(error, match="Bank"):
             Bank(*arguments)  # type: ignore[arg-type]
@@ -228,3 +232,27 @@ def test_errors() -> None:
             bank.step(x)
     with pytest.raises(ShapeError):
         bank.bind(np.ones((2, 3), np.float32), np.ones((2, 4), np.float32))
+    for streams in (0, "a", [0.0], [2], [-1]):
+        with pytest.raises(ShapeError, match="Bank"):
+            bank.reset(streams)  # type: ignore[arg-type]
+    state = bank.state_dict()
+    for wrong in (
+        None,
+        {},
+        {**state, "definition": "x"},
+        {**state, "definition": [-1]},
+        {**state, "floats": [[1], [2, 3]]},
+    ):
+        with pytest.raises(FormatError, match="Bank"):
+            bank.load_state_dict(wrong)  # type: ignore[arg-type]
+
+
+def test_copies_go_on() -> None:
+    bank = Bank(["a", "b"], [Ewma(0.1) - Lag(2), SeasonMean(3), Count()], streams=np.int64(2))  # type: ignore[arg-type]
+    x = np.random.default_rng(3).normal(size=(20, 2, 2))
+    bank.run(x[:10])
+    others = [copy.deepcopy(bank), pickle.loads(pickle.dumps(bank))]
+    wanted = bank.run(x[10:])
+    for other in others:
+        assert other.names == bank.names
+        np.testing.assert_array_equal(other.run(x[10:]), wanted)

@@ -337,3 +337,40 @@ assert "torch" not in sys.modules
 def test_now_is_the_monotonic_clock() -> None:
     before = time.monotonic_ns()
     assert before <= native.now_ns() <= time.monotonic_ns()
+
+
+@pytest.mark.parametrize("dtype", ["int8", "uint8", "int16", "int32", "int64", "bool"])
+def test_numbers_are_not_rounded(dtype: str) -> None:
+    """A list whose numbers a slot has is taken, and no other; the value there stays."""
+    slot = rt.Latest((2,), dtype)
+    slot.put([1.0, 0])
+    for wrong in (
+        [1.5, 0],
+        [2**70, 0],
+        [-(2**70), 0],
+        [float("nan"), 0],
+        [2, 300] if dtype.endswith("8") else [0.1, 1],
+    ):
+        with pytest.raises(ShapeError, match="put"):
+            slot.put(wrong)
+    assert slot.get().value.tolist() == [1, 0] and slot.put([0, 1]) == 2
+
+
+def test_values_of_other_layouts() -> None:
+    numbers = torch.randn(7).tolist()
+    half = rt.Latest((7,), "bfloat16")
+    half.put(numbers)
+    assert torch.equal(tensor_of(half.get()), torch.tensor(numbers).bfloat16())
+    strided = torch.randn(14).bfloat16()[::2]
+    half.put(strided)
+    assert torch.equal(tensor_of(half.get()), strided)
+    swapped = rt.Latest((7,))
+    swapped.put(np.asarray(numbers, ">f4"))
+    assert swapped.get().value.tolist() == np.float32(numbers).tolist()
+
+
+@pytest.mark.parametrize("name", [5, b"x", "a\0b", "\udc80", "", "a/b", "a\nb"])
+def test_names_are_checked(name: Any) -> None:
+    for make in (rt.Latest.open, lambda name: rt.Latest(name=name)):
+        with pytest.raises(FormatError, match="Latest"):
+            make(name)
