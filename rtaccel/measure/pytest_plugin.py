@@ -26,6 +26,8 @@ without it.
 
 from __future__ import annotations
 
+import contextlib
+import itertools
 import os
 import shlex
 from collections.abc import Generator, Sequence
@@ -35,7 +37,7 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 from rtaccel.core.errors import FormatError
-from rtaccel.measure.budget import KEYS, Budget
+from rtaccel.measure.budget import KEYS, TIME_KEYS, Budget
 from rtaccel.measure.numbers import figure, shown
 from rtaccel.measure.pytest_rows import Hooks, Rows, Unmatched, unmatched
 
@@ -136,6 +138,11 @@ def budget_of(item: pytest.Item) -> Budget | None:
                 raise FormatError("budget marker", f"{key}={shown(limits[key])} and {key}={shown(value)}", "one of a limit",
                                   "Leave one out.")  # fmt: skip
             limits.setdefault(key, value)
+    for low, high in itertools.combinations(TIME_KEYS, 2):
+        if low in limits and high in limits and places[low] is not places[high]:
+            with contextlib.suppress(TypeError):  # what is no number is refused below
+                if limits[low] > limits[high]:
+                    limits[low] = limits[high]  # which another place asks for, and says more
     return Budget.from_mapping(limits, "budget marker") if places or item.get_closest_marker("budget") else None
 
 

@@ -72,11 +72,11 @@ class Judge:
 
         Where no row of theirs came out differently, up to three in as many may: the least drop seen counts as a standard error
         (the rule of three). A gain is taken for chance, since the best of many plans owes something to it. float32 is the model
-        itself, and keeps a drop of its own rounding.
+        itself, and keeps a drop of its own rounding; but where the metric says something else each time, nothing is kept.
         """
         if c.drop is None:
             return False
-        if c.reference and c.drop <= self.limit:
+        if c.reference and max(c.drop, 0.0) + self._metric.resolution <= self.limit:
             return True
         error = 0.0 if c.drop_error is None else max(c.drop_error, self._metric.grain)
         return max(c.drop, 0.0) + self._metric.resolution + SURE * error <= self.limit

@@ -114,6 +114,9 @@ def test_bad_input(task: Any) -> None:
         rt.Cascade.calibrated(stages, x)
     with pytest.raises(FormatError, match="labels torch"):
         rt.Cascade.calibrated(stages, x, labels[:-1])
+    for wrong in (labels + 1, labels - 1):
+        with pytest.raises(FormatError, match="classes 0 to 3"):
+            rt.Cascade.calibrated(stages, x, wrong)
     with pytest.raises(FormatError, match="max_drop=-1"):
         rt.Cascade.calibrated(stages, x, labels, max_drop=-1)
     with pytest.raises(FormatError, match="1 rows"):

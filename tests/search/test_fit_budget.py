@@ -341,3 +341,15 @@ def test_reports_hold_what_was_found(tmp_path: Path) -> None:
     assert "http" not in page.replace("http://www.w3.org", "")
     drops = [c.drop for c in fit.front]
     assert drops == sorted(drops, key=lambda d: -(d or 0.0))
+
+
+@pytest.mark.parametrize("seed", range(4))
+def test_nothing_passes_by_a_metric_that_says_something_else_each_time(seed: int) -> None:
+    """Not the model itself either: its own drop is chance."""
+    task, noise = random_task(seed), torch.Generator().manual_seed(seed)
+
+    def noisy(model: Any) -> float:
+        return task.metric(model) + float(torch.randn((), generator=noise))
+
+    fit = fitted(task, metric=noisy, max_drop=1e-3, options=("float32", "w8a8"))
+    assert fit.verdict != "PASS" and fit.model is None

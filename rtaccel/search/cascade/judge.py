@@ -41,6 +41,13 @@ class Judge:
     def right(self, y: Tensor) -> Tensor:
         """With labels: bool [rows]. An answer with a NaN is wrong."""
         flat = y.reshape(len(y), -1)
+        if (
+            self.labels is not None
+            and len(y)
+            and not 0 <= int(self.labels.min()) <= int(self.labels.max()) < flat.shape[1]
+        ):
+            got = f"labels {int(self.labels.min())} to {int(self.labels.max())}"
+            raise FormatError(self._op, got, f"classes 0 to {flat.shape[1] - 1}", "Pass indices of the answers.")
         return (flat.argmax(1) == self.labels) & ~flat.isnan().any(1)
 
     def value(self, y: Tensor) -> float:

@@ -109,7 +109,7 @@ class App:
             model = gate.repository.get(name, version)
             most = gate.settings.max_body_bytes
             length = headers.get("content-length", "0")
-            if length.isdigit() and int(length) > most:
+            if length.isascii() and length.isdigit() and int(length) > most:
                 raise rest_body.too_large(most)
             body = await _body(receive, most, gate.settings.body_s)
             body = rest_body.decompressed(body, headers.get("content-encoding", ""), most)

@@ -63,7 +63,7 @@ def parameters_of(given: Mapping[str, Any]) -> Parameters:
 
 def timeout_of(given: Any) -> int | None:
     """Of the parameter `timeout` or the header: microseconds; 0 is none, as in Triton. Raises FormatError."""
-    if isinstance(given, (str, bytes)) and len(given) < 20 and given.isdigit():
+    if isinstance(given, (str, bytes)) and len(given) < 20 and given.isascii() and given.isdigit():
         given = int(given)
     if given is None or (given == 0 and not isinstance(given, bool)):
         return None

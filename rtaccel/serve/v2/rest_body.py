@@ -45,9 +45,9 @@ class Head(NamedTuple):
 
 def decompressed(body: bytes, encoding: str, most: int) -> bytes:
     """A body of Content-Encoding gzip or deflate. Raises TooLarge above `most` bytes, FormatError for damage."""
-    if encoding in ("", "identity"):
+    if encoding.lower() in ("", "identity"):
         return body
-    if encoding not in ("gzip", "deflate"):
+    if encoding.lower() not in ("gzip", "deflate"):
         raise NotServed("infer", f"Content-Encoding {encoding[:40]!r}", "gzip, deflate or none", "Send it as it is.")
     stream = zlib.decompressobj(zlib.MAX_WBITS | 32)
     try:

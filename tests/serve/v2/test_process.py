@@ -214,7 +214,8 @@ def test_a_deadline_in_a_header(files: tuple[Path, ...]) -> None:
             status, _, answer = await local.call("POST", PATH, body, headers)
             assert status == 504
             assert "an answer within 1,000 us" in json.loads(answer)["error"]
-        assert (await local.call("POST", PATH, BODY.encode(), {"X-Deadline-Us": "soon"}))[0] == 400
+        for wrong in ("soon", "\u00b2", "-5"):
+            assert (await local.call("POST", PATH, BODY.encode(), {"X-Deadline-Us": wrong}))[0] == 400
         assert model.counts.too_late == 2
 
     within(files, test)
