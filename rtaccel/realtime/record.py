@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import time
+import zipfile
+import zlib
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,6 +17,8 @@ from rtaccel.realtime.latest import DTYPES, Latest
 
 VERSION = 1
 POLL_S = 20e-6
+DAMAGED = (OSError, ValueError, KeyError, EOFError, TypeError, NotImplementedError, zipfile.BadZipFile, zlib.error)
+"""What NumPy raises for a file that is not whole."""
 
 
 @dataclass(frozen=True)
@@ -78,16 +82,23 @@ class Recording:
                 if int(data["version"]) != VERSION:
                     raise ValueError(f"version {int(data['version'])}")
                 found = cls(data["values"], data["seq"], data["stamp_ns"], data["put_ns"], str(data["dtype"]))
-        except (OSError, ValueError, KeyError, EOFError, TypeError) as error:
+        except DAMAGED as error:
             raise FormatError(
                 "recording", f"{path}: {error}", "a file that `rtaccel loop record` wrote", "Record it again."
             ) from error
-        lengths = {len(found.values), len(found.seq), len(found.stamp_ns), len(found.put_ns)}
-        if found.dtype not in DTYPES or len(lengths) != 1 or found.values.dtype != np.dtype(DTYPES[found.dtype]):
+        if not found.is_whole:
             raise FormatError(
                 "recording", f"{path}: arrays that do not belong together", "those of one recording", "Record it again."
             )
         return found
+
+    @property
+    def is_whole(self) -> bool:
+        """Whether the arrays belong together."""
+        numbers = (self.seq, self.stamp_ns, self.put_ns)
+        lengths = {a.shape[:1] for a in (self.values, *numbers)}
+        dtyped = self.dtype in DTYPES and self.values.dtype == np.dtype(DTYPES[self.dtype])
+        return dtyped and len(lengths) == 1 and all(a.ndim == 1 and a.dtype.kind in "iu" for a in numbers)
 
     def replay(
         self,

@@ -11,8 +11,8 @@ from typing import Any
 import numpy as np
 
 from rtaccel.core.errors import FormatError, UnsupportedProblem
-from rtaccel.realtime.latest import DTYPES, Latest
-from rtaccel.realtime.record import POLL_S, VERSION, Recording, Taker, _bits
+from rtaccel.realtime.latest import Latest
+from rtaccel.realtime.record import DAMAGED, POLL_S, VERSION, Recording, Taker, _bits
 
 FIELDS = ("values", "seq", "stamp_ns", "put_ns")
 
@@ -79,13 +79,12 @@ class Recordings:
                 for i, name in enumerate(names):
                     values, seq, stamp, put = (data[f"{i}_{field}"] for field in FIELDS)
                     parts[name] = Recording(values, seq, stamp, put, dtypes[i])
-        except (OSError, ValueError, KeyError, EOFError, TypeError) as error:
+        except DAMAGED as error:
             raise FormatError(
                 "recording", f"{path}: {error}", "a file that `rtaccel loop record` wrote", "Record it again."
             ) from error
         for name, part in parts.items():
-            lengths = {len(getattr(part, field)) for field in FIELDS}
-            if part.dtype not in DTYPES or len(lengths) != 1 or part.values.dtype != np.dtype(DTYPES[part.dtype]):
+            if not part.is_whole:
                 raise FormatError(
                     "recording", f"{path}: arrays of {name!r}", "those of one recording", "Record it again."
                 )

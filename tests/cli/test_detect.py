@@ -147,3 +147,35 @@ def test_bad_paths(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
         assert main(["detect", *words]) == 2
         assert len(capsys.readouterr().err.splitlines()) == 1
     assert file.read_bytes() == before
+
+
+def test_rows_are_counted_as_the_file_has_them(tmp_path: Path) -> None:
+    """Empty lines count, and only line ends end a row."""
+    path = tmp_path / "a.csv"
+    rows = [f"{i},{i % 7},a\u2028b" for i in range(60)]
+    path.write_text("time,value,note\n" + "\n\n".join(rows) + "\n60,abc,x\n")
+    with pytest.raises(FormatError, match="'abc' as value in row 121"):
+        read(path)
+    path.write_text("time,value,note\n" + "\n".join(rows) + "\n60,1_000,x\n")
+    with pytest.raises(FormatError, match="'1_000'"):
+        read(path)
+    path.write_text("time,value,note\n" + "\n".join(rows) + "\n60,-1e308,x\n")
+    found = read(path)
+    assert found.missing == 1 and len(found.values) == 61
+
+
+def test_clocks_that_are_set_back(tmp_path: Path) -> None:
+    """Times that say how far they are ahead of UTC are in order by the moment they name; without it, by what they show."""
+    path = tmp_path / "a.csv"
+    times = [f"2024-10-27T02:{m:02}:00+02:00" for m in range(60)] + [
+        f"2024-10-27T02:{m:02}:00+01:00" for m in range(60)
+    ]
+    path.write_text("time,value\n" + "\n".join(f"{t},{i % 5}" for i, t in enumerate(times)))
+    found = read(path)
+    assert found.seconds is not None and (found.seconds[:60] == found.seconds[60:]).all()
+    path.write_text("time,value\n" + "\n".join(f"{t[:19]},{i % 5}" for i, t in enumerate(times)))
+    with pytest.raises(FormatError, match="row 62 before"):
+        read(path)
+    path.write_text("time,value\n" + "\n".join(f"{t},{i % 5}" for i, t in enumerate(reversed(times))))
+    with pytest.raises(FormatError, match="row 3 before"):
+        read(path)

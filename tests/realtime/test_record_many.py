@@ -124,3 +124,40 @@ def test_the_command(tmp_path: Path, capsys: pytest.CaptureFixture[str], name: s
         assert f'"replayed": {got.n}' in capsys.readouterr().out
         assert main(["loop", "record", ",".join(names), str(tmp_path / "again.npz"), "--seconds", "0.01"]) == 0
         assert set(Recordings.load(tmp_path / "again.npz").parts) == set(names)
+
+
+@pytest.mark.parametrize("several", [False, True])
+def test_damaged_files(tmp_path: Path, several: bool) -> None:
+    """Cut anywhere, or with any byte changed, a file is refused or is one recording."""
+    one = Recording(np.arange(12.0).reshape(4, 3), *(np.arange(4, dtype=np.int64) + i for i in range(3)), "float64")
+    made: Any = Recordings({"a": one, "b": one}) if several else one
+    path = tmp_path / "x.npz"
+    made.save(path)
+    whole, rng = path.read_bytes(), np.random.default_rng()
+    cuts = [whole[:n] for n in rng.integers(0, len(whole), 40)] + [b"", whole[:-5]]
+    for at in rng.integers(0, len(whole), 200):
+        changed = bytearray(whole)
+        changed[at] ^= 1 << int(rng.integers(8))
+        cuts.append(bytes(changed))
+    for data in cuts:
+        path.write_bytes(data)
+        refused = ""
+        try:
+            assert type(made).load(path).n == made.n
+        except FormatError as error:
+            refused = str(error)
+        assert refused == "" or refused.startswith("recording:")
+
+
+def test_arrays_that_are_no_recording(tmp_path: Path) -> None:
+    good: dict[str, Any] = {"values": np.zeros((4, 3)), "dtype": np.array("float64"), "version": np.int64(1)}
+    good |= {field: np.arange(4) for field in ("seq", "stamp_ns", "put_ns")}
+    for name, value in (
+        ("seq", np.int64(3)),
+        ("seq", np.array(list("abcd"))),
+        ("put_ns", np.arange(5)),
+        ("values", np.zeros(())),
+    ):
+        np.savez(tmp_path / "x.npz", **{**good, name: value})
+        with pytest.raises(FormatError, match="recording"):
+            Recording.load(tmp_path / "x.npz")

@@ -115,7 +115,7 @@ def appended(path: Path, known: table.Table) -> Iterator[tuple[str, float | None
             if time_at is None:
                 yield str(seen - 1), None, value
                 continue
-            seconds = float(table.times(path, names[time_at], [cells[time_at]], row)[0])
+            seconds = float(table.times(path, names[time_at], [cells[time_at]], [row])[0])
             if seconds < last:
                 raise table.wrong(path, f"a time in row {row} before the one above it", "rows in order", "Sort it.")
             last = seconds

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import io
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -20,6 +21,9 @@ TIME_NAMES = ("timestamp", "time", "datetime", "date", "ts")
 MISSING = ("", "nan", "na", "n/a", "null", "none", "-")
 MIN_ROWS = 41
 """The first 40 values score 0."""
+
+MOST = 1e300
+"""A value of this size or more is missing, as for the detector."""
 
 MAX_SECONDS = 1e11
 """A number beyond it is no time in seconds before the year 5138; it is one in milliseconds."""
@@ -58,13 +62,13 @@ def wrong(path: Path, got: str, expected: str, next_step: str) -> FormatError:
 def read(path: Path, time: str | None = None, value: str | None = None) -> Table:
     """path: a CSV with a head, cells separated by commas, semicolons or tabs. time, value: names of the columns; None finds
     them. Raises FormatError, with the line, for everything that is no such file."""
-    head, rows = _cells(path)
+    head, rows, places = _cells(path)
     if not rows:
         raise wrong(path, "no row below its head", "one row for each value", "Write the values below the head.")
     time_at = _time_column(path, head, rows, time)
     value_at = _value_column(path, head, rows, value, time_at)
-    seconds = None if time_at is None else times(path, head[time_at], [row[time_at] for row in rows])
-    values = np.array([number(path, head[value_at], i + 2, row[value_at]) for i, row in enumerate(rows)])
+    seconds = None if time_at is None else times(path, head[time_at], [row[time_at] for row in rows], places)
+    values = np.array([number(path, head[value_at], i, row[value_at]) for i, row in zip(places, rows)])
     known = int(np.isfinite(values).sum())
     if known < MIN_ROWS:
         raise wrong(
@@ -74,7 +78,8 @@ def read(path: Path, time: str | None = None, value: str | None = None) -> Table
     return Table(path.name, head[value_at], None if time_at is None else head[time_at], seconds, values, stamps)
 
 
-def _cells(path: Path) -> tuple[list[str], list[list[str]]]:
+def _cells(path: Path) -> tuple[list[str], list[list[str]], list[int]]:
+    """The head, the rows below it, and their numbers, which count empty ones too."""
     try:
         text = path.read_text(encoding="utf-8-sig")
     except (FileNotFoundError, IsADirectoryError) as error:
@@ -90,7 +95,7 @@ def _cells(path: Path) -> tuple[list[str], list[list[str]]]:
         raise wrong(path, "nothing in its first line", "a head such as timestamp,value", "Write the names first.")
     delimiter = max(",;\t", key=first.count)
     try:
-        lines = list(csv.reader(text.splitlines(), delimiter=delimiter))
+        lines = list(csv.reader(io.StringIO(text, newline=""), delimiter=delimiter))
     except csv.Error as error:
         raise wrong(path, f"text that is no CSV ({error})", "comma-separated values", "Export it again.") from error
     head = [cell.strip() for cell in lines[0]]
@@ -99,7 +104,7 @@ def _cells(path: Path) -> tuple[list[str], list[list[str]]]:
     if len(set(head)) != len(head):
         twice = next(name for name in head if head.count(name) > 1)
         raise wrong(path, f"two columns {twice!r}", "different names", "Rename one.")
-    rows = []
+    rows, places = [], []
     for i, line in enumerate(lines[1:], 2):
         if not line:
             continue
@@ -108,7 +113,8 @@ def _cells(path: Path) -> tuple[list[str], list[list[str]]]:
                 path, f"{len(line)} cells in row {i}", f"{len(head)} as in its head", "Repair or drop that row."
             )
         rows.append(line)
-    return head, rows
+        places.append(i)
+    return head, rows, places
 
 
 def _column(path: Path, head: Sequence[str], name: str) -> int:
@@ -145,26 +151,37 @@ def _value_column(path: Path, head: list[str], rows: list[list[str]], name: str 
 
 def parse_time(text: str) -> float | None:
     """Seconds since 1970 of a number or of an ISO date with or without a time, on the clock that it shows; None for others."""
+    found = _clock(text)
+    return None if found is None else found[0]
+
+
+def _clock(text: str) -> tuple[float, float | None] | None:
+    """(`parse_time`, seconds that the clock is ahead of UTC, where it says so)."""
     text = text.strip()
     if _is_number(text):
-        return float(text)
+        return float(text), None
     text = text.removesuffix("Z").removesuffix(" UTC")
     main, dot, fraction = text.partition(".")
     digits = len(fraction) - len(fraction.lstrip("0123456789"))
     zone = fraction[digits:]
     try:
-        moment = datetime.fromisoformat(main + zone).replace(tzinfo=None)
+        moment = datetime.fromisoformat(main + zone)
     except ValueError:
         return None
-    seconds = (moment - datetime(1970, 1, 1)) / timedelta(seconds=1)
-    return seconds + (float(f"0.{fraction[:digits]}") if dot and digits else 0.0)
+    ahead = moment.utcoffset()
+    seconds = (moment.replace(tzinfo=None) - datetime(1970, 1, 1)) / timedelta(seconds=1)
+    seconds += float(f"0.{fraction[:digits]}") if dot and digits else 0.0
+    return seconds, None if ahead is None else ahead.total_seconds()
 
 
-def times(path: Path, name: str, texts: list[str], first_row: int = 2) -> F64:
+def times(path: Path, name: str, texts: list[str], rows: Sequence[int]) -> F64:
+    """`parse_time` of all; rows: their numbers. A clock that is set back may show an earlier time, where it says how far it is
+    ahead of UTC."""
     found: list[float] = []
-    for i, text in enumerate(texts, first_row):
-        seconds = parse_time(text)
-        if seconds is None or not math.isfinite(seconds):
+    last = -math.inf
+    for i, text in zip(rows, texts):
+        seconds, ahead = _clock(text) or (math.nan, None)
+        if not math.isfinite(seconds):
             raise wrong(
                 path,
                 f"{text.strip()[:40]!r} as {name} in row {i}",
@@ -175,8 +192,9 @@ def times(path: Path, name: str, texts: list[str], first_row: int = 2) -> F64:
             raise wrong(
                 path, f"{text.strip()} as {name} in row {i}", "seconds since 1970", "Divide milliseconds by 1000."
             )
-        if found and seconds < found[-1]:
+        if seconds - (ahead or 0.0) < last:
             raise wrong(path, f"a time in row {i} before the one above it", "rows in order", f"Sort it by {name}.")
+        last = seconds - (ahead or 0.0)
         found.append(seconds)
     return np.array(found)
 
@@ -185,9 +203,16 @@ def _is_missing(text: str) -> bool:
     return text.strip().lower() in MISSING
 
 
+def _float(text: str) -> float:
+    """Raises ValueError for what only Python takes for a number."""
+    if "_" in text:
+        raise ValueError(text)
+    return float(text)
+
+
 def _is_number(text: str) -> bool:
     try:
-        return math.isfinite(float(text))
+        return math.isfinite(_float(text))
     except ValueError:
         return False
 
@@ -196,10 +221,10 @@ def number(path: Path, name: str, row: int, text: str) -> float:
     if _is_missing(text):
         return math.nan
     try:
-        value = float(text)
+        value = _float(text)
     except ValueError as error:
         comma = "Write decimals with a point." if "," in text else "Clear the cell: an empty one is a missing value."
         raise wrong(
             path, f"{text.strip()[:40]!r} as {name} in row {row}", "a number or an empty cell", comma
         ) from error
-    return value if math.isfinite(value) else math.nan
+    return value if abs(value) < MOST else math.nan
