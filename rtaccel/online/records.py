@@ -51,9 +51,9 @@ class Records:
     Each score is over its threshold, and the largest of the three counts. The first 40 samples score 0. Without a time there is
     no season. The EWMA starts at 0, so an offset of all values changes when seasons count.
 
-    A value that is not finite, or 1e300 or more in size, is missing: it scores NaN and changes nothing, but no difference is taken
-    across it. Gaps in time need nothing, as samples are counted. The thresholds are what did best on the NAB corpus. Raises
-    FormatError for settings.
+    A value that is not finite, or 1e300 or more in size, is missing: it scores NaN and changes nothing, but no difference is
+    taken across it. Gaps in time need nothing, as samples are counted. The thresholds are what did best on the NAB corpus.
+    Raises FormatError for settings.
 
     Example:
         >>> from rtaccel.online import Records
