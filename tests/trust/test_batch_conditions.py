@@ -38,10 +38,17 @@ BODIES: dict[str, Callable[[Any, Tensor], Any]] = {
     "rows of two": lambda m, x: m.a(x).reshape(2, -1),
     "mean of all": lambda m, x: m.a(x).mean(0, keepdim=True) + x,
     "softmax over the batch": lambda m, x: m.a(x).softmax(0),
+    "both directions": lambda m, x: torch.cat(torch.cat([m.a(x), m.b(x.flip(1))]).chunk(2, 0), 1),
     "length": lambda m, x: m.a(x) * len(x),
     "plain": lambda m, x: torch.relu(m.a(x)),
 }
-OPEN = {"plain": range(18), "greater": range(5, 18), "one": range(2, 18), "elements": range(18)}
+OPEN = {
+    "plain": range(18),
+    "greater": range(5, 18),
+    "one": range(2, 18),
+    "elements": range(18),
+    "both directions": range(1, 18),
+}
 """What at least is taken, where the example is one of these."""
 
 
@@ -95,6 +102,13 @@ def test_a_limit_at_any_batch_leaves_all_on_the_examples_side(seed: int) -> None
         elif size > 1:
             with pytest.raises(rt.ShapeError, match=f"a batch of {size}"):
                 fast(x)
+
+
+def test_a_quotient_of_sizes_has_no_largest_batch() -> None:
+    model = Model(BODIES["both directions"]).eval()
+    fast = rt.compile(model, (torch.randn(1, 4),), strict=True)
+    x = torch.randn(1501, 4)
+    torch.testing.assert_close(fast(x), model(x).detach(), rtol=1e-4, atol=1e-4)
 
 
 def test_explain_says_what_was_assumed() -> None:

@@ -36,6 +36,7 @@ from rtaccel.convert.frontend.retrace import (
 )
 from rtaccel.convert.frontend.tracing.lengths import lengths_stay_open
 from rtaccel.convert.frontend.tracing.outside_state import outside_kept
+from rtaccel.convert.frontend.tracing.raising_modules import raising_modules_leave
 from rtaccel.convert.frontend.tracing.unasked import masks_as_given, unvalidated
 from rtaccel.convert.frontend.trained import as_torch_layers
 from rtaccel.core.batch import ANY_BATCH, only
@@ -64,7 +65,7 @@ def _export(
     with (
         torch.no_grad(), unlogged(), unvalidated(), masks_as_given(), known_shapes(bool(dims)),
         attributes_kept(model), outside_kept(model), transforms_left(), packed_sequences(model, any_batch), WrittenCalls(),
-        lengths_stay_open(model),
+        lengths_stay_open(model), raising_modules_leave(),
         warnings.catch_warnings(),
     ):  # fmt: skip
         warnings.filterwarnings("ignore", category=FutureWarning)  # torch's own, about its own tree specs

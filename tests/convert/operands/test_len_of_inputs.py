@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Callable
+from types import ModuleType
 
 import pytest
 import torch
@@ -62,3 +63,26 @@ def test_a_limit_is_a_condition() -> None:
     assert torch.equal(fast(x), x * 2)
     with pytest.raises(rt.ShapeError):
         fast(torch.randn(30, 4))
+
+
+FILES = {
+    "some_package.masks": "def ones(n):\n    return n.new_ones(len(n), 1)\n",
+    "some_package.model": (
+        "from torch import nn\nfrom some_package.masks import ones\n"
+        "class Net(nn.Module):\n    def forward(self, x):\n        return x * 2 + ones(x[:, 0])\n"
+    ),
+}
+
+
+def test_in_another_file_of_the_package(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The file has the function, and none of the model's classes."""
+    for name, code in FILES.items():
+        file = ModuleType(name)
+        monkeypatch.setitem(sys.modules, name, file)
+        exec(code, vars(file))
+    model = sys.modules["some_package.model"].Net().eval()
+    fast = rt.compile(model, (torch.randn(1, 5),), strict=True)
+    for batch in (1, 2, 3):
+        x = torch.randn(batch, 5)
+        torch.testing.assert_close(fast(x), model(x))
+    assert "len" not in vars(sys.modules["some_package.masks"])

@@ -142,6 +142,8 @@ def _linear(condition: Any, example: int) -> tuple[int, int | None] | None:
     unknown = (-1, None)
     if not isinstance(condition, sympy.core.relational.Relational):
         return unknown
+    if (bounds := _of_quotient(condition)) is not None:
+        return _all_of([_linear(bound, example) for bound in bounds if bound != sympy.true])
     (batch,) = condition.free_symbols
     side = sympy.expand(condition.lhs - condition.rhs)
     slope, offset = side.coeff(batch, 1), side.coeff(batch, 0)
@@ -163,6 +165,33 @@ def _linear(condition: Any, example: int) -> tuple[int, int | None] | None:
         return (max(0, lo), None) if example >= lo else None
     hi = int(math.ceil(root) - 1 if strict else math.floor(root))
     return (0, hi) if example <= hi else None
+
+
+def _all_of(ranges: Sequence[tuple[int, int | None] | None]) -> tuple[int, int | None] | None:
+    """The sizes of all ranges of `_linear`."""
+    if (-1, None) in ranges:
+        return -1, None
+    known = [one for one in ranges if one is not None]
+    if len(known) < len(ranges):
+        return None
+    return max(lo for lo, _ in known), min((hi for _, hi in known if hi is not None), default=None)
+
+
+def _of_quotient(condition: Any) -> tuple[Any, ...] | None:
+    """`p // q == n`, with q positive for any batch but none, as what it says of p: `n q <= p < (n + 1) q`. None of others."""
+    import sympy
+    from torch.utils._sympy.functions import FloorDiv
+
+    if not isinstance(condition, sympy.Eq):
+        return None
+    quotient, number = condition.args if isinstance(condition.lhs, FloorDiv) else reversed(condition.args)
+    if not isinstance(quotient, FloorDiv) or not number.is_Integer:
+        return None
+    above, below = quotient.args
+    (batch,) = condition.free_symbols
+    if not (below.coeff(batch, 1) >= 0 and sympy.Poly(below, batch).degree() <= 1 and below.subs(batch, 1) > 0):
+        return None
+    return sympy.Ge(above, number * below), sympy.Lt(above, (number + 1) * below), sympy.Gt(below, 0)
 
 
 def _tried(condition: Any, example: int) -> tuple[int, int | None] | None:
