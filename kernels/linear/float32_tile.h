@@ -12,6 +12,7 @@ struct Float32 {
   using Weight = float;
   static const Weight* weights(const Attrs& attrs, int64_t count) { return attrs.floats("weight", count); }
   static constexpr int kGroup = 1;
+  static constexpr bool kLong = RTA_WANTS("linear", "long sums");  // else plain sums, of any length
   static constexpr int kStep = S::kLanes * static_cast<int>(sizeof(float));
 
   template <int R, int V, int P>
@@ -63,19 +64,19 @@ struct Float32 {
     LongSums<S, R, V> all;
     int64_t k = from;
     while (true) {
-      const int64_t end = to - k > kSumRun * C ? k + kSumRun * C : to;
+      const int64_t end = kLong && to - k > kSumRun * C ? k + kSumRun * C : to;
       for (; k + C <= end; k += C) {
 #pragma GCC unroll 4
         for (int c = 0; c < C; ++c) step(c, k + c);
         ahead.fetch<kStep>();
       }
-      if (end == to) break;
+      if (end == to || !kLong) break;
       join();
       all.keep(acc[0]);
     }
     for (; k < to; ++k) step(0, k);
     join();
-    all.finish(acc[0]);
+    if constexpr (kLong) all.finish(acc[0]);
     if (from != 0) {
 #pragma GCC unroll 6
       for (int r = 0; r < R; ++r)

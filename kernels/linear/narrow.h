@@ -77,7 +77,9 @@ class NarrowLinear final : public Stage {
 
   template <int N>
   void choose(const Run& run) const {
-    layer_.k > kSumRun* S::kLanes ? blocks<N, true>(run) : blocks<N, false>(run);
+    if constexpr (RTA_WANTS("linear", "long sums"))
+      if (layer_.k > kSumRun * S::kLanes) return blocks<N, true>(run);
+    blocks<N, false>(run);
   }
 
   // kLong: of more numbers than a run of sums has.

@@ -6,6 +6,9 @@ from collections.abc import Iterable, Sequence
 
 from rtaccel.deploy.reading import PlanRead
 
+LONG = 512
+"""kSumRun of kernels/_common/long_sums.h."""
+
 
 def everything(*, threads: bool = True) -> str:
     """A header that leaves nothing out."""
@@ -33,7 +36,8 @@ def header(
     (operator, stem, instruction set) that are to be; None: every set that is compiled has all of its own.
 
     Words of forms: the name of an attribute that is a whole number and not 0, with " > 1" where it is more, and "one output"
-    where a row of the result has one element; "1 outputs" to "8 outputs" with weights of float32.
+    where a row of the result has one element; "1 outputs" to "8 outputs" with weights of float32; "long sums" of rows of more
+    than LONG numbers.
     """
     words = {(op, stem) for op, _, stem in chosen}
     for stage in plan.stages:
@@ -43,6 +47,7 @@ def header(
         width = stage.outputs[0].width
         words |= {(stage.op, "one output")} if width == 1 else set()
         words |= {(stage.op, f"{width} outputs")} if width <= 8 and stage.weight_dtype == "float32" else set()
+        words |= {(stage.op, "long sums")} if stage.inputs and stage.inputs[0].width > LONG else set()
         for name, value in stage.attrs.items():
             if isinstance(value, int) and value:
                 words |= {(stage.op, name), (stage.op, f"{name} > 1")} if value > 1 else {(stage.op, name)}
