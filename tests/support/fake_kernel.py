@@ -72,9 +72,9 @@ class FakeKernel:
             with torch.no_grad():
                 (y,) = self._compute(x_of(message, self._network)[None])
             slot = self._replies[(sequence & 1) * outputs :][:outputs]
+            self.answered += 1  # before the answer: who has it may ask at once
             for i, word in enumerate(words_of(y[0], sequence)):
                 slot[i] = word
-            self.answered += 1
 
 
 class FakeCard:
