@@ -12,8 +12,10 @@ namespace rta {
 
 constexpr int64_t kSumRun = 512;
 
-// Where the next run of n numbers ends, of which `first` were added.
-static inline int64_t run_end(int64_t first, int64_t n) { return n - first > kSumRun ? first + kSumRun : n; }
+// Where the next run of n numbers ends, of which `first` were added. chains: sums that are added side by side.
+static inline int64_t run_end(int64_t first, int64_t n, int64_t chains = 1) {
+  return n - first > kSumRun * chains ? first + kSumRun * chains : n;
+}
 
 // R by V vectors of sums.
 template <class S, int R, int V>

@@ -89,7 +89,7 @@ void ConvStage<S, Kind>::tile(const Block& b, const ConvTarget& to, int64_t posi
   if (!K::kInt8 && per_segment_ == 1) {
     int64_t s = part.from;
     while (true) {
-      const int64_t run = end - s > kSumRun * C ? s + kSumRun * C : end;
+      const int64_t run = run_end(s, end, C);
       for (; s + C <= run; s += C) {
 #pragma GCC unroll 4
         for (int c = 0; c < C; ++c) step(c, b.delta[s + c], 0);

@@ -71,8 +71,8 @@ class PlaneStage final : public Stage {
   }
 
  private:
-  static constexpr int kWhole = kSumRun,
-                       kPart = 128;  // products of bytes of which a sum is exact in float32, in 22 bits
+  // Products of bytes of which a sum is exact in float32, and in 22 bits.
+  static constexpr int kWhole = 512, kPart = 128;
   static constexpr int vectors_of(int n) { return n == 1 ? 8 : n == 2 || (n == 3 && S::kRegisters == 32) ? 4 : 3; }
 
   struct Target {  // a row of y; of what is added to it, nullptr where there is none
@@ -176,7 +176,7 @@ class PlaneStage final : public Stage {
 #pragma GCC unroll 8
       for (int v = 0; v < V; ++v) acc[n][v] = start;
     }
-    if (products_ <= kWhole)
+    if (products_ <= (kInt8 ? kWhole : kSumRun))
       sum<N, V>(acc, line + i, delta_, block.w, products_);
     else if constexpr (kInt8)
       whole_sums<N, V>(acc, line + i, block.w);

@@ -64,7 +64,7 @@ struct Float32 {
     LongSums<S, R, V> all;
     int64_t k = from;
     while (true) {
-      const int64_t end = kLong && to - k > kSumRun * C ? k + kSumRun * C : to;
+      const int64_t end = kLong ? run_end(k, to, C) : to;
       for (; k + C <= end; k += C) {
 #pragma GCC unroll 4
         for (int c = 0; c < C; ++c) step(c, k + c);

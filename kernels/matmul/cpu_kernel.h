@@ -226,7 +226,7 @@ class MatmulStage final : public Stage {
     LongSums<S, 1, 2> all;
     int64_t k = 0;
     while (true) {
-      const int64_t end = whole - k > kSumRun * 2 * S::kLanes ? k + kSumRun * 2 * S::kLanes : whole;
+      const int64_t end = run_end(k, whole, 2 * S::kLanes);
       for (; k + 2 * S::kLanes <= end; k += 2 * S::kLanes) {
         sum = S::mul_add(S::load(left + k), S::load(right + k), sum);
         other = S::mul_add(S::load(left + k + S::kLanes), S::load(right + k + S::kLanes), other);

@@ -146,7 +146,7 @@ class ReduceStage final : public Stage {
                                                             int64_t count, Body body) {
     if constexpr (kind != Reduction::kSum) return body(0, count);
     for (int64_t i = 0; i < count;) {
-      const int64_t end = count - i > kSumRun - since ? i + kSumRun - since : count;
+      const int64_t end = run_end(i - since, count);
       body(i, end);
       since += end - i;
       i = end;

@@ -7,6 +7,7 @@ import math
 import re
 import threading
 import time
+from datetime import datetime, timedelta, timezone
 from pathlib import Path
 
 import numpy as np
@@ -109,6 +110,27 @@ def test_rows_that_are_appended(tmp_path: Path) -> None:
     writer.join()
     np.testing.assert_array_equal([v for _, _, v in found], values[60:])
     assert [s for _, s, _ in found] == [1.7e9 + 60 * i for i in range(60, 90)]
+
+
+def test_appended_rows_across_a_clock_that_is_set_back(tmp_path: Path) -> None:
+    """What a whole file may show, a file that grows may show too: the hour that comes twice, and empty lines, which count."""
+    start = datetime(2025, 10, 25, 22, tzinfo=timezone.utc)
+    zone = [timezone(timedelta(hours=2 if i < 180 else 1)) for i in range(300)]
+    lines = [f"{(start + timedelta(minutes=i)).astimezone(zone[i]).isoformat()},{i % 7}\n" for i in range(300)]
+    whole, path = tmp_path / "whole.csv", tmp_path / "grows.csv"
+    whole.write_text("timestamp,value\n" + "".join(lines))
+    wanted = table.read(whole)
+    for known_rows in (60, 180, 200):
+        path.write_text("timestamp,value\n" + "".join(lines[:known_rows]))
+        known = table.read(path)
+        path.write_text("timestamp,value\n" + "".join(lines[:100]) + "\n" + "".join(lines[100:]) + "1999-01-01,1\n")
+        rows = live.appended(path, known)
+        found = list(itertools.islice(rows, 300 - known_rows))
+        assert wanted.seconds is not None
+        np.testing.assert_array_equal([s for _, s, _ in found], wanted.seconds[known_rows:])
+        assert [s for s, _, _ in found] == wanted.stamps[known_rows:]
+        with pytest.raises(FormatError, match="row 303 before the one above"):
+            next(rows)
 
 
 @pytest.mark.parametrize("line", ["1.8e9,1,2\n", "1.8e9,word\n", "5,1.0\n", "yesterday,1.0\n"])

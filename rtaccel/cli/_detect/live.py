@@ -84,14 +84,17 @@ def _rows(path: Path, known: table.Table, follow: bool) -> Iterator[tuple[str, f
 
 def appended(path: Path, known: table.Table) -> Iterator[tuple[str, float | None, float]]:
     """Rows behind those of `known`, as they are written; a line without its end is waited for."""
-    last, count = -math.inf if known.seconds is None else float(known.seconds[-1]), len(known.values)
+    count = len(known.values)
     with path.open(encoding="utf-8-sig", newline="") as file:
         head = file.readline()
         delimiter = max(",;\t", key=head.count)
         names = [cell.strip() for cell in next(csv.reader([head], delimiter=delimiter))]
         value_at = names.index(known.value_name)
         time_at = None if known.time_name is None else names.index(known.time_name)
-        seen, partial = 0, ""
+        times = table.Times(path, known.time_name or "")
+        if time_at is not None:
+            times.next(known.stamps[-1], count + 1)
+        seen, row, partial = 0, 1, ""
         while True:
             piece = file.readline()
             if not piece:
@@ -101,12 +104,12 @@ def appended(path: Path, known: table.Table) -> Iterator[tuple[str, float | None
             if not partial.endswith("\n"):
                 continue
             cells, partial = next(csv.reader([partial.rstrip("\r\n")], delimiter=delimiter), []), ""
+            row += 1
             if not cells:
                 continue
             seen += 1
             if seen <= count:
                 continue
-            row = seen + 1
             if len(cells) != len(names):
                 raise table.wrong(
                     path, f"{len(cells)} cells in row {row}", f"{len(names)} as in its head", "Repair that row."
@@ -115,11 +118,7 @@ def appended(path: Path, known: table.Table) -> Iterator[tuple[str, float | None
             if time_at is None:
                 yield str(seen - 1), None, value
                 continue
-            seconds = float(table.times(path, names[time_at], [cells[time_at]], [row])[0])
-            if seconds < last:
-                raise table.wrong(path, f"a time in row {row} before the one above it", "rows in order", "Sort it.")
-            last = seconds
-            yield cells[time_at].strip(), seconds, value
+            yield cells[time_at].strip(), times.next(cells[time_at], row), value
 
 
 class Lines:

@@ -174,29 +174,38 @@ def _clock(text: str) -> tuple[float, float | None] | None:
     return seconds, None if ahead is None else ahead.total_seconds()
 
 
-def times(path: Path, name: str, texts: list[str], rows: Sequence[int]) -> F64:
-    """`parse_time` of all; rows: their numbers. A clock that is set back may show an earlier time, where it says how far it is
-    ahead of UTC."""
-    found: list[float] = []
-    last = -math.inf
-    for i, text in zip(rows, texts):
+class Times:
+    """A column of times, row after row. A clock that is set back may show an earlier time, where it says how far it is ahead
+    of UTC."""
+
+    def __init__(self, path: Path, name: str) -> None:
+        self._path, self._name = path, name
+        self._last = -math.inf
+
+    def next(self, text: str, row: int) -> float:
+        """`parse_time` of the cell in that row. Raises FormatError where it is no time, or before the one above it."""
         seconds, ahead = _clock(text) or (math.nan, None)
         if not math.isfinite(seconds):
             raise wrong(
-                path,
-                f"{text.strip()[:40]!r} as {name} in row {i}",
+                self._path,
+                f"{text.strip()[:40]!r} as {self._name} in row {row}",
                 "ISO dates such as 2024-03-01 12:30:00, or seconds since 1970",
                 "Convert the column.",
             )
         if abs(seconds) > MAX_SECONDS:
-            raise wrong(
-                path, f"{text.strip()} as {name} in row {i}", "seconds since 1970", "Divide milliseconds by 1000."
-            )
-        if seconds - (ahead or 0.0) < last:
-            raise wrong(path, f"a time in row {i} before the one above it", "rows in order", f"Sort it by {name}.")
-        last = seconds - (ahead or 0.0)
-        found.append(seconds)
-    return np.array(found)
+            got = f"{text.strip()} as {self._name} in row {row}"
+            raise wrong(self._path, got, "seconds since 1970", "Divide milliseconds by 1000.")
+        if seconds - (ahead or 0.0) < self._last:
+            got = f"a time in row {row} before the one above it"
+            raise wrong(self._path, got, "rows in order", f"Sort it by {self._name}.")
+        self._last = seconds - (ahead or 0.0)
+        return seconds
+
+
+def times(path: Path, name: str, texts: Sequence[str], rows: Sequence[int]) -> F64:
+    """`Times` of all; rows: their numbers."""
+    column = Times(path, name)
+    return np.array([column.next(text, row) for text, row in zip(texts, rows)])
 
 
 def _is_missing(text: str) -> bool:

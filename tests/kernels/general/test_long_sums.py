@@ -5,7 +5,9 @@ One number after the other would lose 40 to 150 roundings of the result for 65,5
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable
+from pathlib import Path
 
 import pytest
 import torch
@@ -14,6 +16,8 @@ from torch import Tensor, nn
 
 import rtaccel as rt
 from rtaccel.core.registry import operator
+from rtaccel.deploy import wanted
+from rtaccel.kernels.pool.triton import pool
 from tests.support.one_stage import kernels
 
 EPS = torch.finfo(torch.float32).eps
@@ -102,3 +106,10 @@ def test_convolution(channels: int, out: int, kernel: int, groups: int, steps: i
     layer = nn.Conv1d(channels, out, kernel, groups=groups)
     nn.init.uniform_(layer.weight)
     check(layer, (torch.rand(1, channels, steps + kernel - 1),))
+
+
+def test_every_room_means_the_same_run() -> None:
+    """A packed program leaves long sums out by it, and Triton's pool adds by it."""
+    header = Path(__file__).parents[3] / "kernels" / "_common" / "long_sums.h"
+    (run,) = re.findall(r"kSumRun = (\d+);", header.read_text())
+    assert wanted.LONG == pool.SUM_RUN == int(run)
