@@ -42,9 +42,12 @@ class Histogram:
 
     @classmethod
     def of(cls, latency: Latency, digits: int = 3) -> Histogram:
-        """Of every sample of a measurement."""
+        """Of every sample of a measurement. Raises FormatError for what is none."""
+        samples = getattr(latency, "samples_us", None)
+        if samples is None:
+            raise FormatError("histogram", shown(latency), "a measurement", "Pass what rt.measure gave.")
         found = cls(digits)
-        found.record_ns(np.rint(np.asarray(latency.samples_us, dtype=np.float64) * 1e3))
+        found.record_ns(np.rint(np.asarray(samples, dtype=np.float64) * 1e3))
         return found
 
     @classmethod

@@ -101,7 +101,16 @@ class Interleaved(Tabled):
         Introduction to the Bootstrap, chapter 13), n^(1/3) of n rounds together (moving blocks; H. R. Kuensch, Annals
         of Statistics 17, 1989), so noise that lasts through a round or a few stays together. A difference is worth
         claiming when 1 is outside it; `compare` asks for more. It needs about 20 rounds to be of use.
+
+        Raises FormatError for names that were not measured, and for numbers out of range.
         """
+        if not (is_finite(confidence) and 0 < confidence < 1):
+            raise FormatError(
+                "interleave", f"confidence={shown(confidence)}", "a share between 0 and 1", "0.99 is usual."
+            )
+        if not is_whole(resamples, 1, 1_000_000):
+            raise FormatError("interleave", f"resamples={shown(resamples)}", "1 to a million", "4,000 are usual.")
+        _check_seed(seed)
         ratios = self.medians_us(name) / self.medians_us(to)
         rounds, together = len(ratios), max(1, round(len(ratios) ** (1 / 3)))
         starts = np.random.default_rng(seed).integers(0, rounds - together + 1, (resamples, -(-rounds // together)))
@@ -112,7 +121,9 @@ class Interleaved(Tabled):
 
     def compare(self, name: str, to: str, *, margin: float = 0.02) -> Comparison:
         """Faster, slower, or no difference: a difference counts when the interval of the ratio excludes all up to
-        `margin`. Two per cent is what the place of a function in memory can make, with nothing changed in it."""
+        `margin`. Two per cent is what the place of a function in memory can make, with nothing changed in it. Raises
+        FormatError as `ratio`."""
+        _check_margin(margin)
         return Comparison(name, to, self.ratio(name, to), margin)
 
     def records(self) -> list[dict[str, Any]]:
@@ -160,8 +171,8 @@ def compare(
         raise FormatError(
             "compare", f"seconds={shown(seconds)}", "a positive number, a week at most", "Ten is a good start."
         )
-    if not (is_finite(margin) and margin >= 0):
-        raise FormatError("compare", f"margin={shown(margin)}", "a share, 0 or above", "0.02 is 2 %.")
+    _check_margin(margin)
+    _check_seed(seed)
     calls = {"new": new, "old": old}
     if not all(callable(fn) for fn in calls.values()):
         raise FormatError("compare", shown(calls), "two callables without arguments", "Wrap them in a lambda.")
@@ -197,6 +208,7 @@ def interleave(
         raise FormatError("interleave", got, expected, "30 rounds of 100 calls are a good start.")
     if not (is_finite(warmup) and 0 <= warmup <= _LONGEST):
         raise FormatError("interleave", f"warmup={shown(warmup)}", "seconds, 0 to a week", "Leave it out.")
+    _check_seed(seed)
     order = list(callables)
     shuffle = random.Random(seed).shuffle
     taken = {name: array("q") for name in order}
@@ -212,3 +224,13 @@ def interleave(
                 taken[name].extend(sampler.sample_ns(callables[name], (), limits, clock))
     shaped = {name: np.array(taken[name], dtype=np.float64).reshape(rounds, -1) / 1e3 for name in callables}
     return Interleaved(shaped, timer_ns)
+
+
+def _check_margin(margin: Any) -> None:
+    if not (is_finite(margin) and margin >= 0):
+        raise FormatError("compare", f"margin={shown(margin)}", "a share, 0 or above", "0.02 is 2 %.")
+
+
+def _check_seed(seed: Any) -> None:
+    if not is_whole(seed, 0):
+        raise FormatError("interleave", f"seed={shown(seed)}", "a whole number, 0 or above", "Leave it out.")

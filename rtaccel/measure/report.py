@@ -56,7 +56,7 @@ def render_report(
 
     Raises FormatError when there are no results.
     """
-    check_results(results)
+    check_results(results, title)
     if theme not in (None, "light", "dark"):
         raise FormatError("report", f"theme={shown(theme)}", '"light", "dark" or None', "None follows the reader.")
     drawn = results[:MAX_DRAWN]
@@ -94,8 +94,8 @@ def render_report(
 
 def write_report(path: str | PathLike[str], results: Sequence[Latency], **options: object) -> Path:
     """Writes `render_report(results, **options)` to a file, UTF-8, and returns its path."""
-    target = Path(path)
-    target.write_text(render_report(results, **options), encoding="utf-8")  # type: ignore[arg-type]
+    target, text = Path(path), render_report(results, **options)  # type: ignore[arg-type]
+    target.write_text(text, encoding="utf-8", errors="backslashreplace")  # half a surrogate pair is no UTF-8
     return target
 
 

@@ -25,7 +25,7 @@ def render_markdown(
     facts: Sequence[tuple[str, str]] = (),
 ) -> str:
     """results, title, command, stages, facts: as in `render_report`. Raises FormatError when there are no results."""
-    check_results(results)
+    check_results(results, title)
     lines = [line for result in results for line in result.lines]
     parts = [f"### {_cell(title)}"]
     if lines:

@@ -44,7 +44,7 @@ def write_png(
 
     Raises FormatError when there are no results, BackendUnavailable where matplotlib is not installed.
     """
-    check_results(results)
+    check_results(results, title)
     try:
         import matplotlib
     except ModuleNotFoundError as error:

@@ -198,8 +198,11 @@ def _times(samples_ns: Any) -> np.ndarray:
     return found
 
 
-def check_results(results: Any) -> None:
-    """What the reports take. Raises FormatError for anything but a list of `Latency`, and for an empty one."""
+def check_results(results: Any, title: Any) -> None:
+    """What the reports take. Raises FormatError for anything but a list of `Latency`, for an empty one, and a title that is no
+    text."""
+    if not isinstance(title, str):
+        raise FormatError("report", f"title={shown(title)}", "a text", "Say what was measured.")
     if isinstance(results, Latency) or not isinstance(results, Sequence) or isinstance(results, (str, bytes)):
         raise FormatError("report", f"results of type {type(results).__name__}", "a list of Latency", "Write [result].")
     if not results:

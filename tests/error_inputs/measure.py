@@ -15,10 +15,11 @@ from rtaccel.measure.budget import KEYS, load_budgets
 from rtaccel.measure.cold_start import cold_start
 from rtaccel.measure.device_budgets import budgets_here
 from rtaccel.measure.energy import find_counter, measure_energy
-from rtaccel.measure.interleave import compare, interleave
+from rtaccel.measure.histogram import Histogram
+from rtaccel.measure.interleave import Interleaved, compare, interleave
 from rtaccel.measure.loadgen import run_loadgen
 from rtaccel.measure.machine.memory import peak_memory
-from rtaccel.measure.report import render_report
+from rtaccel.measure.report import render_report, write_report
 from rtaccel.measure.report_markdown import render_markdown
 from rtaccel.measure.report_png import write_png
 from rtaccel.measure.result import Latency
@@ -183,6 +184,22 @@ for name, value in (NO_NUMBER | NOT_FINITE | BELOW).items():
     add(f"peak_memory calls={name}", lambda v=value: peak_memory(len, [[]], v), "memory: got calls=")
 for name, value in (NO_NUMBER | NOT_FINITE | {"-1": -1}).items():
     add(f"compare margin={name}", lambda v=value: compare(len, len, seconds=0.1, margin=v), "compare: got margin=")
+for name, value in (NO_NUMBER | NOT_FINITE | {"-1": -1}).items():
+    add(f"Interleaved.compare margin={name}", lambda v=value: timed().compare("a", "a", margin=v), "got margin=")
+    if name not in ("huge", "endless"):
+        add(f"Interleaved.ratio seed={name}", lambda v=value: timed().ratio("a", "a", seed=v), "got seed=")
+    add(f"Interleaved.ratio resamples={name}", lambda v=value: timed().ratio("a", "a", resamples=v), "got resamples=")
+    add(
+        f"Interleaved.ratio confidence={name}", lambda v=value: timed().ratio("a", "a", confidence=v), "got confidence="
+    )
+    if not isinstance(value, str):
+        add(f"write_report title={name}", lambda v=value: write_report("x.html", [latency()], title=v), "got title=")
+for name, value in {"0": 0, "1": 1, "2": 2}.items():
+    add(
+        f"Interleaved.ratio confidence={name}", lambda v=value: timed().ratio("a", "a", confidence=v), "got confidence="
+    )
+for name, value in {"a list": [1], "text": "1", "-1": -1}.items():
+    add(f"interleave seed={name}", lambda v=value: interleave({"a": list}, 2, 2, seed=v), "got seed=")
 for name, value in {"nothing": {}, "a list": [len], "None": None, "a number in it": {"a": 3}}.items():
     add(f"interleave of {name}", lambda v=value: interleave(v), "interleave: got.*callable")
 add("a ratio of an unknown name", lambda: interleave({"a": list}, 30, 5).ratio("a", "b"), "'b'.*one of a")
@@ -201,6 +218,14 @@ for name, given in {
     "qps of nan": {"scenario": "Server", "budget": rt.Budget(p99_us=9), "qps": math.nan}, "expected_us of 0": {"expected_us": 0},
 }.items():  # fmt: skip
     add(f"run_loadgen with {name}", lambda g=given: run_loadgen(len, **({"samples": [[1]]} | g)), "loadgen: got")  # type: ignore[arg-type]
+
+
+for name, value in {"None": None, "a list": [1.0], "a number": 3}.items():
+    add(f"Histogram.of {name}", lambda v=value: Histogram.of(v), "histogram: got")
+
+
+def timed() -> Interleaved:
+    return Interleaved({"a": np.ones((5, 3))}, 0.0)
 
 
 def latency(name: str = "x") -> Latency:

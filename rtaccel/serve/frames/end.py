@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 
 from rtaccel import _native as native
 from rtaccel.core.errors import FormatError, ShapeError
+from rtaccel.measure.numbers import is_whole, shown
 from rtaccel.serve.frames.refusal import FrameRefused
 from rtaccel.serve.frames.wires import Wire, wire_of
 
@@ -113,13 +114,23 @@ class Writer(_End):
 
         stamp_ns: of this machine's clock; None: `time.monotonic_ns()` now. session: of the request, in an answer.
 
-        Raises ShapeError where `out` is too small.
+        Raises ShapeError where `out` is too small or no memory to write to, FormatError for numbers that a frame cannot hold.
         """
         stamp = time.monotonic_ns() if stamp_ns is None else stamp_ns
-        to = out if isinstance(out, np.ndarray) else np.frombuffer(out, np.uint8)
-        size: int = self._native.write(
-            to, KINDS[kind], status, self.session if session is None else session, sequence, stamp
-        )
+        by = self.session if session is None else session
+        try:
+            to = out if isinstance(out, np.ndarray) else np.frombuffer(out, np.uint8)
+            size: int = self._native.write(to, KINDS.get(kind), status, by, sequence, stamp)
+        except (TypeError, ValueError, BufferError) as error:
+            _check_kind(kind)
+            for name, value, least, most in (
+                ("status", status, -(2**31), 2**31 - 1), ("session", by, 0, 2**64 - 1), ("sequence", sequence, 0, 2**64 - 1),
+                ("stamp_ns", stamp, -(2**63), 2**63 - 1),
+            ):  # fmt: skip
+                if not is_whole(value, least, most):
+                    expected = f"a whole number, {least} to {most}"
+                    raise FormatError("frame", f"{name}={shown(value)}", expected, f"Change {name}.") from None
+            raise ShapeError("frame", f"out: {error}", "uint8 memory to write to", "bytearray(Writer.bytes)") from None
         if size < 0:
             raise ShapeError("frame", f"out of {len(to)} bytes", f"{self.bytes} bytes", "Allocate Writer.bytes.")
         return size
@@ -145,9 +156,15 @@ class Reader(_End):
 
         Raises FrameRefused, with the arrays and the guard as before.
         """
-        found = self._native.read(
-            frame, len(frame) if size is None else size, KINDS[kind], session, self.guard if guard is None else guard
-        )
+        by = self.guard if guard is None else guard
+        try:
+            found = self._native.read(frame, len(frame) if size is None else size, KINDS.get(kind), session, by)
+        except (TypeError, ValueError, BufferError):
+            _check_kind(kind)
+            if not is_whole(session, 0, 2**64 - 1):
+                raise FormatError("frame", f"session={shown(session)}", "a session, or 0", "Change session.") from None
+            check_frame("frame", frame, size)
+            raise
         if found[0]:
             raise FrameRefused(found[0], f"{len(frame) if size is None else size} bytes")
         return Head(kind, *found[2:])
@@ -161,6 +178,23 @@ def parse(frame: Any, key: bytes | None = None) -> tuple[Head, bytes, list[tuple
         raise FrameRefused(code, f"{len(frame)} bytes")
     name = next(k for k, v in KINDS.items() if v == kind)
     return Head(name, status, session, sequence, stamp), model, tensors
+
+
+def check_frame(op: str, frame: Any, size: int | None) -> None:
+    """Raises ShapeError for what holds no frame, whatever is in it."""
+    try:
+        given = memoryview(frame)
+    except TypeError:
+        raise ShapeError(op, f"a frame of type {type(frame).__name__}", "bytes", "Pass what was received.") from None
+    if not given.c_contiguous:
+        raise ShapeError(op, "a frame with gaps between its bytes", "contiguous memory", "Copy it first.")
+    if size is not None and not is_whole(size, 0, given.nbytes):
+        raise ShapeError(op, f"size={shown(size)}", f"0 to {given.nbytes} bytes of the frame", "Leave size out.")
+
+
+def _check_kind(kind: Any) -> None:
+    if not isinstance(kind, str) or kind not in KINDS:
+        raise FormatError("frame", f"kind={shown(kind)}", " or ".join(map(repr, KINDS)), "Change kind.")
 
 
 def _text(array: Any) -> str:

@@ -7,7 +7,10 @@ from collections.abc import Callable
 from dataclasses import replace
 from typing import Any, Protocol
 
-from rtaccel.core.errors import FormatError, UnsupportedProblem
+import torch
+from torch.utils import _pytree as pytree
+
+from rtaccel.core.errors import FormatError, ShapeError, UnsupportedProblem
 from rtaccel.serve.hedge.breaker import Breaker, RetryBudget, number
 from rtaccel.serve.hedge.function import Function
 from rtaccel.serve.hedge.stats import HedgeStats
@@ -43,8 +46,9 @@ class Hedged:
     time. What the edge of a remote with early exits answers by itself says nothing of the link: the breaker does not see it, and
     where it is open the edge is still asked.
 
-    Raises FormatError for settings that there are not. What `local` raises comes through; so does a typed error of the remote
-    for inputs that do not fit. A remote that cannot be reached is a failure, which the breaker sees.
+    Raises FormatError for settings that there are not, ShapeError where the remote's tensors have other shapes than the local
+    ones. What `local` raises comes through; so does a typed error of the remote for inputs that do not fit. A remote that cannot
+    be reached is a failure, which the breaker sees.
 
     Example:
         >>> import rtaccel as rt
@@ -97,6 +101,7 @@ class Hedged:
         if found:
             self._stats.edge += at_edge
             self._stats.remote += not at_edge
+            _check_alike(theirs, mine)
             return theirs
         self._stats.local += 1
         self._stats.overrun += end > start + self._deadline_ns
@@ -177,3 +182,14 @@ class Hedged:
 
     def __exit__(self, *exc: object) -> None:
         self.close()
+
+
+def _check_alike(theirs: Any, mine: Any) -> None:
+    if isinstance(theirs, torch.Tensor) and isinstance(mine, torch.Tensor) and theirs.shape == mine.shape:
+        return
+    got, wanted = (
+        [list(y.shape) for y in pytree.tree_leaves(tree) if isinstance(y, torch.Tensor)] for tree in (theirs, mine)
+    )
+    if wanted and got != wanted:
+        expected = f"{wanted}, as the local model gives"
+        raise ShapeError("Hedged", f"tensors of the remote of {got}", expected, "Ask a remote of the same task.")

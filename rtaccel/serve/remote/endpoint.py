@@ -18,9 +18,11 @@ from rtaccel.deploy import container
 from rtaccel.deploy.load import load
 from rtaccel.deploy.loaded_model import LoadedModel
 from rtaccel.deploy.save import artifact_bytes
+from rtaccel.measure.numbers import is_whole, shown
 from rtaccel.realtime.steps import steps_of
 from rtaccel.runtime.compiled import CompiledModel
 from rtaccel.serve.frames import Reader, Writer
+from rtaccel.serve.frames.end import check_frame
 from rtaccel.serve.frames.refusal import REASONS
 from rtaccel.serve.split.cut import NAME, Cut
 
@@ -70,8 +72,8 @@ class Endpoint:
         key: bytes | None = None,
         max_peers: int = 1024,
     ) -> None:
-        if isinstance(max_peers, bool) or not isinstance(max_peers, int) or max_peers < 1:
-            raise FormatError("Endpoint", f"max_peers={max_peers!r}", "a positive number", "1024 is a good start.")
+        if not is_whole(max_peers, 1, 2**31 - 1):
+            raise FormatError("Endpoint", f"max_peers={shown(max_peers)}", "a positive number", "1024 is a good start.")
         if digest is None:
             if not isinstance(model, CompiledModel):
                 raise FormatError("Endpoint", "a loaded model without a digest", "digest=", "Use Endpoint.load(path).")
@@ -115,6 +117,8 @@ class Endpoint:
 
         Raises FormatError for another file, and what `rt.load` raises.
         """
+        if not is_whole(batch, 1, 2**31 - 1):
+            raise FormatError("Endpoint", f"batch={shown(batch)}", "a positive number of rows", "Leave it out for one.")
         model = load(path, verify_key=verify_key)
         with open(path, "rb") as file:
             digest = container.written_digest("Endpoint", file.read())
@@ -142,8 +146,13 @@ class Endpoint:
         """The frame that answers a request; None where it was refused.
 
         frame: bytes, or anything with a buffer; size: how many of them. peer: who sent it: senders are told apart by its repr.
+        Raises ShapeError for what is no memory of `size` bytes.
         """
-        found = self._native.answer(frame, len(frame) if size is None else size, _name_of(peer))
+        try:
+            found = self._native.answer(frame, len(frame) if size is None else size, _name_of(peer))
+        except (TypeError, ValueError, BufferError):
+            check_frame("Endpoint", frame, size)
+            raise
         return found if isinstance(found, bytes) else None
 
     def stats(self) -> EndpointStats:

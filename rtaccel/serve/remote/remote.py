@@ -14,6 +14,7 @@ from torch import Tensor
 from torch.utils import _pytree as pytree
 
 from rtaccel.core.errors import FormatError, RtaccelError, ShapeError
+from rtaccel.measure.numbers import is_number, is_whole, shown
 from rtaccel.serve.frames import Reader, Writer
 from rtaccel.serve.frames.end import Head
 from rtaccel.serve.remote.endpoint import MODEL_REFUSED, check_size
@@ -97,8 +98,12 @@ class Remote:
         )  # fmt: skip
 
     def post(self, *inputs: Any, stamp_ns: int | None = None) -> int:
-        """Sends a request and gives its number; where the edge has answered, nothing is sent and `take` has it. Raises
-        ShapeError, with nothing sent, for inputs that do not fit."""
+        """Sends a request and gives its number; where the edge has answered, nothing is sent and `take` has it. stamp_ns: of this
+        machine's clock; None: now. Raises ShapeError and FormatError, with nothing sent, for arguments that do not fit."""
+        if stamp_ns is not None and not is_whole(stamp_ns, -(2**63), 2**63 - 1):
+            raise FormatError(
+                "remote", f"stamp_ns={shown(stamp_ns)}", "nanoseconds of a clock", "Leave it out for now."
+            )
         tensors, kept = (self._flat(inputs), ()) if self._before is None else self._before(inputs)
         if tensors is None:
             return self._keep(inputs, kept)
@@ -150,6 +155,7 @@ class Remote:
 
         Frames that are refused, and answers to requests that were given up, are counted and skipped.
         """
+        _check_time(timeout_s)
         if self._made:
             return self._made.popitem(last=False)
         end = time.monotonic() + timeout_s
@@ -184,6 +190,7 @@ class Remote:
 
     def __call__(self, *inputs: Any, timeout_s: float = 1.0) -> Any:
         """The model's result. Raises TimedOut where no answer comes in time, FormatError where the model refuses the numbers."""
+        _check_time(timeout_s)
         number = self.post(*inputs)
         end = time.monotonic() + timeout_s
         while True:
@@ -220,3 +227,8 @@ class Remote:
 
     def __exit__(self, *exc: object) -> None:
         self.close()
+
+
+def _check_time(timeout_s: Any) -> None:
+    if not is_number(timeout_s) or timeout_s != timeout_s:
+        raise FormatError("remote", f"timeout_s={shown(timeout_s)}", "seconds; 0 does not wait", "Change timeout_s.")

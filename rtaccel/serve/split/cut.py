@@ -13,9 +13,10 @@ import torch
 from torch import Tensor
 from torch.utils import _pytree as pytree
 
-from rtaccel.core.errors import UnsupportedProblem
+from rtaccel.core.errors import FormatError, UnsupportedProblem
 from rtaccel.deploy import container
 from rtaccel.deploy.save import artifact_bytes, save
+from rtaccel.measure.numbers import is_whole, shown
 from rtaccel.runtime.compiled import CompiledModel
 from rtaccel.serve.split.early import EarlyEdge, EarlyRun, Exits, bad_rows
 from rtaccel.serve.split.front import Row, table
@@ -94,7 +95,11 @@ class Cut:
 
     def other(self, row: Row) -> Cut:
         """The same model cut as another row of the front says, whether that may be chosen or not. Raises UnsupportedProblem for
-        one that cannot be sent."""
+        one that cannot be sent, FormatError for what is no row of the front."""
+        stages = len(self._whole._program.stages)
+        if not isinstance(row, Row) or not is_whole(row.at, 0, stages):
+            got = f"a row at {shown(row.at)}" if isinstance(row, Row) else f"row={shown(row)}"
+            raise FormatError("split", got, f"one of cut.front, which has {stages} stages", "Take one.")
         if row.scheme != "none" and not row.wire_bytes:
             raise UnsupportedProblem(
                 "split", f"a cut at {row.at}: {row.why_not}", "one that can be sent", "Take another."

@@ -94,7 +94,7 @@ def split(
     group = whole_group("split", fast)
     exits, leaving = None, None
     lead = tuple(pytree.tree_leaves(args)[0].shape[: group.inputs[0].lead])
-    judged, calls = _judged(args, calibration), []
+    judged, calls = _judged(args, group.inputs[0].lead, calibration), []
     whole: Callable[..., Any] = model
     if exit is not None:
         fast, exits = exits_for(fast, exit, test)
@@ -183,10 +183,24 @@ def _compiled(model: Any, args: tuple[Any, ...], scheme: SchemeLike, calibration
     return fast
 
 
-def _judged(args: tuple[Any, ...], calibration: Any) -> list[tuple[Any, ...]]:
-    if calibration is None:
-        return [args]
-    return [args, *(tuple(as_args(batch)) for _, batch in zip(range(JUDGED), batches_of("split", calibration)))]
+def _judged(args: tuple[Any, ...], lead: int, calibration: Any) -> list[tuple[Any, ...]]:
+    """The example and the first batches of calibration, each checked. lead: dimensions of the batch."""
+    batches = () if calibration is None else batches_of("split", calibration)
+    judged = [args, *(tuple(as_args(batch)) for _, batch in zip(range(JUDGED), batches))]
+    wanted = pytree.tree_leaves(args)
+    for i, batch in enumerate(judged):
+        name, leaves = f"batch {i - 1} of calibration" if i else "the example", pytree.tree_leaves(batch)
+        like = len(leaves) == len(wanted) and all(
+            isinstance(x, Tensor) and x.dtype == w.dtype and x.shape[lead:] == w.shape[lead:] and x.dim() == w.dim()
+            for x, w in zip(leaves, wanted)
+        )
+        if not like:
+            expected = ", ".join(f"{w.dtype}[batch, {', '.join(map(str, w.shape[lead:]))}]" for w in wanted)
+            got = ", ".join(f"{x.dtype}{list(x.shape)}" if isinstance(x, Tensor) else type(x).__name__ for x in leaves)
+            raise ShapeError("split", f"{name} of {got}", expected, "Pass arguments of the model.")
+        if not all(bool(x.isfinite().all()) for x in leaves):
+            raise FormatError("split", f"{name} with numbers that are not finite", "finite ones", "Leave them out.")
+    return judged
 
 
 def _copied(tree: Any) -> Any:
