@@ -39,3 +39,18 @@ class _Operators:
 
 
 aten = _Operators()
+
+_UNTAGGED = (
+    aten.nonzero_numpy.default,
+    aten.where.default,
+    aten.tensor_split.tensor_indices_or_sections,
+    aten.repeat_interleave.self_Tensor,
+)
+
+
+def sized_by_numbers(target: Any) -> bool:
+    """Whether the numbers of its operands say how large the result of an operator is. torch tags those that it does not take
+    apart itself."""
+    if not isinstance(target, torch._ops.OpOverload):
+        return False
+    return torch.Tag.dynamic_output_shape in target.tags or target in _UNTAGGED

@@ -4,15 +4,18 @@ from __future__ import annotations
 
 import threading
 import warnings
+from collections.abc import Callable
 from typing import Any
 
 import pytest
 import torch
 from torch import Tensor, nn
+from torch.utils import _pytree as pytree
 
 import rtaccel as rt
 from rtaccel.core.errors import FallbackWarning
 from rtaccel.runtime.schedule.torch_call import bound_call
+from tests.support.networks.call import Call
 
 
 class Mixed(nn.Module):
@@ -124,6 +127,33 @@ def test_shapes_that_depend_on_numbers_stay_step_by_step() -> None:
     for _ in range(4):
         x = torch.randn(4, 6)
         torch.testing.assert_close(fast(x), model(x))
+
+
+COUNTING: dict[str, Callable[[Tensor], Any]] = {
+    "nonzero": torch.nonzero, "nonzero, each dimension": lambda x: torch.nonzero(x, as_tuple=True),
+    "where": lambda x: torch.where(x), "where of a condition": lambda x: torch.where(x > 1), "argwhere": torch.argwhere,
+    "mask": lambda x: x[x > 0], "masked_select": lambda x: x.masked_select(x > 0), "rows": lambda x: x[x.sum(1) > 3],
+    "places": lambda x: x[torch.nonzero(x, as_tuple=True)] + 1, "one of the places": lambda x: torch.where(x)[1] * 2,
+    "unique": torch.unique, "unique in a row": torch.unique_consecutive, "counts": lambda x: torch.bincount(x.flatten().long()),
+    "copies": lambda x: torch.repeat_interleave(torch.arange(24), x.flatten().long()),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("example", [0.0, 0.5, 1.0])
+@pytest.mark.parametrize("call", COUNTING)
+def test_as_many_results_as_the_numbers_say(call: str, example: float) -> None:
+    """Whatever the example counted, and the calls before."""
+    model = Call(COUNTING[call]).eval()
+    fast = compiled(model, share(example))
+    for part in (example, example, example, 0.0, 0.5, 1.0, 0.2, 0.2, 0.2, 0.0, 1.0):
+        x = share(part)
+        for want, got in zip(pytree.tree_leaves(model(x)), pytree.tree_leaves(fast(x)), strict=True):
+            assert torch.equal(want, got), part
+
+
+def share(part: float) -> Tensor:
+    """Numbers of which about so many are not 0."""
+    return torch.randint(1, 4, (4, 6)) * (torch.rand(4, 6) < part).float()
 
 
 def test_threads_that_share_a_model_do_not_share_a_call() -> None:

@@ -253,9 +253,17 @@ def _addc(call: Call) -> OpNode:
 
 @general(aten.lerp.Scalar, aten.lerp.Tensor)
 def _lerp(call: Call) -> OpNode:
-    made = Expression(call)
+    """From the end that is nearer, as torch: start + (end - start) weight at the other one would lose the digits of `end`."""
+    made, weight = Expression(call), call["weight"]
     start, end = made.operand(call["self"]), made.operand(call["end"])
-    made.emit("add", start, made.emit("mul", made.emit("sub", end, start), made.operand(call["weight"])))
+    w, way = made.operand(weight), made.emit("sub", end, start)
+    number = isinstance(weight, (int, float))
+    if not number or abs(weight) < 0.5:
+        near = made.emit("add", start, made.emit("mul", way, w))
+    if not number or abs(weight) >= 0.5:
+        far = made.emit("sub", end, made.emit("mul", way, made.emit("sub", "1.0", w)))
+    if not number:
+        made.emit("where", made.emit("lt", made.emit("abs", w), "0.5"), near, far)
     return made.node()
 
 

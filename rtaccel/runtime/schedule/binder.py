@@ -16,6 +16,7 @@ import torch
 from torch import Tensor, fx
 from torch.utils import _pytree as pytree
 
+from rtaccel.convert.aten import sized_by_numbers
 from rtaccel.convert.frontend.nodes import constant_value
 from rtaccel.convert.passes.program import FallbackStep, SubgraphStep
 from rtaccel.nn.check import dense
@@ -26,7 +27,6 @@ if TYPE_CHECKING:
     from rtaccel.runtime.steps.executor import Executor
     from rtaccel.runtime.steps.step import Step
 
-_DATA_DEPENDENT = (torch.Tag.dynamic_output_shape, torch.Tag.data_dependent_output)
 _SHAPES = ("sym_size", "sym_stride", "sym_numel", "sym_storage_offset", "size", "stride", "numel", "dim")
 
 
@@ -123,7 +123,7 @@ class Binder:
         fixed = all(n.name in self._fixed for n in node.all_input_nodes)
         given = [leaf for leaf in pytree.tree_leaves((args, kwargs)) if isinstance(leaf, Tensor)]
         if isinstance(target, torch._ops.OpOverload):
-            if any(tag in target.tags for tag in _DATA_DEPENDENT) or target._schema.is_mutable:
+            if sized_by_numbers(target) or torch.Tag.data_dependent_output in target.tags or target._schema.is_mutable:
                 raise Unbindable(step.name)
             fixed = fixed and torch.Tag.nondeterministic_seeded not in target.tags
             fixed = fixed or target._schema.name.split("::")[-1] in _SHAPES
@@ -132,7 +132,7 @@ class Binder:
         result = target(*args, **kwargs)
         made = [leaf for leaf in pytree.tree_leaves(result) if isinstance(leaf, Tensor)]
         filled = [t for t in made if t.numel()]
-        if target is operator.getitem or fixed or (made and all(_aliases(t, given) for t in filled)):
+        if target is operator.getitem or fixed or (filled and all(_aliases(t, given) for t in filled)):
             self._env[node.name] = result
             if fixed:
                 self._fixed.add(node.name)

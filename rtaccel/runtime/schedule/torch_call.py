@@ -14,7 +14,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from rtaccel.convert.aten import aten
+from rtaccel.convert.aten import aten, sized_by_numbers
 from rtaccel.core.errors import ShapeError
 
 _HOMES = {
@@ -120,7 +120,7 @@ def _counts(target: Any, args: Sequence[Any]) -> bool:
     if not isinstance(target, torch._ops.OpOverload):
         return False
     packet = target.overloadpacket
-    counting = any(torch.Tag.dynamic_output_shape in getattr(packet, name).tags for name in packet.overloads())
+    counting = sized_by_numbers(target) or any(sized_by_numbers(getattr(packet, name)) for name in packet.overloads())
     if packet is not aten.index:
         return counting
     return any(isinstance(i, Tensor) and i.dtype in (torch.bool, torch.uint8) for i in args[1])

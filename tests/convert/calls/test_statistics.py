@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from functools import partial
+from math import inf, nan
 from typing import Any
 
 import pytest
@@ -11,7 +12,7 @@ import torch
 from torch import Tensor
 
 import rtaccel as rt
-from tests.support.networks.call import Call
+from tests.support.networks.call import Call, CallOfThree, CallOfTwo
 
 EDGES = torch.tensor([-1.5, -0.5, 0.0, 0.25, 2.0])
 
@@ -62,6 +63,44 @@ def test_native_and_right(name: str) -> None:
         for w, g in zip(*((t if isinstance(t, tuple) else (t,)) for t in (want, got)), strict=True):
             assert (w.dtype, w.shape) == (g.dtype, g.shape)
             torch.testing.assert_close(g, w, rtol=3e-6, atol=1e-6, equal_nan=True)
+
+
+@pytest.mark.parametrize("interpolation", ["linear", "lower", "higher", "midpoint", "nearest"])
+@pytest.mark.parametrize("known", [True, False])
+def test_quantiles_of_what_is_infinite(interpolation: str, known: bool) -> None:
+    """Two infinite neighbors have no difference, and the one that is taken alone needs none."""
+    call = torch.nanquantile if known else torch.quantile
+    x = torch.randn(8, 9)
+    x[0, 0], x[1, :2], x[2, 0], x[3], x[4, 0], x[5, :8] = inf, inf, -inf, inf, nan, -inf
+    x[6, ::2], x[6, 1::2] = inf, -inf
+    for q in (0.0, 0.1, 0.5, 0.77, 0.9, 1.0):
+        model = Call(lambda t, q=q: call(t, q, 1, interpolation=interpolation)).eval()
+        got = rt.compile(model, torch.randn(8, 9), strict=True)(x)
+        torch.testing.assert_close(got, model(x), rtol=3e-6, atol=1e-6, equal_nan=True)
+
+
+@pytest.mark.parametrize("p", [0.0, 1.0, 2.0, 3.0])
+def test_distances_of_what_is_not_finite(p: float) -> None:
+    model = CallOfTwo(lambda a, b: torch.cdist(a, b, p)).eval()
+    fast = rt.compile(model, (torch.randn(2, 3, 5), torch.randn(2, 4, 5)), strict=True)
+    for value in (nan, inf, -inf):
+        a, b = torch.randn(2, 3, 5), torch.randn(2, 4, 5)
+        a[0, 1, 2] = b[1, 0, 4] = value
+        b[0, 0] = a[0, 0]
+        torch.testing.assert_close(fast(a, b), model(a, b), rtol=3e-6, atol=1e-6, equal_nan=True)
+
+
+@pytest.mark.parametrize("weight", [-3.0, -0.4, 0.0, 0.3, 0.5, 0.7, 1.0, 2.0, None])
+def test_between_two_numbers_of_very_different_size(weight: float | None) -> None:
+    """At either end the result is that end. From the other one its digits would be lost."""
+    start, end = (t.reshape(8, 25) for t in (torch.randn(200), torch.randn(200)))
+    start, end = start * 10.0 ** torch.randint(-9, 9, start.shape), end * 10.0 ** torch.randint(-9, 9, end.shape)
+    start[0, :4], end[0, :4] = torch.tensor([inf, 1.0, -inf, inf]), torch.tensor([1.0, -inf, inf, inf])
+    given = torch.rand(8, 25).round(decimals=1) * 3 - 1
+    by = (lambda a, b, w: torch.lerp(a, b, w)) if weight is None else (lambda a, b, w: torch.lerp(a, b, weight))
+    model = CallOfThree(by).eval()
+    fast = rt.compile(model, tuple(torch.randn(8, 25) for _ in range(3)), strict=True)
+    torch.testing.assert_close(fast(start, end, given), model(start, end, given), rtol=3e-7, atol=0.0, equal_nan=True)
 
 
 def test_where_the_median_of_the_known_is() -> None:

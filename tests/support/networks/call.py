@@ -1,4 +1,4 @@
-"""A function of one or of two tensors as a model. (With `*tensors` in forward torch.export would fix the batch.)"""
+"""A function of one, two or three tensors as a model. (With `*tensors` in forward torch.export would fix the batch.)"""
 
 from __future__ import annotations
 
@@ -20,3 +20,8 @@ class Call(nn.Module):
 class CallOfTwo(Call):
     def forward(self, a: Tensor, b: Tensor) -> Any:
         return self.function(a, b)
+
+
+class CallOfThree(Call):
+    def forward(self, a: Tensor, b: Tensor, c: Tensor) -> Any:
+        return self.function(a, b, c)

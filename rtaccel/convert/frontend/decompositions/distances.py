@@ -24,19 +24,27 @@ def cdist(a: Tensor, b: Tensor, p: float = 2.0, compute_mode: Any = None) -> Ten
     if p == inf:
         return aten.amax.default(off, [-1])
     if p == 0:
-        return aten.sum.dim_IntList((off != 0).to(off.dtype), [-1])
+        return aten.sum.dim_IntList(off.ceil().clamp_max(1.0), [-1])  # 0 or 1, and NaN where one is
     return aten.sum.dim_IntList(off.pow(p), [-1]).pow(1.0 / p)
 
 
-def weight_of(interpolation: str, place: Any) -> Any:
-    """How much of the upper neighbor, by the place between the two."""
+def rounded(interpolation: str, place: Any) -> Any:
+    """Where the one number is that is taken: between two, where none of them is to be taken alone."""
     tensor = isinstance(place, Tensor)
+    if interpolation == "lower":
+        return place.floor() if tensor else floor(place)
     if interpolation == "higher":
         return place.ceil() if tensor else ceil(place)
     if interpolation == "nearest":
         return place.round() if tensor else round(place)
-    fixed = {"lower": 0.0, "midpoint": 0.5}.get(interpolation)
-    return place if fixed is None else place * 0.0 + fixed
+    return place
+
+
+def between(interpolation: str, low: Tensor, high: Tensor, weight: Any) -> Tensor:
+    """The two neighbors of a place, joined. Only where that is asked for: infinite neighbors have no difference."""
+    if interpolation not in ("linear", "midpoint"):
+        return low
+    return torch.lerp(low, high, weight * 0.0 + 0.5 if interpolation == "midpoint" else weight)
 
 
 def quantile(
@@ -49,7 +57,7 @@ def quantile(
     ordered = aten.sort.default(given, dim)[0]
     nan = aten.any.dim(torch.isnan(given), dim, True)
     if isinstance(q, Tensor):
-        place = q.reshape(-1) * last
+        place = rounded(interpolation, q.reshape(-1) * last)
         below = place.floor()
         low = ordered.index_select(dim, below.long())
         high = ordered.index_select(dim, place.ceil().long())
@@ -57,11 +65,10 @@ def quantile(
     else:
         if not 0 <= q <= 1:
             raise NotImplementedError
-        at = float(np.float32(q) * np.float32(last))  # as torch rounds it
+        at = rounded(interpolation, float(np.float32(q) * np.float32(last)))  # as torch rounds it
         low, high = ordered.narrow(dim, floor(at), 1), ordered.narrow(dim, ceil(at), 1)
         weight = at - floor(at)
-    weight = weight_of(interpolation, weight)
-    made = torch.where(nan, float("nan"), low + (high - low) * weight)
+    made = torch.where(nan, float("nan"), between(interpolation, low, high, weight))
     if isinstance(q, Tensor) and q.dim():
         made = made.movedim(dim, 0)
         return made.unsqueeze(dim + 1) if keepdim else made

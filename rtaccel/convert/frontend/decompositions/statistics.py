@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from rtaccel.convert.aten import aten
-from rtaccel.convert.frontend.decompositions.distances import weight_of
+from rtaccel.convert.frontend.decompositions.distances import between, rounded
 
 _MOST = 1 << 16
 """Comparisons of elements with bins that a histogram is counted by; above it is put together by index."""
@@ -40,10 +40,10 @@ def _nanquantile(
         raise NotImplementedError
     given, dim = (x, dim) if dim is not None else (x.reshape(-1), 0)
     ordered = aten.sort.default(given, dim)[0]
-    place = (q * (_numbers(given, dim) - 1)).clamp(min=0)
+    place = rounded(interpolation, (q * (_numbers(given, dim) - 1)).clamp(min=0))
     below = place.floor()
     low, high = ordered.gather(dim, below.long()), ordered.gather(dim, place.ceil().long())
-    made = low + (high - low) * weight_of(interpolation, place - below)
+    made = between(interpolation, low, high, place - below)
     return made if keepdim else made.squeeze(dim)
 
 

@@ -12,7 +12,7 @@ from typing import Any
 import torch
 from torch import Tensor, fx
 
-from rtaccel.convert.aten import aten
+from rtaccel.convert.aten import aten, sized_by_numbers
 
 _OF_SHAPES = frozenset(
     (
@@ -86,9 +86,7 @@ def _dtype(node: fx.Node) -> torch.dtype | None:
 def is_sized(node: fx.Node) -> bool:
     """Whether the result of a call has as many elements as the numbers of its operands say."""
     target = node.target
-    if target is _COPIES:
-        return True
-    if not isinstance(target, torch._ops.OpOverload) or torch.Tag.dynamic_output_shape not in target.tags:
+    if not sized_by_numbers(target):
         return False
     return target is not aten.index.Tensor or bool(masks_of(node))
 
