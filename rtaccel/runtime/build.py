@@ -28,7 +28,8 @@ from rtaccel.core.scheme import SchemeMap
 from rtaccel.runtime.compiled import CompiledModel
 from rtaccel.runtime.guarded import GuardedModel
 from rtaccel.runtime.options import Options
-from rtaccel.runtime.verify import cloned, narrowed, other_values, tolerance_for, verified
+from rtaccel.runtime.verification.results import cloned
+from rtaccel.runtime.verification.verify import narrowed, other_values, tolerance_for, verified
 
 Build = Callable[[ExportedGraph, OpGraph], CompiledModel]
 

@@ -36,8 +36,8 @@ from rtaccel.runtime.gpu.persistent_choice import CUDA_CHAIN, only
 from rtaccel.runtime.guarded import GuardedModel
 from rtaccel.runtime.options import check_threads
 from rtaccel.runtime.recipe import Recipe
-from rtaccel.runtime.script_check import check_form
 from rtaccel.runtime.stateful.build import compiled_with_state
+from rtaccel.runtime.verification.script_check import check_form
 
 CUDA = "cuda"
 """Kernels in CUDA C++, as a backend."""

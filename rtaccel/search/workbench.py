@@ -24,7 +24,7 @@ from rtaccel.runtime.build import build_verified
 from rtaccel.runtime.compiled import CompiledModel
 from rtaccel.runtime.foreign import as_tensors
 from rtaccel.runtime.options import Options
-from rtaccel.runtime.script_check import check_form
+from rtaccel.runtime.verification.script_check import check_form
 
 MAX_BATCHES_ROWS = 256
 """Rows of the calibration data that the outputs of plans are compared on."""

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 import rtaccel as rt
 from rtaccel.core.batch import BatchRange
-from rtaccel.runtime.verify import Verified, verified
+from rtaccel.runtime.verification.verify import Verified, verified
 
 
 class Cancels(nn.Module):

@@ -29,7 +29,7 @@ from rtaccel.runtime.gpu.graph_stream import FOR_EVER
 from rtaccel.runtime.options import Options
 from rtaccel.runtime.stateful.model import StatefulModel
 from rtaccel.runtime.stateful.verify import verified_calls
-from rtaccel.runtime.verify import other_values
+from rtaccel.runtime.verification.verify import other_values
 
 if TYPE_CHECKING:
     from rtaccel.kernels._core.cpu import States

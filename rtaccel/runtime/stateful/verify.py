@@ -12,7 +12,8 @@ from torch import nn
 from rtaccel.convert.frontend.private_copy import private_copy
 from rtaccel.core.errors import RtaccelError
 from rtaccel.runtime.compiled import CompiledModel
-from rtaccel.runtime.verify import cloned, compare_results, other_values, tolerance_for
+from rtaccel.runtime.verification.results import cloned, compare_results
+from rtaccel.runtime.verification.verify import other_values, tolerance_for
 
 CALLS = 8
 

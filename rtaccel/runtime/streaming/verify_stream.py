@@ -12,7 +12,7 @@ from torch.utils import _pytree as pytree
 from rtaccel.convert.streaming.window import LENGTHS
 from rtaccel.core.errors import UnsupportedProblem
 from rtaccel.runtime.build import check_state
-from rtaccel.runtime.verify import rms
+from rtaccel.runtime.verification.results import rms
 
 STEPS = (3, 11, 23)
 """Lengths of the windows that are compared: unlike most widths, by which time is told from features."""

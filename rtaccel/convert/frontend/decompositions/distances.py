@@ -42,7 +42,7 @@ def rounded(interpolation: str, place: Any) -> Any:
 
 def between(interpolation: str, low: Tensor, high: Tensor, weight: Any) -> Tensor:
     """The two neighbors of a place, joined. Only where that is asked for: infinite neighbors have no difference."""
-    if interpolation not in ("linear", "midpoint"):
+    if interpolation in ("lower", "higher", "nearest"):
         return low
     return torch.lerp(low, high, weight * 0.0 + 0.5 if interpolation == "midpoint" else weight)
 

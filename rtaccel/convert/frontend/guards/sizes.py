@@ -3,7 +3,7 @@
 Code may look at the batch (`if x.shape[0] > 4`, `x[:10]`, `reshape(14, -1)`). Tracing takes the way of the traced size, and
 records what it took for granted as a guard over the symbols of the open sizes. Each guard becomes sizes here: exactly where
 it is linear, by trying them one by one where it is not. Sizes 0 and 1 are a matter of their own: torch takes them for granted
-to be neither and records nothing, so that only a comparison with the model itself shows them (`runtime/verify.py`).
+to be neither and records nothing, so that only a comparison with the model itself shows them (`runtime/verification/verify.py`).
 """
 
 from __future__ import annotations

@@ -16,17 +16,15 @@ import torch
 from torch import Tensor, nn
 from torch.utils import _pytree as pytree
 
-from rtaccel.convert.frontend.private_copy import private_copy
-from rtaccel.convert.frontend.torchscript import in_python, with_read_tuples
+from rtaccel.convert.frontend.torchscript import with_read_tuples
 from rtaccel.core.batch import BatchRange
 from rtaccel.core.errors import RtaccelError
+from rtaccel.runtime.verification.results import TOLERANCE, cloned, compare_one, dense
+from rtaccel.runtime.verification.rounding import is_rounding
 
 SIZES = (0, 1, 2, 3, 5, 8)
 MAX_S = 1.0
 """Seconds that comparing may take, as long as the example and batches of 1 and 2 are compared."""
-
-TOLERANCE = {torch.float16: 3e-2, torch.bfloat16: 1e-1}
-"""Of the root mean square of a result, by the least precise dtype in the model; float32: 1e-3."""
 
 
 @dataclass(frozen=True)
@@ -155,24 +153,13 @@ def _tensors(model: nn.Module, args: tuple[Any, ...]) -> list[Tensor]:
 
 def _is_steady(model: nn.Module, args: tuple[Any, ...]) -> bool:
     with torch.no_grad():
-        first, second = (pytree.tree_leaves(_dense(model(*cloned(args)))) for _ in range(2))
+        first, second = (pytree.tree_leaves(dense(model(*cloned(args)))) for _ in range(2))
     if len(first) != len(second):
         return False
     return all(
         a.shape == b.shape and bool(((a == b) | ((a != a) & (b != b))).all()) if isinstance(a, Tensor) else True
         for a, b in zip(first, second)
     )
-
-
-def _dense(results: Any) -> Any:
-    """With sparse tensors as dense ones: few functions of torch take them."""
-    return pytree.tree_map(
-        lambda r: r.to_dense() if isinstance(r, Tensor) and r.layout != torch.strided else r, results
-    )
-
-
-def cloned(args: tuple[Any, ...]) -> tuple[Any, ...]:
-    return pytree.tree_map(lambda leaf: leaf.detach().clone() if isinstance(leaf, Tensor) else leaf, args)
 
 
 def _compare(
@@ -190,91 +177,17 @@ def _compare(
         return f"a call raises: {raised}", 0.0, 0.0
     except Exception as raised:
         return f"a call that falls back to PyTorch raises {type(raised).__name__}", 0.0, 0.0
-    wanted, spec = pytree.tree_flatten(_dense(want))
-    given, other_spec = pytree.tree_flatten(_dense(got))
+    wanted, spec = pytree.tree_flatten(dense(want))
+    given, other_spec = pytree.tree_flatten(dense(got))
     if spec != other_spec:
         return "results are nested otherwise", 0.0, 0.0
     worst, rounding = 0.0, 0.0
     for index, (a, b) in enumerate(zip(wanted, given)):
-        difference, error = _compare_one(a, b, tolerance)
+        difference, error = compare_one(a, b, tolerance)
         if difference is None:
             worst = max(worst, error)
-        elif _is_rounding(model, args, index, a, b, tolerance):
+        elif is_rounding(model, args, index, a, b, tolerance):
             rounding = max(rounding, error)
         else:
             return f"result {index} {difference}", 0.0, 0.0
     return None, worst, rounding
-
-
-def compare_results(want: Any, got: Any, tolerance: float | None = None) -> tuple[str | None, float]:
-    """(what differs or None, the largest difference of the rms). tolerance: of all results; None for that of each one's dtype."""
-    wanted, spec = pytree.tree_flatten(_dense(want))
-    given, other_spec = pytree.tree_flatten(_dense(got))
-    if spec != other_spec:
-        return "results are nested otherwise", 0.0
-    worst = 0.0
-    for index, (a, b) in enumerate(zip(wanted, given)):
-        limit = tolerance
-        if limit is None:
-            limit = TOLERANCE.get(a.dtype, 1e-3) if isinstance(a, Tensor) else 0.0
-        difference, error = _compare_one(a, b, limit)
-        if difference is not None:
-            return f"result {index} {difference}", 0.0
-        worst = max(worst, error)
-    return None, worst
-
-
-def _is_rounding(model: nn.Module, args: tuple[Any, ...], index: int, want: Any, got: Any, tolerance: float) -> bool:
-    """Whether a difference is of the size of the model's own rounding: what it gives in float64 is as far from its result as
-    from ours. So it is where large numbers cancel."""
-    if not isinstance(want, Tensor) or not isinstance(got, Tensor) or want.dtype not in (torch.float32, *TOLERANCE):
-        return False
-    if (
-        want.shape != got.shape
-        or got.dtype != want.dtype
-        or not bool(torch.isfinite(want).all() & torch.isfinite(got).all())
-    ):
-        return False
-    try:
-        with torch.no_grad():
-            double = in_python("compile", private_copy("compile", model)).double()  # frozen TorchScript stays float32
-            exact = pytree.tree_leaves(double(*_doubled(args)))[index].double()
-    except Exception:  # a model that names a dtype of its own
-        return False
-    own, ours = rms(want.double() - exact), rms(got.double() - exact)
-    return ours <= 4 * own + tolerance * rms(exact)
-
-
-def _doubled(args: tuple[Any, ...]) -> tuple[Any, ...]:
-    return pytree.tree_map(
-        lambda leaf: leaf.detach().double() if isinstance(leaf, Tensor) and leaf.is_floating_point() else leaf, args
-    )
-
-
-def rms(x: Tensor) -> float:
-    return float(x.square().mean().sqrt())
-
-
-def _compare_one(want: Any, got: Any, tolerance: float) -> tuple[str | None, float]:
-    if not isinstance(want, Tensor):
-        same = type(want) is type(got) and (want is got or want == got)
-        return (None if same else f"is {want!r}, not {got!r}"), 0.0
-    if not isinstance(got, Tensor):
-        return f"is a tensor, not {type(got).__name__}", 0.0
-    if want.shape != got.shape or want.dtype != got.dtype:
-        return f"is {want.dtype}{list(want.shape)}, not {got.dtype}{list(got.shape)}", 0.0
-    if not want.numel():
-        return None, 0.0
-    if not want.is_floating_point() and not want.is_complex():
-        return (None if torch.equal(want, got.to(want.device)) else "has other values"), 0.0
-    kind = torch.complex128 if want.is_complex() else torch.float64
-    a, b = want.to(kind), got.to(want.device).to(kind)
-    usable = torch.isfinite(a)
-    same = (torch.isnan(a) == torch.isnan(b)) & (usable | torch.isnan(a) | (a == b))
-    if not torch.equal(usable, torch.isfinite(b)) or not bool(same.all()):
-        return "is not finite at other places", 0.0
-    if not bool(usable.any()):
-        return None, 0.0
-    a, b = a[usable].abs() if want.is_complex() else a[usable], b[usable].abs() if want.is_complex() else b[usable]
-    error = rms(a - b) / max(rms(a), 1e-30)
-    return (None if error <= tolerance else f"differs by {error:.2g} of its rms"), error

@@ -12,7 +12,7 @@ from rtaccel.convert.frontend.torchscript import title_of, with_read_tuples
 from rtaccel.core.errors import UnsupportedProblem
 from rtaccel.nn.arrays import first_line
 from rtaccel.runtime.build import ExportFailed
-from rtaccel.runtime.verify import cloned, compare_results
+from rtaccel.runtime.verification.results import cloned, compare_results
 
 
 def check_form(original: nn.Module, form: nn.Module, args: tuple[Any, ...]) -> None:

@@ -1,0 +1,1 @@
+"""A compiled model held to the model it came from."""
