@@ -8,7 +8,7 @@ from __future__ import annotations
 import re
 from collections.abc import Sequence
 from dataclasses import replace
-from math import prod
+from math import isfinite, prod
 
 import torch
 
@@ -113,6 +113,8 @@ def _counted(node: Node, table: torch.Tensor, walk: StreamWalk) -> str | None:
     for inverse in (False, True):
         line = 1 / numbers if inverse else numbers
         a, b = float((line[-1] - line[0]) / (len(table) - 1)), float(line[0])
+        if not (isfinite(a) and isfinite(b)):
+            continue
         a, b = (round(x) if abs(x - round(x)) < 1e-5 * max(1.0, abs(x)) else x for x in (a, b))
         fitted = (a * t + b).float()
         fitted = 1 / fitted if inverse else fitted

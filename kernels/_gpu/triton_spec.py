@@ -43,10 +43,12 @@ ASYNC_COPY = r"LDGSTS"
 SYSTEM_LOAD = r"LDG\..*STRONG\.SYS"
 SYSTEM_STORE = r"STG\..*STRONG\.SYS"
 SYSTEM_FENCE = r"MEMBAR\..*SYS"
+DROPS_CACHE = r"CCTL\.IVALL"
 FUSED = r"FFMA"
 """Families of machine instructions, as patterns of the start of a mnemonic: int8, bfloat16 and float8 tensor cores (all
 generations; sm_89 may multiply float8 as float16), dp4a, 16-byte loads, asynchronous copies to shared memory, loads, stores
-and fences that reach the host's memory, fused multiply-add (with the paired FFMA2 of sm_100)."""
+and fences that reach the host's memory, an acquire that empties the cache of a multiprocessor, fused multiply-add (with the
+paired FFMA2 of sm_100)."""
 
 
 @dataclass(frozen=True)

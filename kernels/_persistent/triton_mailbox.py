@@ -20,6 +20,9 @@ import triton.language as tl
 SPINS_PER_LOOK = tl.constexpr(1024)
 RUNNING, ABORTED, IDLE = 1, 2, 3
 
+BEFORE = tl.constexpr(0)
+"""The number before that of the first message. Numbers are of 32 bits and go on behind the last: a test begins just before it."""
+
 
 @triton.jit
 def wait(

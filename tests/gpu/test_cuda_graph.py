@@ -21,7 +21,7 @@ from rtaccel.runtime.gpu import device as cuda_device
 from rtaccel.runtime.gpu.graph import GraphPlan
 from rtaccel.runtime.options import Options
 from rtaccel.runtime.steps import planned
-from tests.support.fake_cuda import FakeCard, FakeGraph
+from tests.support.fake_cuda import FakeCard, FakeEvent, FakeGraph
 from tests.support.fake_device import FakeDevice
 
 ROWS = 3
@@ -279,6 +279,54 @@ def test_calls_on_two_streams_follow_each_other(card: FakeCard) -> None:
     card.capturing = True
     with card.on(two), order:  # a capture waits for nothing outside it
         assert card.log[-1] == "replay on one"
+
+
+def test_a_stream_of_somebody_else_may_be_gone(card: FakeCard, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What waits for it waits for an event: the address may be that of nothing by then, or of another stream."""
+    monkeypatch.setattr(torch.cuda, "Event", FakeEvent)
+    order, own, theirs, others = StreamOrder(), *(card.stream(name) for name in ("own", "theirs", "others"))
+    others.cuda_stream = theirs.cuda_stream  # the address again
+    for stream in (theirs, others):
+        stream.stream_id = stream.cuda_stream
+    with card.on(own), order:
+        pass
+    with card.on(theirs), order:
+        pass
+    theirs.gone = True
+    for stream in (others, own, own):
+        with card.on(stream), order:
+            pass
+    assert card.log == [
+        "theirs waits for own", "others waits for what theirs was given", "own waits for what others was given"
+    ]  # fmt: skip
+
+
+def test_a_thread_may_be_inside_its_order_twice(card: FakeCard) -> None:
+    order, one, two = StreamOrder(), card.stream("one"), card.stream("two")
+    with card.on(one), order, order, card.on(two), order:
+        pass
+    assert card.log == ["two waits for one"]
+
+
+def test_a_graph_is_captured_in_the_order_of_the_calls(device: FakeDevice, monkeypatch: pytest.MonkeyPatch) -> None:
+    """States are read and put back around a capture: a step that is on its way on another stream comes before."""
+    inside = [0]
+
+    class Counted:
+        def __enter__(self) -> None:
+            inside[0] += 1
+
+        def __exit__(self, *_: object) -> None:
+            inside[0] -= 1
+
+    seen: list[int] = []
+    restore = GraphPlan._restore
+    monkeypatch.setattr(FakeDevice, "order", lambda self: Counted())
+    monkeypatch.setattr(GraphPlan, "_restore", lambda self, kept: (seen.append(inside[0]), restore(self, kept))[1])
+    fast, _ = graphed(network(), torch.randn(ROWS, 12))
+    device.on_replay = lambda: seen.append(inside[0])
+    fast.bind(torch.randn(ROWS, 12), out=torch.empty(ROWS, 5))
+    assert len(seen) >= 4 and all(seen) and inside == [0]
 
 
 def test_bound_calls_of_one_model_have_one_order(device: FakeDevice, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -71,6 +71,8 @@ class Resident:
 class FakeStream:
     def __init__(self, card: FakeCard, raw: int, name: str) -> None:
         self.card, self.cuda_stream, self.name = card, raw, name
+        self.stream_id = 3  # torch numbers its own; somebody else's has its address
+        self.gone = False
 
     def query(self) -> bool:
         mine = [kernel for kernel in self.card.kernels if kernel.stream is self]
@@ -84,8 +86,20 @@ class FakeStream:
             raise Hang(f"{self.name} is waited for, with a persistent kernel in it")
 
     def wait_stream(self, other: FakeStream) -> None:
+        if other.gone:
+            raise RuntimeError("CUDA error: invalid resource handle")
         if self is not other:
             self.card.log.append(f"{self.name} waits for {other.name}")
+
+    def wait_event(self, event: FakeEvent) -> None:
+        self.card.log.append(f"{self.name} waits for what {event.of} was given")
+
+
+class FakeEvent:
+    of = ""
+
+    def record(self, stream: FakeStream) -> None:
+        self.of = stream.name
 
 
 class FakeCard:

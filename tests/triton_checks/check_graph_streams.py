@@ -216,3 +216,41 @@ def test_ten_thousand_streams_are_one_kernel() -> None:
             x = torch.randn(streams, 32)
             assert torch.equal(live.step(x.to(DEVICE)).cpu(), plain.step(x))
         assert len(live._plan()._in_place) == len(live._plan()._states) == 1
+
+
+@pytest.mark.parametrize("scheme", ["w8a8", "w8a16"])
+@pytest.mark.parametrize(
+    "make",
+    [
+        lambda: Recurrent(nn.LSTM(6, 8, 2, batch_first=True)), lambda: Recurrent(nn.GRU(6, 8, batch_first=True)),
+        lambda: Recurrent(nn.RNN(6, 8, batch_first=True)), Convolutions,
+    ],
+    ids=["lstm", "gru", "rnn", "convolutions"],
+)  # fmt: skip
+@pytest.mark.parametrize("whole", [True, False], ids=["state dict", "one stream"])
+def test_a_past_that_a_nan_marked_goes_on(make: Any, scheme: str, whole: bool) -> None:
+    """From the CPU, where states are numbers and a mark beside them, to a graph, whose plan may keep none, and back."""
+    torch.manual_seed(5)
+    model, calibration = make().eval(), [torch.randn(8, 20, 6)]
+    plain = rt.stream(model, torch.randn(3, 6), scheme, calibration)
+    with IN_GRAPHS():
+        live = rt.stream(model, torch.randn(3, 6), scheme, calibration, device=DEVICE, mode=MODE)
+        x = torch.randn(3, 6)
+        x[1, 0] = float("nan")
+        plain.step(torch.randn(3, 6))
+        plain.step(x)
+        for begin, end in ((plain, live), (live, plain)):
+            if whole:
+                end.load_state_dict(begin.state_dict())
+            else:
+                for stream in range(3):
+                    end.load_stream(stream, begin.save_stream(stream))
+            for _ in range(2):
+                x = torch.randn(3, 6)
+                want, got = plain.step(x), live.step(x.to(DEVICE)).cpu()
+                assert bool(got[1].isnan().all()) and bool(want[1].isnan().all())
+                torch.testing.assert_close(got[[0, 2]], want[[0, 2]], rtol=2e-3, atol=1e-3)
+        for stream in (plain, live):
+            stream.reset(1)
+        x = torch.randn(3, 6)
+        torch.testing.assert_close(live.step(x.to(DEVICE)).cpu()[1], plain.step(x)[1], rtol=2e-3, atol=1e-3)

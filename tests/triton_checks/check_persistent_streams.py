@@ -4,12 +4,14 @@ native mailbox and the kernel, to the same bits as the stream on the CPU. Starte
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
+import triton.language as tl
 from torch import Tensor, nn
 
 import rtaccel as rt
@@ -211,3 +213,49 @@ def test_programs_that_share_a_stream(with_head: bool, side: Callable[..., Side]
             (want,) = operator("linear").reference(following, want)
         assert torch.equal(y, want), time_step
     assert made.end() == triton_mailbox.ABORTED
+
+
+@pytest.mark.skipif(not INTERPRET, reason="a number is put into the kernel's source, as the interpreter reads it")
+@pytest.mark.parametrize("before", [2**31 - 3, 2**32 - 3], ids=["2**31", "2**32"])
+def test_numbers_go_on_for_ever(before: int, side: Callable[..., Side], monkeypatch: pytest.MonkeyPatch) -> None:
+    """At 10 us a message, 2^31 of them take six hours: behind them numbers are negative, and begin again at 2^32. The h of the
+    time step before is still received."""
+    monkeypatch.setattr(persistent, "BEFORE", tl.constexpr(signed(before)))
+    k, hidden = 10, 13
+    stage = make_stage("lstm", 4, Geometry(hidden, layers=2), k, "int8-own", "float32", seed=4)
+    form = KernelConfig(Geometry(hidden, layers=2), k, 4, 8, 2, 1)
+    ops, of_head = (
+        Operands.of(operator("lstm").lower(stage), form, DEVICE),
+        persistent.HeadOperands.of(None, form, DEVICE),
+    )
+    given = {**persistent.weights_of(ops, of_head), **persistent.scalars_of(ops), "idle_looks": 0, "second": 0}
+    given["exchange_ptr"] = torch.zeros(persistent.exchange_words(form), dtype=torch.int64).share_memory_()
+    given["past_ptr"] = torch.zeros(2 * persistent.past_numbers(form) + 1).share_memory_()
+    made = side(k, hidden, commands=True)
+    made.start(persistent.specialize("lstm", form, hidden, None), given, programs=form.parts)
+    states = [torch.zeros(1, 2, hidden)] * 2
+    for time_step in range(7):
+        x, number = torch.randn(1, k), before + 1 + time_step
+        reset = time_step == 5
+        if reset:
+            states = [torch.zeros(1, 2, hidden)] * 2
+        want, *states = operator("lstm").reference(stage, x, *states)
+        assert torch.equal(by_hand(made, number, x, int(reset)), want), hex(number)
+    assert made.end() == triton_mailbox.ABORTED
+
+
+def signed(number: int) -> int:
+    """The same 32 bits."""
+    number &= 0xFFFFFFFF
+    return number - (1 << 32) if number >= 1 << 31 else number
+
+
+def by_hand(made: Side, number: int, x: Tensor, command: int) -> Tensor:
+    """An answer to a message of this number, as the native side would write and read it."""
+    payload = torch.cat([x.view(-1).view(torch.int32).long() & 0xFFFFFFFF, torch.tensor([command])])
+    made.requests.view(2, -1)[number & 1] = payload | (signed(number) << 32)
+    slot, end = made.replies.view(2, -1)[number & 1], time.monotonic() + TIMEOUT_NS / 1e9
+    while not bool((slot >> 32 == signed(number)).all()):
+        assert time.monotonic() < end, "no answer"
+        time.sleep(0.001)
+    return slot.view(torch.int32).view(-1, 2)[:, 0].contiguous().view(torch.float32)[None]

@@ -28,6 +28,7 @@ from rtaccel.core import settings
 from rtaccel.kernels._gpu.triton_activations import activate
 from rtaccel.kernels._gpu.triton_device import dot4, multiply_rn, pack_words, to_int8
 from rtaccel.kernels._gpu.triton_spec import (
+    DROPS_CACHE,
     FUSED,
     GPU_DP4A,
     SYSTEM_FENCE,
@@ -39,7 +40,7 @@ from rtaccel.kernels._gpu.triton_spec import (
 )
 from rtaccel.kernels._persistent.triton_broadcast import named_set, order_after
 from rtaccel.kernels._persistent.triton_exchange import split
-from rtaccel.kernels._persistent.triton_mailbox import SPINS_PER_LOOK, answer, wait
+from rtaccel.kernels._persistent.triton_mailbox import BEFORE, SPINS_PER_LOOK, answer, wait
 from rtaccel.kernels.conv.triton.persistent_config import THREAD_REGISTERS, KernelConfig, example, select_config
 
 INFINITY_BITS = tl.constexpr(0x7F800000)
@@ -218,13 +219,13 @@ def persistent_kernel(
     PARAMS on, and sums from SUMS on. A second set lies behind the first; a message names the one from which on it is computed.
     second: at the start."""
     k = tl.arange(0, MESSAGE)
-    sequence = tl.full((), 0, tl.int32)
+    sequence = tl.full((), BEFORE, tl.int32)
     age, nonfinite = tl.load(rings_ptr + PAST), tl.load(rings_ptr + PAST + 1)
     named = second  # the set; below 0 once the kernel is to end
     while named >= 0:
         which = named & 1  # what the proof of indices sees
         tiles = load_tiles(set_ptr + which * SET, KINDS, TAPS, HELD, WORDS, OUTPUTS)
-        if sequence == 0:
+        if sequence == BEFORE:
             tl.store(control_ptr + 1, tl.full((), 1, tl.int64), cache_modifier=".wt")
         named = which
         while named == which:
@@ -249,8 +250,9 @@ def persistent_kernel(
                 tl.store(rings_at + PAST + 1, nonfinite)
                 tl.store(control_ptr + 1, end, cache_modifier=".wt")
             elif named != which:
-                sequence -= 1  # the same message again, which is still there, by the other set
-                order_after(control_ptr)
+                sequence = order_after(
+                    control_ptr, sequence
+                )  # the same message again, which is still there, by the other set
             else:
                 reset = (command & 1) != 0
                 finite = tl.max(tl.where(k < K, payload & 0x7FFFFFFF, 0), 0) < INFINITY_BITS
@@ -299,5 +301,7 @@ def specializations() -> Iterator[Specialisation]:
     ):
         config = select_config(stages)
         assert isinstance(config, KernelConfig), config
-        spec = specialize(config).with_requirements(GPU_DP4A, SYSTEM_LOAD, SYSTEM_STORE, forbids=(SYSTEM_FENCE, FUSED))
+        spec = specialize(config).with_requirements(
+            GPU_DP4A, SYSTEM_LOAD, SYSTEM_STORE, DROPS_CACHE, forbids=(SYSTEM_FENCE, FUSED)
+        )
         yield replace(spec, slow=True)

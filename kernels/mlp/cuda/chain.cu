@@ -45,9 +45,13 @@ struct Chain {
   }
   __device__ __forceinline__ unsigned* params() const { return reinterpret_cast<unsigned*>(shared + kAtParams); }
   __device__ __forceinline__ unsigned* poll_words() const { return reinterpret_cast<unsigned*>(shared + kAtPoll); }
-  // Of two messages in turn; behind them the number of the newest message that lacks a word of another block.
+  // Of two messages in turn.
   __device__ __forceinline__ volatile unsigned* headers() const {
     return reinterpret_cast<volatile unsigned*>(shared + kAtHeaders);
+  }
+  // Behind them the number of the newest message that lacks a word of another block, and a bit above it: 0 is a number.
+  __device__ __forceinline__ volatile Word* lacking() const {
+    return reinterpret_cast<volatile Word*>(shared + kAtHeaders + 8);
   }
 
   // Of a layer: the steps in registers first, in the order in which they are multiplied; so they lie in memory too.
@@ -129,7 +133,10 @@ struct Chain {
   }
 
   // -- of a cluster ----------------------------------------------------------------------------------------------
-  __device__ __forceinline__ bool complete(unsigned sequence) const { return kParts == 1 || headers()[2] != sequence; }
+  static __device__ __forceinline__ Word lacks(unsigned sequence) { return word_of(sequence, 1); }
+  __device__ __forceinline__ bool complete(unsigned sequence) const {
+    return kParts == 1 || *lacking() != lacks(sequence);
+  }
   template <int layer>
   __device__ __forceinline__ Word* slot(unsigned sequence) const {
     constexpr int words = words_of(layer) + (layer == 0);
@@ -151,15 +158,15 @@ struct Chain {
       int looks = 0;
       Word found = load_cluster(at + word);
       while (number_of(found) != sequence && ++looks < RTA_LOOKS) found = load_cluster(at + word);
-      if (number_of(found) != sequence) headers()[2] = sequence;
+      if (number_of(found) != sequence) *lacking() = lacks(sequence);
       words[word] = static_cast<unsigned>(found);
     }
   }
-  // x of a message and its header, from the warp of the first block that took it; `lane` of that has the header.
+  // x of a message and its header, from the warp of the first block that took it: each lane passes on the words that it
+  // wrote (`taken`), and one has the header.
   __device__ __forceinline__ void pass_on(int lane, unsigned header, unsigned sequence) const {
     const unsigned* words = reinterpret_cast<const unsigned*>(x_at(sequence & 1));
     Word* at = slot<0>(sequence);
-    __syncwarp();
     for (int word = lane; word < words_of(0); word += 32)
       for (int block = 1; block < kParts; ++block) store_cluster(at + word, block, word_of(words[word], sequence));
     if (lane == kXWords % 32)

@@ -25,6 +25,7 @@ from rtaccel.core.stage import Problem, Stage
 from rtaccel.kernels._gpu.triton_device import pack_words, to_int8
 from rtaccel.kernels._gpu.triton_launch import bind
 from rtaccel.kernels._gpu.triton_spec import (
+    DROPS_CACHE,
     GPU_DP4A,
     SYSTEM_FENCE,
     SYSTEM_LOAD,
@@ -45,7 +46,7 @@ from rtaccel.kernels._persistent.triton_broadcast import (
     quantized,
 )
 from rtaccel.kernels._persistent.triton_exchange import finish, publish, receive_words
-from rtaccel.kernels._persistent.triton_mailbox import SPINS_PER_LOOK, answer, wait
+from rtaccel.kernels._persistent.triton_mailbox import BEFORE, SPINS_PER_LOOK, answer, wait
 from rtaccel.kernels.mlp import contract
 from rtaccel.kernels.mlp.triton.config import Operands
 from rtaccel.kernels.mlp.triton.layers import Params, input_parts, layer_outputs, load_layers, own_numbers
@@ -134,7 +135,7 @@ def persistent_partition_kernel(
     PARTS: tl.constexpr = NET.ROW_AT[LAYERS] - NET.ROW_AT[LAYERS - 1]
     program = tl.program_id(0)
     x_slots = exchange_ptr + 2 * LAYERS * SLOT
-    sequence = tl.full((), 0, tl.int32)
+    sequence = tl.full((), BEFORE, tl.int32)
     state = tl.full((), 0, tl.int64)
     end = tl.full((), 0, tl.int32)
     named = second
@@ -144,7 +145,7 @@ def persistent_partition_kernel(
             words_ptr, scales_ptr, params_ptr, compensation_ptr, program + which * PROGRAMS, NET
         )
         tiles = load_layers(own_words, NET)
-        if (program == 0) & (sequence == 0):
+        if (program == 0) & (sequence == BEFORE):
             tl.store(control_ptr + 1, tl.full((), 1, tl.int64), cache_modifier=".wt")
         named = which
         while (end == 0) & (named == which):
@@ -160,8 +161,7 @@ def persistent_partition_kernel(
             end = header & HEADER_END
             named = named_set(header, which)
             if named != which:
-                sequence -= 1
-                order_after(control_ptr)
+                sequence = order_after(control_ptr, sequence)
             elif end == 0:
                 words = input_parts(passed, 0, NET)
                 ys, alive = run_parts(
@@ -265,9 +265,9 @@ def specializations() -> Iterator[Specialisation]:
         partition = partition_of(attrs, MAX_PROGRAMS)
         assert isinstance(partition, Partition), partition
         spec = (specialize_persistent if stays else specialize)(attrs, partition)
-        # That of a message with other weights.
+        # The fence and the acquire of a message with other weights.
         fences = {"once": (SYSTEM_FENCE,)} if stays else {"forbids": (SYSTEM_FENCE,)}
-        yield replace(spec.with_requirements(*system, **fences), slow=True)
+        yield replace(spec.with_requirements(*system, *((DROPS_CACHE,) if stays else ()), **fences), slow=True)
 
 
 register_impl(Impl("mlp", "triton_partition", "triton", 5, supports, prepare))

@@ -14,6 +14,7 @@ import triton.language as tl
 
 from rtaccel.core.stage import Problem
 from rtaccel.kernels._gpu.triton_spec import (
+    DROPS_CACHE,
     GPU_DP4A,
     SYSTEM_FENCE,
     SYSTEM_LOAD,
@@ -22,7 +23,7 @@ from rtaccel.kernels._gpu.triton_spec import (
     Tiling,
 )
 from rtaccel.kernels._persistent.triton_broadcast import HEADER_SPOILED, named_set, order_after, quantized
-from rtaccel.kernels._persistent.triton_mailbox import SPINS_PER_LOOK, answer, wait
+from rtaccel.kernels._persistent.triton_mailbox import BEFORE, SPINS_PER_LOOK, answer, wait
 from rtaccel.kernels.mlp import contract
 from rtaccel.kernels.mlp.triton.chain import NUM_WARPS, why_not
 from rtaccel.kernels.mlp.triton.config import KernelConfig
@@ -42,7 +43,7 @@ def persistent_kernel(
     weights at the start, where 1 is the one behind the first."""
     LAYERS: tl.constexpr = len(NET.HEIGHTS)
     PARTS: tl.constexpr = NET.ROW_AT[LAYERS] - NET.ROW_AT[LAYERS - 1]
-    sequence = tl.full((), 0, tl.int32)
+    sequence = tl.full((), BEFORE, tl.int32)
     end = tl.full((), 0, tl.int64)
     named = second
     while end == 0:
@@ -51,7 +52,7 @@ def persistent_kernel(
             words_ptr, scales_ptr, params_ptr, compensation_ptr, which, NET
         )
         tiles = load_layers(own_words, NET)
-        if sequence == 0:
+        if sequence == BEFORE:
             tl.store(control_ptr + 1, tl.full((), 1, tl.int64), cache_modifier=".wt")
         named = which
         while (end == 0) & (named == which):
@@ -61,8 +62,7 @@ def persistent_kernel(
             if end == 0:
                 named = named_set(header, which)
             if named != which:
-                sequence -= 1  # the same message again, by the other set
-                order_after(control_ptr)
+                sequence = order_after(control_ptr, sequence)  # the same message again, by the other set
             elif end == 0:
                 words = input_parts(packed, 0, NET)
                 ys = run_layers(tiles, words, own_words, own_scales, own_params, own_compensation, True, NET)
@@ -138,5 +138,5 @@ def specializations() -> Iterator[Specialisation]:
     for widths, group in (((128,) * 7, 0), ((256, 128, 128, 8), 0), (autoencoder, 32)):
         stage = contract.make_stage(widths, ("relu",) * (len(widths) - 2) + ("none",), group_size=group)
         spec = specialize(Problem.of(stage, 1, "cuda").attrs)
-        yield spec.with_requirements(GPU_DP4A, *polls, forbids=(SYSTEM_FENCE,))
+        yield spec.with_requirements(GPU_DP4A, *polls, DROPS_CACHE, forbids=(SYSTEM_FENCE,))
     yield specialize_null(1, 1).with_requirements(*polls, forbids=(SYSTEM_FENCE,))

@@ -172,13 +172,14 @@ extern "C" __global__ void RTA_CLUSTER_DIMS __launch_bounds__(kAllThreads, 1)
   const Weights weights{words, params, compensation, scales, head_words, head_params, head_compensation};
   const Answer to{reply, h_inverse, y_inverse, y_zero_point};
 
-  bool alive = true;
+  bool alive = true, started = false;
   unsigned sequence = 0, header = kRenew | (second ? kSecond : 0u);
   for (;;) {
     if (header & kRenew) {
       renew(stack, weights, header & kSecond ? 1 : 0);
       header &= ~(kRenew | kSecond);
-      if (sequence == 0) {
+      if (!started) {  // numbers come again
+        started = true;
         header = kDone;
         if (stack.program == 0 && stack.thread == 0) store_system(control + 1, kRunning);
       }

@@ -197,13 +197,15 @@ def pick(values, FIRST: tl.constexpr, COUNT: tl.constexpr):
 
 @triton.jit
 def time_step(
-    tiles, hidden, states, x_words, x_scale, alive, t, weights, exchange_ptr, sequence, h_inverse, program, CUT: tl.constexpr,
+    tiles, hidden, states, x_words, x_scale, alive, passed, weights, exchange_ptr, sequence, h_inverse, program,
+    CUT: tl.constexpr,
 ):  # fmt: skip
     """One time step through all layers: (words of h, NH a layer; carried states and h of this program's units, one a layer;
     alive, which ends with a word that never came).
 
-    Of `hidden`, the words of the last layer are older by a time step where PARTS > 1 and t > 0: they are received when they are
-    needed. `sequence` is the number of this time step. weights: `Weights`, of this program.
+    Of `hidden`, the words of the last layer are older by a time step where PARTS > 1 and `passed`: the time step before is one of
+    this launch, and they are received when they are needed. `sequence` is the number of this time step. weights: `Weights`, of
+    this program.
     """
     LAYERS: tl.constexpr = CUT.LAYERS
     GATES: tl.constexpr = CUT.GATES
@@ -229,7 +231,7 @@ def time_step(
                 weights.words_ptr + CUT.FIRST_WORDS + (2 * layer - 1) * CUT.OTHER_WORDS, BU, CUT.WH, TILES_H
             )
         if PARTS > 1 and layer == LAYERS - 1:  # noqa: SIM102 - the outer is decided by the compiler
-            if t > 0:
+            if passed:
                 earlier = exchange_ptr + (2 * layer + ((sequence - 1) & 1)) * CUT.SLOT
                 own, missing = receive(earlier, sequence - 1, WORDS, CH, NH, CUT.THREADS)
                 alive = alive & (missing == 0)

@@ -24,6 +24,7 @@ from rtaccel.core.stage import Stage
 from rtaccel.kernels._gpu.triton_activations import activate
 from rtaccel.kernels._gpu.triton_device import dot4, multiply_rn, pack_words, to_int8
 from rtaccel.kernels._gpu.triton_spec import (
+    DROPS_CACHE,
     GPU_DP4A,
     SYSTEM_FENCE,
     SYSTEM_LOAD,
@@ -44,7 +45,7 @@ from rtaccel.kernels._persistent.triton_broadcast import (
     quantized,
 )
 from rtaccel.kernels._persistent.triton_exchange import publish, receive, split
-from rtaccel.kernels._persistent.triton_mailbox import SPINS_PER_LOOK, answer, wait
+from rtaccel.kernels._persistent.triton_mailbox import BEFORE, SPINS_PER_LOOK, answer, wait
 from rtaccel.kernels.recurrent.layout import Geometry
 from rtaccel.kernels.recurrent.triton.config import MULTIPROCESSORS, KernelConfig, Operands, select_config
 from rtaccel.kernels.recurrent.triton.kernel import Weights, persistent_tiles, state_words, time_step
@@ -101,7 +102,8 @@ def stream_kernel(
         carried = begins_ptr + (PAST - (LAYERS - layer) * CUT.H) + own
         states = states + (tl.load(carried, mask=own < CUT.H, other=0.0),)  # noqa: RUF005
     alive = tl.load(begins_ptr + PAST) == 0.0
-    sequence = tl.full((), 0, tl.int32)
+    sequence = tl.full((), BEFORE, tl.int32)
+    begun = tl.full((), 0, tl.int32)  # the number does not say it: it may be any again
     state = tl.full((), 0, tl.int64)
     end = tl.full((), 0, tl.int32)
     named = second
@@ -112,7 +114,7 @@ def stream_kernel(
         own_params = params_ptr + place * (CUT.NUMBERS * LAYERS)
         own_compensation = compensation_ptr + place * CUT.GATES * BU
         tiles = persistent_tiles(own_words, CUT)
-        if (program == 0) & (sequence == 0):
+        if (program == 0) & (sequence == BEFORE):
             tl.store(control_ptr + 1, tl.full((), 1, tl.int64), cache_modifier=".wt")
         named = which
         while (end == 0) & (named == which):
@@ -134,8 +136,7 @@ def stream_kernel(
             end = header & HEADER_END
             named = named_set(header, which)
             if named != which:
-                sequence -= 1
-                order_after(control_ptr)
+                sequence = order_after(control_ptr, sequence)
             elif end == 0:
                 reset = (header & HEADER_RESET) != 0
                 cleared, zeroed = (), ()
@@ -145,9 +146,10 @@ def stream_kernel(
                     zeroed = zeroed + (tl.where(reset, 0.0, states[i]),)  # noqa: RUF005
                 alive = (alive | reset) & ((header & HEADER_SPOILED) == 0)
                 hidden, states, outputs, alive = time_step(
-                    tiles, cleared, zeroed, x_words, 1.0, alive, tl.where(reset, 0, sequence - 1),
+                    tiles, cleared, zeroed, x_words, 1.0, alive, tl.where(reset, 0, begun) != 0,
                     Weights(own_words, None, own_params, own_compensation), exchange_ptr, sequence, h_inverse, program, CUT,
                 )  # fmt: skip
+                begun = tl.full((), 1, tl.int32)
                 y = outputs[LAYERS - 1]
                 if HEAD == 0:
                     answer(reply_ptr, tl.where(alive, y, float("nan")), sequence, N, program * BU)
@@ -221,7 +223,7 @@ def example(op: str, gates: int, geometry: Geometry, inputs: int, outputs: int) 
     spec = specialize(op, kernel_config, outputs, None if outputs == geometry.hidden else "none")
     # Several programs have the one of a message with other weights.
     fences = {"once" if kernel_config.parts > 1 else "forbids": (SYSTEM_FENCE,)}
-    return replace(spec.with_requirements(GPU_DP4A, SYSTEM_LOAD, SYSTEM_STORE, **fences), slow=True)
+    return replace(spec.with_requirements(GPU_DP4A, SYSTEM_LOAD, SYSTEM_STORE, DROPS_CACHE, **fences), slow=True)
 
 
 @dataclass(frozen=True)

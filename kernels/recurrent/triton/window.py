@@ -136,7 +136,7 @@ def stack_kernel(
     for t in range(steps):
         x_words, x_scale = input_words(x_ptr + t * X_STEP, x_inverse, x_zero_point, K, CUT.CX, CUT.NX, DYNAMIC)
         hidden, states, outputs, alive = time_step(
-            tiles, hidden, states, x_words, x_scale, alive, t,
+            tiles, hidden, states, x_words, x_scale, alive, t > 0,
             Weights(words_ptr, scales_ptr, params_ptr, compensation_ptr), exchange_ptr, first + t, h_inverse, program, CUT,
         )  # fmt: skip
         last = t == T - 1

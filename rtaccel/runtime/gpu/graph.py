@@ -115,18 +115,19 @@ class GraphPlan(DevicePlan):
                 target.copy_(result)
             return tuple(outputs)
 
-        kept = [t.clone() for t in self._kept()]
-        graph = self._layer.capture(work)
-        begun = self._any_kept(kept)
-        self._restore(begun)
-        expected = [t.clone() for t in (*self._compared(inputs), *self._kept())]
-        self._restore(begun)
-        for t in graph.outputs:
-            t.fill_(float("nan") if t.is_floating_point() else 85)
-        graph.replay()
-        self._layer.synchronize()
-        ends, seen = len(graph.outputs), (*graph.outputs, *[t.clone() for t in self._kept()])
-        self._restore(kept)
+        with self._order:  # what is kept may be in the works on another stream
+            kept = [t.clone() for t in self._kept()]
+            graph = self._layer.capture(work)
+            begun = self._any_kept(kept)
+            self._restore(begun)
+            expected = [t.clone() for t in (*self._compared(inputs), *self._kept())]
+            self._restore(begun)
+            for t in graph.outputs:
+                t.fill_(float("nan") if t.is_floating_point() else 85)
+            graph.replay()
+            self._layer.synchronize()
+            ends, seen = len(graph.outputs), (*graph.outputs, *[t.clone() for t in self._kept()])
+            self._restore(kept)
         for index, (got, want) in enumerate(zip(seen, expected)):
             if not _alike(got, want):
                 what = f"output {index}" if index < ends else f"state {index - ends}"

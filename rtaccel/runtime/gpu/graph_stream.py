@@ -306,8 +306,19 @@ class GraphStream(GraphPlan):
                 given = turned(given, -steps) if ring else given
                 state[streams].copy_(given.view(state[streams].shape))
             self._left[streams].copy_(left)
+            if not self._marks.kept:
+                self._spoil(streams)
             if self._ticks is not None:
                 self._ticks[streams].zero_()
+
+    def _spoil(self, streams: slice) -> None:
+        """In a plan without marks what is not finite is in the states, where a past of the CPU has zeros and a mark."""
+        marked = self._left[streams] != 0
+        for state, v in zip(self._states, self._values):
+            counts = self._memory >= 0 and v.steps * v.width == 1
+            if v.dtype == "float32" and not counts:
+                state[streams][marked] = float("nan")
+        self._left[streams].zero_()
 
     def note(self) -> str:
         what = "with its state" if self._is_one else f"for a time step of {self._samples} streams"

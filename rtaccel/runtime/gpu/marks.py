@@ -24,6 +24,8 @@ class Marks:
 
     def __init__(self, staged: StagedPlan, group: Subgraph, states: Sequence[Value], memory: int, calls: bool) -> None:
         self._memory, self._looks = memory, staged.marks
+        self.kept = bool(staged.marks)
+        """Whether the plan keeps marks: else nothing in it would lose a NaN."""
         self._count: Callable[[Tensor], object] = lambda ticks: ticks.add_(1)
         self._floats = [i for i, p in enumerate(group.outputs) if p.value.dtype == "float32"]
         self._settled = [v for v in states if memory >= 0 and v.dtype == "float32"]
