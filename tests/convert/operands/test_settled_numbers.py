@@ -117,6 +117,29 @@ def test_several_reads_in_any_order(seed: int) -> None:
     check(made(*random.Random(seed).sample(READS, 3), seed=seed))
 
 
+def test_a_fixed_batch_has_the_numbers_too() -> None:
+    """As networks of graphs have kinds of edges: rows are nodes, and a mask of constants chooses edges."""
+
+    class Kinds(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.layers = nn.ModuleList(nn.Linear(4, 4) for _ in range(3))
+            self.register_buffer("edges", torch.randint(0, 6, (2, 15)))
+            self.register_buffer("kind", torch.arange(15) % 3)
+
+        def forward(self, x: Tensor) -> Tensor:
+            found = x
+            for number, layer in enumerate(self.layers):
+                edges = self.edges[:, self.kind == number]
+                count = x.new_zeros(6, 1).index_add(0, edges[1], x.new_ones(edges.shape[1], 1)).clamp(min=1)
+                found = found + layer(x.new_zeros(6, 4).index_add(0, edges[1], x[edges[0]]) / count)
+            return found
+
+    model, x = Kinds().eval(), torch.randn(6, 4)
+    fast = rt.compile(model, (x,), strict=True)
+    torch.testing.assert_close(fast(x), model(x), rtol=1e-4, atol=1e-5)
+
+
 def test_the_model_keeps_its_constants_and_hooks() -> None:
     model = made(_written, _masked, _edges)
     before = copy.deepcopy(model.state_dict())
