@@ -151,4 +151,4 @@ def changed_to_arrays(inputs: Sequence[Any]) -> tuple[Any, ...]:
 
 
 def as_tensors(result: Any) -> list[Tensor]:
-    return leaves(pytree.tree_map_only(np.ndarray, lambda a: torch.from_numpy(np.ascontiguousarray(a)), result))
+    return leaves(pytree.tree_map_only(np.ndarray, lambda a: torch.from_numpy(np.asarray(a, order="C")), result))

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Mapping
+from contextlib import nullcontext, suppress
 from dataclasses import replace
 from functools import partial
 from inspect import Parameter
@@ -20,7 +21,7 @@ from rtaccel.convert.frontend.exported.graph import ComputedRounds, ExportedGrap
 from rtaccel.convert.frontend.exported.written_calls import WrittenCalls
 from rtaccel.convert.frontend.functional.functionalize import functionalize
 from rtaccel.convert.frontend.guards.numbers import Guard
-from rtaccel.convert.frontend.guards.refusal import refusal
+from rtaccel.convert.frontend.guards.refusal import by_numbers, refusal
 from rtaccel.convert.frontend.guards.sizes import batch_range
 from rtaccel.convert.frontend.packed import packed_sequences
 from rtaccel.convert.frontend.private_copy import attributes_kept
@@ -37,6 +38,7 @@ from rtaccel.convert.frontend.retrace import (
 from rtaccel.convert.frontend.tracing.lengths import lengths_stay_open
 from rtaccel.convert.frontend.tracing.outside_state import outside_kept
 from rtaccel.convert.frontend.tracing.raising_modules import raising_modules_leave
+from rtaccel.convert.frontend.tracing.settled_numbers import settled_numbers
 from rtaccel.convert.frontend.tracing.unasked import masks_as_given, unvalidated
 from rtaccel.convert.frontend.trained import as_torch_layers
 from rtaccel.core.batch import ANY_BATCH, only
@@ -48,9 +50,10 @@ unlike any size a model has of its own: a size that agrees by chance would hide 
 
 
 def _export(
-    model: nn.Module, args: tuple[Any, ...], any_batch: bool, dims: Mapping[tuple[int, int], tuple[int, int]] = {}
-) -> torch.export.ExportedProgram:
-    """dims: (argument, dimension) -> bounds, of further dimensions to leave open."""
+    model: nn.Module, args: tuple[Any, ...], any_batch: bool, dims: Mapping[tuple[int, int], tuple[int, int]] = {},
+    settled: bool = False,
+) -> torch.export.ExportedProgram:  # fmt: skip
+    """dims: (argument, dimension) -> bounds, of further dimensions to leave open. settled: constants have their numbers."""
     shapes = None
     if any_batch or dims:
         first = {0: torch.export.Dim.AUTO} if any_batch else {}
@@ -62,10 +65,11 @@ def _export(
         at = kinds.index(Parameter.VAR_POSITIONAL) if Parameter.VAR_POSITIONAL in kinds else len(shapes)
         if at < len(shapes):  # export has `*args` as one argument, and none where nothing is in it
             shapes = (*shapes[:at], tuple(shapes[at:]))
+    numbers = settled_numbers(model) if settled else nullcontext()
     with (
         torch.no_grad(), unlogged(), unvalidated(), masks_as_given(), known_shapes(bool(dims)),
         attributes_kept(model), outside_kept(model), transforms_left(), packed_sequences(model, any_batch), WrittenCalls(),
-        lengths_stay_open(model), raising_modules_leave(),
+        lengths_stay_open(model), raising_modules_leave(), numbers,
         warnings.catch_warnings(),
     ):  # fmt: skip
         warnings.filterwarnings("ignore", category=FutureWarning)  # torch's own, about its own tree specs
@@ -169,6 +173,8 @@ def _capture(
         made = graph_of(_export(traced.module, traced.tensors, any_batch=False), batch, any_batch=False)
     except Exception as error:
         if sized is not None:
+            with suppress(Exception):
+                sized = _export(model, args, any_batch=False, settled=True)
             return graph_of(sized, batch, any_batch=False)
         if isinstance(error, UnsupportedProblem):
             raise
@@ -251,14 +257,23 @@ def _with_open_batch(model: nn.Module, args: tuple[Any, ...], size: int) -> torc
     """The model exported with an open batch, traced with `size`; a second time where its code asks for the batch.
 
     Code that keeps what it found out for a shape, such as the order of a product of many factors, asks once. So each capture of
-    the model is the same.
+    the model is the same. Where the code reads numbers of constants, they are given to it.
     """
     given = _with_batch(args, size)
-    first = _export(model, given, any_batch=True)
+    settled = False
+    try:
+        first = _export(model, given, any_batch=True)
+        if reads_constants(first) or sized_by_constants(first):
+            with suppress(Exception):  # numbers of inputs too
+                first, settled = _export(model, given, any_batch=True, settled=True), True
+    except Exception as error:
+        if not by_numbers(error):
+            raise
+        first, settled = _export(model, given, any_batch=True, settled=True), True
     if _batch_is_open(first) or reads_constants(first):  # which only a retrace knows: then neither of them is used
         return first
     try:
-        second = _export(model, given, any_batch=True)
+        second = _export(model, given, any_batch=True, settled=settled)
     except Exception:  # what it keeps belongs to the first export
         return first
     return second if _batch_is_open(second) else first

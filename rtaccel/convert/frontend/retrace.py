@@ -13,7 +13,7 @@ import logging
 import sys
 import threading
 import warnings
-from collections.abc import Container, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, redirect_stderr, redirect_stdout
 from dataclasses import dataclass
 from typing import Any
@@ -27,6 +27,7 @@ from torch.utils import _pytree as pytree
 
 from rtaccel.convert.aten import aten
 from rtaccel.convert.frontend.exported.written_calls import WrittenCalls
+from rtaccel.convert.frontend.guards.depends import OF_SHAPES, of_inputs, of_placeholders
 from rtaccel.convert.frontend.guards.numbers import READS, Guard, counts_of, with_flag
 from rtaccel.convert.frontend.guards.settled_sizes import is_sized, keep_settled_sizes, sizes_of
 from rtaccel.convert.frontend.private_copy import attributes_kept
@@ -213,7 +214,7 @@ def _retraced(model: nn.Module, args: Sequence[Any], specialize: bool, guard: Gu
     if inside:
         module = traced(pre_dispatch=False)
     keep_settled_sizes(module)
-    depends = _of_placeholders(module.graph)
+    depends = of_placeholders(module.graph)
     reads = [] if specialize else [n for n in depends if n.target in READS and not _of_shapes(n)]
     counts = [] if specialize else counts_of(module.graph, set(depends))
     guarded = with_flag(module, reads, counts, tensors, guard, steady)
@@ -256,22 +257,7 @@ def sized_by_constants(program: torch.export.ExportedProgram) -> bool:
     """Whether a graph of torch.export has calls whose results are as large as numbers say that never change."""
     wanted = set(program.graph_signature.user_inputs)
     sized = [node for node in program.graph.nodes if is_sized(node)]
-    return any(not of_inputs(which, wanted, _SHAPES) for node in sized for which in sizes_of(node))
-
-
-def of_inputs(node: fx.Node, inputs: set[str], apart: Container[Any] = ()) -> bool:
-    """Whether a node depends on one of the named inputs. apart: calls that depend on none."""
-    seen: set[fx.Node] = set()
-    stack = [node]
-    while stack:
-        one = stack.pop()
-        if one in seen or one.target in apart:
-            continue
-        seen.add(one)
-        if one.op == "placeholder" and one.name in inputs:
-            return True
-        stack.extend(one.all_input_nodes)
-    return False
+    return any(not of_inputs(which, wanted, OF_SHAPES) for node in sized for which in sizes_of(node))
 
 
 def with_arguments(graph: fx.Graph, inputs: Sequence[str], found: Retraced) -> tuple[str, ...]:
@@ -287,22 +273,10 @@ def with_arguments(graph: fx.Graph, inputs: Sequence[str], found: Retraced) -> t
     return tuple(names[i] for i in range(len(found.leaves)))
 
 
-def _of_placeholders(graph: fx.Graph) -> list[fx.Node]:
-    """The calls whose numbers depend on an input, in order."""
-    depends = dict.fromkeys(n for n in graph.nodes if n.op == "placeholder")
-    for node in graph.nodes:
-        if any(source in depends for source in node.all_input_nodes) and node.target not in _SHAPES:
-            depends[node] = None
-    return [node for node in depends if node.op == "call_function"]
-
-
 def _of_shapes(read: fx.Node) -> bool:
     """Tensors of different shapes are not equal, whatever numbers they hold."""
     shapes = {tuple(n.meta["val"].shape) for n in read.all_input_nodes if isinstance(n.meta.get("val"), Tensor)}
     return read.target is aten.equal.default and len(shapes) > 1
-
-
-_SHAPES = {aten.sym_size.int, aten.zeros_like.default, aten.ones_like.default, aten.empty_like.default}
 
 
 def _forget_numbers(module: fx.GraphModule) -> None:

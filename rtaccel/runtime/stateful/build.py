@@ -132,7 +132,8 @@ class CapturedState:
             raise
         except UnsupportedProblem as error:
             raise self._refused(
-                f"cannot be captured with that: {error.got}", "Take one of two values with torch.where."
+                f"cannot be captured with that: {error.got}",
+                f"{error.next_step.removesuffix('.')}. Take one of two values with torch.where.",
             ) from error
         self.graph = build_graph(self.exported, None)
         left = [d for d in self.graph.op_nodes if d.is_fallback]

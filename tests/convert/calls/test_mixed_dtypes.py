@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Callable
+from typing import Any
 
 import pytest
 import torch
@@ -92,3 +93,18 @@ def test_bytes(reader: str) -> None:
     model = Bytes().eval()
     fast = rt.compile(model, (x, k), verify=False, strict=True)
     torch.testing.assert_close(fast(x, k), model(x, k), rtol=1e-6, atol=0)
+
+
+@pytest.mark.parametrize("kind", ["truths", "numbers", "whole"])
+@pytest.mark.parametrize("call", [torch.sum, torch.prod], ids=("sum", "prod"))
+def test_sums_and_products_as_truth_values(call: Any, kind: str) -> None:
+    class Reduced(nn.Module):
+        def forward(self, x: Tensor) -> tuple[Tensor, ...]:
+            given = {"truths": x > 0, "numbers": x * (x > 0), "whole": (2 * x).long()}[kind]
+            along, kept = call(given, 1, dtype=torch.bool), call(given, -1, keepdim=True, dtype=torch.bool)
+            return along, torch.where(kept, torch.zeros(1), x)
+
+    model, x = Reduced().eval(), torch.randn(40, 3, 4) + 0.6
+    fast = rt.compile(model, (x[:2],), strict=True)
+    for got, want in zip(fast(x), model(x)):
+        torch.testing.assert_close(got, want)

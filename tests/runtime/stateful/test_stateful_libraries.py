@@ -137,6 +137,28 @@ class Images(nn.Module):
         return self.out(self.h.mean((2, 3)))
 
 
+class OfAllBuffers(nn.Module):
+    """As spiking layers do it: state is read out of a dict of all buffers, and its shape is made when the first call comes."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.register_buffer("kept", torch.zeros(()))
+        self.register_buffer("v", torch.zeros(0))
+        self.register_buffer("leak", torch.tensor(0.8))
+
+    def forward(self, x: Tensor) -> Tensor:
+        if 0 in self.v.shape:
+            self.register_buffer("v", torch.zeros(x.shape[0], x.shape[2]))
+        held, spikes = dict(self.named_buffers()), []
+        assert [*held] == [*self._buffers] and self._buffers.get("v") is self.state_dict(keep_vars=True)["v"]
+        for step in range(x.shape[1]):
+            held["v"] = held["leak"] * held["v"] + x[:, step]
+            spikes.append(torch.sigmoid(9 * (held["v"] - 0.5)))
+        self.v = held["v"]
+        self._buffers["kept"] = spikes[-1].mean()
+        return torch.stack(spikes, 1) + self._buffers["kept"]
+
+
 class InADict(nn.Module):
     """Results in a dict, and a reset that is an argument."""
 
@@ -160,6 +182,8 @@ MODELS = {
     "kalman": (Kalman, ((1,),)),
     "cache": (Cache, ((1, 8),)),
     "images": (Images, ((4, 3, 12, 12),)),
+    "of all buffers": (lambda: nn.Sequential(nn.Linear(6, 8), OfAllBuffers(), nn.Linear(8, 4)), ((2, 5, 6),)),
+    "its own buffers": (OfAllBuffers, ((2, 5, 6),)),
     "dict": (InADict, ((2, 3), (2, 1))),
 }
 

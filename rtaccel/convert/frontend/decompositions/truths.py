@@ -16,8 +16,16 @@ def _of_truths(call: Callable[..., Tensor]) -> Callable[..., Tensor]:
     """Of truth values and of whole numbers of one or two bytes in int64, as torch adds them up. Whole numbers become real ones
     first where they are to be added up as such."""
 
+    truth = aten.all.dims if call in (aten.prod.default, aten.prod.dim_int) else aten.any.dims
+
     def apply(x: Tensor, *args: Any, **kwargs: Any) -> Tensor:
         dtype = kwargs.get("dtype")
+        if dtype == torch.bool:  # a product of truth values is true where all are, a sum where any is
+            dims = args[0] if args else kwargs.get("dim")
+            keep = args[1] if len(args) > 1 else kwargs.get("keepdim", False)
+            return truth(
+                x if x.dtype == torch.bool else x != 0, [dims] if isinstance(dims, int) else dims or None, keep
+            )
         if dtype is not None and dtype.is_floating_point and not x.is_floating_point():
             return call(x.to(dtype), *args, **{k: v for k, v in kwargs.items() if k != "dtype"})
         if x.dtype != torch.bool and x.dtype not in SMALL:

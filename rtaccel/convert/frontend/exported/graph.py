@@ -19,8 +19,8 @@ from rtaccel.convert.frontend.exported.joined_samples import gather_within_sampl
 from rtaccel.convert.frontend.exported.kernel_calls import as_called
 from rtaccel.convert.frontend.exported.one_constant import read_by_one_name
 from rtaccel.convert.frontend.exported.one_number import with_a_dimension
+from rtaccel.convert.frontend.guards.depends import of_inputs
 from rtaccel.convert.frontend.packed import check_longest
-from rtaccel.convert.frontend.retrace import of_inputs
 from rtaccel.convert.frontend.rolled import with_loops_rolled
 from rtaccel.convert.frontend.subgraphs import inline_subgraphs
 from rtaccel.core.batch import BatchRange

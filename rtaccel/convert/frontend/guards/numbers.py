@@ -15,6 +15,7 @@ import torch
 from torch import Tensor, fx
 
 from rtaccel.convert.aten import aten
+from rtaccel.convert.frontend.guards.depends import owner, written
 
 EXACT = (torch.int64, torch.int32, torch.bool)
 READS = (
@@ -55,16 +56,16 @@ def with_flag(
     decide = [*reads, *counts]
     if not decide or guard is Guard.NONE or (guard is Guard.INPUTS and any(map(_of_weights, decide))):
         return False
-    graph, written = module.graph, _written(module.graph)
+    graph, changed = module.graph, written(module.graph)
     masks = {mask: node for node in reversed(counts) for mask in _masks(node)}
-    if any(_owner(mask) in written for mask in masks):
+    if any(owner(mask) in changed for mask in masks):
         return False
     before = set(graph.nodes)
     rows: dict[Any, fx.Node] = {}
     for read in reads:  # numbers are taken where they are read, as they may be written over later
         with graph.inserting_before(read):
             source = _read_by(graph, read)
-            if source not in rows or _owner(source) in written:
+            if source not in rows or owner(source) in changed:
                 rows[source if source not in rows else read] = _whole(graph, source)
     for mask, node in masks.items():
         if mask not in rows:
@@ -111,28 +112,6 @@ def _is_exact(source: fx.Node) -> bool:
         return True
     value = (source.all_input_nodes[0] if source.target in READS else source).meta.get("val")
     return isinstance(value, Tensor) and value.dtype in EXACT
-
-
-def _written(graph: fx.Graph) -> set[fx.Node]:
-    """The tensors that a call writes into."""
-    found = set()
-    for node in graph.nodes:
-        schema = getattr(node.target, "_schema", None)
-        for given, argument in zip(node.args, schema.arguments if schema is not None else ()):
-            if argument.alias_info is not None and argument.alias_info.is_write and isinstance(given, fx.Node):
-                found.add(_owner(given))
-    return found
-
-
-def _owner(node: Any) -> fx.Node:
-    """The call that made the memory of a tensor, of which it may be a view."""
-    while node.op == "call_function":
-        schema = getattr(node.target, "_schema", None)
-        looks = schema is not None and schema.returns and schema.returns[0].alias_info is not None
-        if not looks or not node.args or not isinstance(node.args[0], fx.Node):
-            break
-        node = node.args[0]
-    return node
 
 
 def counts_of(graph: fx.Graph, depends: set[fx.Node]) -> list[fx.Node]:

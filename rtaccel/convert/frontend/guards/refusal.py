@@ -10,14 +10,19 @@ from torch import nn
 from rtaccel.core.errors import UnsupportedProblem
 
 _NOT_THE_MODELS = ("/torch/", "/rtaccel/")
-_BY_NUMBERS = ("data-dependent", "unbacked", "DynamicOutputShape", "depend on the value")
+_BY_NUMBERS = ("data-dependent", "unbacked", "DynamicOutputShape", "depend on the value", "data pointer")
+
+
+def by_numbers(said: Exception) -> bool:
+    """Whether an error of torch.export is about numbers that a trace does not have."""
+    return any(word in f"{type(said).__name__}: {said}" for word in _BY_NUMBERS)
 
 
 def refusal(model: nn.Module, said: Exception) -> UnsupportedProblem:
     cause = str(said).strip().split("\n")[0]
     place = _place(said)
     advice = ""
-    if any(word in f"{type(said).__name__}: {said}" for word in _BY_NUMBERS):
+    if by_numbers(said):
         inside = f", such as model.{parts}" if (parts := _parts(model)) else ""
         advice = (
             f" A size or a way there depends on numbers of an input. Compile the parts before it by themselves{inside}."

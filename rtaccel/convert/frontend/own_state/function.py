@@ -9,6 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from rtaccel.convert.frontend.own_state.places import CARRIED, OwnState
+from rtaccel.convert.frontend.own_state.shown_buffers import buffers_shown
 from rtaccel.core.errors import UnsupportedProblem
 
 
@@ -34,13 +35,15 @@ def as_function(state: OwnState, count: int) -> nn.Module:
             "Wrap it in a module that calls it.",
         )  # fmt: skip
     dtypes = [t.dtype for t in state.initial]
+    buffers = {p.module: tuple(model.get_submodule(p.module)._buffers) for p in state.places if p.buffer}
 
     def forward(self: nn.Module, *given: Any) -> Any:
         args, left = given[:count], [s.to(d).clone() for s, d in zip(given[count:], dtypes, strict=True)]
         try:
             for place in state.places:
                 place.put(self, place.tree(left))
-            result = own.__func__(self, *args)
+            with buffers_shown(self, buffers):
+                result = own.__func__(self, *args)
             made = _new_states(self, state)
         finally:
             for place in state.places:
