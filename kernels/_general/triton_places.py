@@ -70,3 +70,8 @@ def address(place: Place, name: str) -> str:
     parts = [str(place[0])] if place[0] or not any(place[1:]) else []
     parts += [f"{name}{d}" if s == 1 else f"{name}{d} * {s}" for d, s in enumerate(place[1:]) if s]
     return " + ".join(parts)
+
+
+def as_tile(at: str) -> str:
+    """An address that is a number as a tile of one: a load takes no mask of tiles with a number."""
+    return f"{at} + tl.zeros((1, 1), tl.int32)" if at.isdigit() else at

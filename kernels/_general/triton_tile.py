@@ -16,7 +16,7 @@ from torch import Tensor
 
 from rtaccel.core.errors import ShapeError
 from rtaccel.core.stage import Problem, Stage, Value
-from rtaccel.kernels._general.triton_places import MAX_ELEMENTS, Place, address
+from rtaccel.kernels._general.triton_places import MAX_ELEMENTS, Place, address, as_tile
 from rtaccel.kernels._general.triton_source import specialisation_of
 from rtaccel.kernels._gpu.triton_launch import bind
 from rtaccel.kernels._gpu.triton_spec import Specialisation, Tiling, power_of_two
@@ -54,20 +54,19 @@ class Text:
 
     def read(self, name: str, index: int | None, at: str, mask: str = "inside", other: str = "0") -> None:
         """name = element `at` of an input in each sample; index None: of a fixed tensor of this name."""
-        where = f"{name}_ptr + {at}"
+        where = f"{name}_ptr + {as_tile(at)}"
         if index is not None:
             value = self.inputs[index]
             where = f"x{index}_ptr + m * {value.steps * value.width} + {at}"
+        elif at.isdigit():  # the same all over y, and always there
+            mask = "tl.full((1, 1), True, tl.int1)"
         self.add(f"{name} = tl.load({where}, mask={mask}, other={other})")
 
     def strided(self, name: str, index: int | None, place: Place, digits: str) -> None:
         """The same by strides, over the indices that `triton_places.digits` set."""
         at, mask = address(place, digits), "inside" if index is not None else "e < N"
-        if not any(place[1:]):  # the same all over the sample
-            at, mask = (
-                f"{at} + tl.zeros((1, 1), tl.int32)",
-                "m < rows" if index is not None else "tl.full((1, 1), True, tl.int1)",
-            )
+        if index is not None and not any(place[1:]):  # the same all over the sample
+            at, mask = as_tile(at), "m < rows"
         self.read(name, index, at, mask)
 
     def real(self, name: str, dtype: str) -> None:

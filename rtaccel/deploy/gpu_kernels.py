@@ -27,7 +27,7 @@ TENSOR = "kernels"
 REFUSE, COMPILE = "refuse", "compile"
 _MAGIC, _HEAD, _ALIGNMENT = b"RTACUBIN", struct.Struct("<8sQ"), 64
 _ELF, _CUDA_MACHINE, _MACHINE_AT, _FLAGS_AT = b"\x7fELF", 190, 18, 48
-MAX_KERNELS, MAX_THREADS, MAX_SHARED = 4096, 1024, 227 << 10
+MAX_KERNELS, MAX_THREADS, MAX_SHARED, MAX_CLUSTER = 4096, 1024, 227 << 10, 16
 _NEXT = "Save it again: rt.save(..., kernels=...)."
 
 
@@ -132,6 +132,7 @@ def _kernel(record: Any, codes: memoryview) -> Cubin:
 _NUMBERS = {
     "capability": (80, 200), "num_warps": (1, MAX_THREADS // 32), "shared_bytes": (0, MAX_SHARED),
     "global_scratch_bytes": (0, 0), "profile_scratch_bytes": (0, 0), "at": (0, 1 << 40), "bytes": (64, 1 << 30),
+    "cluster": (0, MAX_CLUSTER),
 }  # fmt: skip
 """What each may be; a kernel with scratch memory is never launched from a store."""
 

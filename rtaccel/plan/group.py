@@ -16,6 +16,7 @@ from rtaccel.core.batch import ANY_BATCH, BatchRange
 from rtaccel.core.errors import UnsupportedProblem
 from rtaccel.core.registry import Prepared, operator
 from rtaccel.core.stage import GraphIO, Stage, Value
+from rtaccel.kernels._gpu.cubin_launch import ALIGNMENT
 from rtaccel.plan.choose import Choice, choose_all
 from rtaccel.plan.fuse import fuse
 from rtaccel.plan.nan_marks import marked_values
@@ -72,6 +73,7 @@ class StagedPlan:
         self._checked = marked_values(group.stages, [p.value for p in self._floats])
         self.kept = tuple(t for call in prepared for t in getattr(call, "kept", ()))
         self.marks, self.triton = bool(self._checked), triton
+        self._aligned = triton or device == "cuda"
         self._group, self._batch, self._device = group, batch, device
         self.placed: dict[str, str] = {}
         self.marking: Marking | None = None
@@ -115,7 +117,8 @@ class StagedPlan:
             return None
         lead = inputs[0].shape[: self._group.inputs[0].lead]
         samples = lead.numel()
-        env = {p.value.name: t.reshape(samples, *p.value.shape) for p, t in zip(self._group.inputs, inputs)}
+        given_here = (t.clone() if self._copied(t) else t for t in inputs)
+        env = {p.value.name: t.reshape(samples, *p.value.shape) for p, t in zip(self._group.inputs, given_here)}
         nonfinite: Tensor | None = None
         with torch.no_grad():
             for call, sources, targets, by_row in self._steps:
@@ -137,6 +140,10 @@ class StagedPlan:
                 )
             results.append(y.reshape((*lead, *port.trailing)))
         return results[0] if len(results) == 1 else tuple(results)
+
+    def _copied(self, tensor: Tensor) -> bool:
+        """Whether kernels would refuse it where it lies, as a slice of a batch: they read 16 bytes at once."""
+        return self._aligned and tensor.data_ptr() % ALIGNMENT != 0
 
     def _hand_on(self, env: dict[str, Tensor], inputs: tuple[Tensor, ...]) -> None:
         """Makes the float results NaN where a checked value is not finite, in one launch."""

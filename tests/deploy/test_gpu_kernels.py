@@ -198,7 +198,7 @@ WRONG = [
 ]  # fmt: skip
 FIELDS = (
     "key", "capability", "name", "entry", "parameters", "num_warps", "shared_bytes", "global_scratch_bytes",
-    "profile_scratch_bytes", "cooperative", "built_with", "at", "bytes", "sha256",
+    "profile_scratch_bytes", "cooperative", "built_with", "at", "bytes", "sha256", "cluster",
 )  # fmt: skip
 
 
@@ -223,7 +223,7 @@ def test_no_other_field_is_taken(which: int, name: str, value: Any, how: str) ->
         return
     assert how == "put"
     texts = ("key", "name", "entry", "built_with")
-    small = {"num_warps": 7, "shared_bytes": 7}
+    small = {"num_warps": 7, "shared_bytes": 7, "cluster": 7}
     fine = (
         (name in texts and isinstance(value, str) and value.isprintable() and len(value) <= 400)
         or (small.get(name) == value and type(value) is int)
@@ -232,6 +232,13 @@ def test_no_other_field_is_taken(which: int, name: str, value: Any, how: str) ->
     )
     assert fine, (name, value)
     assert [c.code for c in found] == [c.code for c in plain.values()] or name == "key"
+
+
+@pytest.mark.parametrize("cluster", [-5, 17, 10**9, "x", None, [1], True, 2.5])
+def test_a_cluster_that_no_card_has_is_not_taken(cluster: Any) -> None:
+    with pytest.raises(FormatError, match="cluster"):
+        kernels_in(forged(lambda records: records[0].update(cluster=cluster)))
+    assert kernels_in(forged(lambda records: records[0].update(cluster=16)))[0].cluster == 16
 
 
 def test_code_for_another_card_is_not_taken() -> None:

@@ -6,6 +6,7 @@ Their kernels are made for each stage, so a few cases of each kind of address an
 from __future__ import annotations
 
 from collections.abc import Iterator
+from dataclasses import replace
 from itertools import islice
 
 import pytest
@@ -23,6 +24,8 @@ from rtaccel.kernels._general import triton_places
 from rtaccel.kernels._general.triton_source import kernel_of
 from rtaccel.kernels.attention import contract as attention
 from rtaccel.kernels.integer.triton import integer as triton_integer
+from rtaccel.kernels.matmul import contract as matmul
+from rtaccel.kernels.put import contract as put
 from rtaccel.kernels.tree_ensemble.contract import attributes, random_tables
 from rtaccel.kernels.tree_ensemble.triton import walk
 from rtaccel.plan.group import Subgraph, plan_group
@@ -215,6 +218,45 @@ def test_dimensions_that_are_walked_in_one_stride_are_joined() -> None:
 def test_a_text_is_compiled_once() -> None:
     text = "def kernel(x_ptr, rows):\n    pass\n"
     assert kernel_of(text) is kernel_of(text)
+
+
+def one_number() -> Iterator[object]:
+    """Stages with an operand that lies at the same element all over a kernel's tile: its address is a number."""
+    a_put = put.make_stage([(4, 6), (1, 5), (1, 5)], "set", dims=(5,), kept=1, sizes=(24,), strides=(1,),
+                           places=((0, 0), (0, 1), (0, 0)))  # fmt: skip
+    x, index, src = a_put.inputs
+    number = torch.tensor([0.0, 0.7])
+    for mode in put.MODES:
+        put_there = replace(a_put, attrs={**a_put.attrs, "mode": mode, "places": ((0, 0), (0, 1), (1, 0))})
+        yield pytest.param(replace(put_there, inputs=(x, index), tensors={"src": number}), id=f"put-src-{mode}")
+    into_one = {**a_put.attrs, "places": ((0, 0), (0, 0), (0, 1)), "dims": (1,), "mode": "add"}
+    fixed = torch.tensor([7])
+    yield pytest.param(replace(a_put, attrs=into_one, inputs=(x, src), tensors={"i0": fixed}), id="put-index")
+    filled = {**a_put.attrs, "whole": ((24,), (1, 0), (0, 1)), "mode": "add"}
+    yield pytest.param(replace(a_put, attrs=filled, inputs=(index, src), tensors={"x": number}), id="put-x")
+    value, y = Value("v", 5, steps=2), Value("y", 6, steps=2)
+    parts = (((2, 5), (0, 5, 1), (0, 6, 1)), ((2,), (1, 0), (5, 6)))
+    yield pytest.param(Stage("assemble", "s", (value,), (y,), {"c0": number}, {"parts": parts}), id="assemble")
+    for i in (3, 7):
+        plain = matmul.make_stage((), i, 5, 6)
+        for side, place in (("a", (2, 0, 0)), ("w", (1, 0, 0))):
+            places = tuple(place if name == side else was for name, was in zip("aw", plain.attrs["places"]))
+            stage = replace(plain, attrs={**plain.attrs, "places": places})
+            yield pytest.param(stage, id=f"matmul-{i}-{side}")
+            own, other = stage.inputs if side == "a" else stage.inputs[::-1]
+            alone = replace(stage, inputs=(other,), tensors={side: torch.randn(own.steps * own.width)})
+            yield pytest.param(alone, id=f"matmul-{i}-{side}-fixed")
+
+
+@pytest.mark.parametrize("stage", list(one_number()))
+def test_an_operand_of_one_number(stage: Stage, monkeypatch: pytest.MonkeyPatch) -> None:
+    given = [
+        torch.randint(0, 24, (3, *v.shape)) if v.dtype == "int64" else torch.randn(3, *v.shape) for v in stage.inputs
+    ]
+    (impl,) = impls("triton", stage.op)
+    (got,) = outputs(impl.prepare(stage, Problem.of(stage, 3, DEVICE)), tuple(given), float("nan"), monkeypatch)
+    (want,) = operator(stage.op).reference(stage, *given)
+    assert operator(stage.op).tolerance(stage, *given).within(got, want).all()
 
 
 class Block(torch.nn.Module):

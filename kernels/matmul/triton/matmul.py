@@ -26,9 +26,10 @@ FEW = 4
 
 
 def _side(place: Place, rows: str, columns: str, batch: str) -> str:
-    """The element of an operand at tiles of two indices, behind that of its batch."""
-    parts = [batch, *(f"{name} * {s}" for name, s in ((rows, place[-2]), (columns, place[-1])) if s)]
-    return " + ".join(parts)
+    """The element of an operand at tiles of two indices, behind that of its batch. One that is the same at all of them is a tile
+    too: a load takes no mask of tiles with a single address."""
+    moved = [f"{name} * {s}" for name, s in ((rows, place[-2]), (columns, place[-1])) if s]
+    return " + ".join([batch, *(moved or [f"{rows} * 0"])])
 
 
 def specialize(stage: Stage, rows: int) -> Specialisation:

@@ -27,7 +27,7 @@ from rtaccel.core.stage import Problem, Stage
 from rtaccel.kernels._common import indexed
 from rtaccel.kernels._common.strides import elements
 from rtaccel.kernels._general import triton_indices, triton_lines
-from rtaccel.kernels._general.triton_places import address, digits, nested
+from rtaccel.kernels._general.triton_places import address, as_tile, digits, nested
 from rtaccel.kernels._general.triton_source import specialisation_of
 from rtaccel.kernels._general.triton_tile import POINTERS, require_values, text_of, too_large
 from rtaccel.kernels._gpu.triton_launch import bind
@@ -96,12 +96,15 @@ def text(stage: Stage) -> tuple[str, int, dict[str, Tensor]]:
     given = [name for name in names if name not in stage.tensors]
     starts = {name: f"{name}_ptr + m * {v.steps * v.width} + " for name, v in zip(given, stage.inputs)}
 
+    def pointer(name: str, at: str) -> str:
+        return starts[name] + at if name in starts else f"{name}_ptr + {as_tile(at)}"
+
     def at(name: str) -> str:
         """The address of an operand, at the place that p and q say."""
         place = places[name]
         known = [f"p{d} * {place[1 + d]}" for d in reach.own if place[1 + d]]
         moved = address((place[0], *(place[1 + d] for d in rest)), "q")
-        return " + ".join([starts.get(name, f"{name}_ptr + ") + moved, *known])
+        return pointer(name, " + ".join([moved, *known]))
 
     whole, source, target = (tuple(p) for p in attrs["whole"])
     found = nested(whole, source, target)
@@ -118,7 +121,7 @@ def text(stage: Stage) -> tuple[str, int, dict[str, Tensor]]:
         for d, wide in enumerate(target[1:]):
             lines += [f"w{d} = left // {wide}", f"left = left % {wide}"]
         from_x = address(source, "w")
-    lines += [f"y = tl.load({starts.get('x', 'x_ptr + ')}{from_x}, mask=there, other=0)"]
+    lines += [f"y = tl.load({pointer('x', from_x)}, mask=there, other=0)"]
     lines += [f"left = e - {places['y'][0]}", "known = there & (left >= 0)" if reach.parts else "known = there"]
     for stride, name in reach.parts:
         lines += [f"{name} = left // {stride}", f"left = left % {stride}"]
