@@ -30,6 +30,10 @@ GROUPS = (
 CHECKS = sorted(FOLDER.glob("check_*.py"))
 EVERY_SIZE = FOLDER / "support" / "every_size.py"
 GUARD = FOLDER / "support" / "guard_pages.py"
+RANDOM = FOLDER / "support" / "random_models.py"
+MODELS = (("graphs", 24, 120), ("w8a8", 8, 96), ("networks", 10, 100))
+"""What is drawn, how many to a process, and how many in all. Seeds are fixed: what another one finds is for whoever runs it."""
+
 FEWEST_CASES = {"formats": 45, "kernels": 250, "recurrent": 140, "conv": 100, "persistent": 23, "general": 150}
 """In a process, by the first file of its group; some of them are for the interpreter alone."""
 FEWEST_ON_A_CARD = 800
@@ -106,6 +110,29 @@ def test_a_part_of_every_size() -> None:
     done = run_python([str(EVERY_SIZE), str(random.randrange(131)), "131"], interpret=True)
     assert done.returncode == 0, done.stdout + done.stderr[-4000:]
     assert int(done.stdout.splitlines()[-1].split()[0]) >= 41 * 9
+
+
+@needs_triton
+@pytest.mark.turns(14)
+@pytest.mark.parametrize(
+    ("what", "first", "count"), [(what, first, n) for what, n, of in MODELS for first in range(0, of, n)]
+)
+def test_random_models(what: str, first: int, count: int) -> None:
+    """Graphs of every operator against float64, the same in W8A8 and networks in every scheme against the kernels of the CPU."""
+    done = run_python([str(RANDOM), what, str(first), str(count)], interpret=True)
+    assert done.returncode == 0, done.stdout[-8000:] + done.stderr[-4000:]
+    assert done.stdout.splitlines()[-1] == f"{count} ran"
+
+
+@needs_triton
+def test_a_kernel_that_cannot_be_made_is_found() -> None:
+    """The address of a fixed operand as a number, which a load with a mask does not take."""
+    fault = "from rtaccel.kernels.put.triton import put\nput.as_tile = lambda at: at\n"
+    run = (
+        f"import runpy, sys\nsys.argv[1:] = ['graphs', '51', '1']\nrunpy.run_path({str(RANDOM)!r}, run_name='__main__')"
+    )
+    done = run_python(["-c", fault + run], interpret=True)
+    assert done.returncode == 1 and "Mask argument" in done.stdout, done.stdout + done.stderr[-4000:]
 
 
 @needs_triton

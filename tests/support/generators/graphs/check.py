@@ -102,11 +102,12 @@ def expected(graph: Graph, given: Sequence[Tensor]) -> list[tuple[Tensor, Tensor
     ]
 
 
-def wrong(graphs: Sequence[Graph]) -> list[Wrong]:
-    """Compiles the graphs together and runs them on two batches. Raises what compiling raises."""
+def wrong(graphs: Sequence[Graph], backend: str | None = None) -> list[Wrong]:
+    """Compiles the graphs together and runs them on two batches. Raises what compiling raises. Files are made of the
+    default backend alone."""
     model = Graphs.named(graphs).eval()
-    fast: Any = rt.compile(model, inputs(SAMPLES, 0), verify=False)
-    filed = through_a_file(fast) if len(graphs) == 1 else None
+    fast: Any = rt.compile(model, inputs(SAMPLES, 0), verify=False, backend=backend)
+    filed = through_a_file(fast) if len(graphs) == 1 and backend is None else None
     reasons = [step.reason for step in fast._executor.steps if getattr(step, "reason", "")]
     found = [Wrong(-1, f"falls back to torch: {r}") for r in reasons if not any(known in r for known in FALL_BACK)]
     wide = copy.deepcopy(model).double()
@@ -136,22 +137,22 @@ def wrong(graphs: Sequence[Graph]) -> list[Wrong]:
     return found
 
 
-def _message(graph: Graph) -> str | None:
+def _message(graph: Graph, backend: str | None = None) -> str | None:
     """What is wrong with one graph by itself."""
     try:
-        found = wrong([graph])
+        found = wrong([graph], backend)
     except Exception as error:  # whatever compiling or running raises is what is reported
         words = f"{type(error).__name__}: {error}"
         return None if ANOTHER_BATCH in words else words
     return found[0].words if found else None
 
 
-def failures(seeds: Sequence[int]) -> list[str]:
+def failures(seeds: Sequence[int], backend: str | None = None) -> list[str]:
     """A line for each graph that is wrong, or for all where they are wrong together alone. Some are filed by themselves."""
     graphs = [Graph(seed, KINDS) for seed in seeds]
     try:
-        found = wrong(graphs)
-        if len(graphs) > 1:
+        found = wrong(graphs, backend)
+        if len(graphs) > 1 and backend is None:
             found += [Wrong(i, words) for i in range(0, len(graphs), FILED) if (words := _message(graphs[i]))]
     except Exception as error:
         found = [Wrong(-1, f"{type(error).__name__}: {error}")]
@@ -159,18 +160,19 @@ def failures(seeds: Sequence[int]) -> list[str]:
         return []
     if len(graphs) > 1 and any(one.graph < 0 for one in found):  # nobody knows which one: half of them, and the others
         middle = len(graphs) // 2
-        lines = failures(seeds[:middle]) + failures(seeds[middle:])
+        lines = failures(seeds[:middle], backend) + failures(seeds[middle:], backend)
     else:
-        lines = [line for i in sorted({one.graph for one in found}) if (line := _shortest(seeds[i], graphs[i]))]
+        wrong_ones = sorted({one.graph for one in found})
+        lines = [line for i in wrong_ones if (line := _shortest(seeds[i], graphs[i], backend))]
     if lines or all(ANOTHER_BATCH in one.words for one in found):
         return lines
     return [f"{one.words}, but alone it is right: seeds {list(seeds)}" for one in found]
 
 
-def _shortest(seed: int, graph: Graph) -> str | None:
+def _shortest(seed: int, graph: Graph, backend: str | None) -> str | None:
     """What is wrong with the shortest beginning that is."""
     for length in range(1, len(graph.nodes) + 1):
         shorter = graph if length == len(graph.nodes) else Graph(seed, KINDS, length)
-        if (words := _message(shorter)) is not None:
+        if (words := _message(shorter, backend)) is not None:
             return f"{words}: {shorter.words()}"
     return None
