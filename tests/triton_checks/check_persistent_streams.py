@@ -215,7 +215,6 @@ def test_programs_that_share_a_stream(with_head: bool, side: Callable[..., Side]
     assert made.end() == triton_mailbox.ABORTED
 
 
-@pytest.mark.skipif(not INTERPRET, reason="a number is put into the kernel's source, as the interpreter reads it")
 @pytest.mark.parametrize("before", [2**31 - 3, 2**32 - 3], ids=["2**31", "2**32"])
 def test_numbers_go_on_for_ever(before: int, side: Callable[..., Side], monkeypatch: pytest.MonkeyPatch) -> None:
     """At 10 us a message, 2^31 of them take six hours: behind them numbers are negative, and begin again at 2^32. The h of the

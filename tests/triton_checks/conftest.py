@@ -13,6 +13,7 @@ from rtaccel.core import settings
 
 INTERPRETER_ALONE = {
     "check_persistent.py::test_what_is_not_taken": "asks why the interpreter does not take a chain that is cut",
+    "check_persistent_streams.py::test_numbers_go_on_for_ever": "puts a number into the kernel's source",
     "check_sparse_bytes.py::test_each_byte_of_the_weights_is_read_once": "counts the loads that the interpreter makes",
 }
 CARD_ALONE = {
