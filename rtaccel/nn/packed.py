@@ -7,6 +7,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from rtaccel.backends.cuda_streams import on_gpu_of
 from rtaccel.core.errors import ShapeError, UnsupportedProblem
 from rtaccel.kernels._common.activations import ACTIVATIONS
 from rtaccel.nn.check import check_input, dense, describe
@@ -40,7 +41,10 @@ class Packed:
     def plan(self, rank: int, rows: int = 1) -> Executable:
         found = self._plans.get(rank)
         if found is None:
-            with torch.device("cpu"):  # the numbers that are lowered are the same whatever torch's default device is
+            with (
+                on_gpu_of(self._params.weight),
+                torch.device("cpu"),
+            ):  # the numbers that are lowered are the same whatever torch's default device is
                 group = self._params.group(rank - 1, self._activation, self._parameter)
                 device = self._params.weight.device.type
                 group, self.notes = self._params.chosen(group, max(rows, 1), device)

@@ -11,7 +11,7 @@ from torch import Tensor
 
 from rtaccel.backends import get_backend
 from rtaccel.backends.cuda_errors import translated
-from rtaccel.backends.cuda_streams import NO_ORDER, Order, StreamOrder
+from rtaccel.backends.cuda_streams import NO_ORDER, Order, StreamOrder, current_index
 from rtaccel.core.batch import ANY_BATCH, BatchRange
 from rtaccel.core.errors import UnsupportedProblem
 from rtaccel.core.registry import Prepared, operator
@@ -78,6 +78,7 @@ class StagedPlan:
         self.placed: dict[str, str] = {}
         self.marking: Marking | None = None
         self._order: Order = StreamOrder() if device == "cuda" else NO_ORDER
+        self._index = current_index(device)
         self._propagate_nan: Marking | None = None
         if triton and self._checked and self._floats and not group.states:
             from rtaccel.kernels._general.triton_nan_values import values_propagator
@@ -94,6 +95,8 @@ class StagedPlan:
             if not isinstance(tensor, Tensor) or tensor.dim() != port.lead + len(port.trailing):
                 return False
             if tuple(tensor.shape[port.lead :]) != port.trailing or tensor.device.type != self._device:
+                return False
+            if tensor.get_device() != self._index:
                 return False
             if port.middle and tuple(tensor.shape[1 : port.lead]) != port.middle:
                 return False

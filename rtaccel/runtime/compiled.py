@@ -196,7 +196,7 @@ class CompiledModel(Swappable, Described, Loading):
 
     def _fit(self, op: str, inputs: tuple[Any, ...], out: Any) -> tuple[tuple[Tensor, ...], tuple[Tensor, ...]]:
         """Checked inputs, copied where they must be, and checked outputs, of a model that is one group."""
-        edges, device = self._executor.edges, self._options.device
+        edges, device = self._executor.edges, self._options.place
         fitted = fit_inputs(op, self._leaves(op, inputs), edges.inputs, self._options)
         lead = fitted[0].shape[: edges.inputs[0].lead]
         outs = outs_in_order(op, out, self._program.out_spec)

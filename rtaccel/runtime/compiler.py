@@ -220,13 +220,12 @@ def compile(
 
 def check_options(device: str | torch.device, max_batch: int | None, mode: str | None) -> str:
     """The kind of device. Raises a typed error where a model cannot be compiled so on this machine."""
-    if isinstance(device, torch.device) and device.index in (None, 0):
-        device = device.type
+    given, device = device, _kind_of(device)
     if max_batch is not None and (type(max_batch) is not int or max_batch < 1):
         raise ShapeError("compile", f"max_batch={max_batch!r}", "a positive number of rows, or None", "Pass one.")
     if not isinstance(device, str) or device not in ("cpu", "cuda"):
         hint = "Leave it out for 'cpu'; see `rtaccel info`."
-        raise BackendUnavailable("compile", f"device={device!r}", "'cpu', 'cuda' or such a torch.device", hint)
+        raise BackendUnavailable("compile", f"device={given!r}", "'cpu', 'cuda' or such a torch.device", hint)
     if mode not in (None, *MODES):
         raise UnsupportedProblem(
             "compile", f"mode={mode!r}", f"None or one of {', '.join(MODES)}", "Pass one of these."
@@ -244,7 +243,23 @@ def check_options(device: str | torch.device, max_batch: int | None, mode: str |
             "a CUDA GPU that torch can see",
             "Compile with device='cpu', or install a driver.",
         )
+    if device == "cuda" and (index := torch.device(given).index) not in (None, torch.cuda.current_device()):
+        raise BackendUnavailable(
+            "compile", f"device={given!r}", f"the current GPU, which is cuda:{torch.cuda.current_device()}",
+            f"Call torch.cuda.set_device({index}) first: a plan is of the current GPU.",
+        )  # fmt: skip
     return device
+
+
+def _kind_of(device: Any) -> Any:
+    """ "cpu" or "cuda" of what names one of them; else what was given."""
+    try:
+        found = torch.device(device) if isinstance(device, (str, torch.device)) else None
+    except RuntimeError:
+        return device
+    if found is None or (found.type == "cpu" and found.index not in (None, 0)):
+        return device
+    return found.type
 
 
 def check_mode(device: str, mode: str | None) -> None:

@@ -32,7 +32,7 @@ def check_tensor(op: str, what: str, tensor: Any, port: GraphIO, device: str) ->
     expected = wanted(port, device)
     if not isinstance(tensor, Tensor):
         raise ShapeError(op, f"{what}: {describe(tensor)}", expected, "Pass a torch tensor.")
-    if tensor.device.type != device:
+    if tensor.device != torch.device(device):
         raise ShapeError(
             op, f"{what}: {describe(tensor)}", expected, f"Move it with .to({device!r}), or compile for its device."
         )
@@ -71,7 +71,7 @@ def fit_inputs(op: str, inputs: Sequence[Any], ports: Sequence[GraphIO], options
     if len(inputs) != len(ports):
         raise ShapeError(op, f"{len(inputs)} inputs", f"{len(ports)}", "Call it as the model that was compiled.")
     for index, (tensor, port) in enumerate(zip(inputs, ports)):
-        check_tensor(op, f"input {index}", tensor, port, options.device)
+        check_tensor(op, f"input {index}", tensor, port, options.place)
     leads = {tuple(t.shape[: p.lead]) for t, p in zip(inputs, ports)}
     if len(leads) > 1:
         raise ShapeError(
@@ -103,7 +103,7 @@ def check_arguments(op: str, leaves: Sequence[Any], arguments: Sequence[Argument
         if isinstance(leaf, Tensor) and not open_first and leaf.dim() == len(shape) > 0 and leaf.shape[1:] == shape[1:]:
             options.check_batch(op, leaf.shape[0])  # says why the batch is fixed
         name = str(argument.dtype).removeprefix("torch.")
-        check_tensor(op, what, leaf, GraphIO(Value(argument.name, 1, name), int(open_first), shape), options.device)
+        check_tensor(op, what, leaf, GraphIO(Value(argument.name, 1, name), int(open_first), shape), options.place)
         if open_first:
             sizes.add(leaf.shape[0])
     if len(sizes) > 1:

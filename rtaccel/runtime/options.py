@@ -19,6 +19,7 @@ class Options:
     batch: that, and what the model itself is right for.
     threads: how many a native plan may use, the calling one included. states: of a stream. title: of the model, for reports.
     mode: on a GPU "graph" or "eager"; None elsewhere. scheme: as it was asked for, for reports and files.
+    index: which of several GPUs, -1 on a CPU.
     kept: of a model with state of its own, what its plan keeps; each of its calls is one of all samples."""
 
     batch_size: int
@@ -32,6 +33,12 @@ class Options:
     batch: BatchRange = ANY_BATCH
     scheme: str = "float32"
     kept: States | None = None
+    index: int = -1
+
+    @property
+    def place(self) -> str:
+        """Where tensors lie, as torch names it."""
+        return self.device if self.index < 0 else f"{self.device}:{self.index}"
 
     @property
     def plan_states(self) -> States | None:

@@ -8,6 +8,7 @@ from typing import Any
 
 from torch.utils import _pytree as pytree
 
+from rtaccel.backends.cuda_streams import current_index
 from rtaccel.convert.frontend.exported.graph import ExportedGraph
 from rtaccel.convert.frontend.graph.op_graph import OpGraph
 from rtaccel.convert.kept_states import Keeping, with_states_kept
@@ -75,6 +76,7 @@ class Recipe:
         options = Options(
             1, self.device, self.backend, self.max_batch or 0, self.title, self.threads, mode=self._launch,
             batch=program.batch, scheme=str(self.schemes), kept=states_of(keeping, program),
+            index=current_index(self.device),
         )  # fmt: skip
         return StatefulModel(program, options, self.names)
 
@@ -92,6 +94,6 @@ class Recipe:
             where, most = "cpu", 1  # where the tensors are
         options = Options(
             rows, where, self.backend, most or 0, self.title, self.threads, mode=launch,
-            batch=program.batch.cut(hi=most), scheme=str(self.schemes),
+            batch=program.batch.cut(hi=most), scheme=str(self.schemes), index=current_index(where),
         )  # fmt: skip
         return CompiledModel(program, options, self.names)

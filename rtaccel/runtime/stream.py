@@ -8,6 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from rtaccel.backends.cuda_streams import current_index
 from rtaccel.convert.frontend.exported.example import check_example
 from rtaccel.convert.frontend.graph.small import SMALL
 from rtaccel.convert.frontend.private_copy import private_copy
@@ -310,6 +311,7 @@ def stream(
         device="cuda" if mode == "graph" else "cpu",  # tensors of a persistent kernel are the host's
         mode=mode,
         scheme=str(SchemeMap(scheme)),
+        index=current_index("cuda" if mode == "graph" else "cpu"),
     )
     live = StreamModel(found.program, options, ("x_t",))
     live.note(f"windows of the model are {found.seen or words_of(order)}")

@@ -87,22 +87,29 @@ def _named(node: fx.Node) -> str:
     return f"{node.name}:value"
 
 
-def write_joined(build: Builder, node: fx.Node) -> bool:
-    """What is free of the inputs and holds a constant once or several times for each sample in the same dimension, as `repeat`
-    over the samples makes it; then the views of the builder hold it."""
+def joined(build: Builder, node: fx.Node) -> tuple[Tensor, int] | None:
+    """(constant, dimension) of what is free of the inputs and holds a constant of several rows once for each sample in that
+    dimension, as `repeat` over the samples makes it."""
     made = node.meta.get("val")
     if build.batch is None or not isinstance(made, Tensor) or not build.free_of_inputs(node):
-        return False
-    joined = [d for d, size in enumerate(made.shape) if not isinstance(size, int)]
-    if len(joined) != 1:
-        return False
-    d = joined[0]
+        return None
+    found = [d for d, size in enumerate(made.shape) if not isinstance(size, int)]
+    if len(found) != 1:
+        return None
+    d = found[0]
     one, two = constants._computed(build, node, 1), constants._computed(build, node, 2)
     if one is None or two is None or one.shape[d] < 2 or two.shape[d] != 2 * one.shape[d]:
+        return None
+    return (one, d) if constants._same(two, torch.cat([one, one], d)) else None
+
+
+def write_joined(build: Builder, node: fx.Node) -> bool:
+    """The same as a value; then the views of the builder hold it."""
+    found = joined(build, node)
+    if found is None:
         return False
-    if not constants._same(two, torch.cat([one, one], d)):
-        return False
-    return _value(build, node, one, [one.shape[d] if k == d else 0 for k in range(made.dim())])
+    one, dim = found
+    return _value(build, node, one, [one.shape[dim] if k == dim else 0 for k in range(one.dim())])
 
 
 def _value(build: Builder, node: fx.Node, tensor: Tensor, samples: list[int]) -> bool:

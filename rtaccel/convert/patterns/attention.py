@@ -117,11 +117,6 @@ def _same_order(first: list[str], second: list[str]) -> bool:
     return a == b
 
 
-def _is_behind(view: View) -> bool:
-    """Whether samples are joined with another dimension, and not in front of it."""
-    return any(a.batch and i for dim in view.dims for i, a in enumerate([a for a in dim if a.batch or a.size > 1]))
-
-
 def _is_head(atom: Atom, head_dim: int, width: int) -> bool:
     """Whether a step along it stays inside a row of the value."""
     return atom.stride >= head_dim and (width == 0 or atom.stride * (atom.size - 1) + head_dim <= width)
@@ -135,11 +130,12 @@ class Mask:
     leading: tuple[int, ...]
 
     @classmethod
-    def of(cls, mask: Tensor, scores: fx.Node) -> Mask:
-        """In its broadcast place in front of scores [.., queries, keys]; truth values rule out where they are false."""
+    def of(cls, mask: Tensor, scores: fx.Node, leading: tuple[int, ...] | None = None) -> Mask:
+        """In its broadcast place in front of scores [.., queries, keys]; truth values rule out where they are false. leading: of
+        the scores, where their first dimension joins samples and others."""
         if mask.dtype == torch.bool:
             mask = torch.zeros(mask.shape, device="cpu").masked_fill(~mask.cpu(), float("-inf"))
-        return cls(torch.atleast_2d(mask.detach().float().cpu()), sizes(scores.meta["val"])[:-2])
+        return cls(torch.atleast_2d(mask.detach().float().cpu()), leading or sizes(scores.meta["val"])[:-2])
 
 
 def attention(
@@ -166,11 +162,9 @@ def attention(
         "scale": float(scale if scale is not None else q.head_dim**-0.5), "causal": int(causal),
         "q_column": q.column, "k_column": k.column, "v_column": v.column,
     }  # fmt: skip
-    if _is_behind(view) and any(size != 1 for m in masks for size in m.added.shape[:-2]):
-        return "layout: has a mask for each head, and its samples lie inside of these"
     if q.sequences > 1:
         attrs["sequences"] = q.sequences
-    tensors = {"mask": _added(masks, q, k.steps)} if masks else {}
+    tensors = {"mask": _added(masks, q, view, k.steps)} if masks else {}
     width, each = q.heads * q.head_dim, q.steps * q.heads * q.head_dim
     side = v if v.heads == q.heads else q  # scores may have been seen in another shape than that of their queries
     dims = []
@@ -182,26 +176,49 @@ def attention(
     return call.op_node("attention", [q.base, k.base, v.base], seen, elements, width, tensors=tensors, attrs=attrs)
 
 
-def _added(masks: Sequence[Mask], q: Heads, keys: int) -> Tensor:
+def _added(masks: Sequence[Mask], q: Heads, view: View, keys: int) -> Tensor:
     """The sum of masks as rows of keys: for all queries, those of each head, or those of each head of each sequence."""
     if all(all(size == 1 for size in m.added.shape[:-2]) for m in masks):
         total = sum((m.added.reshape(m.added.shape[-2:]) for m in masks), torch.zeros(()))
         return total.expand(q.steps, keys).contiguous()
-    if q.order != (Atom(q.sequences, 1),) and q.sequences > 1:
-        raise Refused("has a mask for each sequence, and they lie in another order")
+    places = _places(q, view)
+    if len(places.unique()) != len(places):
+        raise Refused("layout: reads queries several times")
     total = torch.zeros(())
     for m in masks:
         front = m.added.shape[:-2]
         lead = [1] * (len(m.leading) - len(front)) + list(front)
         if len(front) > len(m.leading) or any(all_of % size for size, all_of in zip(lead, m.leading)):
             raise Refused("has a mask of more dimensions than its scores")
+        if prod(m.leading) != len(places):
+            raise Refused("layout: has scores whose samples and heads lie otherwise than those of its queries")
         full = m.added.reshape(*lead, *m.added.shape[-2:])
         full = full.repeat(*(all_of // size for size, all_of in zip(lead, m.leading)), 1, 1)
-        full = full.expand(*m.leading, q.steps, keys).reshape(-1, q.sequences, q.heads, q.steps, keys)
-        if not bool((full == full[:1]).all()):
+        full = full.expand(*m.leading, q.steps, keys).reshape(-1, q.steps, keys)
+        turned = torch.empty_like(full)
+        turned[places] = full
+        turned = turned.view(-1, q.sequences, q.heads, q.steps, keys)
+        if not bool((turned == turned[:1]).all()):
             raise Refused("has a mask for each sample")
-        total = total + full[0]
+        total = total + turned[0]
     return (total[0] if bool((total == total[:1]).all()) else total).reshape(-1, keys).contiguous()
+
+
+def _places(q: Heads, view: View) -> Tensor:
+    """Of each matrix of scores, in the order of the leading dimensions: which head of which sequence of which sample it is."""
+    found = torch.zeros((), dtype=torch.int64)
+    for dim, own in zip(view.dims, q.leading):
+        runs = iter(own)
+        for a in dim:
+            if a.batch:
+                size, step = a.size, q.sequences * q.heads
+            elif a.size > 1:
+                kind, size, stride = next(runs)
+                step = stride * (q.heads if kind == "sequence" else 1)
+            else:
+                continue
+            found = found.unsqueeze(-1) + step * torch.arange(size)
+    return found.reshape(-1)
 
 
 @rule(aten.scaled_dot_product_attention.default)

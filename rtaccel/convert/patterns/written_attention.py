@@ -11,6 +11,7 @@ from torch import fx
 from rtaccel.convert.aten import aten
 from rtaccel.convert.frontend.graph.values import sizes
 from rtaccel.convert.frontend.nodes import OpNode
+from rtaccel.convert.frontend.written_out import joined
 from rtaccel.convert.patterns.attention import REGROUPED, Mask, attention
 from rtaccel.convert.patterns.rules import Call
 
@@ -55,10 +56,10 @@ def by_hand(call: Call) -> OpNode | str:
             node = _source(found[0])
     if isinstance(node, fx.Node) and node.target is aten.baddbmm.default:
         inner = Call(call.build, node)
-        added = call.repeated(inner["self"])
+        added = _constant(call, inner["self"], node)
         if added is None or (scale != 1.0 and inner["beta"]):
             return no
-        masks += [Mask.of(added.float() * inner["beta"], node)] if inner["beta"] else []
+        masks += [Mask.of(added[0].float() * inner["beta"], node, added[1])] if inner["beta"] else []
         scale *= inner["alpha"]
     if lowest is not None:  # masks that are added before: one that hides a key keeps it at the lowest score
         if len(masks) != 1:
@@ -82,16 +83,16 @@ def _masked(call: Call, inner: Call) -> tuple[Any, Mask | None, float | None] | 
     node = inner.node
     if node.target is aten.add.Tensor and inner["alpha"] == 1:
         for scores, added in (("self", "other"), ("other", "self")):
-            if (mask := call.repeated(inner[added])) is not None:
-                return inner[scores], Mask.of(mask, node), None
+            if (mask := _constant(call, inner[added], node)) is not None:
+                return inner[scores], Mask.of(mask[0], node, mask[1]), None
     elif node.target is aten.masked_fill.Scalar:
-        hidden = call.repeated(inner["mask"])
+        hidden = _constant(call, inner["mask"], node)
         if hidden is not None and inner["value"] <= _LOWEST:
-            return inner["self"], _hiding(hidden.bool(), inner["value"], node), None
+            return inner["self"], _hiding(hidden[0].bool(), inner["value"], node, hidden[1]), None
     elif node.target in (aten.where.self, aten.where.ScalarOther):
-        seen, other = call.repeated(inner["condition"]), _number(call, inner["other"])
+        seen, other = _constant(call, inner["condition"], node), _number(call, inner["other"])
         if seen is not None and other is not None and other <= _LOWEST:
-            return inner["self"], _hiding(~seen.bool(), other, node), None
+            return inner["self"], _hiding(~seen[0].bool(), other, node, seen[1]), None
     elif node.target in (aten.maximum.default, aten.max.other):
         other = _number(call, inner["other"])
         if other is not None and other <= _LOWEST:
@@ -99,9 +100,21 @@ def _masked(call: Call, inner: Call) -> tuple[Any, Mask | None, float | None] | 
     return None
 
 
-def _hiding(hidden: torch.Tensor, low: float, scores: fx.Node) -> Mask:
+def _constant(call: Call, value: Any, scores: fx.Node) -> tuple[torch.Tensor, tuple[int, ...] | None] | None:
+    """(constant, leading) of what is added to scores or hides some: the same for each sample. leading: dimensions in front of the
+    last two where samples and heads are joined in one, and the constant has a part for each head; else None."""
+    if (found := call.repeated(value)) is not None:
+        return found, None
+    each = joined(call.build, value) if isinstance(value, fx.Node) else None
+    if each is None or each[1] or not each[0].dim() == scores.meta["val"].dim() == 3:
+        return None
+    rows = each[0].shape[0]
+    return each[0], (sizes(scores.meta["val"])[0] // rows, rows)
+
+
+def _hiding(hidden: torch.Tensor, low: float, scores: fx.Node, leading: tuple[int, ...] | None) -> Mask:
     """A score and a number so low give that number, as the call does: where it hides all keys of a query, they are alike."""
-    return Mask.of(torch.zeros(hidden.shape, device="cpu").masked_fill(hidden.cpu(), low), scores)
+    return Mask.of(torch.zeros(hidden.shape, device="cpu").masked_fill(hidden.cpu(), low), scores, leading)
 
 
 def _source(node: Any) -> Any:

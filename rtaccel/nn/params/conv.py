@@ -14,6 +14,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from rtaccel.backends.cuda_streams import on_gpu_of
 from rtaccel.core.errors import FormatError, ShapeError, UnsupportedProblem
 from rtaccel.core.stage import GraphIO, Stage, Value
 from rtaccel.kernels.conv.lowering import MAX_K
@@ -138,7 +139,7 @@ class PackedConv:
         found = self._plans.get(size)
         if found is None:
             out = self._shape.out_size(self._op, size)
-            with torch.device("cpu"):
+            with on_gpu_of(self._params.weight), torch.device("cpu"):
                 group = self._params.group(self._shape, size, out)
                 found, self.choices = plan_group(group, 1, self._params.weight.device.type)
             self._plans[size] = found

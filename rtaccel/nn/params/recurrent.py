@@ -19,6 +19,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from rtaccel.backends.cuda_streams import on_gpu_of
 from rtaccel.core.errors import FormatError, ShapeError, UnsupportedProblem
 from rtaccel.core.registry import operator
 from rtaccel.core.stage import GraphIO, QParams, Stage, Value
@@ -249,7 +250,10 @@ class Packed:
         if found is None:
             if len(self._plans) >= MAX_PLANS:
                 del self._plans[next(iter(self._plans))]  # the one used longest ago
-            with torch.device("cpu"):  # lowered numbers are the same whatever torch's default device is
+            with (
+                on_gpu_of(self._tensors["h_scale"]),
+                torch.device("cpu"),
+            ):  # lowered numbers are the same whatever torch's default device is
                 made = group(self._sizes, self._tensors, key[0], self._batch_first, states)
                 device = self._tensors["h_scale"].device.type
                 if device == "cpu" and could_be_sparse(made.stages[0]):

@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 
 from rtaccel.backends.cuda_errors import translated
-from rtaccel.backends.cuda_streams import NO_ORDER, Order, StreamOrder
+from rtaccel.backends.cuda_streams import NO_ORDER, Order, StreamOrder, current_index
 from rtaccel.convert.passes.program import Argument, Program
 from rtaccel.core.batch import BatchRange
 from rtaccel.core.stage import GraphIO, Value
@@ -40,6 +40,7 @@ class JoinedPlan(StagedPlan):
         self.kept = kept
         self._group, self._results, self._batch, self._device = group, results, edge.batch, edge.device
         self._order: Order = StreamOrder() if edge.device == "cuda" else NO_ORDER
+        self._index = current_index(edge.device)
 
     def call(self, inputs: tuple[Tensor, ...]) -> Tensor | tuple[Tensor, ...] | None:
         """None where the inputs do not fit as they lie."""

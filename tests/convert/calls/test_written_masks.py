@@ -78,3 +78,51 @@ def test_hidden_keys(way: str, seed: int) -> None:
     fast = rt.compile(model, (x,))
     assert "attention(" in str(fast.explain(measure=False))
     torch.testing.assert_close(fast(x), model(x), rtol=1e-4, atol=1e-5, equal_nan=True)
+
+
+class Joined(nn.Module):
+    """Samples and heads are one dimension. way: how a constant of each head is repeated over the samples and read; behind: the
+    samples lie inside of the heads."""
+
+    def __init__(self, draw: random.Random, way: str, behind: bool) -> None:
+        super().__init__()
+        self.way, self.behind = way, behind
+        self.heads, self.depth, self.steps = draw.choice((1, 2, 3)), draw.choice((2, 4)), draw.choice((3, 7))
+        self.qkv = nn.Linear(5, 3 * self.heads * self.depth)
+        hidden = torch.rand(draw.choice((1, self.heads)), self.steps, self.steps) < 0.4
+        self.register_buffer("hidden", hidden.expand(self.heads, -1, -1).clone())
+        self.register_buffer("bias", torch.randn(self.heads, 1, self.steps))
+
+    def forward(self, x: Tensor) -> Tensor:
+        n = len(x)
+        heads = (2, 3, 0, 1, 4) if self.behind else (2, 0, 3, 1, 4)
+        q, k, v = (
+            part.reshape(-1, self.steps, self.depth)
+            for part in self.qkv(x).view(n, self.steps, 3, self.heads, self.depth).permute(heads).unbind(0)
+        )
+        hidden, bias = self.hidden.repeat(n, 1, 1), self.bias.repeat(n, 1, 1)
+        scores = bias.baddbmm(q, k.mT, beta=0.5, alpha=0.3) if self.way == "baddbmm" else torch.bmm(q, k.mT) * 0.3
+        if self.way == "added":
+            scores = scores + bias
+        elif self.way == "masked_fill":
+            scores = scores.masked_fill(hidden, LOWEST)
+        elif self.way == "where":
+            scores = scores.where(~hidden, torch.tensor(LOWEST))
+        y = torch.bmm(scores.softmax(-1), v).view(
+            *((self.heads, n) if self.behind else (n, self.heads)), self.steps, -1
+        )
+        return (y.permute(1, 2, 0, 3) if self.behind else y.transpose(1, 2)).flatten(2)
+
+
+@pytest.mark.parametrize("behind", [False, True])
+@pytest.mark.parametrize("way", ["baddbmm", "added", "masked_fill", "where"])
+@pytest.mark.parametrize("seed", range(5))
+def test_samples_and_heads_in_one_dimension(way: str, behind: bool, seed: int) -> None:
+    """`verify=False` gives no wrong answer either, at any batch."""
+    torch.manual_seed(seed)
+    model = Joined(random.Random(seed), way, behind).eval()
+    fast = rt.compile(model, (torch.randn(2, model.steps, 5),), verify=False)
+    assert behind or "attention(" in str(fast.explain(measure=False))
+    for n in (2,) if behind else (1, 2, 3, 5):  # a mask row by row over heads of samples is one of a fixed batch
+        x = torch.randn(n, model.steps, 5)
+        torch.testing.assert_close(fast(x), model(x), rtol=1e-4, atol=1e-5)

@@ -81,6 +81,8 @@ GENERAL = (
 """(operator, part of the name of a case) of the kernels that are made for each stage."""
 
 _kept: list[mmap.mmap] = []
+_untaken: list[str] = []
+"""The operators of problems that no kernel took."""
 
 
 def guarded(t: Tensor, at_end: bool) -> Tensor:
@@ -115,6 +117,8 @@ def run(op: str, stage: Stage, inputs: tuple[Tensor, ...], at_end: bool, forced:
         call(*(guarded(x, at_end) for x in inputs))
         torch.empty = allocate
         ran += 1
+    if not ran:
+        _untaken.append(op)
     return ran
 
 
@@ -201,7 +205,7 @@ def main() -> None:
         for op, word in GENERAL:
             case = next(c for c in operator(op).cases() if word in c.id)
             ran += run(op, case.stage, case.make(3), at_end)
-    print(f"{ran} ran")
+    print(f"{ran} ran, untaken: {' '.join(sorted(set(_untaken))) or 'none'} {len(_untaken)}")
 
 
 main()
