@@ -64,6 +64,11 @@ def real(value: Value, x: Tensor) -> Tensor:
     return x if value.quant is None else dequantize(x, value.quant)
 
 
+def rounds_last(stage: Stage) -> bool:
+    """`epilogue` is the last thing that it does."""
+    return True
+
+
 def before_activation(stage: Stage, x: Tensor, other: Tensor | None) -> Tensor:
     x = real(stage.inputs[0], x)
     if "scale" in stage.tensors:
@@ -191,7 +196,7 @@ OPERATOR = register_operator(
         cost=cost,
         lower=lower,
         make_stage=make_stage,
-        int8=Int8Flow(writes=True, marks=static_inside),
+        int8=Int8Flow(writes=True, marks=static_inside, rounds_last=rounds_last),
         folding=convert.FOLDING,
         elementwise=convert.Pointwise(),
         merging=convert.Joining(),

@@ -12,6 +12,7 @@
 #include "model/answered.h"
 #include "model/open_model.h"
 #include "own_build.h"
+#include "realtime/columns.h"
 #include "realtime/rta_mailbox.h"
 #include "room.h"
 
@@ -61,6 +62,7 @@ struct rta_gpu {
   std::unique_ptr<Seat> seat;
   std::unique_ptr<Resident> resident;
   int streams;
+  std::vector<float> scaled;         // x with its columns multiplied
   bool second = false;               // the set of weights that it computes with
   Digest code;                       // of the kernel
   uint32_t number = 0, command = 0;  // of the last message; of the next one
@@ -105,7 +107,7 @@ bool same_but_weights(const Stored& a, const Stored& b) {
     const bool weights = Stored::is_weights(p);
     return p.kind == q.kind && p.room == q.room && p.bytes == q.bytes && (weights || (!p.bytes && p.value == q.value));
   };
-  return sizes(a) == sizes(b) &&
+  return sizes(a) == sizes(b) && a.factors == b.factors &&
          std::equal(a.parameters.begin(), a.parameters.end(), b.parameters.begin(), b.parameters.end(), same);
 }
 
@@ -154,6 +156,7 @@ rta_gpu::rta_gpu(const Bytes& bytes, const unsigned char* key, int device) {
     stored = s;
     stored.name = name.c_str();
     stored.code = nullptr;
+    scaled.resize(stored.factors.size());
     code = sha256(s.code, s.code_bytes);
     seat = std::move(sat);
     resident = std::move(made);
@@ -192,6 +195,10 @@ void rta_gpu::step(const float* x, float* y, int64_t timeout_ns) {
   const int64_t words = stored.request_words(), slot = ++number & 1;
   uint64_t* to = resident->requests + slot * words;
   uint32_t unfit = 0;
+  if (!stored.factors.empty()) {
+    scale_columns(x, stored.factors.data(), stored.inputs, scaled.data());
+    x = scaled.data();
+  }
   if (!stored.rounded)
     rta_mailbox_send(to, reinterpret_cast<const uint32_t*>(x), stored.inputs, number);
   else if (!rta_mailbox_send_int8(to, x, stored.inputs, stored.inverse, stored.zero_point, number))

@@ -9,7 +9,7 @@ namespace rta::gpu {
 namespace {
 
 constexpr char kName[] = "persistent", kMagic[8] = {'R', 'T', 'A', 'S', 'T', 'A', 'Y', 'S'};
-constexpr uint32_t kVersion = 2, kMostLaunches = 64, kMostParameters = 256;
+constexpr uint32_t kVersion = 3, kMostLaunches = 64, kMostParameters = 256;
 constexpr uint64_t kMostRoom = uint64_t{1} << 36, kMostNumbers = 1u << 20;
 constexpr unsigned kMostBlocks = 1u << 12, kMostThreads = 1024, kMostShared = 227u << 10;
 constexpr size_t kElf = 64, kMachineAt = 18, kFlagsAt = 48;
@@ -146,10 +146,15 @@ bool is_for(const uint8_t* code, uint64_t size, uint32_t capability) {
 Parameter parameter_of(const uint8_t* at, const Place& all, const Stored& of, uint64_t& asked) {
   ParameterRecord r;
   std::memcpy(&r, at, sizeof r);
-  if (r.kind > static_cast<uint32_t>(Kind::kZeroPoint) || r.unused)
+  if (r.kind > static_cast<uint32_t>(Kind::kFactors) || r.unused)
     refuse(RTA_BAD_FORMAT, "%s: a parameter of kind %u", of.name, r.kind);
   const Parameter p{static_cast<Kind>(r.kind), r.value, r.bytes, r.room};
-  if (p.kind != Kind::kMemory) {
+  if (p.kind == Kind::kFactors) {
+    if (p.bytes != sizeof(float) * static_cast<uint64_t>(of.inputs) || p.room || !within(p.value, p.bytes, all.size))
+      refuse(RTA_BAD_FORMAT, "%s: %llu bytes of factors at %llu, of %lld numbers", of.name,
+             static_cast<unsigned long long>(p.bytes), static_cast<unsigned long long>(p.value),
+             static_cast<long long>(of.inputs));
+  } else if (p.kind != Kind::kMemory) {
     if (p.bytes || p.room || (is_word(p.kind) && p.value >> 32) || (p.kind < Kind::kMemory && p.value))
       refuse(RTA_BAD_FORMAT, "%s: a parameter of kind %u with memory of its own", of.name, r.kind);
   } else if (!p.room || p.bytes > p.room || p.room > kMostRoom || (asked += p.room) > kMostRoom ||
@@ -159,6 +164,14 @@ Parameter parameter_of(const uint8_t* at, const Place& all, const Stored& of, ui
            static_cast<unsigned long long>(p.room));
   }
   return p;
+}
+
+void take_factors(Stored& s, const uint8_t* from) {
+  if (!s.factors.empty()) refuse(RTA_BAD_FORMAT, "%s: factors of its columns twice", s.name);
+  s.factors.resize(static_cast<size_t>(s.inputs));
+  std::memcpy(s.factors.data(), from, sizeof(float) * s.factors.size());
+  if (!std::all_of(s.factors.begin(), s.factors.end(), [](float f) { return std::isfinite(f); }))
+    refuse(RTA_BAD_FORMAT, "%s: a factor of a column that is no number", s.name);
 }
 
 Stored launch_of(const Place& all, size_t& at) {
@@ -204,8 +217,12 @@ Stored launch_of(const Place& all, size_t& at) {
   uint64_t asked = 0;
   int seen[4] = {}, sets = 0, inverses = 0, zero_points = 0;
   for (uint32_t i = 0; i < r.parameters; ++i) {
-    s.parameters.push_back(parameter_of(all.at + at + sizeof r + i * sizeof(ParameterRecord), all, s, asked));
-    const Parameter& p = s.parameters.back();
+    const Parameter p = parameter_of(all.at + at + sizeof r + i * sizeof(ParameterRecord), all, s, asked);
+    if (p.kind == Kind::kFactors) {
+      take_factors(s, all.at + p.value);
+      continue;
+    }
+    s.parameters.push_back(p);
     sets += p.kind == Kind::kSecond;
     if (p.kind < Kind::kMemory) ++seen[static_cast<uint32_t>(p.kind)];
     const auto number = static_cast<uint32_t>(p.value);

@@ -14,15 +14,16 @@ enum class Kind : uint32_t {
   kRequests = 0,  // memory that both sides see: messages to the kernel, two slots
   kReplies = 1,
   kControl = 2,
-  kPast = 3,      // states, where somebody asks for them
-  kMemory = 4,    // memory of the card; begins with bytes of the file, zeros behind
-  kWord = 5,      // a number of 4 bytes
-  kLong = 6,      // of 8
-  kSecond = 7,    // of 4: 1 where the kernel is to begin with the second set of weights
-  kInverse = 8,   // of 4: a kWord, float32, by which the host multiplies x before it rounds it to int8
-  kZeroPoint = 9  // of 4: the zero point of that
+  kPast = 3,       // states, where somebody asks for them
+  kMemory = 4,     // memory of the card; begins with bytes of the file, zeros behind
+  kWord = 5,       // a number of 4 bytes
+  kLong = 6,       // of 8
+  kSecond = 7,     // of 4: 1 where the kernel is to begin with the second set of weights
+  kInverse = 8,    // of 4: a kWord, float32, by which the host multiplies x before it rounds it to int8
+  kZeroPoint = 9,  // of 4: the zero point of that
+  kFactors = 10    // none: float32 numbers of the file by which the host multiplies x
 };
-inline bool is_word(Kind kind) { return kind == Kind::kWord || kind >= Kind::kSecond; }
+inline bool is_word(Kind kind) { return kind == Kind::kWord || (kind >= Kind::kSecond && kind < Kind::kFactors); }
 struct Parameter {
   Kind kind;
   uint64_t value;        // the number; of memory, where its bytes begin in the section
@@ -46,6 +47,7 @@ struct Stored {
   bool rounded = false;  // whether messages have x as int8 numbers, four a word
   float inverse = 1;
   int32_t zero_point = 0;
+  std::vector<float> factors;  // of the columns of x, or none
 
   int64_t x_words() const { return rounded ? (inputs + 3) / 4 : inputs; }
   int64_t request_words() const { return x_words() + commands; }

@@ -1,11 +1,13 @@
 #include "bindings/mailbox.h"
 
 #include <nanobind/stl/string.h>
+#include <nanobind/stl/vector.h>
 
 #include <stdexcept>
 #include <vector>
 
 #include "bindings/timer.h"
+#include "realtime/columns.h"
 
 namespace nb = nanobind;
 
@@ -39,6 +41,10 @@ uint64_t* Mailbox::send(const void* request, uint32_t command) {
   const uint32_t number = ++sequence_, pending = pending_.exchange(0);
   uint64_t* slot = requests_ + (number & 1) * (request_words_ + commands_);
   uint32_t unfit = 0;
+  if (!factors_.empty()) {
+    rta::scale_columns(static_cast<const float*>(request), factors_.data(), x_numbers(), scaled_.data());
+    request = scaled_.data();
+  }
   if (numbers_) {
     const float* x = static_cast<const float*>(request);
     unfit = rta_mailbox_send_int8(slot, x, numbers_, inverse_, zero_point_, number) ? 0 : kNonfinite;
@@ -134,9 +140,10 @@ void add_mailbox(nb::module_& m) {
     return box.exchange(reinterpret_cast<const void*>(request), reinterpret_cast<void*>(reply), timeout_ns, command);
   };
   nb::class_<Mailbox>(m, "Mailbox", "Messages to a persistent kernel on a GPU, by address.")
-      .def(nb::init<uint64_t, int64_t, uint64_t, int64_t, bool, bool, int64_t, float, int32_t>(), nb::arg("requests"),
-           nb::arg("request_words"), nb::arg("replies"), nb::arg("reply_words"), nb::arg("commands") = false,
-           nb::arg("mapped") = false, nb::arg("numbers") = 0, nb::arg("inverse") = 1.0f, nb::arg("zero_point") = 0)
+      .def(nb::init<uint64_t, int64_t, uint64_t, int64_t, bool, bool, int64_t, float, int32_t, std::vector<float>>(),
+           nb::arg("requests"), nb::arg("request_words"), nb::arg("replies"), nb::arg("reply_words"),
+           nb::arg("commands") = false, nb::arg("mapped") = false, nb::arg("numbers") = 0, nb::arg("inverse") = 1.0f,
+           nb::arg("zero_point") = 0, nb::arg("factors") = std::vector<float>())
       .def("exchange", exchange, nb::arg("request"), nb::arg("reply"), nb::arg("timeout_ns"), nb::arg("command") = 0)
       .def("restart", &Mailbox::restart, "For a kernel that starts anew: the next message is the first.")
       .def_prop_ro("number", &Mailbox::number, "Of the latest message.")

@@ -7,7 +7,10 @@
 #include <atomic>
 #include <cstdint>
 #include <mutex>
+#include <stdexcept>
 #include <string>
+#include <utility>
+#include <vector>
 
 #include "bindings/place.h"
 #include "rta_mailbox.h"
@@ -21,9 +24,10 @@ inline bool is_set(const uint64_t* word) { return __atomic_load_n(word, __ATOMIC
 class Mailbox {
  public:
   // mapped: requests are memory of the card, whose stores a CPU may hold back. numbers: not 0 where x is rounded to
-  // int8 on its way, so many numbers in request_words words.
+  // int8 on its way, so many numbers in request_words words. factors: one for each number of x, which it is multiplied
+  // by before; or none.
   Mailbox(uint64_t requests, int64_t request_words, uint64_t replies, int64_t reply_words, bool commands, bool mapped,
-          int64_t numbers, float inverse, int32_t zero_point)
+          int64_t numbers, float inverse, int32_t zero_point, std::vector<float> factors)
       : requests_(reinterpret_cast<uint64_t*>(requests)),
         replies_(reinterpret_cast<uint64_t*>(replies)),
         request_words_(request_words),
@@ -32,7 +36,12 @@ class Mailbox {
         mapped_(mapped),
         numbers_(numbers),
         inverse_(inverse),
-        zero_point_(zero_point) {}
+        zero_point_(zero_point),
+        factors_(std::move(factors)),
+        scaled_(factors_.size()) {
+    if (!factors_.empty() && static_cast<int64_t>(factors_.size()) != x_numbers())
+      throw std::invalid_argument("factors that are not one for each number of x");
+  }
 
   // False after a timeout: the message then has the old number still, and the mailbox cannot be used again. Called with
   // the GIL, which is free while this waits for long.
@@ -80,6 +89,7 @@ class Mailbox {
   int64_t numbers_;
   float inverse_;
   int32_t zero_point_;
+  std::vector<float> factors_, scaled_;
   uint32_t sequence_ = 0, echoed_ = 0;
   std::atomic<uint32_t> pending_{0};
   std::mutex turn_;

@@ -37,7 +37,7 @@ def with_floats(stages: Sequence[Stage], outputs: Sequence[Value], rows: int) ->
             found.append(stage)
             continue
         x = replace(y, name=f"{y.name}:float32", dtype="float32", quant=None)
-        rounded = Stage(_quantize(), f"{stage.name}:rounded", (x,), (y,))
+        rounded = Stage(quantizer(), f"{stage.name}:rounded", (x,), (y,))
         takes = operator(reader.op).fusion.static(reader, rounded, rows) is not None
         found += [replace(stage, outputs=(x, *stage.outputs[1:])), rounded] if takes else [stage]
     return found if len(found) > len(stages) else None
@@ -52,5 +52,6 @@ def launches(stages: Sequence[Stage], outputs: Sequence[Value], rows: int) -> in
     return count
 
 
-def _quantize() -> str:
+def quantizer() -> str:
+    """The name of the operator that rounds float32 to int8."""
     return next(name for name, found in operators().items() if found.role is Role.QUANTIZE)

@@ -52,8 +52,8 @@ class Recipe:
 
     def _lowered(self, captured: ExportedGraph, graph: OpGraph, batches: Any) -> Program:
         return lower(
-            captured, graph, self.schemes, batches, equalize=self.on_cpu, sparsity=self.patterns, exact=self.exact,
-            memo=LowerMemo() if captured.fitted is None else self.memo.for_other_sizes(),
+            captured, graph, self.schemes, batches, equalize=self.backend != "numba_cuda", sparsity=self.patterns,
+            exact=self.exact, memo=LowerMemo() if captured.fitted is None else self.memo.for_other_sizes(),
         )  # fmt: skip
 
     @property

@@ -174,6 +174,12 @@ def of_persistent_kernels() -> Iterator[tuple[str, bytes]]:
     with patch.object(ahead, "build", build), persistent_choice.only(persistent_chains.CUDA):
         yield "persistent-chain", artifact_bytes(fast, sections=persistent_sections(fast, ["sm_90"]))
         yield "persistent-chains", artifact_bytes(fast, sections=persistent_sections(fast, ["sm_80", "sm_90"]))
+    columns = torch.tensor([30.0, 1.0, 0.03])
+    with torch.no_grad():
+        net[0].weight /= columns
+    wide = rt.compile(net, torch.randn(1, 3), "w8a8", calibration=[torch.randn(256, 3) * columns])
+    with patch.object(ahead, "build", build), persistent_choice.only(persistent_chains.CUDA):
+        yield "persistent-scaled", artifact_bytes(wide, sections=persistent_sections(wide, ["sm_90"]))
     live = rt.stream(
         torch.nn.LSTM(3, 5, 2, batch_first=True).eval(), torch.randn(1, 3), "w8a8", calibration=[torch.randn(4, 9, 3)]
     )

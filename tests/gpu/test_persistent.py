@@ -99,6 +99,32 @@ def test_calls_are_answered(card: FakeCard) -> None:
     assert kernel._control[1] == 2
 
 
+def wide(model: nn.Sequential, columns: Tensor) -> nn.Sequential:
+    """With weights as small as the columns are large, as training makes them: calibration brings the columns to one range."""
+    with torch.no_grad():
+        model[0].weight /= columns
+    return model
+
+
+@pytest.mark.parametrize("layers", [2, 3])
+def test_the_host_brings_columns_to_one_range(card: FakeCard, layers: int) -> None:
+    """With the bits of the CPU, also where a kernel starts again."""
+    columns = torch.logspace(-1.5, 1.5, 20)
+    model = wide(network()[: 2 * layers - 1].eval(), columns)
+    plain = rt.compile(model, (torch.randn(1, 20),), backend="portable", scheme="w8a8",
+                       calibration=[torch.randn(256, 20) * columns])  # fmt: skip
+    assert isinstance(plain, CompiledModel) and "brought to one range" in str(plain.explain(measure=False))
+    options = Options(1, "cpu", None, 1, "Net", mode="persistent")
+    fast = CompiledModel(plain._program, options, plain._argument_names)
+    for _ in range(3):
+        x = torch.randn(1, 20) * columns
+        assert torch.equal(fast(x), plain(x))
+        fast.suspend()
+    x[0, 7] = float("nan")
+    assert fast(x).isnan().all()
+    fast.close()
+
+
 def test_a_row_without_meaning_is_nan(card: FakeCard) -> None:
     fast, _ = persistent_and_plain(network())
     x = torch.randn(1, 20)

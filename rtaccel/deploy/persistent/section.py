@@ -29,8 +29,8 @@ TENSOR = "persistent"
 _ALIGNMENT = 64
 _HEAD, _LAUNCH, _PARAMETER = struct.Struct("<8sIIQ40x"), struct.Struct("<12I2Q64s128s32s2Q"), struct.Struct("<IIQQQ")
 _MAGIC = b"RTASTAYS"
-_FLOAT32, _ROUNDED = 1, 2  # versions: of messages with float32 alone, and with int8 as well
-_REQUESTS, _REPLIES, _CONTROL, _PAST, _MEMORY, _WORD, _LONG, _SECOND, _INVERSE, _ZERO_POINT = range(10)
+_FLOAT32, _ROUNDED, _SCALED = 1, 2, 3  # versions: of messages with float32 alone, with int8, and with factors as well
+_REQUESTS, _REPLIES, _CONTROL, _PAST, _MEMORY, _WORD, _LONG, _SECOND, _INVERSE, _ZERO_POINT, _FACTORS = range(11)
 _NUMBERS = {"i32": ("<i", _WORD), "u32": ("<I", _WORD), "fp32": ("<f", _WORD), "i64": ("<q", _LONG)}
 
 
@@ -55,6 +55,7 @@ class _Launch:
         self.recipe = json.dumps(asdict(spec)).encode() if isinstance(spec, CudaKernel) else b""
         self.arguments = [(name, arguments[name], kind) for name, kind in cubin.parameters]
         self.mailbox = mailbox
+        self.count = len(self.arguments) + (network.factors is not None)
 
 
 def _launches(model: CompiledModel, capability: int) -> list[_Launch]:
@@ -103,7 +104,7 @@ def launches_in(section: bytes) -> list[tuple[int, str, bytes]]:
         keys = [record[16].decode("ascii") for record in records]
     except (struct.error, UnicodeDecodeError):
         magic, version, size = b"", 0, 0
-    if (magic, size) != (_MAGIC, len(section)) or version not in (_FLOAT32, _ROUNDED):
+    if (magic, size) != (_MAGIC, len(section)) or version not in (_FLOAT32, _ROUNDED, _SCALED):
         raise FormatError("persistent", "a section that is not whole", "one that rt.save wrote", "Save it again.")
     return [(record[1], key, section[record[17] : record[17] + record[18]]) for record, key in zip(records, keys)]
 
@@ -123,11 +124,12 @@ class _Bytes:
 
 
 def _section(launches: Sequence[_Launch]) -> bytes:
-    records = _HEAD.size + sum(_LAUNCH.size + _PARAMETER.size * len(launch.arguments) for launch in launches)
+    records = _HEAD.size + sum(_LAUNCH.size + _PARAMETER.size * launch.count for launch in launches)
     data = _Bytes(records + -records % _ALIGNMENT)
     body = b"".join(_record(launch, data) for launch in launches)
     body += bytes(data.start - records)
     version = _FLOAT32 if all(launch.network.rounding is None for launch in launches) else _ROUNDED
+    version = version if all(launch.network.factors is None for launch in launches) else _SCALED
     return _HEAD.pack(_MAGIC, version, len(launches), data.start + len(data.all)) + body + bytes(data.all)
 
 
@@ -136,10 +138,13 @@ def _record(launch: _Launch, data: _Bytes) -> bytes:
     if cubin.global_scratch_bytes or cubin.profile_scratch_bytes:
         raise UnsupportedProblem("persistent", f"{cubin.name}, which asks for scratch memory", "none", "Report it.")
     parameters = b"".join(_parameter(*argument, launch, data) for argument in launch.arguments)
+    if network.factors is not None:
+        content = network.factors.numpy().tobytes()
+        parameters += _PARAMETER.pack(_FACTORS, 0, data.put(content), len(content), 0)
     return (
         _LAUNCH.pack(
             _LAUNCH.size + len(parameters), cubin.capability, network.programs, 32 * cubin.num_warps, cubin.shared_bytes,
-            cubin.cluster, cubin.cooperative, len(launch.arguments), network.inputs, network.outputs, network.commands,
+            cubin.cluster, cubin.cooperative, launch.count, network.inputs, network.outputs, network.commands,
             network.states, data.put(cubin.code), len(cubin.code), cubin.entry.encode(), cubin.name.encode()[:127],
             cubin.key.encode(), data.put(launch.recipe) if launch.recipe else 0, len(launch.recipe),
         )

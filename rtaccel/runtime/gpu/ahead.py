@@ -67,7 +67,7 @@ def _lowered(
         captured, graph = choose_batch_mode(model, args)
     except (HasState, ChangesItself) as found:
         return program_with_state(model, args, found.names, SchemeMap(scheme), calibration), 1
-    program = lower(captured, graph, SchemeMap(scheme), calibration, equalize=False)
+    program = lower(captured, graph, SchemeMap(scheme), calibration)
     return program, max(1, program.samples(pytree.tree_leaves(args)))
 
 
@@ -95,7 +95,7 @@ def persistent_kernels_of(
         program = stream_program(model, args[0], scheme, calibration, "persistent").program
     else:
         captured, graph = choose_batch_mode(model, args)
-        program = lower(captured, graph, SchemeMap(scheme), calibration, equalize=False)
+        program = lower(captured, graph, SchemeMap(scheme), calibration)
     groups = [step.group for step in program.steps if isinstance(step, SubgraphStep)]
     if len(groups) != 1 or len(program.steps) != 1:
         raise UnsupportedProblem("persistent", f"{len(program.steps)} steps", "one", "Build it for graphs instead.")

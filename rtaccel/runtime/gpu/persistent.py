@@ -20,7 +20,7 @@ from torch import Tensor
 from torch.utils import _pytree as pytree
 
 from rtaccel.core.batch import only
-from rtaccel.core.errors import BackendUnavailable, ShapeError, UnsupportedProblem
+from rtaccel.core.errors import BackendUnavailable, FormatError, ShapeError, UnsupportedProblem
 from rtaccel.core.registry import operator
 from rtaccel.core.stage import Stage
 from rtaccel.core.traits import Persistent
@@ -29,6 +29,7 @@ from rtaccel.plan.fuse import fuse
 from rtaccel.plan.group import Subgraph
 from rtaccel.runtime.gpu.graph import DevicePlan
 from rtaccel.runtime.gpu.persistent_device import PersistentDevice, persistent_device
+from rtaccel.runtime.gpu.persistent_front import without_factors
 from rtaccel.runtime.gpu.persistent_networks import Network, network_of
 from rtaccel.runtime.gpu.persistent_run import KernelRun
 from rtaccel.runtime.gpu.persistent_weights import RENEW, Packed, WeightSets
@@ -150,6 +151,12 @@ class PersistentPlan(DevicePlan):
 
     def packed(self, group: Subgraph) -> Packed:
         """Weights of another group of the same structure, as the kernel reads them."""
+        group, factors = without_factors(group)
+        if not _same(factors, self._network.factors):
+            raise FormatError(
+                "swap", "other factors of the columns of x", "those of the running kernel: the same static scales",
+                "Compile that model.",
+            )  # fmt: skip
         return self._network.packed(fused(group))
 
     def exchange(self, packed: Packed) -> None:
@@ -194,7 +201,14 @@ def persistent_network(group: Subgraph, streamed: bool) -> Network:
         raise UnsupportedProblem(
             "persistent", f"{len(group.outputs)} outputs", "one", "Return one tensor, or join them with torch.cat."
         )
-    return network_of(fused(group), streamed)
+    group, factors = without_factors(group)
+    network = network_of(fused(group), streamed)
+    network.factors = factors
+    return network
+
+
+def _same(a: Tensor | None, b: Tensor | None) -> bool:
+    return a is b or (a is not None and b is not None and torch.equal(a, b))
 
 
 def persistent_plan(group: Subgraph, streamed: bool = False) -> PersistentPlan:

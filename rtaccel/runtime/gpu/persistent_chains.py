@@ -38,6 +38,7 @@ class PersistentChain:
     at_rest: AtRest | None = None
     sets: WeightSets | None = None
     second = 0
+    factors: Tensor | None = None
     ends_by_message = False
 
     @property

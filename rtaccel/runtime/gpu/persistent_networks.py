@@ -27,6 +27,7 @@ class Network(Protocol):
     a word more, of what to do before it. states: float32 numbers of its past, which it gives and takes by messages; 0 where
     nobody can ask for them. past: 8-byte words for them that both sides see, put there before it is prepared. at_rest: its past
     in device memory, which lies there from the end of a run to the next start; None where that is not how it keeps it.
+    factors: what the host multiplies the numbers of x by before, one each; None where nothing.
     rounding: how the host rounds x to int8 before it sends it; None where messages have float32 numbers.
     sets: its weights on the device, where a message can exchange them; second: which of the two a start begins with.
     ends_by_message: all of its blocks read the mailbox, and end together; else by the word for it, at which the first looks."""
@@ -41,6 +42,7 @@ class Network(Protocol):
     at_rest: AtRest | None
     sets: WeightSets | None
     second: int
+    factors: Tensor | None
 
     @property
     def rounding(self) -> Rounding | None: ...
@@ -69,6 +71,7 @@ class PersistentConvolutions:
     at_rest: AtRest | None = None
     sets: WeightSets | None = None
     second = 0
+    factors: Tensor | None = None
     ends_by_message = False
     rounding = None
 

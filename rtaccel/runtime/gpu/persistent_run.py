@@ -66,9 +66,11 @@ class KernelRun:
 
         mapped, rounding = self._requests.mapped is not None, network.rounding
         sides = (self._requests.host.data_ptr(), message_words(network), self._replies.data_ptr(), network.outputs)
+        factors = [] if network.factors is None else network.factors.tolist()
         if rounding is None:
-            return Mailbox(*sides, network.commands, mapped)
-        return Mailbox(*sides, network.commands, mapped, network.inputs, rounding.inverse, rounding.zero_point)
+            return Mailbox(*sides, network.commands, mapped, factors=factors)
+        form = (network.inputs, rounding.inverse, rounding.zero_point)
+        return Mailbox(*sides, network.commands, mapped, *form, factors)
 
     @property
     def control(self) -> int:

@@ -42,6 +42,7 @@ class _Stack:
     at_rest: AtRest | None = None
     sets: WeightSets | None = None
     second = 0
+    factors: Tensor | None = None
     ends_by_message = False
     rounding = None
     kernel = ""

@@ -59,9 +59,7 @@ def stream_program(
         streamed = replace(streamed, graph=replace(streamed.graph, trailing=trailing))
     batch = streamed.layout.index("batch")
     singles = None if windows is None else [in_rows(w, streamed.layout) for w in _singles(windows, batch)]
-    program = lower(
-        streamed.exported, streamed.graph, SchemeMap(scheme), singles, streamed.states, equalize=mode is None
-    )
+    program = lower(streamed.exported, streamed.graph, SchemeMap(scheme), singles, streamed.states)
     shape = (None, *step.shape[1:])
     program = replace(program, arguments=(Argument("x_t", step.dtype, shape),), batch=ANY_BATCH)
     program = replace(program, out_spec=pytree.tree_structure(program.outputs if len(program.outputs) > 1 else ""))

@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 import rtaccel as rt
 from rtaccel.kernels._gpu import cuda_nvrtc
@@ -93,6 +93,42 @@ def test_a_chain_has_the_bits_of_the_cpu(
     assert about["streams"] == 0 and about["blocks"] == of.parts
     for got, x in zip(found, rows):
         assert same(got, plain(x))
+
+
+def wide(model: nn.Module, columns: Tensor) -> nn.Module:
+    """With weights as small as the columns are large: calibration brings them to one range."""
+    with torch.no_grad():
+        for name, weight in model.named_parameters():
+            if name in ("0.weight", "weight_ih_l0"):
+                weight /= columns
+    return model
+
+
+def test_columns_of_different_ranges_have_the_bits_of_the_cpu(cut: Any, machine: Machine, save: Save) -> None:
+    """Of a chain, whose messages are int8, and of a stream, whose messages are float32."""
+    columns = torch.logspace(-1.5, 1.5, 9)
+    chain = nn.Sequential(nn.Linear(9, 16), nn.ReLU(), nn.Linear(16, 3)).eval()
+    plain = rt.compile(wide(chain, columns), torch.randn(1, 9), "w8a8", calibration=[torch.randn(256, 9) * columns])
+    data = [torch.randn(64, 5, 9) * columns]
+    live = rt.stream(wide(nn.LSTM(9, 7, batch_first=True).eval(), columns), torch.randn(1, 9), "w8a8", calibration=data)
+    for fast in (plain, live):
+        assert "brought to one range" in str(fast.explain(measure=False))
+    with persistent_choice.only(persistent_chains.CUDA):
+        paths = [str(save(plain, name="chain.rta"))]
+    cut(CASES["lstm-one-program"][3])
+    paths.append(str(save(live, name="stream.rta")))
+    rows = [torch.randn(1, 9) * columns for _ in range(4)]
+    rows[1][0, 3] = float("inf")
+    rows[2][0, 8] = 3e38  # which its factor keeps finite or not: int8 has its ends
+    for path, step in zip(paths, (plain, live.step)):
+        _, *found, _ = machine.calls(["open", "a", path], *(["step", "a", numbers(x)] for x in rows), ["close", "a"])
+        for got, x in zip(found, rows):
+            assert same(got, step(x))
+    other = rt.compile(chain, torch.randn(1, 9), "w8a8", calibration=[torch.randn(256, 9)])
+    with persistent_choice.only(persistent_chains.CUDA):
+        paths.append(str(save(other, name="other.rta")))
+    _, refused = machine.calls(["open", "a", paths[0]], ["swap", "a", paths[2]])
+    assert refused[0] == 7 and "static scales" in refused[1]
 
 
 STEP = [0.5] * CASES["lstm-one-program"][1]

@@ -103,7 +103,8 @@ def of_memory(whole: bytes, kind: int = 4) -> int:
 
 
 PARAMETERS: dict[str, Callable[[int], tuple[int, str, int]]] = {
-    "kind": lambda at: (at, "<I", 10),
+    "kind": lambda at: (at, "<I", 11),
+    "memory as factors": lambda at: (at, "<I", 10),
     "two mailboxes": lambda at: (at, "<I", 0),
     "outside": lambda at: (at + 8, "<Q", 1 << 40),
     "just outside": lambda at: (at + 16, "<Q", 1 << 20),
@@ -139,9 +140,42 @@ def test_numbers_by_which_x_is_rounded(kind: int, at: int, form: str, value: int
     assert isinstance(found, tuple) and found[0] == BAD_FORMAT, found
 
 
+@pytest.mark.parametrize(
+    ("at", "form", "value"),
+    [
+        (0, "<I", 4), (0, "<I", 11), (4, "<I", 1), (8, "<Q", 1 << 40), (8, "<Q", 65), (16, "<Q", 8), (16, "<Q", 16),
+        (16, "<Q", 0), (24, "<Q", 12), (8, "<Q", (1 << 64) - 64),
+    ],
+)  # fmt: skip
+def test_factors_of_columns(at: int, form: str, value: int, lib: Any) -> None:
+    """As many as x has numbers, in the section."""
+    scaled = (CORPUS / "persistent-scaled.rta").read_bytes()
+    assert stored(lib, scaled) == [90]
+    found = stored(lib, changed(scaled, of_memory(scaled, 10) + at, form, value))
+    assert isinstance(found, tuple) and found[0] == BAD_FORMAT, found
+
+
+@pytest.mark.parametrize("value", [float("inf"), float("nan")])
+def test_factors_that_are_no_numbers(value: float, lib: Any) -> None:
+    scaled = (CORPUS / "persistent-scaled.rta").read_bytes()
+    at = struct.unpack_from("<Q", scaled, section_at(scaled) + of_memory(scaled, 10) + 8)[0]
+    found = stored(lib, changed(scaled, at + 4, "<f", value))
+    assert isinstance(found, tuple) and "a factor of a column" in found[1], found
+
+
+def test_factors_are_there_once(lib: Any) -> None:
+    scaled = (CORPUS / "persistent-scaled.rta").read_bytes()
+    own = section_at(scaled) + of_memory(scaled, 10)
+    other = of_memory(scaled, 5)  # a number of the launch gives way
+    made = bytearray(scaled)
+    made[section_at(scaled) + other : section_at(scaled) + other + 32] = scaled[own : own + 32]
+    found = stored(lib, forged.resealed(made))
+    assert isinstance(found, tuple) and "twice" in found[1], found
+
+
 def test_heads_and_names(lib: Any, whole: bytes) -> None:
     for at, form, value, code in (
-        (0, "<8s", b"RTASTAYZ", BAD_FORMAT), (8, "<I", 3, NEWER), (8, "<I", 0, BAD_FORMAT), (12, "<I", 0, BAD_FORMAT),
+        (0, "<8s", b"RTASTAYZ", BAD_FORMAT), (8, "<I", 4, NEWER), (8, "<I", 0, BAD_FORMAT), (12, "<I", 0, BAD_FORMAT),
         (12, "<I", 3, BAD_FORMAT), (12, "<I", 1 << 20, BAD_FORMAT), (16, "<Q", 64, BAD_FORMAT),
         (HEAD + 48, "<Q", 1 << 40, BAD_FORMAT), (HEAD + 48, "<Q", 1, BAD_FORMAT), (HEAD + 56, "<Q", 8, BAD_FORMAT),
         (HEAD + 64, "<64s", b"x" * 64, BAD_FORMAT), (HEAD + 64, "<64s", b"", BAD_FORMAT), (HEAD + 128, "<8s", b"\n", BAD_FORMAT),
