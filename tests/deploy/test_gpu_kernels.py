@@ -27,7 +27,7 @@ from rtaccel.deploy.gpu_kernels import kernels_in, load_kernels, section_of, sto
 from rtaccel.kernels._gpu import cubin_launch, cuda_nvrtc, triton_launch
 from rtaccel.kernels._gpu.cubin_store import Cubin
 from rtaccel.runtime.compiled import CompiledModel
-from rtaccel.runtime.gpu.ahead import kernels_of
+from rtaccel.runtime.gpu.ahead import kernels_of, kernels_of_program, stream_kernels_of
 
 pytestmark = pytest.mark.skipif(switches.triton_interpret(), reason="kernels are interpreted in this process")
 
@@ -98,6 +98,44 @@ def test_what_is_saved_is_what_a_gpu_binds(file: Path, card: Any) -> None:
         card.capability = 86  # runs the code of 8.0
         triton_launch.bind(next(iter(specs.values())))
         assert card.loaded[-1].capability == 80
+
+
+class Keeping(nn.Module):
+    """A cell whose state the model keeps."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.cell, self.head = nn.GRUCell(6, 16), nn.Linear(16, 3)
+        self.register_buffer("h", torch.zeros(1, 16))
+
+    def forward(self, x: torch.Tensor) -> Any:
+        self.h = self.cell(x, self.h)
+        return self.head(self.h)
+
+
+@pytest.mark.parametrize("kind", ["layers", "stream", "state"])
+@pytest.mark.parametrize("ranges", [0.0, 1.5])
+def test_a_model_of_a_cpu_has_the_kernels_of_a_card(kind: str, ranges: float) -> None:
+    """Calibration brings its columns to one range on both, or on neither."""
+    torch.manual_seed(3)
+    columns = torch.logspace(-ranges, ranges, 6)
+    model: nn.Module = {
+        "layers": lambda: nn.Sequential(nn.Linear(6, 32), nn.ReLU(), nn.Linear(32, 3)),
+        "stream": lambda: nn.GRU(6, 16, batch_first=True), "state": Keeping,
+    }[kind]().eval()  # fmt: skip
+    with torch.no_grad():
+        for weight in (p for p in model.parameters() if p.dim() == 2 and p.shape[1] == 6):
+            weight /= columns
+    x = torch.randn(1, 6) * columns
+    data = [torch.randn(*shape, 6) * columns for shape in (((8, 40),) if kind == "stream" else [(1,)] * 300)]
+    if kind == "stream":
+        there = rt.stream(model, x, "w8a8", calibration=data)
+        wanted = stream_kernels_of(model, x, "w8a8", data, 90)
+    else:
+        there = rt.compile(model, (x,), "w8a8", calibration=data)
+        wanted = kernels_of(model, (x,), "w8a8", data)
+    assert ("brought to one range" in str(there.explain(measure=False))) == (ranges > 0)
+    assert set(kernels_of_program(there._program, 1, 90, kind == "stream")) == set(wanted)
 
 
 def test_the_model_is_the_same_model(file: Path, tmp_path: Path) -> None:

@@ -41,8 +41,8 @@ def kernels_of(
     """The kernels, by key, that `rt.compile(model, example_inputs, scheme, calibration, device="cuda")` binds on the card that is
     here, or an H100.
 
-    The numbers of the weights and scales do not matter, but for zeros; shapes, scheme and whether there is calibration
-    data do.
+    The numbers of the weights and scales do not matter, but for zeros; shapes, scheme, whether there is calibration data and
+    whether that brings columns of an input to one range do.
     """
     program, rows = _lowered(model, example_inputs, scheme, calibration)
     return _recorded(in_predicted_form(program, rows), rows)

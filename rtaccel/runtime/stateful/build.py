@@ -92,7 +92,7 @@ def program_with_state(
     """The program of a graph on a GPU, in which the model's state is kept. Its call is one sample."""
     captured = _captured(model, args, known)
     batches = None if calibration is None else list(captured.calls(calibration))
-    program = lower(captured.exported, captured.graph, schemes, batches, equalize=False)
+    program = lower(captured.exported, captured.graph, schemes, batches)
     return with_states_kept(program, captured.keeping)
 
 
