@@ -1,5 +1,7 @@
 #include "bindings/mailbox.h"
 
+#include <pthread.h>
+
 #include <nanobind/stl/string.h>
 #include <nanobind/stl/vector.h>
 
@@ -13,6 +15,9 @@ namespace nb = nanobind;
 
 namespace rta_torch {
 namespace {
+
+std::atomic<uint32_t> forked{0};
+[[maybe_unused]] const int watch = pthread_atfork(nullptr, nullptr, [] { forked.fetch_add(1); });
 
 // A thousand spins before the GIL is given away, some 10 us, in which a kernel answers as a rule: to get it back from
 // a thread that computes takes up to 5 ms.
@@ -36,6 +41,8 @@ void let_go() {
 }
 
 }  // namespace
+
+uint32_t forks() { return forked.load(std::memory_order_relaxed); }
 
 uint64_t* Mailbox::send(const void* request, uint32_t command) {
   const uint32_t number = ++sequence_, pending = pending_.exchange(0);
@@ -125,6 +132,7 @@ void MailboxStep::refuse(const char* what) const {
 
 void MailboxStep::operator()() const {
   if (!in_place()) refuse("moved");
+  if (forked()) refuse("forked");
   if (ended())
     otherwise_("ended");
   else if (!box_->exchange(x_.data(), y_.data(), timeout_ns_, 0))

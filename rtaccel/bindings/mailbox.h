@@ -19,6 +19,9 @@ namespace rta_torch {
 
 inline bool is_set(const uint64_t* word) { return __atomic_load_n(word, __ATOMIC_RELAXED) != 0; }
 
+// Forks between the first process and this one.
+uint32_t forks();
+
 // A mailbox at fixed addresses. Slots are taken in turn by the number. With `commands`, a request ends with one word
 // more: what is to be done before it is computed. Exchanges of several threads follow one another.
 class Mailbox {
@@ -98,7 +101,7 @@ class Mailbox {
 // An exchange with its tensors, float32 x and y of the mailbox's words: they are kept alive, and a call checks only
 // that their memory is what was bound. control: address of the control block, whose first word is not 0 once the kernel
 // was asked to end. otherwise(what) is called instead of an exchange, or after one: it raises where what is "moved" or
-// "no answer", and makes the call in its own way, or raises, where it is "ended" and nothing was sent.
+// "no answer", and makes the call in its own way, or raises, where it is "ended", or "forked", and nothing was sent.
 class MailboxStep {
  public:
   MailboxStep(nanobind::object mailbox, nanobind::object x, nanobind::object y, uint64_t control, int64_t timeout_ns,
@@ -110,6 +113,8 @@ class MailboxStep {
 
   Mailbox& mailbox() const { return *box_; }
   bool in_place() const { return x_.same() && y_.same(); }
+  // Whether this process was forked from the one that made it, whose memory the kernel has.
+  bool forked() const { return born_ != forks(); }
   bool ended() const { return is_set(control_); }
   bool exchange_alone() const { return box_->exchange_alone(x_.data(), y_.data(), timeout_ns_, control_); }
   [[noreturn]] void refuse(const char* what) const;
@@ -120,6 +125,7 @@ class MailboxStep {
   Place x_, y_;
   const uint64_t* control_;
   int64_t timeout_ns_;
+  uint32_t born_ = forks();
 };
 
 // What Python sees of both, and of the loop.

@@ -24,6 +24,7 @@ class MailboxLoop {
 
   void start() {
     if (thread_.joinable()) throw std::runtime_error("this loop runs already: stop() it first");
+    if (step_->forked()) step_->refuse("forked");
     if (!step_->in_place()) step_->refuse("moved");
     if (step_->mailbox().looped.exchange(true)) throw std::runtime_error("another MailboxLoop has this mailbox");
     answered_ = 0;
@@ -54,7 +55,9 @@ class MailboxLoop {
     stop_ = true;
     std::thread ending = std::move(thread_);
     if (!ending.joinable()) return;
-    {
+    if (step_->forked()) {  // the thread is the parent's
+      ending.detach();
+    } else {
       nb::gil_scoped_release release;
       ending.join();
     }

@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import gc
 import importlib.util
+import os
 import threading
 from collections.abc import Callable, Iterator
 from itertools import pairwise
@@ -341,3 +342,48 @@ def test_streams_on_a_gpu(make: Callable[[], nn.Module], features: int, hidden: 
             x = torch.randn(1, features)
             assert torch.equal(live.step(x), plain.step(x)), time_step
         live.close()
+
+
+def in_child(work: Callable[[], str]) -> str:
+    """What a forked child says, which ends as an interpreter does."""
+    reads, writes = os.pipe()
+    child = os.fork()
+    if child == 0:
+        try:
+            said = work()
+        except BaseException as error:
+            said = f"raised {type(error).__name__}: {error}"
+        os.write(writes, said.encode())
+        gc.collect()
+        os._exit(0)
+    os.close(writes)
+    with os.fdopen(reads) as file:
+        said = file.read()
+    assert os.waitpid(child, 0)[1] == 0
+    return said
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="there is no fork")
+def test_a_forked_child_leaves_the_kernel_alone(card: FakeCard) -> None:
+    """It answers the parent, and its memory is the parent's: the child gets a typed error, and sends nothing."""
+    fast, plain = persistent_and_plain(network())
+    x, y = torch.randn(1, 20), torch.empty(1, 5)
+    step = fast.bind(x, out=y)
+    step()
+    number = fast._executor.steps[0].plan._kernel.box.number
+
+    def calls() -> str:
+        found = []
+        for call in (step, lambda: fast(x), lambda: fast.run(x, out=y), fast.seal):
+            try:
+                call()
+                found.append("answered")
+            except BackendUnavailable as error:
+                found.append("spawn" if "Start processes by spawn" in str(error) else str(error))
+        fast.suspend()
+        fast.close()
+        return " ".join([*found, str(fast._executor.steps[0].plan._kernel.box.number - number)])
+
+    assert in_child(calls) == "spawn spawn spawn spawn 0"
+    assert not card.kernels[0].finished()
+    assert torch.equal(fast(x), plain(x)) and len(card.kernels) == 1

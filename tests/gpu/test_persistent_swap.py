@@ -169,7 +169,7 @@ def test_from_another_thread_while_it_runs(devices: Devices) -> None:
     stop.set()
     caller.join()
     which = [[same(y, want) for want in wants] for y in got]
-    assert all(sum(row) == 1 for row in which)
+    assert all(sum(row) == 1 for row in which), [(at, y, wants) for at, y in enumerate(got) if sum(which[at]) != 1]
     assert {row.index(True) for row in which} == {0, 1}
     live.close()
 

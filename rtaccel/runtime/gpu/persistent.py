@@ -126,8 +126,8 @@ class PersistentPlan(DevicePlan):
                     "bound call", "a tensor whose memory is not what was bound", "the memory that was bound",
                     "Bind again: its storage was freed, resized or replaced.",
                 )  # fmt: skip
-            if what == "ended":
-                self._ask(*addresses)  # starts it again
+            if what in ("ended", "forked"):
+                self._ask(*addresses)  # starts it again, where this process may
             else:
                 self._unanswered()
 

@@ -6,7 +6,9 @@ The host's memory of it lives here, so that it is left alone where the kernel do
 from __future__ import annotations
 
 import contextlib
+import os
 import time
+import weakref
 from typing import TYPE_CHECKING
 
 from rtaccel.backends import cuda_persistent
@@ -31,6 +33,18 @@ START_S = 30.0
 END_S = 5.0
 
 
+_runs: weakref.WeakSet[KernelRun] = weakref.WeakSet()
+
+
+def _forked() -> None:
+    for run in list(_runs):
+        run.forked()
+
+
+if hasattr(os, "register_at_fork"):  # not on Windows
+    os.register_at_fork(after_in_child=_forked)
+
+
 class KernelRun:
     """Raises BackendUnavailable where the device has no room for the kernel beside others that stay."""
 
@@ -38,7 +52,7 @@ class KernelRun:
         self.name, self._device, self._programs = network.line().what, device, network.programs
         self._seat: cuda_persistent.Seat | None = self._reserved()
         self._running: Running | None = None
-        self._closed = False
+        self._closed = self._forked = False
         self._lost, self._ends_by_message = False, network.ends_by_message
         try:
             words = message_words(network) + network.commands
@@ -51,6 +65,7 @@ class KernelRun:
             self._give_up_seat()
             raise
         self.box = self._mailbox(network)
+        _runs.add(self)
 
     def _reserved(self) -> cuda_persistent.Seat:
         device = self._device
@@ -88,6 +103,11 @@ class KernelRun:
 
     def start(self) -> None:
         """Raises BackendUnavailable where there is no room any more, or it does not start in time; nothing of it is left then."""
+        if self._forked:
+            raise BackendUnavailable(
+                "persistent", f"{self.name} of the process that forked this one", "a kernel of this process",
+                "Start processes by spawn, and compile the model in them.",
+            )  # fmt: skip
         if self._lost:
             raise BackendUnavailable(
                 "persistent", f"{self.name}, whose kernel did not end when it was told to",
@@ -141,6 +161,11 @@ class KernelRun:
             self._give_up_seat()
         else:
             self._leave_alone()
+
+    def forked(self) -> None:
+        """In a child: the kernel answers the parent, and its memory is the parent's."""
+        self._running, self._seat = None, None
+        self._lost = self._forked = True
 
     def _leave_alone(self) -> None:
         """Its multiprocessors and its memory stay taken until the process ends."""
