@@ -154,6 +154,14 @@ rta_tensor edge(Reader& reader, const Texts& texts, const std::vector<Artifact::
   return tensor;
 }
 
+// The product of the dimensions of samples that are not open.
+int64_t fixed_samples(const rta_tensor& tensor) {
+  int64_t all = 1;
+  for (int d = 0; d < tensor.lead; ++d)
+    if (tensor.shape[d] != -1) all *= tensor.shape[d];
+  return all;
+}
+
 Artifact::ValueRecord value(Reader& reader) {
   const uint32_t dtype = reader.take<uint32_t>(), role = reader.take<uint32_t>();
   const int64_t steps = reader.take<int64_t>(), width = reader.take<int64_t>();
@@ -264,6 +272,13 @@ Artifact::Artifact(const Bytes& bytes, unsigned flags) {
   if (holds != (streams > 0)) refuse(RTA_BAD_FORMAT, "%lld streams for what its values are", (long long)streams);
   for (uint32_t i = 0; i < h.inputs; ++i) inputs.push_back(edge(reader, texts, values, RTA_INPUT, i));
   for (uint32_t i = 0; i < h.outputs; ++i) outputs.push_back(edge(reader, texts, values, RTA_OUTPUT, h.inputs + i));
+  // An output has the samples of the inputs: what is said of them beside those of a call is no more.
+  int64_t most_samples = 1;
+  for (const rta_tensor& tensor : inputs) most_samples = std::max(most_samples, fixed_samples(tensor));
+  for (const rta_tensor& tensor : outputs)
+    if (fixed_samples(tensor) > most_samples)
+      refuse(RTA_BAD_FORMAT, "%s has %lld samples, the inputs %lld", tensor.name, (long long)fixed_samples(tensor),
+             (long long)most_samples);
   for (uint32_t i = 0; i < h.values; ++i)
     if ((values[i].role == RTA_INPUT) != (i < h.inputs) ||
         (values[i].role == RTA_OUTPUT) != (i >= h.inputs && i < h.inputs + h.outputs))

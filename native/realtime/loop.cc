@@ -172,6 +172,7 @@ bool rta_loop::begin() {
     return false;
   }
   begun = true;
+  stopping.store(0, std::memory_order_relaxed);  // what was asked before is of no loop that runs
   return true;
 }
 

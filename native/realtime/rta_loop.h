@@ -192,7 +192,7 @@ int rta_loop_start(rta_loop* loop);
 const char* rta_loop_refused(const rta_loop* loop);
 /* In this thread instead, until so many more grid points were run: for simulated clocks. */
 int rta_loop_run(rta_loop* loop, int64_t cycles);
-void rta_loop_stop(rta_loop* loop); /* asks; at most 20 ms and a cycle until it has ended */
+void rta_loop_stop(rta_loop* loop); /* asks; at most 20 ms and a cycle until it has ended. Nothing before the start */
 /* 1: it has ended, and its slots are given back; 0: not yet; -1: a step of the loop asked, which may stop it alone */
 int rta_loop_wait(rta_loop* loop, int64_t timeout_ns);
 void rta_loop_destroy(rta_loop* loop);              /* stops it first; not from one of its steps */

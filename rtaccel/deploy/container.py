@@ -104,15 +104,24 @@ def with_signature(whole: bytes, signed: bytes) -> bytes:
 
 def tensor(op: str, whole: bytes, name: str) -> bytes | None:
     """The bytes of a tensor, or None where there is none of that name. Raises FormatError for a place outside the file."""
+    found = entry(op, whole, name)
+    return None if found is None else found[2]
+
+
+def entry(op: str, whole: bytes, name: str) -> tuple[str, tuple[int, ...], bytes] | None:
+    """The dtype, shape and bytes of a tensor, or None where there is none of that name. Raises FormatError as `tensor` does."""
     try:
         (length,) = struct.unpack_from("<Q", whole)
-        entry = json.loads(whole[8 : 8 + length]).get(name)
-        if entry is None:
+        found = json.loads(whole[8 : 8 + length]).get(name)
+        if found is None:
             return None
-        first, last = entry["data_offsets"]
+        first, last = found["data_offsets"]
+        shape = tuple(found["shape"])
+        if not isinstance(found["dtype"], str) or any(type(size) is not int or size < 0 for size in shape):
+            raise ValueError(f"a tensor of {found['dtype']!r:.20} and shape {shape!r:.80}")
         if type(first) is not int or type(last) is not int or not 0 <= first <= last <= len(whole) - 8 - length:
             raise ValueError(f"a tensor at {first}..{last}")
-        return whole[8 + length + first : 8 + length + last]
+        return found["dtype"], shape, whole[8 + length + first : 8 + length + last]
     except (ValueError, KeyError, TypeError, AttributeError, struct.error, RecursionError) as error:
         raise FormatError(
             op, f"a header that cannot be read: {error}", "a safetensors file", "Save it again."

@@ -2,14 +2,20 @@
 
 from __future__ import annotations
 
+import math
 import os
+from collections.abc import Mapping
+from pathlib import Path
 from typing import Any
+
+import numpy as np
 
 from rtaccel._native import Model
 from rtaccel.core.errors import FormatError, UnsupportedProblem
 from rtaccel.deploy import container
 from rtaccel.deploy.loaded_model import IN_PLACE, LARGE, UNCHECKED, LoadedModel
 from rtaccel.deploy.native_errors import typed
+from rtaccel.deploy.nesting import CONSTANT
 from rtaccel.deploy.verified import read_verified
 
 
@@ -47,7 +53,8 @@ def load(
         native = Model(whole, flags, threads)  # the very bytes that were verified
     except ValueError as error:
         raise typed("load", source, error) from None
-    return LoadedModel(native, container.metadata("load", whole), source, flags)
+    metadata = container.metadata("load", whole)
+    return LoadedModel(native, metadata, source, flags, constants_of(whole, metadata))
 
 
 def _load_in_place(path: str | os.PathLike[str] | bytes, verify_key: Any, threads: int, flags: int) -> LoadedModel:
@@ -62,4 +69,27 @@ def _load_in_place(path: str | os.PathLike[str] | bytes, verify_key: Any, thread
     with open(source, "rb") as file:
         length = file.read(8)
         head = length + file.read(int.from_bytes(length, "little"))
-    return LoadedModel(native, container.metadata("load", head), source, flags | IN_PLACE)
+    metadata = container.metadata("load", head)
+    if CONSTANT in metadata.get("results", ""):
+        head = Path(source).read_bytes()
+    return LoadedModel(native, metadata, source, flags | IN_PLACE, constants_of(head, metadata))
+
+
+_DTYPES = {
+    "F32": "float32", "F64": "float64", "F16": "float16", "I64": "int64", "I32": "int32", "I16": "int16",
+    "I8": "int8", "U8": "uint8", "BOOL": "bool",
+}  # fmt: skip
+
+
+def constants_of(whole: bytes, metadata: Mapping[str, str]) -> list[Any]:
+    """The constant results in a file, in their order. Raises FormatError for one that is none."""
+    found: list[Any] = []
+    if CONSTANT not in metadata.get("results", ""):
+        return found
+    while (entry := container.entry("load", whole, f"result.{len(found)}")) is not None:
+        dtype, shape, data = entry
+        kind = np.dtype(_DTYPES.get(dtype, "V1"))
+        if len(data) != math.prod(shape) * kind.itemsize or kind.kind == "V" or len(shape) > 32:
+            raise FormatError("load", f"result.{len(found)} of {dtype}{shape}", "a whole tensor", "Save it again.")
+        found.append(np.array(np.frombuffer(data, kind) if data else [], kind).reshape(shape))
+    return found

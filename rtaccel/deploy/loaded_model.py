@@ -14,7 +14,16 @@ from rtaccel._native import BoundModel, Model
 from rtaccel.core.errors import FormatError, RtaccelError, ShapeError, UnsupportedProblem
 from rtaccel.deploy.in_loop import Port, model_step
 from rtaccel.deploy.native_errors import typed
-from rtaccel.deploy.nesting import as_returned, as_they_lie, described, flattened, nested, sample_dims, tree_of
+from rtaccel.deploy.nesting import (
+    as_returned,
+    as_they_lie,
+    described,
+    fixed_in,
+    flattened,
+    nested,
+    sample_dims,
+    tree_of,
+)
 
 UNCHECKED, LARGE, IN_PLACE = 1, 2, 4  # as rta_model.h has them
 _BITS = {"bfloat16": "uint16"}
@@ -34,13 +43,16 @@ class LoadedModel:
     of range.
 
     `model.outputs` says how results lie, samples first. A result that the model returns otherwise, such as the last states
-    [layers, batch, hidden] of a recurrent layer, is a view of that; `out=` takes such a view too.
+    [layers, batch, hidden] of a recurrent layer, is a view of that; `out=` takes such a view too. Results that are the same in
+    every call (constants, numbers, None) are no outputs: a call gives them among the others, and C does not.
 
     One instance runs in one thread at a time; a call holds the GIL. Load once for each thread. An `rt.Loop` or an
     `rt.StreamBatcher` runs it on a native thread; until that has ended other calls raise UnsupportedProblem.
     """
 
-    def __init__(self, native: Model, metadata: Mapping[str, str], source: str, flags: int) -> None:
+    def __init__(
+        self, native: Model, metadata: Mapping[str, str], source: str, flags: int, constants: Sequence[Any] = ()
+    ) -> None:
         self._native, self._source, self._flags = native, source, flags
         self.metadata = dict(metadata)
         self.inputs = described(native.tensors(False), metadata.get("inputs"))
@@ -48,7 +60,7 @@ class LoadedModel:
         try:
             self._given = tree_of(metadata.get("arguments") or f"({'.' * len(self.inputs)})", len(self.inputs))
             several = f"({'.' * len(self.outputs)})" if len(self.outputs) > 1 else "."
-            self._returned = tree_of(metadata.get("results") or several, len(self.outputs))
+            self._returned = tree_of(metadata.get("results") or several, len(self.outputs), constants)
             self._samples = sample_dims(
                 metadata.get("result_samples") or "", [len(shape) for *_, shape in self.outputs]
             )
@@ -63,10 +75,7 @@ class LoadedModel:
         given = self._flat("call", self._in_order(inputs, named) if named else inputs)
         outs = self._fresh(given)
         self._run("call", given, outs)
-        torch = sys.modules.get("torch")
-        if torch is not None and isinstance(given[0], torch.Tensor):
-            outs = self._as_torch(outs)
-        return nested(self._returned, as_returned(outs, self._samples))
+        return self._nested(given, outs)
 
     def step(self, *inputs: Any, streams: Sequence[int] | None = None, out: Any = None) -> Any:
         """One time step of a stream: float32 [streams, features] (as `inputs` says) to fresh arrays [streams, outputs].
@@ -87,10 +96,7 @@ class LoadedModel:
         self.run_flat(given, outs, chosen)
         if out is not None:
             return out
-        torch = sys.modules.get("torch")
-        if torch is not None and isinstance(given[0], torch.Tensor):
-            outs = self._as_torch(outs)
-        return nested(self._returned, as_returned(outs, self._samples))
+        return self._nested(given, outs)
 
     def run_flat(
         self, inputs: tuple[Any, ...], outs: tuple[Any, ...], streams: list[int] | None = None, release: bool = False
@@ -139,7 +145,10 @@ class LoadedModel:
     def _outs(self, op: str, out: Any) -> tuple[Any, ...]:
         """Arrays to write into: nested as the results, or one after the other."""
         found = flattened(out, self._returned)
-        if found is None and isinstance(out, (tuple, list)) and len(out) == len(self.outputs):
+        if found is not None:
+            for array, constant in fixed_in(out, self._returned):
+                _fill(op, array, constant)
+        elif isinstance(out, (tuple, list)) and len(out) == len(self.outputs):
             found = list(out)
         if found is None:
             raise ShapeError(op, f"out as {type(out).__name__}", f"{len(self.outputs)} arrays", "See .outputs.")
@@ -195,6 +204,14 @@ class LoadedModel:
                     "Pass fewer rows, or get the file once more where it says so.",
                 ) from error
         return tuple(results)
+
+    def _nested(self, given: tuple[Any, ...], outs: tuple[Any, ...]) -> Any:
+        """Results as the model returns them, as torch tensors where the first input is one."""
+        torch = sys.modules.get("torch")
+        if torch is None or not isinstance(given[0], torch.Tensor):
+            return nested(self._returned, as_returned(outs, self._samples))
+        outs = self._as_torch(outs)
+        return nested(self._returned, as_returned(outs, self._samples), torch.from_numpy)
 
     def _as_torch(self, outs: tuple[Any, ...]) -> tuple[Any, ...]:
         torch = sys.modules["torch"]
@@ -332,6 +349,15 @@ class LoadedModel:
 
     def _typed(self, op: str, error: ValueError) -> RtaccelError:
         return typed(op, self.name, error)
+
+
+def _fill(op: str, array: Any, constant: np.ndarray) -> None:
+    """Writes a constant result into an array of the caller's. Raises ShapeError where it does not fit."""
+    shape, dtype = tuple(getattr(array, "shape", ())), str(getattr(array, "dtype", type(array).__name__))
+    if shape != constant.shape or dtype.removeprefix("torch.") != str(constant.dtype):
+        got = f"out of {dtype} {list(shape)} for a constant result"
+        raise ShapeError(op, got, f"{constant.dtype} {list(constant.shape)}, or None", "Pass None for it.")
+    np.copyto(np.asarray(array), constant)
 
 
 def _held(arrays: Sequence[Any]) -> list[Any]:

@@ -2,6 +2,7 @@
 recurrent layer has them.
 
 "." is an array, "( )" a tuple of what is between, "[ ]" a list, and "{ }" a dict, each of its keys in front as JSON has a text.
+Of results, "#" is a constant array of the file, and "!" is what follows as JSON has it: null, a number, a truth value, a text.
 """
 
 from __future__ import annotations
@@ -9,17 +10,33 @@ from __future__ import annotations
 import json
 import re
 from collections import namedtuple
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from itertools import repeat
 from typing import Any
 
 import numpy as np
 
 Tree = Any
-"""The place of an array among all, or a tuple, a list or a dict of trees."""
+"""The place of an array among all, a Fixed, or a tuple, a list or a dict of trees."""
+
+CONSTANT, LITERAL = "#", "!"
+
+
+@dataclass(frozen=True)
+class Fixed:
+    """What is the same in every call: an array, or what JSON has."""
+
+    value: Any
+
+    def again(self) -> Any:
+        return self.value.copy() if isinstance(self.value, np.ndarray) else self.value
+
 
 _DEEPEST = 16
 _ENDS = {"(": ")", "[": "]", "{": "}"}
 _TEXT = re.compile(r'"(?:[^"\\]|\\.)*"')
+_LITERAL = re.compile(rf"null|true|false|NaN|-?Infinity|-?\d+(?:\.\d+)?(?:e[+-]?\d+)?|{_TEXT.pattern}")
 
 
 def described(tensors: Sequence[Any], text: str | None) -> tuple[tuple[str, str, tuple[int, ...]], ...]:
@@ -36,12 +53,13 @@ def described(tensors: Sequence[Any], text: str | None) -> tuple[tuple[str, str,
     )
 
 
-def written(spec: Any) -> str | None:
+def written(spec: Any, leaves: Iterable[str] = repeat(".")) -> str | None:
     """The text of a pytree: what `tree_of` reads. A named tuple is a tuple, and a dict of any kind a dict; None for other
-    containers, and for keys that are no texts."""
+    containers, and for keys that are no texts. leaves: what stands for each."""
+    leaves = iter(leaves)
     if spec.is_leaf():
-        return "."
-    parts = [written(child) for child in spec.children()]
+        return next(leaves)
+    parts = [written(child, leaves) for child in spec.children()]
     kind, keys = spec.type, spec.context
     if not parts or any(part is None for part in parts):
         return None
@@ -57,8 +75,9 @@ def written(spec: Any) -> str | None:
     return "{" + "".join(json.dumps(key) + str(part) for key, part in zip(keys, parts)) + "}"
 
 
-def tree_of(form: str, count: int) -> Tree:
-    """Raises ValueError for a text that does not nest so many arrays."""
+def tree_of(form: str, count: int, constants: Sequence[Any] | None = None) -> Tree:
+    """constants: of results, the arrays of the file. Raises ValueError for a text that does not nest so many arrays."""
+    left = iter(constants or ())
     stack: list[tuple[str, list[Tree], list[str]]] = [("", [], [])]
     seen = at = 0
     while at < len(form):
@@ -74,6 +93,17 @@ def tree_of(form: str, count: int) -> Tree:
         elif sign == ".":
             parts.append(seen)
             seen += 1
+        elif sign == CONSTANT and constants is not None:
+            array = next(left, None)
+            if array is None:
+                break
+            parts.append(Fixed(array))
+        elif sign == LITERAL and constants is not None:
+            literal = _LITERAL.match(form, at)
+            if literal is None:
+                break
+            parts.append(Fixed(json.loads(literal[0])))
+            at = literal.end()
         elif sign in _ENDS and len(stack) < _DEEPEST:
             stack.append((sign, [], []))
         elif kind and sign == _ENDS[kind] and len(keys) == (len(parts) if kind == "{" else 0):
@@ -82,7 +112,7 @@ def tree_of(form: str, count: int) -> Tree:
         else:
             break
     else:
-        if len(stack) == 1 and len(stack[0][1]) == 1 and seen == count:
+        if len(stack) == 1 and len(stack[0][1]) == 1 and seen == count and next(left, None) is None:
             return stack[0][1][0]
     raise ValueError(f"{form!r:.200} does not nest {count} arrays")
 
@@ -100,6 +130,8 @@ def flattened(value: Any, tree: Tree) -> list[Any] | None:
         if not isinstance(value, Mapping) or value.keys() != tree.keys():
             return None
         pairs = [(value[key], inner) for key, inner in tree.items()]
+    elif isinstance(tree, Fixed):
+        return []
     elif not isinstance(tree, (tuple, list)):
         return None if isinstance(value, (tuple, list, Mapping)) else [value]
     elif not isinstance(value, (tuple, list)) or len(value) != len(tree):
@@ -115,10 +147,29 @@ def flattened(value: Any, tree: Tree) -> list[Any] | None:
     return arrays
 
 
-def nested(tree: Tree, arrays: Sequence[Any]) -> Any:
+def fixed_in(value: Any, tree: Tree) -> Iterator[tuple[Any, Any]]:
+    """Pairs of an array that was given to be written into, and the constant array that belongs there."""
+    if isinstance(tree, Fixed):
+        if isinstance(tree.value, np.ndarray) and value is not None:
+            yield value, tree.value
+    elif isinstance(tree, dict):
+        for key, part in tree.items():
+            yield from fixed_in(value[key], part)
+    elif isinstance(tree, (tuple, list)):
+        for inner, part in zip(value, tree):
+            yield from fixed_in(inner, part)
+
+
+def nested(tree: Tree, arrays: Sequence[Any], constant: Callable[[Any], Any] = lambda array: array) -> Any:
+    """constant: of a constant array, what is given for it."""
+    if isinstance(tree, Fixed):
+        again = tree.again()
+        return constant(again) if isinstance(again, np.ndarray) else again
     if isinstance(tree, dict):
-        return {key: nested(part, arrays) for key, part in tree.items()}
-    return type(tree)(nested(part, arrays) for part in tree) if isinstance(tree, (tuple, list)) else arrays[tree]
+        return {key: nested(part, arrays, constant) for key, part in tree.items()}
+    return (
+        type(tree)(nested(part, arrays, constant) for part in tree) if isinstance(tree, (tuple, list)) else arrays[tree]
+    )
 
 
 def sample_dims(text: str, ranks: Sequence[int]) -> tuple[int, ...]:

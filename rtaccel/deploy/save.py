@@ -9,16 +9,18 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from torch import Tensor
+
 from rtaccel import __version__
 from rtaccel.convert.passes.program import FallbackStep, Program, SubgraphStep
 from rtaccel.core.errors import FormatError, UnsupportedProblem
 from rtaccel.core.stage import GraphIO
 from rtaccel.deploy import container, gpu_kernels, signing, whole_file
-from rtaccel.deploy.nesting import written
+from rtaccel.deploy.nesting import CONSTANT, LITERAL, written
 from rtaccel.deploy.persistent import section
 from rtaccel.deploy.prepacked import with_prepacked
 from rtaccel.deploy.record import DTYPES, Edge, Head, Recorder, Where
-from rtaccel.deploy.results import as_returned, otherwise, results_of
+from rtaccel.deploy.results import Computed, Constant, as_returned, otherwise, results_of
 from rtaccel.kernels._core.cpu import States, packed_bound, tell
 from rtaccel.runtime.compiled import CompiledModel
 from rtaccel.runtime.gpu.on_cpu import on_cpu
@@ -119,9 +121,13 @@ def artifact_bytes(
     kept = options.plan_states or States()
     pairs = [(choice.stage, choice.impl.name) for choice in step.choices]
     results = results_of(program, source)
-    pairs, ports = as_returned(pairs, [port for port, _ in results], program)
+    computed = [(name, one) for name, one in zip(program.outputs, results) if isinstance(one, Computed)]
+    constants = [one for one in results if isinstance(one, Constant)]
+    pairs, ports = as_returned(pairs, [one for _, one in computed], [name for name, _ in computed], program)
     recorder = Recorder([stage for stage, _ in pairs])
-    tell(recorder, pairs, source.group.inputs, ports, kept)
+    read = dict(zip(source.reads, source.group.inputs))
+    arguments = [read[name] for name in program.inputs] if set(read) == set(program.inputs) else source.group.inputs
+    tell(recorder, pairs, arguments, ports, kept)
     past = bytes(step.plan.save_state()) if states else b""
     if states and options.plan_states is None:
         raise FormatError("save", "states=True for a model without states", "a stream", "Leave states out.")
@@ -129,9 +135,9 @@ def artifact_bytes(
     title = name or options.title.removesuffix(", streamed") or "model"
     own = names_of(model._argument_names, program.arguments)
     usual = ["output"] if len(ports) == 1 else [f"output_{i}" for i in range(len(ports))]
-    inputs = _edges(_names("input_names", input_names, own, "argument"), source.group.inputs)
+    inputs = _edges(_names("input_names", input_names, own, "argument"), arguments)
     outputs = _edges(_names("output_names", output_names, usual, "result"), ports)
-    batch = options.batch
+    batch, samples = options.batch, [one.samples for _, one in computed]
     head = Head(
         title,
         packed_bound(pairs),
@@ -148,8 +154,8 @@ def artifact_bytes(
         "inputs": _described(inputs),
         "outputs": _described(outputs),
         "arguments": written(program.in_spec.children()[0]) or "",
-        "results": written(program.out_spec) or "",
-        **({"result_samples": " ".join(str(dim) for _, dim in results)} if any(dim for _, dim in results) else {}),
+        "results": written(program.out_spec, (_leaf(one) for one in results)) or "",
+        **({"result_samples": " ".join(map(str, samples))} if any(samples) else {}),
         "streams": str(kept.samples),
         "batch": str(batch),
         "scheme": options.scheme,
@@ -163,6 +169,8 @@ def artifact_bytes(
     parts |= dict(sorted(recorder.parts.items(), key=lambda item: len(item[1].data) % container.ALIGNMENT != 0))
     if recorder.constants:
         parts["constants"] = container.Part("U8", (len(recorder.constants),), bytes(recorder.constants))
+    tensors = [part for part in (one.part() for one in constants) if part is not None]
+    parts |= {f"result.{i}": part for i, part in enumerate(tensors)}
     if past:
         parts["states"] = container.Part("U8", (len(past),), past)
     for name, content in (sections or {}).items():
@@ -217,15 +225,22 @@ def _check_ends(program: Program, source: SubgraphStep, title: str) -> None:
             "arguments or results in other containers than tuples, lists and dicts with names",
             "Take and return tensors, nested in such.",
         )
-    elif unused or source.reads != program.inputs:
+    elif unused or set(source.reads) != set(program.inputs):
         got = f"arguments that the plan does not read: {', '.join(unused or program.inputs)}"
-        hint = "Take tensors only, each of them used, and as they come."
+        hint = "Take tensors only, each of them used."
     elif bad:
         got = f"results that are not computed as they are returned: {', '.join(bad)}"
-        hint = "Return tensors that are computed, each once, contiguous, in float32, int64, int32 or bool."
+        hint = "Return tensors that are computed, in float32, int64, int32 or bool, with samples as one dimension; or constants."
     else:
         return
     raise UnsupportedProblem("save", f"{title} with {got}", "arguments and results of the plan as they lie", hint)
+
+
+def _leaf(result: Computed | Constant | None) -> str:
+    """Of the text that says how results are nested."""
+    if isinstance(result, Constant):
+        return CONSTANT if isinstance(result.value, Tensor) else LITERAL + json.dumps(result.value)
+    return "."
 
 
 def _names(which: str, given: Sequence[str] | None, usual: list[str], what: str) -> list[str]:

@@ -14,6 +14,8 @@ def target_of(op: str, path: Any) -> Path:
     """Raises FormatError for what is no path of a file that can be made there."""
     if not isinstance(path, (str, os.PathLike)) or isinstance(os.fspath(path), bytes):
         raise FormatError(op, f"path={path!r:.200}", "the path of a file, as a text or a Path", "Pass one.")
+    if "\0" in os.fspath(path):
+        raise FormatError(op, f"path={path!r:.200}", "a path without a zero character", "Leave it out.")
     target = Path(path)
     if not target.absolute().parent.is_dir() or target.is_dir():
         raise FormatError(op, str(target), "a file in a folder that exists", "Make the folder first, and name a file.")

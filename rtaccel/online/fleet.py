@@ -8,7 +8,7 @@ Mutambara, Decentralized Estimation and Control for Multisensor Systems, 1998).
 
 from __future__ import annotations
 
-from collections.abc import Hashable, Mapping, Sequence
+from collections.abc import Hashable, Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -72,7 +72,7 @@ class Information:
         }
 
 
-def merge(heads: Sequence[RLSHead], base: RLSHead | None = None) -> RLSHead:
+def merge(heads: Iterable[RLSHead], base: RLSHead | None = None) -> RLSHead:
     """One head that knows what all of them learned since `base`, as if it had learned their samples itself.
 
     heads: with the same settings. base: the head whose state all of them started from; None: a new one.
@@ -93,6 +93,7 @@ def merge(heads: Sequence[RLSHead], base: RLSHead | None = None) -> RLSHead:
 
     Raises FormatError for heads that do not fit together.
     """
+    heads = list(heads) if isinstance(heads, Iterable) else [heads]
     if not heads:
         raise FormatError("merge", "no heads", "one or more", "Pass the heads that learned.")
     first = heads[0] if base is None else base
@@ -154,6 +155,8 @@ class Fleet:
 
         Merge what it has learned first: what it does not send before is lost with its old state.
         """
+        if not isinstance(edge, Hashable):
+            raise FormatError("Fleet", f"edge={edge!r:.80}", "a name, a number or a tuple", "Name the edge by one.")
         self._bases[edge] = Information.of(self._state)
         return {key: np.array(value) for key, value in self._state.items()}
 
@@ -164,6 +167,9 @@ class Fleet:
         An edge that sends again before it is given a new state adds only what came since. Raises FormatError, with nothing
         changed, for an edge that was given no state, another size, fewer samples than it had, or numbers that are no state.
         """
+        if not isinstance(states, Mapping):
+            raise FormatError("Fleet", f"states: {type(states).__name__}", "a dict from each edge to its state",
+                              'Write {"pump 7": edge.state_dict()}.')  # fmt: skip
         found: dict[Hashable, Information] = {}
         total, forget = self._known, float(self._settings["forget"])
         for edge, state in states.items():

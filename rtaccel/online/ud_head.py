@@ -195,6 +195,10 @@ class UdHead:
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         """Goes on from a state, with the same bits. Raises FormatError, with nothing changed, for another size, a key too
         many or too few, or numbers that are no such state."""
+        if not isinstance(state, Mapping):
+            raise FormatError(
+                self._op, f"a state as {type(state).__name__}", "a dict of arrays", "Pass a state_dict()."
+            )
         n = self.features
         shapes = {"U": (n, n), "D": (n,), "w": (self.outputs, n), "counts": (3,)}
         if set(state) - {"names", "targets"} != set(KEYS):

@@ -319,7 +319,8 @@ def stream(
     if SchemeMap(scheme).exact and mode != "persistent":
         trained = any(isinstance(module, FakeQuant) for module in model.modules())
         tolerance = SWAPPED_TOLERANCE if trained else TOLERANCE
-        seen = verify_stream(private_copy("stream", found.model), live, step, order, context, tolerance, delay)
+        own_copy = private_copy("stream", found.model)
+        seen = verify_stream(own_copy, live, step, order, context, tolerance, delay, found.results)
         if refused is not None and alone and seen.startswith(NOT_VERIFIED):
             raise refused  # what keeps nothing of the past, and is not seen to be right, took time steps for channels
         live.note_verified(seen)

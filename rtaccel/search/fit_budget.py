@@ -81,6 +81,13 @@ def fit_budget(
     >>> fit.verdict
     'PASS'
     """
+    if not isinstance(model, nn.Module):
+        got = f"model of type {type(model).__name__}"
+        raise UnsupportedProblem(OP, got, "a torch.nn.Module", "Wrap the function in a module's forward.")
+    if progress is not None and not callable(progress):
+        raise FormatError(
+            OP, f"progress={progress!r:.80}", "a function of four arguments", "See the description of it."
+        )
     clock = Clock(_check(budget, max_drop, seconds, seed))
     batches = _batches(calibration)
     notes: list[str] = []

@@ -247,10 +247,10 @@ def test_what_is_not_as_the_plan_has_it_is_named(tmp_path: Path) -> None:
         def forward(self, x: torch.Tensor, more: torch.Tensor) -> Any:
             y = self.layer(x)
             y = y + more
-            return {"keys": {3: y}, "twice": (y, y)}[self.form]
+            return {"keys": {3: y}, "joined": (y, y.flatten())}[self.form]
 
     x = torch.randn(2, 6)
-    for form, said in (("keys", "other containers than tuples"), ("twice", "number 1 ")):
+    for form, said in (("keys", "other containers than tuples"), ("joined", "number 1 ")):
         with pytest.raises(rt.UnsupportedProblem, match=said):
             rt.save(rt.compile(Other(form).eval(), (x, x.clone())), tmp_path / "model.rta")
 

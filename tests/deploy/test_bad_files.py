@@ -88,6 +88,25 @@ def test_other_byte_order(whole: bytes) -> None:
         rt.load(resealed(data))
 
 
+@pytest.mark.parametrize("samples", [2, 5, 1 << 20, 1 << 31, 1 << 40])
+def test_outputs_of_more_samples_than_the_inputs_have(whole: bytes, samples: int) -> None:
+    data, start = bytearray(whole), data_start(whole)
+    at = data.find(struct.pack("<2I2q", 1, 2, -1, 2), start)  # of the output: its samples and dimensions
+    struct.pack_into("<q", data, at + 8, samples)
+    with pytest.raises(rt.FormatError, match=f"output has {samples} samples, the inputs 1"):
+        rt.load(resealed(data))
+
+
+def test_a_path_with_a_zero_character_is_no_other_path(tmp_path: Path) -> None:
+    fast = rt.compile(nn.Linear(3, 2).eval(), torch.randn(1, 3))
+    file = rt.save(fast, tmp_path / "a.rta")
+    path = f"{file}\0b"
+    loaded = rt.load(file)
+    for call in (rt.load, lambda p: rt.load(p, in_place=True), loaded.swap, lambda p: rt.save(fast, p)):
+        with pytest.raises(rt.FormatError):
+            call(path)
+
+
 def test_wrong_magic(whole: bytes) -> None:
     data, start = bytearray(whole), data_start(whole)
     data[start : start + 8] = b"SOMETHIN"

@@ -125,7 +125,8 @@ def test_what_is_refused_changes_nothing() -> None:
     fleet.merge({"a": good})
     before = fleet.head.state_dict()
     edge.load_state_dict(fleet.issue("a"))
-    bad: list[dict[str, Any]] = [
+    bad: list[Any] = [
+        None, 3, "a", [("a", good)], {"a": None}, {"a": 3},
         {"unknown": good}, {"a": head().state_dict()}, {"a": {**good, "U": good["U"][:5, :5]}},
         {"a": {**good, "w": good["w"] * np.nan}}, {"a": {k: v for k, v in good.items() if k != "D"}},
         {"a": {**good, "D": good["D"] * 0}}, {"a": good, "b": good},
@@ -138,6 +139,15 @@ def test_what_is_refused_changes_nothing() -> None:
     with pytest.raises(FormatError):
         fleet.merge({"a": lie})
     assert all(np.array_equal(before[k], v) for k, v in fleet.head.state_dict().items())
-    for heads in ([], [head(), head(forget=0.9)], [head(features=2), head()], [rt.online.KalmanHead(features=2)]):
+    with pytest.raises(FormatError):
+        fleet.issue(["a"])  # type: ignore[arg-type]
+    for heads in (
+        None,
+        3,
+        [],
+        [head(), head(forget=0.9)],
+        [head(features=2), head()],
+        [rt.online.KalmanHead(features=2)],
+    ):
         with pytest.raises(FormatError):
             rt.online.merge(heads)  # type: ignore[arg-type]

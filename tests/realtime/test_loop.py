@@ -150,6 +150,7 @@ def test_a_stop_before_the_start_changes_nothing() -> None:
     loop = rt.Loop(fast, x, y, **SLACK)
     for _ in range(2):
         loop.stop()
+        loop._native.stop()  # as a program in C asks
         assert not loop.running
         assert repr(loop) == "Loop(made)"
     x.put(torch.ones(7))

@@ -257,6 +257,7 @@ def test_time_that_is_up_gives_what_was_verified(monkeypatch: pytest.MonkeyPatch
         ({"keep": "head"}, "a dict"),
         ({"calibration": [torch.randn(1, 8)]}, "1 calibration sample"),
         ({"calibration": []}, "0 calibration samples"),
+        ({"progress": 3}, "progress"),
         ({"metric": lambda m: float("nan") * float(m(torch.ones(2, 8)).sum())}, "finite"),
     ],
 )
@@ -278,6 +279,12 @@ def test_bad_input_is_refused(options: dict[str, Any], words: str) -> None:
     with pytest.raises(FormatError) as caught:
         rt.fit_budget(model, x[:1], **given)
     assert words in str(caught.value)
+
+
+@pytest.mark.parametrize("model", [None, "model.pt", 3])
+def test_what_is_no_model_is_refused(model: Any) -> None:
+    with pytest.raises(UnsupportedProblem, match=r"fit_budget: got model of type .*expected a torch.nn.Module"):
+        rt.fit_budget(model, torch.randn(1, 8), LOOSE, metric=lambda m: float(m(torch.ones(2, 8)).sum()), max_drop=0.1)
 
 
 def test_a_model_without_layers_and_one_in_training_are_refused() -> None:

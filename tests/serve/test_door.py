@@ -131,6 +131,11 @@ def test_bad_puts(case: str, name: str) -> None:
 def test_what_cannot_be_shared_or_joined(name: str) -> None:
     with pytest.raises(FormatError, match=r"nobody has opened|No such file"):
         rt.StreamBatcher.connect(name)
+    with rt.StreamBatcher(make(), deadline_us=FAR_US) as hub:
+        hub.share(name)
+        for call in (rt.StreamBatcher.connect, hub.share):  # C would read it as the name that there is
+            with pytest.raises(FormatError, match="zero character"):
+                call(name + "\0b")
     for bad in ("", "a/b", "x" * 300, 7):
         with pytest.raises(FormatError):
             rt.StreamBatcher.connect(bad)  # type: ignore[arg-type]

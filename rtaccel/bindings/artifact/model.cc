@@ -9,6 +9,7 @@
 #include <vector>
 
 #include "bindings/artifact/array.h"
+#include "bindings/c_text.h"
 #include "bindings/timer.h"
 #include "model/open_model.h"
 #include "rtaccel.h"
@@ -38,7 +39,7 @@ class Model : public Opened {
       const auto bytes = nb::cast<nb::bytes>(from);
       model_.reset(rta_model_from_memory_threaded(bytes.data(), bytes.size(), flags, threads));
     } else {
-      model_.reset(rta_model_open_threaded(nb::cast<std::string>(from).c_str(), flags, threads));
+      model_.reset(rta_model_open_threaded(rta_torch::c_text(nb::cast<std::string>(from)), flags, threads));
     }
     if (!model_) raise(rta_error_code(), rta_error());
   }
@@ -242,7 +243,7 @@ void add_model(nb::module_& m) {
                const auto bytes = nb::cast<nb::bytes>(from);
                checked(rta_model_swap_memory(m.get(), bytes.data(), bytes.size(), flags));
              } else {
-               checked(rta_model_swap(m.get(), nb::cast<std::string>(from).c_str(), flags));
+               checked(rta_model_swap(m.get(), rta_torch::c_text(nb::cast<std::string>(from)), flags));
              }
            })
       .def("rollback", [](Model& m) { checked(rta_model_rollback(m.get())); })

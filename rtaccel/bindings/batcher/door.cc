@@ -10,6 +10,7 @@
 #include <string>
 #include <vector>
 
+#include "bindings/c_text.h"
 #include "rta_door.h"
 
 namespace nb = nanobind;
@@ -35,7 +36,7 @@ class Door {
       : kept_(batcher) {
     rta_door_config c = {};
     c.batcher = reinterpret_cast<rta_batcher*>(nb::cast<int64_t>(batcher.attr("address")()));
-    c.name = name.c_str();
+    c.name = c_text(name);
     c.lanes = lanes;
     c.depth = depth;
     if (note.size() >= sizeof c.note) throw nb::value_error("a note that is too long");
@@ -68,7 +69,7 @@ class Door {
 
 class DoorClient {
  public:
-  explicit DoorClient(const std::string& name) : core_(rta_door_connect(name.c_str())) {
+  explicit DoorClient(const std::string& name) : core_(rta_door_connect(c_text(name))) {
     if (!core_) throw nb::value_error(rta_batcher_error_text());
     rta_door_sizes(core_, &streams_, &in_, &out_);
   }

@@ -12,6 +12,7 @@
 #include <utility>
 #include <vector>
 
+#include "bindings/c_text.h"
 #include "bindings/tensor.h"
 
 namespace nb = nanobind;
@@ -64,10 +65,10 @@ class ArraySlot : public LatestSlot {
     for (const DtypeRow& one : kDtypes)
       if (dtype == one.name) row = &one;
     if (!row) throw nb::value_error(("dtype " + dtype).c_str());
-    open(rta_latest_create(name ? name->c_str() : nullptr, row->code, static_cast<int>(shape.size()), shape.data(),
+    open(rta_latest_create(name ? c_text(*name) : nullptr, row->code, static_cast<int>(shape.size()), shape.data(),
                            static_cast<rta_latest_readers>(readers), static_cast<rta_latest_nan>(nan)));
   }
-  explicit ArraySlot(const std::string& name) { open(rta_latest_open(name.c_str())); }
+  explicit ArraySlot(const std::string& name) { open(rta_latest_open(c_text(name))); }
 
   // Arrays of the buffers, and what is called with the slot where a put or a get is out of the ordinary.
   void prepare(nb::object views, nb::object slow, nb::object refused) {
@@ -242,7 +243,7 @@ void add_latest(nb::module_& m) {
       .def_prop_ro("refused", &ArraySlot::refused)
       .def_prop_ro("owners", &ArraySlot::owners)
       .def_prop_ro("address", &ArraySlot::address);
-  m.def("latest_unlink", [](const std::string& name) { return rta_latest_unlink(name.c_str()); });
+  m.def("latest_unlink", [](const std::string& name) { return rta_latest_unlink(c_text(name)); });
   m.def("latest_error", [] { return std::string(rta_latest_error_text()); });
   m.def("now_ns", &rta_latest_now_ns);
   add_latest_soak(m);

@@ -10,6 +10,7 @@
 #include <string>
 #include <vector>
 
+#include "bindings/c_text.h"
 #include "bindings/realtime/latest.h"
 #include "bindings/realtime/loop_steps.h"
 
@@ -51,7 +52,7 @@ class LoopHandle {
     c.warm = static_cast<int>(get("warm"));
     c.lock_memory = static_cast<int>(get("lock_memory"));
     c.strict = static_cast<int>(get("strict"));
-    c.name = name ? name->c_str() : nullptr;
+    c.name = name ? c_text(*name) : nullptr;
     rta_loop_clock clock;
     if (!sim.is_none()) {
       rta_sim* world = nb::cast<LoopSim&>(sim).sim;

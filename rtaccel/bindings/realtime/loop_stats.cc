@@ -3,6 +3,7 @@
 
 #include <string>
 
+#include "bindings/c_text.h"
 #include "bindings/realtime/loop.h"
 #include "rta_loop.h"
 
@@ -78,7 +79,7 @@ nb::dict snapshot(const rta_loop_stats* s) {
 
 struct StatsFile {
   const rta_loop_stats* stats;
-  explicit StatsFile(const std::string& name) : stats(rta_loop_stats_open(name.c_str())) {
+  explicit StatsFile(const std::string& name) : stats(rta_loop_stats_open(c_text(name))) {
     if (!stats) throw nb::value_error(rta_loop_error_text());
   }
   ~StatsFile() { rta_loop_stats_close(stats); }

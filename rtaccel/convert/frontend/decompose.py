@@ -19,6 +19,7 @@ from torch.fx.experimental.proxy_tensor import make_fx
 from torch.utils import _pytree as pytree
 
 from rtaccel.convert.aten import aten
+from rtaccel.convert.frontend.decompositions.each import EACH
 from rtaccel.convert.frontend.decompositions.grouped import BY_NAME
 from rtaccel.convert.frontend.decompositions.own import OWN
 from rtaccel.convert.frontend.graph.open_shapes import leaves_open
@@ -47,7 +48,7 @@ def decomposition(target: Any) -> Callable[..., Any] | None:
     """A function of the same arguments made of simpler calls; None where torch has none."""
     if not isinstance(target, torch._ops.OpOverload):
         return None
-    own = OWN.get(target) or BY_NAME.get(target._schema.name)
+    own = OWN.get(target) or BY_NAME.get(target._schema.name) or EACH.get(target._schema.name)
     if own is not None:
         return own
     found = _table().get(target)

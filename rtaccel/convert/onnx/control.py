@@ -222,6 +222,8 @@ class Scanned(nn.Module):
 
 def build_scan(build: Builder, node: Any) -> Sequence[Any]:
     attrs = {a.name: build.onnx.helper.get_attribute_value(a) for a in node.attribute}
+    if build.opsets.get("", 1) < 9:
+        build.refuse("is the Scan of opset 8, over samples and with lengths")
     body, count = attrs["body"], attrs["num_scan_inputs"]
     given = [build.look_up(name) for name in node.input]
     states = len(given) - count

@@ -186,23 +186,23 @@ def _prelu(call: Call) -> OpNode | str:
 
 @general(aten.elu.default)
 def _elu(call: Call) -> OpNode:
-    """scale * (t if t > 0 else alpha * (exp(t * input_scale) - 1))"""
+    """scale * (alpha * (exp(t * input_scale) - 1) if t < 0 else t)"""
     made = Expression(call)
     x = made.operand(call["self"])
     inner = made.emit("expm1", made.emit("mul", x, repr(float(call["input_scale"]))))
     below = made.emit("mul", inner, repr(float(call["alpha"]) * float(call["scale"])))
     above = made.emit("mul", x, repr(float(call["scale"])))
-    made.emit("where", made.emit("gt", x, "0.0"), above, below)
+    made.emit("where", made.emit("lt", x, "0.0"), below, above)
     return made.node()
 
 
 @general(aten.celu.default)
 def _celu(call: Call) -> OpNode:
-    """max(t, 0) + min(alpha * (exp(t / alpha) - 1), 0)"""
+    """alpha * (exp(t / alpha) - 1) if t < 0 else t"""
     made = Expression(call)
     x, alpha = made.operand(call["self"]), float(call["alpha"])
     below = made.emit("mul", made.emit("expm1", made.emit("mul", x, repr(1 / alpha))), repr(alpha))
-    made.emit("where", made.emit("gt", x, "0.0"), x, below)
+    made.emit("where", made.emit("lt", x, "0.0"), below, x)
     return made.node()
 
 

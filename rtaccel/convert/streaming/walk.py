@@ -34,7 +34,7 @@ from rtaccel.core.traits import Node, Role
 class Streamed:
     """A captured model as nodes over one time step. states: names of values kept from call to call. memory: for how many
     further calls a time step reaches, -1 for ever. layout: where the time steps were. whole: what reads as many time steps as the
-    traced window has, if anything does."""
+    traced window has, if anything does. results: which of the model's results the outputs are."""
 
     exported: ExportedGraph
     graph: OpGraph
@@ -42,6 +42,7 @@ class Streamed:
     memory: int
     layout: tuple[str, ...]
     whole: str = ""
+    results: tuple[int, ...] = ()
 
 
 class Walk(Loops):
@@ -89,8 +90,11 @@ class Walk(Loops):
             self.take_in_turn(op_node)
         self._check_shapes()
         returned: Any = next(n for n in self.exported.graph.nodes if n.op == "output").args[0]
-        found = [(n, self._output(o, n)) for o, n in zip(self.graph.outputs, returned) if isinstance(o, str)]
-        outputs = list(dict.fromkeys(self._as_given(n, base) for n, base in found if base is not None))
+        ends = [(i, o, n) for i, (o, n) in enumerate(zip(self.graph.outputs, returned)) if isinstance(o, str)]
+        found = [(i, n, self._output(o, n)) for i, o, n in ends]
+        given = [(i, self._as_given(n, base)) for i, n, base in found if base is not None]
+        places = {base: i for i, base in reversed(given)}
+        outputs = list(dict.fromkeys(base for _, base in given))
         if not outputs:
             raise not_streamable("no output over time")
         receptive_field = [
@@ -110,7 +114,15 @@ class Walk(Loops):
             batch=True,
         )
         memory = -1 if -1 in receptive_field else max(receptive_field)
-        return Streamed(self.exported, graph, frozenset(self.states), memory, self.layout, self.whole)
+        return Streamed(
+            self.exported,
+            graph,
+            frozenset(self.states),
+            memory,
+            self.layout,
+            self.whole,
+            tuple(places[o] for o in outputs),
+        )
 
     def _as_given(self, node: fx.Node, name: str) -> str:
         """The value of an output in the dtype that the model gives, where it is kept in another: int32 as int64, truth values as

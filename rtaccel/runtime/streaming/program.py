@@ -24,13 +24,15 @@ from rtaccel.kernels._core.cpu import States
 @dataclass(frozen=True)
 class StreamedModel:
     """model: over windows in `layout`. program: a time step of all streams. states: what is kept from one to the next. seen: what
-    windows of the caller's model are, where that is another layout."""
+    windows of the caller's model are, where that is another layout. results: which of the model's results a step gives; () for
+    all."""
 
     model: nn.Module
     program: Program
     states: States | None
     layout: tuple[str, ...]
     seen: str = ""
+    results: tuple[int, ...] = ()
 
 
 def default_mode(step: Tensor) -> str:
@@ -73,7 +75,7 @@ def stream_program(
         program = in_predicted_form(program, step.shape[0], None)
     states = States(frozenset(streamed.states), step.shape[0], streamed.memory)
     kept = states if streamed.states or mode == "graph" else None
-    return StreamedModel(model, program, kept, streamed.layout)
+    return StreamedModel(model, program, kept, streamed.layout, results=streamed.results)
 
 
 def _singles(windows: Sequence[Tensor], batch_dim: int) -> list[Tensor]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Sequence
 from typing import Any
 
 import torch
@@ -68,8 +69,10 @@ def verify_stream(
     context: int | None = None,
     tolerance: float = TOLERANCE,
     delay: int = 0,
+    results: Sequence[int] = (),
 ) -> str:
-    """What a comparison in float32 showed. Raises UnsupportedProblem where the steps are not those of the window."""
+    """What a comparison in float32 showed. results: which of the model's results a step gives; () for all. Raises
+    UnsupportedProblem where the steps are not those of the window."""
     start, generator = time.perf_counter(), torch.Generator().manual_seed(11)
     lengths = tuple(n + delay for n in _lengths(context)) if context is None else _lengths(context)
     longest = window_of(step, layout, max(lengths), generator)
@@ -80,9 +83,10 @@ def verify_stream(
         window = longest.narrow(layout.index("time"), 0, length)
         try:
             with torch.no_grad():
-                want = pytree.tree_leaves(model(window))
+                leaves = pytree.tree_leaves(model(window))
         except Exception:  # the model takes no window of this length
             continue
+        want = [leaves[i] for i in results] if results else leaves
         live.reset()
         for t in range(length):
             time_step = window.select(layout.index("time"), t)
@@ -117,7 +121,7 @@ def verify_stream(
 
 def _newest(y: Any, length: int, got: Tensor, delay: int) -> Tensor | None:
     """The output of a window that is `delay` steps before the last, shaped like that of a step: along its time, or the whole."""
-    if not isinstance(y, Tensor) or delay >= length:
+    if not isinstance(y, Tensor) or y.dim() < 2 or delay >= length:
         return None
     if length not in y.shape:
         return y if y.shape == got.shape else None

@@ -219,8 +219,10 @@ def complete(model: ServedModel, made: list[np.ndarray | None]) -> tuple[np.ndar
 
 def unknown_tensor(model: ServedModel, what: str, name: Any, twice: bool) -> ShapeError:
     known = model.inputs if what == "input" else model.outputs
-    got = f"{what} {str(name)[:80]!r}" + (" twice" if twice else "")
-    return ShapeError("infer", got, f"of: {', '.join(port.name for port in known)}", "Each once at most.")
+    names = ", ".join(port.name for port in known)
+    if twice:
+        return ShapeError("infer", f"{what} {str(name)[:80]!r} twice", f"each once: {names}", "Leave one of them out.")
+    return ShapeError("infer", f"{what} {str(name)[:80]!r}", f"one of: {names}", "See the metadata of the model.")
 
 
 def _wanted(model: ServedModel, given: Any, binary: bool) -> Wanted:

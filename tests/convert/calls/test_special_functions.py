@@ -19,6 +19,7 @@ Range = tuple[float, float]
 FUNCTIONS: dict[str, tuple[Callable[[Tensor], Tensor], Range, Range | None]] = {
     "erfcx": (S.erfcx, (-9.3, 40), (-30, 30)),
     "log_ndtr": (S.log_ndtr, (-40, 13), None),
+    "ndtr": (lambda x: 0.5 * torch.erfc(x * -(0.5**0.5)) if x.dtype == torch.float64 else S.ndtr(x), (-12.5, 9), None),
     "ndtri": (S.ndtri, (0, 1), (-37, -0.01)),
     "i0": (torch.i0, (-88, 88), None),
     "i0e": (S.i0e, (-150, 150), (-20, 30)),
@@ -103,6 +104,25 @@ def test_orthogonal_polynomials(name: str, degree: int) -> None:
     want = function(x.double(), degree)
     size = want.abs().amax().clamp(min=1.0)  # terms of the recurrence cancel
     assert float((fast(x).double() - want).abs().max() / size) <= EPS * 8 * (degree + 2)
+
+
+def test_the_error_function_ends_at_one() -> None:
+    fast = rt.compile(Call(torch.erf).eval(), torch.randn(2, 5), strict=True)
+    x = torch.cat([torch.linspace(4.25, 40, 200), 10 ** torch.linspace(1, 38, 200)]).reshape(-1, 5)
+    assert torch.equal(fast(x), torch.ones_like(x)) and torch.equal(fast(-x), -torch.ones_like(x))
+    x = torch.linspace(-4.3, 4.3, 5000).reshape(-1, 5)
+    off = (fast(x).double() - torch.erf(x.double())).abs()
+    assert float((off / (EPS * 3 * torch.erf(x.double()).abs())).max()) <= 1
+
+
+@pytest.mark.parametrize("alpha", [inf, -inf, nan, 1e-30, 1e30, -2.0, 0.5])
+@pytest.mark.parametrize("function", [torch.nn.functional.elu, torch.nn.functional.celu])
+def test_exponential_units_of_any_number(function: Callable[..., Tensor], alpha: float) -> None:
+    model = Call(lambda x: function(x, alpha)).eval()
+    fast = rt.compile(model, torch.randn(2, 5))
+    x = torch.cat([torch.randn(40), torch.tensor([0.0, -0.0, inf, -inf, nan, 1e-30, -1e-3, 1e20, -1e20, -100.0])])
+    x = x.reshape(-1, 5)
+    torch.testing.assert_close(fast(x), model(x), rtol=1e-4, atol=1e-30, equal_nan=True)
 
 
 def bits(count: int) -> Tensor:

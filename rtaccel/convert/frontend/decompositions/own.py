@@ -18,10 +18,7 @@ from rtaccel.convert.frontend.decompositions.erfinv import erfinv
 from rtaccel.convert.frontend.decompositions.grouped import GROUPED
 from rtaccel.convert.frontend.decompositions.images.computed_conv import convolution
 from rtaccel.convert.frontend.decompositions.images.folds import fold
-from rtaccel.convert.frontend.decompositions.images.pooled_places import (
-    max_pool1d_with_indices,
-    max_pool2d_with_indices,
-)
+from rtaccel.convert.frontend.decompositions.images.pooled_places import POOLED
 from rtaccel.convert.frontend.decompositions.joined import joined, shifted_out, stack
 from rtaccel.convert.frontend.decompositions.lines.calls import CALLS
 from rtaccel.convert.frontend.decompositions.rounding import divide, floor_divide, shifted_left, shifted_right
@@ -227,8 +224,7 @@ OWN: dict[Any, Callable[..., Any]] = {
     aten.diagonal_scatter.default: diagonal_scatter,
     aten.diag_embed.default: diag_embed,
     aten.max_unpool2d.default: max_unpool2d,
-    aten.max_pool1d_with_indices.default: max_pool1d_with_indices,
-    aten.max_pool2d_with_indices.default: max_pool2d_with_indices,
+    **POOLED,
     aten.signbit.default: lambda x: torch.where(x == 0, 1 / x, x) < 0,
     aten.erfinv.default: erfinv,
     aten.special_erfinv.default: erfinv,

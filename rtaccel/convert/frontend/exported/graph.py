@@ -19,6 +19,7 @@ from rtaccel.convert.frontend.exported.joined_samples import gather_within_sampl
 from rtaccel.convert.frontend.exported.kernel_calls import as_called
 from rtaccel.convert.frontend.exported.one_constant import read_by_one_name
 from rtaccel.convert.frontend.exported.one_number import with_a_dimension
+from rtaccel.convert.frontend.exported.weighed_bags import bags_weighed
 from rtaccel.convert.frontend.guards.depends import of_inputs
 from rtaccel.convert.frontend.packed import check_longest
 from rtaccel.convert.frontend.rolled import with_loops_rolled
@@ -107,6 +108,7 @@ def as_graph(
         )
     read_by_one_name(program.graph, constants)
     as_called(program.graph)
+    bags_weighed(program.graph, constants)
     inputs = tuple(spec.arg.name for spec in signature.input_specs if spec.kind.name == "USER_INPUT")
     check_longest(program.graph)
     halves = in_float32(program.graph, constants, inputs)

@@ -16,6 +16,7 @@ SPECIAL: dict[Any, Callable[..., Any]] = {
         call: of_real(function)
         for call, function in {
             aten.special_erfcx.default: errors.erfcx,
+            aten.special_ndtr.default: errors.ndtr,
             aten.special_log_ndtr.default: errors.log_ndtr,
             aten.special_ndtri.default: errors.ndtri,
             aten.i0.default: modified_bessel.i0,

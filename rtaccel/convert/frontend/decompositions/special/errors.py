@@ -43,6 +43,12 @@ def erfcx(x: Tensor) -> Tensor:
     return torch.where(x < 0, 2.0 * exp_of_square(x.clamp(min=-10.0, max=0.0), 1.0) - above, above)
 
 
+def ndtr(x: Tensor) -> Tensor:
+    """The share of the normal distribution below x: 1 + erf has no digits left below -5."""
+    tail = _scaled(x.abs() * sqrt(0.5)) * 0.5 * exp_of_square(x.clamp(min=-15.0, max=15.0), -0.5)
+    return torch.where(x < 0, tail, 1.0 - tail)
+
+
 def log_ndtr(x: Tensor) -> Tensor:
     """log of the share of the normal distribution below x."""
     half = _scaled(x.abs() * sqrt(0.5)) * 0.5
