@@ -10,7 +10,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from math import prod
 
-from rtaccel.convert.frontend.layout import Atom, View
+from rtaccel.convert.frontend.layout import Atom, View, same_samples
 from rtaccel.kernels._common.strides import common_sizes, recut
 
 
@@ -54,17 +54,8 @@ def iteration(result: View, operands: Sequence[View]) -> Iteration | None:
 def _against(own: tuple[Atom, ...], dim: tuple[Atom, ...]) -> tuple[Atom, ...] | None:
     """The runs of one dimension of an operand beside those of the result: one of stride 0 where it broadcasts."""
     size = prod(a.size for a in own if not a.batch)
-    batched, given = any(a.batch for a in own), any(a.batch for a in dim)
-    if prod(a.size for a in dim) == 1 and not given:
+    if prod(a.size for a in dim) == 1 and not any(a.batch for a in dim):
         return (Atom(size, 0),)
-    if batched != given or size != prod(a.size for a in dim if not a.batch):
-        return None
-    if batched and _inside(own) != _inside(dim):
+    if size != prod(a.size for a in dim if not a.batch) or not same_samples([own], [dim]):
         return None
     return dim
-
-
-def _inside(dim: tuple[Atom, ...]) -> int:
-    """Elements of the dimension behind its samples."""
-    at = next(i for i, a in enumerate(dim) if a.batch)
-    return prod(a.size for a in dim[at + 1 :])

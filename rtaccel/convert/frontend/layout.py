@@ -85,6 +85,17 @@ def covers(view: View, elements: int) -> bool:
     return all(a.stride > 0 for a in own) and merged(own) in ([], [Atom(elements, 1)])
 
 
+def behind_samples(dim: Sequence[Atom]) -> int | None:
+    """How many elements of a dimension follow one another behind each of its samples; None where it has no samples."""
+    at = next((i for i, a in enumerate(dim) if a.batch), None)
+    return None if at is None else prod(a.size for a in dim[at + 1 :])
+
+
+def same_samples(a: Sequence[Sequence[Atom]], b: Sequence[Sequence[Atom]]) -> bool:
+    """Whether dimensions have their samples in the same places: `[samples, 2]` joined to one is not `[2, samples]`."""
+    return [behind_samples(dim) for dim in a] == [behind_samples(dim) for dim in b]
+
+
 def run_of(view: View, dim: int) -> Atom | None:
     """The single run that a dimension is; size 1 where it has one element; None where it is several or the samples."""
     atoms = merged(view.dims[dim])

@@ -65,12 +65,24 @@ def look(build: Builder, node: fx.Node) -> bool:
     if view is None or (isinstance(meta, Tensor) and meta.dtype != node.args[0].meta["val"].dtype and not widens(node)):
         return False
     result = found(build, view, node, Arguments(node))
-    if result is None:
+    if result is None or not _as_traced(build, node, result):
         return False
     if isinstance(result, tuple):
         build.parts[node.name] = result
     else:
         build.views[node.name] = result
+    return True
+
+
+def _as_traced(build: Builder, node: fx.Node, result: View | tuple[View | None, ...]) -> bool:
+    """Whether views have samples where torch found an open size: another size may agree with the traced one by chance."""
+    if build.batch is None or not build.exported.any_batch:
+        return True
+    made = node.meta["val"]
+    pairs = zip(result, made) if isinstance(result, tuple) else [(result, made)]
+    for view, tensor in pairs:
+        if view is not None and any(view.has_batch(d) == isinstance(n, int) for d, n in enumerate(tensor.shape)):
+            return False
     return True
 
 

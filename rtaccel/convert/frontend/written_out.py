@@ -15,7 +15,7 @@ import torch
 from torch import Tensor, fx
 
 from rtaccel.convert.frontend import constants
-from rtaccel.convert.frontend.layout import Atom, View
+from rtaccel.convert.frontend.layout import Atom, View, behind_samples
 from rtaccel.convert.frontend.nodes import Buffer, OpNode, module_name
 from rtaccel.core.registry import with_role
 from rtaccel.core.traits import Role
@@ -87,9 +87,9 @@ def _named(node: fx.Node) -> str:
     return f"{node.name}:value"
 
 
-def joined(build: Builder, node: fx.Node) -> tuple[Tensor, int] | None:
-    """(constant, dimension) of what is free of the inputs and holds a constant of several rows once for each sample in that
-    dimension, as `repeat` over the samples makes it."""
+def joined(build: Builder, node: fx.Node) -> tuple[Tensor, int, int] | None:
+    """(constant, dimension, rows behind each sample) of what is free of the inputs and holds a constant of several rows once for
+    each sample in that dimension, as `repeat` and `repeat_interleave` over the samples make it."""
     made = node.meta.get("val")
     if build.batch is None or not isinstance(made, Tensor) or not build.free_of_inputs(node):
         return None
@@ -100,7 +100,26 @@ def joined(build: Builder, node: fx.Node) -> tuple[Tensor, int] | None:
     one, two = constants._computed(build, node, 1), constants._computed(build, node, 2)
     if one is None or two is None or one.shape[d] < 2 or two.shape[d] != 2 * one.shape[d]:
         return None
-    return (one, d) if constants._same(two, torch.cat([one, one], d)) else None
+    rows = one.shape[d]
+    fits = [n for n in range(rows, 0, -1) if rows % n == 0 and constants._same(two, _of_two(one, d, n))]
+    if not fits:
+        return None
+    fits.sort(key=lambda n: n not in _beside(build, node, rows))  # rows that are alike may be in any order
+    return one, d, fits[0]
+
+
+def _of_two(one: Tensor, dim: int, behind: int) -> Tensor:
+    """A constant of one sample for two, which have so many rows of a dimension one behind the other."""
+    parts = one.unflatten(dim, (-1, 1, behind))
+    sizes = [2 if d == dim + 1 else -1 for d in range(parts.dim())]
+    return parts.expand(sizes).flatten(dim, dim + 2)
+
+
+def _beside(build: Builder, node: fx.Node, rows: int) -> set[int]:
+    """How many rows follow one another behind each sample in values that have samples joined with so many rows."""
+    size = rows * (build.batch or 1)
+    dims = [dim for view in build.views.values() for dim, n in zip(view.dims, view.shape) if n == size]
+    return {n for n in map(behind_samples, dims) if n is not None}
 
 
 def write_joined(build: Builder, node: fx.Node) -> bool:
@@ -108,8 +127,8 @@ def write_joined(build: Builder, node: fx.Node) -> bool:
     found = joined(build, node)
     if found is None:
         return False
-    one, dim = found
-    return _value(build, node, one, [one.shape[dim] if k == dim else 0 for k in range(one.dim())])
+    one, dim, behind = found
+    return _value(build, node, one, [behind if k == dim else 0 for k in range(one.dim())])
 
 
 def _value(build: Builder, node: fx.Node, tensor: Tensor, samples: list[int]) -> bool:
@@ -120,22 +139,25 @@ def _value(build: Builder, node: fx.Node, tensor: Tensor, samples: list[int]) ->
     source = next((n for n in given if n in build.buffers and build.buffers[n].dtype == dtype), None)
     if source is None or not tensor.numel():
         return False
-    stride, dims = 1, []
+    stride, dims = 1, list[tuple[Atom, ...]]()
     for size, within in zip(reversed(tensor.shape), reversed(samples)):
-        own = (Atom(size, stride),) if not within or within > 1 else ()
-        dims.append(((Atom(build.batch or 1, 0, True),) if within else ()) + own)
+        own: tuple[Atom, ...] = (Atom(size, stride),)
+        if within:
+            parts = Atom(size // within, stride * within), Atom(build.batch or 1, 0, True), Atom(within, stride)
+            own = tuple(a for a in parts if a.batch or a.size > 1)
+        dims.append(own)
         stride *= size
     name = _named(node)
     width = tensor.shape[-1] if not samples[-1] else 1
     build.buffers[name] = Buffer(tensor.numel(), width, dtype or "")
     build.views[node.name] = View(name, tuple(reversed(dims)))
     count = prod(tensor.shape)
-    parts = (((1,), (0, 1), (0, 1)), ((count,), (0, 1), (0, 1)))
+    copies = (((1,), (0, 1), (0, 1)), ((count,), (0, 1), (0, 1)))
     fixed = tensor.detach().cpu().contiguous().reshape(-1)
     build.op_nodes.append(
         OpNode(
             with_role(Role.COPY).name, node, module_name(node), [source], [name],
-            tensors={"c0": fixed}, attrs={"parts": parts, "fill": 0.0},
+            tensors={"c0": fixed}, attrs={"parts": copies, "fill": 0.0},
         )
     )  # fmt: skip
     return True

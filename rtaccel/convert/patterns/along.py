@@ -16,7 +16,7 @@ from rtaccel.convert.frontend.iteration import iteration
 from rtaccel.convert.frontend.layout import Atom, View
 from rtaccel.convert.frontend.nodes import OpNode, module_name
 from rtaccel.convert.frontend.rolled.scan_op import LINEAR_SCAN
-from rtaccel.convert.patterns.rules import Call, Refused, general, whole
+from rtaccel.convert.patterns.rules import Call, Refused, general, of_one_sample, whole
 
 
 @dataclass(frozen=True)
@@ -267,5 +267,5 @@ def _as_it_lies(constant: torch.Tensor, result: View) -> torch.Tensor:
     """A constant, broadcast, with its elements in the order of those of the result."""
     at = layout.offsets(result)
     made = torch.empty(at.size)
-    made[torch.from_numpy(at.reshape(-1))] = constant.float().cpu().expand(at.shape).reshape(-1)
+    made[torch.from_numpy(at.reshape(-1))] = of_one_sample(constant.float().cpu(), at.shape).reshape(-1)
     return made

@@ -117,6 +117,17 @@ def _same_order(first: list[str], second: list[str]) -> bool:
     return a == b
 
 
+def _meets(queries: View, other: View) -> bool:
+    """Whether keys or values have their samples where queries do, in the dimensions in front of the last two."""
+    pairs = list(zip(reversed(queries.dims), reversed(other.dims[:-2])))
+    beyond = [*queries.dims[: -len(pairs) or None], *other.dims[: len(other.dims) - 2 - len(pairs)]]
+    if any(a.batch for dim in beyond for a in dim):
+        return False
+    alike = all(any(a.batch for a in own) == any(a.batch for a in dim) for own, dim in pairs)
+    same = [(own, dim) for own, dim in pairs if prod(a.size for a in own) == prod(a.size for a in dim)]
+    return alike and all(layout.same_samples([own], [dim]) for own, dim in same)
+
+
 def _is_head(atom: Atom, head_dim: int, width: int) -> bool:
     """Whether a step along it stays inside a row of the value."""
     return atom.stride >= head_dim and (width == 0 or atom.stride * (atom.size - 1) + head_dim <= width)
@@ -140,14 +151,19 @@ class Mask:
 
 def attention(
     call: Call, query: fx.Node, key: fx.Node, value: fx.Node, scale: float | None, causal: bool, masks: Sequence[Mask],
-    key_transposed: bool = False,
+    key_transposed: bool = False, leading: Sequence[int] | None = None,
 ) -> OpNode | str:  # fmt: skip
+    """leading: of the weights in front of the last two dimensions, where they are seen in another shape than the scores."""
     given = ((query, False), (key, key_transposed), (value, False))
     (q, view), (k, keys), (v, other) = found = [heads_of(call, *tensor) for tensor in given]
     if len({(heads.sequences, heads.order) for heads, _ in found}) > 1:  # one has its heads one after the other
         (q, view), (k, keys), (v, other) = (
             heads_of(call, *tensor, packed=True) if own[0].sequences > 1 else own for tensor, own in zip(given, found)
         )
+    seen = View(view.base, view.dims[:-2])
+    weights = seen if leading is None else layout.reshape(seen, leading)
+    if weights is None or not (_meets(seen, keys) and _meets(weights, other)):
+        return "layout: has keys and values whose samples are other dimensions than those of its queries"
     kinds = _kinds(q, view)
     if not (_same_order(kinds, _kinds(k, keys)) and _same_order(kinds, _kinds(v, other))):
         return "layout: has keys and values whose samples and heads lie in another order than those of its queries"

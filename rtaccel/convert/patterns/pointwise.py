@@ -157,15 +157,11 @@ def _joined(call: Call, left: fx.Node, right: fx.Node, join: str) -> OpNode | st
     buffer = call.build.buffers[a.base]
     same = layout.same_layout(a, b) and layout.covers(b, call.build.buffers[b.base].elements)
     if not same or not call.build.pin(b.base, buffer.width):
-        if [call_dim_batch(a, i) for i in range(len(a.dims))] != [call_dim_batch(b, i) for i in range(len(b.dims))]:
+        if not layout.same_samples(a.dims, b.dims):
             return f"layout: {join} of tensors whose samples are different dimensions"
         b = call.build.packed(b, order=a, width=buffer.width)
     attrs = {"join": join} if join != "add" else {}
     return call.op_node("pointwise", [a.base, b.base], a, buffer.elements, buffer.width, attrs=attrs)
-
-
-def call_dim_batch(view: layout.View, dim: int) -> bool:
-    return view.has_batch(dim)
 
 
 @rule(aten.sub.Tensor)
@@ -234,7 +230,7 @@ def _cat(call: Call) -> OpNode | str:
             return "joins tensors along another dimension than the last"
     if any(part.has_batch(rank - 1) for part in parts):
         return "layout: its last dimension is not fixed"
-    if len({tuple(part.has_batch(i) for i in range(rank)) for part in parts}) != 1:
+    if not all(layout.same_samples(parts[0].dims[:-1], part.dims[:-1]) for part in parts):
         return "layout: joins tensors whose samples are different dimensions"
     views = [call.build.rows(part) for part in parts]
     steps = {call.build.buffers[v.base].steps for v in views}

@@ -9,7 +9,7 @@ from torch import Tensor, fx
 
 from rtaccel.convert.aten import aten
 from rtaccel.convert.frontend import layout
-from rtaccel.convert.frontend.layout import Atom, View, merged
+from rtaccel.convert.frontend.layout import Atom, View
 from rtaccel.convert.frontend.nodes import Buffer, OpNode, hints, module_name
 from rtaccel.convert.frontend.written_out import READS_PARAMETER
 from rtaccel.convert.patterns.rules import Call, Refused, rule
@@ -55,7 +55,7 @@ def _sequence(call: Call, batch_first: bool) -> tuple[View, int, int, int]:
         view = call.build.packed(view)
     shape = view.shape
     if len(shape) == 2:  # no batch
-        if view.batch_dim is not None:
+        if view.has_batch(0):
             raise Refused("layout: its time steps are what varies from call to call")
         return view, shape[0], 1, 1
     time_dim = 1 if batch_first else 0
@@ -65,16 +65,19 @@ def _sequence(call: Call, batch_first: bool) -> tuple[View, int, int, int]:
     return view, shape[time_dim], inner, int(batch_first)
 
 
-def _sequences(view: View, batch_first: bool) -> tuple[Atom, ...] | None:
-    """The dimension of the sequences, where samples are joined with another one there; None elsewhere."""
-    found = view.dims[0 if batch_first else 1] if len(view.dims) == 3 else ()
-    return found if any(a.batch for a in found) and any(not a.batch and a.size != 1 for a in found) else None
+def _sequences(view: View, batch_first: bool) -> tuple[Atom, ...]:
+    """The dimension of the sequences; no atoms where there is none."""
+    return view.dims[0 if batch_first else 1] if len(view.dims) == 3 else ()
 
 
-def _meets(view: View, dim: int, joined: tuple[Atom, ...] | None) -> bool:
+def _joined(sequences: tuple[Atom, ...]) -> bool:
+    """Whether samples are joined with another dimension there."""
+    return any(a.batch for a in sequences) and any(not a.batch and a.size != 1 for a in sequences)
+
+
+def _meets(view: View, dim: int, sequences: tuple[Atom, ...]) -> bool:
     """Whether a state or lengths belong to the sequences of the input one by one."""
-    sizes = [[(a.size, a.batch) for a in merged(atoms)] for atoms in (view.dims[dim], joined or ())]
-    return joined is None or sizes[0] == sizes[1]
+    return layout.same_samples(view.dims, [sequences if d == dim else () for d in range(len(view.dims))])
 
 
 def _read(call: Call, states: list[fx.Node]) -> list[fx.Node]:
@@ -85,10 +88,10 @@ def _read(call: Call, states: list[fx.Node]) -> list[fx.Node]:
     return [] if all(zeros) else states
 
 
-def _state(call: Call, node: fx.Node, rows: int, hidden: int, joined: tuple[Atom, ...] | None) -> str:
-    """The value of a state [layers * directions, batch, hidden]: a row for each."""
+def _state(call: Call, node: fx.Node, rows: int, hidden: int, sequences: tuple[Atom, ...]) -> str:
+    """The value of a state [layers * directions, batch, hidden]: a row for each. sequences: the dimension of the batch."""
     view = call.rows(node)
-    if not _meets(view, 1, joined):
+    if not _meets(view, 1, sequences):
         raise Refused("layout: its state has other samples than its input")
     if not layout.same_layout(view, call.build._dense_like(view)):
         view = call.build.packed(view)
@@ -106,10 +109,10 @@ def _all_are(call: Call, node: fx.Node, time: int) -> bool:
     return constant is not None
 
 
-def _lengths(call: Call, node: fx.Node, batch: int, joined: tuple[Atom, ...] | None) -> str:
+def _lengths(call: Call, node: fx.Node, batch: int, sequences: tuple[Atom, ...]) -> str:
     """The value of lengths [batch], a row for each sequence."""
     view = call.stored(node)
-    if not _meets(view, 0, joined):
+    if not _meets(view, 0, sequences):
         raise Refused("layout: its lengths have other samples than its input")
     if not layout.same_layout(view, call.build._dense_like(view)):
         view = call.build.packed(view)
@@ -122,12 +125,12 @@ def _recurrent(call: Call, op: str, states: list[fx.Node], gates: int, lengths: 
     layers, directions = call["num_layers"], 2 if call["bidirectional"] else 1
     tensors, hidden = _weights(call, layers, directions, gates, call["has_biases"])
     view, time, batch, batch_first = _sequence(call, call["batch_first"])
-    joined = _sequences(view, call["batch_first"])
+    sequences = _sequences(view, call["batch_first"])
     # Where samples lie inside the value, a batch of one is the same in either order.
     batch_first = 1 if batch == 1 else batch_first
     rows = layers * directions * batch
-    counted = [] if lengths is None or _all_are(call, lengths, time) else [_lengths(call, lengths, batch, joined)]
-    reads = [_state(call, node, rows, hidden, joined) for node in _read(call, states)]
+    counted = [] if lengths is None or _all_are(call, lengths, time) else [_lengths(call, lengths, batch, sequences)]
+    reads = [_state(call, node, rows, hidden, sequences) for node in _read(call, states)]
     attrs = {
         "hidden": hidden, "layers": layers, "directions": directions, "time": time, "batch": batch,
         "batch_first": batch_first, "last_only": 0,
@@ -149,7 +152,7 @@ def _recurrent(call: Call, op: str, states: list[fx.Node], gates: int, lengths: 
             middle = len(shape) - 2
             open_batch = view.batch_dim is not None and len(shape) == 3
             dims = tuple(
-                joined if joined is not None and i == middle
+                sequences if _joined(sequences) and i == middle
                 else (Atom(size, 0, True),) if open_batch and i == middle else (Atom(size, 0),)
                 for i, size in enumerate(shape)
             )  # fmt: skip
@@ -186,8 +189,11 @@ def _cell(call: Call, op: str, states: list[fx.Node], gates: int) -> OpNode | st
     reads = []
     for node in _read(call, states):
         state = call.rows(node)
-        if call.build.buffers[state.base].steps != batch:
-            return "has a state of another batch"
+        if call.build.buffers[state.base].steps != batch or not layout.same_samples(view.dims, state.dims):
+            return "layout: has a state of other samples than its input"
+        lead = call.build.scaled(view, state.base, hidden)
+        if not layout.same_layout(state, lead):  # its rows in the order of those of the input
+            state = call.build.packed(state, order=lead, width=hidden)
         reads.append(state.base)
     attrs = {
         "hidden": hidden, "layers": 1, "directions": 1, "time": 1, "batch": batch, "batch_first": 0, "last_only": 0,

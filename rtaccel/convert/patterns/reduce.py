@@ -22,8 +22,6 @@ def reduced(call: Call, kind: str, value: Any, dims: Sequence[int] | None, keepd
         raise Refused("joins samples")
     kept = [a for d, dim in enumerate(view.dims) if d not in over for a in dim if not a.batch and a.size != 1]
     others = [a for d in over for a in view.dims[d] if a.size != 1]
-    if any(dim and any(a.batch for a in dim) and any(a.batch for a in dim[1:]) for dim in view.dims):
-        raise Refused("layout: its samples are joined with another dimension")
     kept.sort(key=lambda a: -abs(a.stride))
     others.sort(key=lambda a: -abs(a.stride))
     strides, stride = {}, 1

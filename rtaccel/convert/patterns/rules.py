@@ -108,6 +108,14 @@ def _is_double(node: fx.Node) -> bool:
     )
 
 
+def of_one_sample(constant: Tensor, sizes: Sequence[int]) -> Tensor:
+    """A constant in the sizes that it broadcasts to, with samples as 1. Raises Refused where it differs from sample to sample."""
+    front = len(sizes) - constant.dim()
+    if front < 0 or any(n not in (1, size) for n, size in zip(constant.shape, sizes[front:])):
+        raise Refused("has a constant for each sample")
+    return constant.expand(*sizes)
+
+
 class Call:
     """One call of the graph: its arguments, the constants of the model, and the values it can read."""
 

@@ -70,7 +70,9 @@ def by_hand(call: Call) -> OpNode | str:
         return no
     left, right, transposed = product
     (query, first), (key, second) = (_unscaled(call, n) for n in (left, right))
-    made = attention(call, query, key, value, scale * first * second, False, masks, key_transposed=transposed)
+    scale *= first * second
+    leading = sizes(call["self"].meta["val"])[:-2]
+    made = attention(call, query, key, value, scale, False, masks, key_transposed=transposed, leading=leading)
     hides = isinstance(made, OpNode) and "mask" in made.tensors and (made.tensors["mask"] == -torch.inf).all(-1).any()
     if isinstance(made, OpNode) and hides:  # a softmax of nothing
         made.attrs["empty_row"] = "nan"
@@ -108,8 +110,10 @@ def _constant(call: Call, value: Any, scores: fx.Node) -> tuple[torch.Tensor, tu
     each = joined(call.build, value) if isinstance(value, fx.Node) else None
     if each is None or each[1] or not each[0].dim() == scores.meta["val"].dim() == 3:
         return None
-    rows = each[0].shape[0]
-    return each[0], (sizes(scores.meta["val"])[0] // rows, rows)
+    constant, _, behind = each
+    rows = constant.shape[0]
+    leading = rows // behind, sizes(scores.meta["val"])[0] // rows, behind
+    return constant.unflatten(0, (leading[0], 1, behind)), leading
 
 
 def _hiding(hidden: torch.Tensor, low: float, scores: fx.Node, leading: tuple[int, ...] | None) -> Mask:
@@ -122,7 +126,7 @@ def _source(node: Any) -> Any:
     while isinstance(node, fx.Node) and isinstance(node.args[0] if node.args else None, fx.Node):
         source: Any = node.args[0]
         if node.target in (aten.expand.default, *REGROUPED):
-            same = sizes(node.meta["val"]) == sizes(source.meta["val"])
+            same = _shape(node) == _shape(source)
         elif node.target is aten.permute.default:
             same = _order(node) == list(range(node.meta["val"].dim()))
         else:
@@ -133,11 +137,16 @@ def _source(node: Any) -> Any:
     return node
 
 
+def _shape(node: fx.Node) -> list[str]:
+    """With open sizes as such: the traced one may be that of another dimension."""
+    return [str(size) for size in node.meta["val"].shape]
+
+
 def _regroups(node: Any) -> bool:
     """Whether a call only sees the heads and samples of scores in another shape."""
     if not isinstance(node, fx.Node) or node.target not in REGROUPED or not isinstance(node.args[0], fx.Node):
         return False
-    before, after = sizes(node.args[0].meta["val"]), sizes(node.meta["val"])
+    before, after = _shape(node.args[0]), _shape(node)
     return len(before) > 2 and len(after) > 2 and before[-2:] == after[-2:]
 
 

@@ -10,6 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor, fx
 
+from rtaccel.convert.aten import aten
 from rtaccel.convert.frontend import layout
 from rtaccel.convert.frontend.as_strided import expect_own_strides
 from rtaccel.convert.frontend.constants import is_free, is_known, take_value
@@ -25,6 +26,7 @@ from rtaccel.core.errors import UnsupportedProblem
 from rtaccel.core.traits import FALLBACK
 
 Match = Callable[["Builder", fx.Node], "OpNode | str"]
+_LOOKS_ONLY = (aten.view.default, aten._unsafe_view.default)
 
 
 class Builder(Values):
@@ -187,6 +189,8 @@ class Builder(Values):
 
     def _torch(self, node: fx.Node, reason: str) -> OpNode:
         expect_own_strides(node)
+        if node.target in _LOOKS_ONLY:  # at memory that need not lie as torch's own would
+            node.target = aten.reshape.default
         reads = []
         for source in node.all_input_nodes:
             self._spelled_out(source)

@@ -8,7 +8,7 @@ from rtaccel.convert.aten import aten
 from rtaccel.convert.frontend import layout
 from rtaccel.convert.frontend.layout import Atom, View
 from rtaccel.convert.frontend.nodes import OpNode
-from rtaccel.convert.patterns.rules import Call, Refused, rule
+from rtaccel.convert.patterns.rules import Call, Refused, of_one_sample, rule
 
 _MAX_POSITIONS = 2**22
 _NUMBERS = {"mode": "interpolation_mode", "padding": "padding_mode"}
@@ -31,10 +31,10 @@ def _grid_sample(call: Call) -> OpNode | str:
     base = _rows(call, turned if last else image, channels if last else prod(sizes))
     tensors, reads = {}, [base]
     if constant is not None:
-        tensors["grid"] = constant.detach().float().expand(images, *outs, rank).reshape(-1, rank).clone()
+        tensors["grid"] = of_one_sample(constant.detach().float(), (images, *outs, rank)).reshape(-1, rank).clone()
     else:
         grid = call.view(call["grid"])
-        if any(grid.has_batch(d) for d in range(1, rank + 2)) or image.has_batch(0) != grid.has_batch(0):
+        if not layout.same_samples(image.dims, grid.dims):
             return "layout: the samples of its grid are not its first dimension"
         reads.append(_rows(call, grid, rank))
     attrs = {

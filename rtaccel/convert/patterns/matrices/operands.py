@@ -13,7 +13,7 @@ from torch import Tensor, fx
 from rtaccel.convert.aten import aten
 from rtaccel.convert.frontend import layout
 from rtaccel.convert.frontend.layout import Atom, View
-from rtaccel.convert.patterns.rules import Call, Refused
+from rtaccel.convert.patterns.rules import Call, Refused, of_one_sample
 
 MAX_N, MAX_COLUMNS = 64, 4096
 
@@ -82,7 +82,7 @@ def operands(
         reads.append(call.build.packed(whole, width=own[-1] or 1).base if not _lies(call, whole) else whole.base)
     fixed = [prod(a.size for a in dim if not a.batch) for dim in samples]
     for name, tensor in tensors.items():
-        tensors[name] = tensor.expand([*fixed, *tensor.shape[-2:]]).reshape(-1).contiguous()
+        tensors[name] = of_one_sample(tensor, (*fixed, *tensor.shape[-2:])).reshape(-1).contiguous()
     return Operands(reads, tensors, samples, prod(fixed))
 
 
@@ -102,9 +102,10 @@ def _spread(view: View, samples: list[tuple[Atom, ...]]) -> View:
     found: list[tuple[Atom, ...]] = []
     for dim, wanted in zip(dims, samples):
         size, full = prod(a.size for a in dim), prod(a.size for a in wanted)
-        batch = any(a.batch for a in dim)
-        if batch or size == full:
+        if size == full and layout.same_samples([dim], [wanted]):
             found.append(dim)
+        elif size != 1 or any(a.batch for a in dim):
+            raise Refused("layout: its operands' samples are different dimensions")
         elif any(a.batch for a in wanted):
             found.append(tuple(Atom(a.size, 0, a.batch) for a in wanted))
         else:
