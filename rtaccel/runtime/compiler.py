@@ -243,7 +243,8 @@ def check_options(device: str | torch.device, max_batch: int | None, mode: str |
             "a CUDA GPU that torch can see",
             "Compile with device='cpu', or install a driver.",
         )
-    if device == "cuda" and (index := torch.device(given).index) not in (None, torch.cuda.current_device()):
+    index = torch.device(given).index
+    if device == "cuda" and index is not None and index != torch.cuda.current_device():
         raise BackendUnavailable(
             "compile", f"device={given!r}", f"the current GPU, which is cuda:{torch.cuda.current_device()}",
             f"Call torch.cuda.set_device({index}) first: a plan is of the current GPU.",
