@@ -1,6 +1,6 @@
-"""Modules drawn from a seed that turn, join and divide dimensions around layers. There are few sizes, so that different ones agree.
+"""Modules drawn from a seed that turn, join and divide dimensions around layers. There are few sizes, so different ones agree.
 
-A dimension is a list of factors, outer first, and SAMPLES is one of them: `(SAMPLES, 2)` are samples joined with two heads, and
+A dimension is a list of factors, outer first. SAMPLES is one of them: `(SAMPLES, 2)` are samples joined with two heads, and
 `(2, SAMPLES)` are the same heads in front of the samples. A module is written as text, which is what a failure shows.
 """
 
