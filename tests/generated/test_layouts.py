@@ -1,4 +1,4 @@
-"""Random modules whose dimensions are turned, joined and divided around layers, against float64, at batches beside the traced one."""
+"""Random modules that turn, join and divide dimensions around layers, against float64, at batches beside the traced one."""
 
 from __future__ import annotations
 
