@@ -217,7 +217,7 @@ def test_a_set_is_written_only_while_nobody_reads_it(what: list[Any], running: b
         elif step == "start" and not running:
             box.reading, running = sets.at_start(box), True  # type: ignore[arg-type]
         elif isinstance(step, int):
-            sets.exchange(packed[step], box, running, copying)  # type: ignore[arg-type]
+            sets.exchange(packed[step], box, copying)  # type: ignore[arg-type]
             wanted = step
         assert sets.latest is packed[wanted]
     if not running:

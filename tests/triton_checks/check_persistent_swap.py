@@ -150,7 +150,7 @@ def shared(sets: WeightSets) -> WeightSets:
 
 
 def exchanged(sets: WeightSets, packed: Any, made: Side) -> None:
-    sets.exchange(packed, made.box, True, lambda work: work())
+    sets.exchange(packed, made.box, lambda work: work())
 
 
 @pytest.mark.parametrize(("widths", "programs", "group"), [((9, 24, 17), 2, 0), ((9, 24, 40, 3), 3, 16)])

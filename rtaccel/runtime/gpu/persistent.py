@@ -11,6 +11,7 @@ other work are not touched.
 
 from __future__ import annotations
 
+import threading
 import weakref
 from collections.abc import Callable
 from typing import Any
@@ -54,15 +55,17 @@ class PersistentPlan(DevicePlan):
         self._network, self._card = network, device
         self._kernel = KernelRun(network, device)
         self._closed: str | None = None
+        self._starting = threading.RLock()
         # At exit, too: a process whose kernel never ends would not end.
         self._finalizer = weakref.finalize(self, self._kernel.close)
 
     def start(self) -> None:
-        """Starts the kernel, where it does not run. Raises BackendUnavailable where it cannot."""
+        """Starts the kernel, where it does not run: once, whichever threads call. Raises BackendUnavailable where it cannot."""
         if self._closed is not None:
             raise BackendUnavailable("persistent", self._closed, "a running kernel", "Compile the model again.")
-        if not self._kernel.running:
-            self._started()
+        with self._starting:
+            if not self._kernel.running:
+                self._started()
 
     def _started(self) -> None:
         sets = self._network.sets
@@ -163,7 +166,7 @@ class PersistentPlan(DevicePlan):
         """The next call is made with these, from any thread."""
         sets = self._network.sets
         assert sets is not None
-        sets.exchange(packed, self._kernel.box, self._kernel.running, self._card.copying)
+        sets.exchange(packed, self._kernel.box, self._card.copying)
 
     # -- ending ----------------------------------------------------------------------------------------------------
 

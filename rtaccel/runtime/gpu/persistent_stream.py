@@ -50,8 +50,10 @@ class PersistentStream(PersistentPlan):
         super().suspend()
 
     def reset(self, first: int, count: int) -> None:
-        """With the next time step: its message says so. A stream has one sample, `first` 0 and `count` 1."""
-        self._kernel.box.order(RESET)
+        """With the next time step: its message says so. A stream has one sample, `first` 0 and `count` 1. While a kernel starts
+        it waits: a message that loads the states would take the order with it."""
+        with self._starting:
+            self._kernel.box.order(RESET)
 
     def save_state(self) -> bytes:
         """Of a recurrent stack in CUDA C++, float32 h of all layers, then c of an LSTM; NaN where the stream is corrupted. Of

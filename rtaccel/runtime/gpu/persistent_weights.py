@@ -5,6 +5,9 @@ or allocated for an exchange, and no address changes. An order that was not sent
 kernel then reads the other one. One that was sent makes all blocks read its set before they answer. What they read of the other
 until then is of no account. Triton's kernels read the message again with the other set. tests/gpu/protocols/weights.py tries
 every order of these steps.
+
+Nothing here depends on whether a kernel runs: it may be started by a call at any time. Until a message gives the order, the set
+that is not written is the one with which a kernel starts.
 """
 
 from __future__ import annotations
@@ -62,9 +65,7 @@ class WeightSets:
                 self._used = self._ordered
             return self._used
 
-    def exchange(
-        self, packed: Packed, box: Mailbox, running: bool, copying: Callable[[Callable[[], None]], None]
-    ) -> None:
+    def exchange(self, packed: Packed, box: Mailbox, copying: Callable[[Callable[[], None]], None]) -> None:
         """The next call is made with these. copying: runs copies to the device beside the kernel, and waits for them."""
         with self._lock:
             if box.withdraw(RENEW | SECOND):
@@ -79,10 +80,7 @@ class WeightSets:
                 copying(lambda: self._write(spare, packed))
                 self._held[spare] = packed
             self._ordered = spare
-            if running:
-                box.order(RENEW | (SECOND if spare else 0))
-            else:
-                self._used = spare
+            box.order(RENEW | (SECOND if spare else 0))
 
     def _write(self, which: int, packed: Packed) -> None:
         for name, tensor in packed.items():
