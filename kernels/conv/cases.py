@@ -154,6 +154,16 @@ SHAPES = {
     "multiplier-flat": Shape(5, 10, (4, 4), (3, 3), padding=(1, 0), groups=5, flat=True),
     "multiplier-live": Shape(20, 40, (1, 32), (1, 3), dilation=(1, 4), causal=True, groups=20, live=(1, 31)),
     "multiplier-deep": Shape(21, 42, (20, 6), (4, 3), padding=(1, 0), groups=21, rows=((0, 5, 12), (0, 2, 5, 7))),
+    "rows-7": Shape(16, 16, (5, 7), (7, 7), padding=(3, 3), groups=16),
+    "rows-7-odd": Shape(70, 70, (4, 17), (2, 7), padding=(1, 2), groups=70),
+    "rows-7-apart": Shape(48, 48, (9, 19), (7, 7), stride=(2, 2), padding=(3, 3), groups=48),
+    "rows-5": Shape(64, 64, (6, 9), (5, 5), stride=(2, 1), padding=(2, 2), groups=64),
+    "rows-5-apart": Shape(33, 33, (8, 12), (3, 5), stride=(1, 2), padding=(0, 2), groups=33),
+    "rows-3": Shape(37, 37, (5, 13), (3, 3), padding=(1, 1), groups=37),
+    "rows-3-apart": Shape(80, 80, (7, 9), (2, 3), stride=(1, 2), padding=(1, 1), groups=80),
+    "rows-deep": Shape(32, 32, (20, 11), (4, 5), padding=(1, 2), groups=32, rows=((0, 5, 12), (0, 2, 5, 7))),
+    "far": Shape(40, 33, (7, 9), (3, 3), padding=(6, 8), dilation=(6, 8)),
+    "far-joined": Shape(19, 66, (5, 8), (3, 3), padding=(4, 1), dilation=(4, 1)),
     "flat": Shape(1, 20, (13, 10), (10, 4), stride=(2, 2), padding=(4, 1), flat=True),
     "flat-colors": Shape(3, 17, (8, 8), (3, 3), flat=True),
     "flat-depthwise": Shape(4, 4, (1, 16), (1, 3), groups=4, causal=True, flat=True),
@@ -211,6 +221,7 @@ LONG = {
     "joined": Shape(135, 70, (1, 29), (1, 31), padding=(0, 15)),
     "dilated": Shape(135, 66, (1, 29), (1, 31), padding=(0, 30), dilation=(1, 2)),
     "chunks": Shape(257, 33, (1, 400), (1, 17), padding=(0, 8)),
+    "far": Shape(520, 70, (14, 9), (3, 3), padding=(12, 7), dilation=(12, 7)),
 }
 """Weights of one tile that do not stay in a second-level cache: more than 4096 products for one output."""
 STREAMS = {

@@ -80,6 +80,8 @@ class ConvStage final : public Stage {
     }
     offset_ = offset;
     apart_ = g.stride.x * padded_image_.cell;
+    if (!K::kInt8 && !direct_ && !upright && planes_ == 1 && per_segment_ > 1 && segments_ <= 64)
+      mark_seen(spec, joined, each);
     mark_even(spec);
     const int64_t first = p_.stream ? segments_ * 4 : direct_ ? 0 : padded_image_.bytes + 64;
     sums_at_ = (first + 63) / 64 * 64;
@@ -154,10 +156,31 @@ class ConvStage final : public Stage {
     const int64_t tiles = p_.at.out_count / kEven;
     bool* even = static_cast<bool*>(spec.arena->take(static_cast<size_t>(tiles + 1)));
     for (int64_t i = 0; i < tiles; ++i) {
-      even[i] = !cuts_;
+      even[i] = !cuts_ && !seen_;
       for (int64_t r = i * kEven + 1; r < (i + 1) * kEven; ++r) even[i] &= offset_[r] - offset_[r - 1] == apart_;
     }
     even_ = even;
+  }
+
+  // Which segments of a position hold more than padding: of a kernel whose taps are far apart, few. Where that is
+  // seldom so there is no table, and nobody looks. (Padding of int8 numbers is their zero point, which is not 0.)
+  void mark_seen(const StageSpec& spec, bool joined, int64_t each) {
+    const ConvGeometry& g = p_.at;
+    uint64_t* seen = static_cast<uint64_t*>(spec.arena->take(static_cast<size_t>(g.out_count) * 8));
+    int64_t all = 0;
+    for (int64_t i = 0; i < g.out_count; ++i) {
+      const int64_t at = g.out_steps ? g.out_steps[i] : i;
+      seen[i] = 0;
+      for (int64_t t = 0; t < g.taps; ++t) {
+        const int64_t y = g.out_rows[at / g.out.x] + g.tap_rows[t / g.kernel.x] - g.padding.y;
+        const int64_t x = at % g.out.x * g.stride.x + t % g.kernel.x * g.dilation.x - g.padding.x;
+        if (y < 0 || y >= g.in.y || x < 0 || x >= g.in.x) continue;
+        const int64_t first = (joined ? t / g.kernel.x : t) * each;
+        for (int64_t s = first; s < first + each; ++s) seen[i] |= uint64_t{1} << s;
+      }
+      all += __builtin_popcountll(seen[i]);
+    }
+    if (all <= g.out_count * segments_ * 3 / 4) seen_ = seen;
   }
 
   // Parts of equal length into which a segment is cut so that each is about a run of sums (_common/long_sums.h).
@@ -325,6 +348,7 @@ class ConvStage final : public Stage {
   const int32_t *delta_, *offset_;
   int64_t apart_;  // bytes from a position to the next one of its row
   const bool* even_;
+  const uint64_t* seen_ = nullptr;
 };
 
 }  // namespace rta

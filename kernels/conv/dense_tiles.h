@@ -10,6 +10,11 @@ template <int R, int V>
 void ConvStage<S, Kind>::tile(const Block& b, const ConvTarget& to, int64_t position, const Part& part,
                               float* sums) const {
   constexpr int kFit = S::kRegisters * 5 / 8 / (R * V), C = kFit < 1 ? 1 : kFit > 4 ? 4 : kFit;
+  uint64_t seen = 0;
+  if (!K::kInt8 && seen_) {
+#pragma GCC unroll 6
+    for (int r = 0; r < R; ++r) seen |= seen_[position + r];
+  }
   typename K::Sum acc[C][R][V];
 #pragma GCC unroll 4
   for (int v = 0; v < V; ++v) {
@@ -100,6 +105,11 @@ void ConvStage<S, Kind>::tile(const Block& b, const ConvTarget& to, int64_t posi
     for (; s < end; ++s) step(0, b.delta[s], 0);
   } else {
     for (int64_t s = part.from; s < end; ++s) {
+      if (!K::kInt8 && seen_ && !(seen >> s & 1)) {
+        w += (groups - part.first) * V * K::kStep;
+        if (next) next += (groups - part.first) * part.vectors * K::kStep;
+        continue;
+      }
       const int64_t delta = b.delta[s];
       int64_t g = part.first;
       for (; g + C <= groups; g += C) {

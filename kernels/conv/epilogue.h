@@ -29,7 +29,7 @@ static inline void write_bytes(uint8_t* to, const typename S::I (&v)[V], int32_t
 template <class S, int R, int V>
 static inline __attribute__((always_inline)) void epilogue_floats(typename S::F (&t)[R][V], char* y, int64_t pitch,
                                                                   Bounds bounds) {
-#pragma GCC unroll 6
+#pragma GCC unroll 7
   for (int r = 0; r < R; ++r)
 #pragma GCC unroll 4
     for (int v = 0; v < V; ++v) {
@@ -44,7 +44,7 @@ static inline __attribute__((always_inline)) void epilogue_floats(typename S::F 
                                                                   Bounds bounds, int64_t left) {
   if (left >= V * S::kLanes) return epilogue_floats<S, R, V>(t, y, pitch, bounds);
   const int last = static_cast<int>(left - (V - 1) * S::kLanes);
-#pragma GCC unroll 6
+#pragma GCC unroll 7
   for (int r = 0; r < R; ++r) {
     float* to = reinterpret_cast<float*>(y + r * pitch);
 #pragma GCC unroll 4
@@ -130,7 +130,7 @@ static inline __attribute__((always_inline)) void int8_outputs(const ConvLayer& 
     typename S::F multiplier = S::load(p.multiplier + params + v * S::kLanes);
     if (p.dynamic) multiplier = S::mul(multiplier, S::set(scale));
     const typename S::F offset = S::load(p.offset + params + v * S::kLanes);
-#pragma GCC unroll 6
+#pragma GCC unroll 7
     for (int r = 0; r < R; ++r) t[r][v] = S::add(S::mul(S::to_float(sum[r][v]), multiplier), offset);
   }
   conv_epilogue<S, R, V>(p, t, at);

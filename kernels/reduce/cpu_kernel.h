@@ -2,8 +2,9 @@
 //
 // Where kept elements follow one another, columns of them are reduced together, a vector each; where the others do, a
 // vector takes every kLanes-th of them. The lanes of such vectors are joined for kLanes results at once, as columns of
-// a square that is turned in registers: for rows of 16 or 32 elements that end alone was most of the time. Floor: the
-// bytes of x over the bandwidth of the cache it is in; four vectors at a time hide the latency of an addition.
+// a square that is turned in registers: for rows of 16 or 32 elements that end alone was most of the time. Where short
+// runs follow one another, as the channels of a group do, their rows are reduced as columns first. Floor: the bytes of
+// x over the bandwidth of the cache it is in; four vectors at a time hide the latency of an addition.
 #pragma once
 
 #include "_common/checks.h"
@@ -35,6 +36,12 @@ class ReduceStage final : public Stage {
            "%lld elements are joined by %lld, expected by %lld to %lld", static_cast<long long>(walk_.elements),
            static_cast<long long>(joined), static_cast<long long>(over_),
            static_cast<long long>(elements(spec.output(0))));
+    const int last = walk_.dims - 1;
+    if (walk_.table[0] || walk_.front < 1 || last <= walk_.front) return;
+    const int64_t run = walk_.size[last];
+    if (walk_.stride[0][last] == 4 && walk_.stride[0][walk_.front - 1] == 4 * run && run <= kColumns / 4 &&
+        over_ >= kFew * run)
+      run_ = run;
   }
 
   void run(const Run& run) const override {
@@ -52,7 +59,7 @@ class ReduceStage final : public Stage {
 
  private:
   using F = typename S::F;
-  static constexpr int64_t kFew = 8;
+  static constexpr int64_t kFew = 8, kColumns = 1024;
 
   template <Reduction kind>
   static F join(F a, F b) {
@@ -84,7 +91,8 @@ class ReduceStage final : public Stage {
     const int64_t n = last >= 0 ? walk_.size[last] : 1;
     const bool columns = last >= 0 && walk_.stride[0][last] == 4 && n > 1;
     for_each_index(walk_, 0, last, x, y, [&](const char* from, char* to) {
-      if (columns) return along_columns<kind>(from, to, n, walk_.stride[1][last]);
+      if (columns) return along_columns<kind>(from, to, n, walk_.stride[1][last], divisor_);
+      if (run_ > 0) return runs<kind>(from, to, n, walk_.step(1, last));
       if (over_ <= kFew && walk_.dims - walk_.front == 1) return few<kind>(from, to, n, last);
       int64_t i = 0;
       const int64_t x_step = walk_.step(0, last), y_step = walk_.step(1, last);
@@ -94,13 +102,29 @@ class ReduceStage final : public Stage {
     });
   }
 
+  // Results of runs that follow one another.
+  template <Reduction kind>
+  void runs(const char* x, char* y, int64_t n, int64_t y_step) const {
+    alignas(64) float column[kColumns];
+    const int64_t most = kColumns / run_;
+    for (int64_t i = 0, now; i < n; i += now) {
+      now = n - i < most ? n - i : most;
+      along_columns<kind>(x + i * run_ * 4, reinterpret_cast<char*>(column), now * run_, 4, 1.0f);
+      for (int64_t r = 0; r < now; ++r) {
+        float a = column[r * run_];
+        for (int64_t e = 1; e < run_; ++e) a = join<kind>(a, column[r * run_ + e]);
+        *reinterpret_cast<float*>(y + (i + r) * y_step) = divided(a);
+      }
+    }
+  }
+
   // kLanes results, of a run each.
   template <Reduction kind>
   void square(const char* x, int64_t x_step, char* y, int64_t y_step) const {
     constexpr int k = S::kLanes;
     F row[k];
     for (int r = 0; r < k; ++r) row[r] = lanes<kind>(reinterpret_cast<const float*>(x + r * x_step), over_);
-    put(y, y_step, join_rows<S>(row, [](F a, F b) { return join<kind>(a, b); }), k);
+    put(y, y_step, join_rows<S>(row, [](F a, F b) { return join<kind>(a, b); }), k, divisor_);
   }
 
   // Sums of a few elements each: one after the other, where a vector of one sum would be mostly empty.
@@ -120,7 +144,7 @@ class ReduceStage final : public Stage {
   // Every run of the others: body(pointer, count, stride) for the innermost of them.
   template <class Body>
   void over(const char* x, Body body) const {
-    const int first = walk_.front, last = walk_.dims - 1;
+    const int first = walk_.front, last = walk_.dims - 1 - (run_ > 0);
     if (last < first) return body(x, int64_t{1}, int64_t{4});
     for_each_index(walk_, first, last, x, nullptr,
                    [&](const char* from, char*) { body(from, walk_.size[last], walk_.stride[0][last]); });
@@ -155,7 +179,7 @@ class ReduceStage final : public Stage {
   }
 
   template <Reduction kind>
-  void along_columns(const char* x, char* y, int64_t n, int64_t y_stride) const {
+  void along_columns(const char* x, char* y, int64_t n, int64_t y_stride, float divisor) const {
     constexpr int64_t k = S::kLanes;
     int64_t c = 0;
     for (; c + 4 * k <= n; c += 4 * k) {
@@ -173,7 +197,7 @@ class ReduceStage final : public Stage {
         });
       });
       all.finish(a);
-      for (int j = 0; j < 4; ++j) put(y + (c + j * k) * y_stride, y_stride, a[0][j], static_cast<int>(k));
+      for (int j = 0; j < 4; ++j) put(y + (c + j * k) * y_stride, y_stride, a[0][j], static_cast<int>(k), divisor);
     }
     for (; c < n; c += k) {
       const int wide = static_cast<int>(n - c < k ? n - c : k);
@@ -192,12 +216,12 @@ class ReduceStage final : public Stage {
         });
       });
       all.finish(sums);
-      put(y + c * y_stride, y_stride, join<kind>(join<kind>(a[0], a[1]), join<kind>(a[2], a[3])), wide);
+      put(y + c * y_stride, y_stride, join<kind>(join<kind>(a[0], a[1]), join<kind>(a[2], a[3])), wide, divisor);
     }
   }
 
-  void put(char* y, int64_t stride, F v, int n) const {
-    v = S::div(v, S::set(divisor_));
+  static void put(char* y, int64_t stride, F v, int n, float divisor) {
+    v = S::div(v, S::set(divisor));
     if (stride == 4) return S::store_n(reinterpret_cast<float*>(y), v, n);
     float lanes[S::kLanes];
     S::store(lanes, v);
@@ -273,7 +297,7 @@ class ReduceStage final : public Stage {
 
   GraphIO x_, y_;
   Reduction kind_;
-  int64_t over_;
+  int64_t over_, run_ = 0;  // elements of a result; and of a run, where short ones follow one another
   float divisor_;
   Strided walk_;
 };

@@ -43,9 +43,9 @@ class DepthwiseStage final : public Stage {
     }
     offset_ = offset;
     if (indexed_) index(spec);
-    row_ = g.out.x < 7 ? static_cast<int>(g.out.x) : 6;
-    by_rows_ =
-        kWide == 1 && indexed_ && g.kernel.x == 3 && g.stride.x == 1 && g.dilation.x == 1 && !g.out_steps && row_ > 2;
+    row_ = g.out.x >= kMostRow ? kMostRow : kLeastRow;
+    by_rows_ = kWide == 1 && (g.kernel.x == 3 || g.kernel.x == 5 || g.kernel.x == 7) && g.stride.x < 3 &&
+               g.dilation.x == 1 && !g.out_steps && !p_.stream && g.out.x >= kLeastRow;
     const int64_t beyond = g.stride.x * (g.out.x - 1) + 3 - g.padding.x - g.in.x;  // columns of padding on the right
     pads_right_ = beyond > 0;
     square_ = kWide == 1 && indexed_ && g.kernel.x == 3 && g.kernel.y == 3 && g.dilation.x == 1 && g.stride.x < 3 &&
@@ -97,6 +97,7 @@ class DepthwiseStage final : public Stage {
   static constexpr int kTile = kWide == 1 ? 4 : 2;  // vectors of packed weights
   static constexpr int kRows = (S::kRegisters == 32 ? 4 : 2) + (kWide == 1 ? 0 : 2);
   static constexpr int kRowVectors = S::kRegisters == 32 ? 2 : 1;
+  static constexpr int kMostRow = 7, kLeastRow = 4;  // outputs side by side: images are often a multiple of 7 wide
 
   PaddedImage image_of(int64_t channel_bytes) const {
     const int64_t cell = (channel_bytes + 63) / 64 * 64, row = p_.at.reach.x * cell;
@@ -139,9 +140,10 @@ class DepthwiseStage final : public Stage {
     const int64_t vectors = (p_.n + S::kLanes - 1) / S::kLanes;
     const float* w = weights_;
     for (int64_t first = 0; first < vectors; first += kTile) {
-      if constexpr (kIndexed && kWide == 1)
-        if (by_rows_ || square_) {
-          w = image_rows<kInt8>(from, w, ConvTarget{y, other, first * S::kLanes, p_.n - first * S::kLanes, true});
+      if constexpr (kWide == 1)
+        if (by_rows_ || (kIndexed && square_)) {
+          w = image_rows<kInt8, kIndexed>(from, w,
+                                          ConvTarget{y, other, first * S::kLanes, p_.n - first * S::kLanes, true});
           continue;
         }
       const int now = static_cast<int>(vectors - first < kTile ? vectors - first : kTile);
@@ -167,10 +169,12 @@ class DepthwiseStage final : public Stage {
   }
 
   // rows.h
-  template <bool kInt8>
+  template <bool kInt8, bool kIndexed>
   const float* image_rows(const Source& from, const float* w, const ConvTarget& at) const;
-  template <bool kInt8, int V>
+  template <bool kInt8, bool kIndexed, int V>
   void image_row(const Source& from, const float* w, int packed, const ConvTarget& to, int64_t row) const;
+  template <bool kInt8, bool kIndexed, int K, int kStride, int V>
+  void row_of(const Source& from, const float* w, int packed, const ConvTarget& to, int64_t position) const;
   struct Square {  // three rows of the image, from the first tap of the first output on, which may be padding
     const char* from[3];
     int64_t step[3];
@@ -184,7 +188,7 @@ class DepthwiseStage final : public Stage {
   template <bool kInt8, bool kShort, int kStride, int R>
   void square_tile(const Square& source, const F (&weight)[9], float scale, const ConvTarget& to, int64_t row,
                    int64_t x) const;
-  template <bool kInt8, int R, int V>
+  template <bool kInt8, bool kIndexed, int K, int kStride, int R, int V>
   void row_tile(const Source& source, const float* w, int packed, const ConvTarget& to, int64_t position) const;
 
   template <bool kInt8>
@@ -198,7 +202,7 @@ class DepthwiseStage final : public Stage {
     for (int v = 0; v < V; ++v) {
       const int64_t at = to.column + v * S::kLanes;
       const F first = kInt8 ? S::to_float(S::load_int(p_.start + at)) : S::load(p_.offset + at);
-#pragma GCC unroll 6
+#pragma GCC unroll 7
       for (int r = 0; r < R; ++r) t[r][v] = first;
     }
   }
@@ -216,20 +220,20 @@ class DepthwiseStage final : public Stage {
     if constexpr (kDots) {
 #pragma GCC unroll 2
       for (int v = 0; v < V; ++v)
-#pragma GCC unroll 6
+#pragma GCC unroll 7
         for (int r = 0; r < R; ++r) sum[r][v] = S::load_int(p_.start + to.column + v * S::kLanes);
     } else {
       start<kInt8>(t, to);
     }
     const char* base[R];
-#pragma GCC unroll 6
+#pragma GCC unroll 7
     for (int r = 0; r < R; ++r) base[r] = source.image + (kIndexed ? 0 : offset_[position + r]);
     const int64_t taps = p_.at.taps;
     const int32_t* index = kIndexed ? index_ + position * taps : nullptr;
     const char* const pad = pad_;
     for (int64_t tap = 0; tap < taps; ++tap, w += kSteps<kInt8> * V * S::kLanes) {
       const char* from[R];
-#pragma GCC unroll 6
+#pragma GCC unroll 7
       for (int r = 0; r < R; ++r) {
         const int64_t d = kIndexed ? index[r * taps + tap] : source.delta[tap];
         from[r] = kIndexed && d < 0 ? pad : base[r] + d;
@@ -244,11 +248,11 @@ class DepthwiseStage final : public Stage {
           for (int r = 0; r < R; ++r) t[r][v] = S::mul_add(number<kInt8>(from[r], v), weight, t[r][v]);
         } else {
           GroupNumbers<S, kWide, kInt8> x[R];
-#pragma GCC unroll 6
+#pragma GCC unroll 7
           for (int r = 0; r < R; ++r) x[r].load(from[r], v);
           each_of<kWide>([&](auto i) __attribute__((always_inline)) {
             const F weight = S::load(w + (i * V + v) * S::kLanes);
-#pragma GCC unroll 6
+#pragma GCC unroll 7
             for (int r = 0; r < R; ++r) t[r][v] = S::mul_add(x[r].template channel<i>(), weight, t[r][v]);
           });
         }
@@ -257,7 +261,7 @@ class DepthwiseStage final : public Stage {
     if constexpr (kDots) {
 #pragma GCC unroll 2
       for (int v = 0; v < V; ++v)
-#pragma GCC unroll 6
+#pragma GCC unroll 7
         for (int r = 0; r < R; ++r) t[r][v] = S::to_float(sum[r][v]);
     }
     epilogue<kInt8>(t, source.scale, to, position);
@@ -272,7 +276,7 @@ class DepthwiseStage final : public Stage {
         F multiplier = S::load(p_.multiplier + to.column + v * S::kLanes);
         if (p_.dynamic) multiplier = S::mul(multiplier, S::set(scale));
         const F offset = S::load(p_.offset + to.column + v * S::kLanes);
-#pragma GCC unroll 6
+#pragma GCC unroll 7
         for (int r = 0; r < R; ++r) t[r][v] = S::add(S::mul(t[r][v], multiplier), offset);
       }
     }

@@ -1,7 +1,8 @@
-// Depthwise kernels three wide without gaps, over rows of the image: the rest of channels.h, which includes it.
+// Depthwise kernels three, five or seven wide without gaps, over rows of the image: the rest of channels.h, which
+// includes it.
 //
 // Loads are the bound where each tap reads x anew: 20 of them for 16 multiply-adds. Here they are 7 for 15 and, with
-// the weights, 10 (rows of 5 outputs).
+// the weights, 10 (rows of 5 outputs, three wide); of seven wide 20 for 49.
 #pragma once
 
 #include "channels.h"
@@ -11,7 +12,7 @@ namespace rta {
 // One packed tile of weights over all rows of the image. Returns the next. Row by row, so that the vectors of a cache
 // line are taken from it while it is near: an image of more than 32 KB else passes by once for each.
 template <class S, int kWide>
-template <bool kInt8>
+template <bool kInt8, bool kIndexed>
 const float* DepthwiseStage<S, kWide>::image_rows(const Source& from, const float* w, const ConvTarget& at) const {
   const int64_t left = (at.left + S::kLanes - 1) / S::kLanes;
   const int all = static_cast<int>(left < 4 ? left : 4);
@@ -24,31 +25,48 @@ const float* DepthwiseStage<S, kWide>::image_rows(const Source& from, const floa
       const int64_t skipped = v * S::kLanes, column = at.column + skipped;
       const Source part{from.image + column * (kInt8 ? 1 : 4), from.delta, from.scale};
       const ConvTarget to{at.y, at.other, column, at.left - skipped, true};
-      if (square_)
+      if (kIndexed && square_)
         square_rows<kInt8>(part, w + skipped, all, to, row * width, now);
       else if (kRowVectors == 1 || all - v == 1)
-        image_row<kInt8, 1>(part, w + skipped, all, to, row * width);
+        image_row<kInt8, kIndexed, 1>(part, w + skipped, all, to, row * width);
       else
-        image_row<kInt8, kRowVectors>(part, w + skipped, all, to, row * width);
+        image_row<kInt8, kIndexed, kRowVectors>(part, w + skipped, all, to, row * width);
     }
   }
   return w + p_.at.taps * all * S::kLanes;
 }
 
 template <class S, int kWide>
-template <bool kInt8, int V>
+template <bool kInt8, bool kIndexed, int V>
 void DepthwiseStage<S, kWide>::image_row(const Source& from, const float* w, int packed, const ConvTarget& to,
                                          int64_t row) const {
   const int64_t width = p_.at.out.x;
+  const bool apart = p_.at.stride.x == 2;
   for (int64_t x = 0; x < width; x += row_) {
     const int64_t position = row + (x + row_ > width ? width - row_ : x);  // the last overlaps the one before
-    switch (row_) {
-      case 3: row_tile<kInt8, 3, V>(from, w, packed, to, position); break;
-      case 4: row_tile<kInt8, 4, V>(from, w, packed, to, position); break;
-      case 5: row_tile<kInt8, 5, V>(from, w, packed, to, position); break;
-      default: row_tile<kInt8, 6, V>(from, w, packed, to, position);
+    switch (p_.at.kernel.x) {
+      case 3:
+        apart ? row_of<kInt8, kIndexed, 3, 2, V>(from, w, packed, to, position)
+              : row_of<kInt8, kIndexed, 3, 1, V>(from, w, packed, to, position);
+        break;
+      case 5:
+        apart ? row_of<kInt8, kIndexed, 5, 2, V>(from, w, packed, to, position)
+              : row_of<kInt8, kIndexed, 5, 1, V>(from, w, packed, to, position);
+        break;
+      default:
+        apart ? row_of<kInt8, kIndexed, 7, 2, V>(from, w, packed, to, position)
+              : row_of<kInt8, kIndexed, 7, 1, V>(from, w, packed, to, position);
     }
   }
+}
+
+template <class S, int kWide>
+template <bool kInt8, bool kIndexed, int K, int kStride, int V>
+inline __attribute__((always_inline)) void DepthwiseStage<S, kWide>::row_of(const Source& from, const float* w,
+                                                                            int packed, const ConvTarget& to,
+                                                                            int64_t position) const {
+  if (row_ == kMostRow) return row_tile<kInt8, kIndexed, K, kStride, kMostRow, V>(from, w, packed, to, position);
+  row_tile<kInt8, kIndexed, K, kStride, kLeastRow, V>(from, w, packed, to, position);
 }
 
 // Rows of outputs of a kernel of three by three: all nine weights stay in registers, and no distance is looked up.
@@ -143,34 +161,58 @@ inline __attribute__((always_inline)) void DepthwiseStage<S, kWide>::square_tile
 
 // R outputs side by side. The taps of an output are added in their order, as everywhere.
 template <class S, int kWide>
-template <bool kInt8, int R, int V>
-void DepthwiseStage<S, kWide>::row_tile(const Source& source, const float* w, int packed, const ConvTarget& to,
-                                        int64_t position) const {
+template <bool kInt8, bool kIndexed, int K, int kStride, int R, int V>
+__attribute__((noinline)) void DepthwiseStage<S, kWide>::row_tile(const Source& source, const float* w, int packed,
+                                                                  const ConvTarget& to, int64_t position) const {
+  constexpr int kFirst = kStride * (R - 1);  // the column of the last output's first tap
   F t[R][V];
   start<kInt8>(t, to);
   const int64_t taps = p_.at.taps, step = packed * S::kLanes;
-  const int32_t *first = index_ + position * taps, *last = first + (R - 1) * taps;
-  const char* const pad = pad_;
-  for (int64_t tap = 0; tap < taps; tap += 3, w += 3 * step) {
-    F weight[3][V];
-#pragma GCC unroll 3
-    for (int i = 0; i < 3; ++i)
+  const int32_t *first = kIndexed ? index_ + position * taps : nullptr, *last = first + (R - 1) * taps;
+  const char *const pad = pad_, *const base = kIndexed ? source.image : source.image + offset_[position];
+  for (int64_t tap = 0; tap < taps; tap += K, w += K * step) {
+    F weight[K][V];
+#pragma GCC unroll 7
+    for (int i = 0; i < K; ++i)
 #pragma GCC unroll 2
       for (int v = 0; v < V; ++v) weight[i][v] = S::load(w + i * step + v * S::kLanes);
-#pragma GCC unroll 8
-    for (int column = 0; column < R + 2; ++column) {
-      const int64_t d = column < R ? first[column * taps + tap] : last[tap + column - R + 1];
-      const char* from = d < 0 ? pad : source.image + d;
+    const char* cell = kIndexed ? base : base + source.delta[tap];
+    const auto next = [&](int column) __attribute__((always_inline)) {
+      if constexpr (!kIndexed) return cell + column * padded_image_.cell;
+      const int64_t d =
+          column < kFirst ? first[column / kStride * taps + tap + column % kStride] : last[tap + column - kFirst];
+      return d < 0 ? pad : base + d;
+    };
+    if constexpr (V == 1 && K > 3 && S::kRegisters == 32) {  // all outputs take one tap: sums wait for each other less
+      F x[kFirst + K];
+#pragma GCC unroll 32
+      for (int column = 0; column < kFirst + K; ++column) x[column] = number<kInt8>(next(column), 0);
+#pragma GCC unroll 7
+      for (int i = 0; i < K; ++i)
+#pragma GCC unroll 7
+        for (int r = 0; r < R; ++r) t[r][0] = S::mul_add(x[r * kStride + i], weight[i][0], t[r][0]);
+      continue;
+    }
+#pragma GCC unroll 32
+    for (int column = 0; column < kFirst + K; ++column) {
+      const char* from = next(column);
 #pragma GCC unroll 2
       for (int v = 0; v < V; ++v) {
         const F x = number<kInt8>(from, v);
-#pragma GCC unroll 3
-        for (int i = 0; i < 3; ++i)
-          if (column - i >= 0 && column - i < R) t[column - i][v] = S::mul_add(x, weight[i][v], t[column - i][v]);
+#pragma GCC unroll 7
+        for (int i = 0; i < K; ++i) {
+          const int r = (column - i) / kStride;
+          if (column >= i && (column - i) % kStride == 0 && r < R) t[r][v] = S::mul_add(x, weight[i][v], t[r][v]);
+        }
       }
     }
   }
-  epilogue<kInt8>(t, source.scale, to, position);
+  F copy[R][V];  // so that no sum lives in memory above
+#pragma GCC unroll 7
+  for (int r = 0; r < R; ++r)
+#pragma GCC unroll 2
+    for (int v = 0; v < V; ++v) copy[r][v] = t[r][v];
+  epilogue<kInt8>(copy, source.scale, to, position);
 }
 
 }  // namespace rta

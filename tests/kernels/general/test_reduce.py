@@ -58,6 +58,30 @@ def test_equals_torch_and_is_native(name: str, turned: bool) -> None:
         torch.testing.assert_close(fast(x).double(), model(x.double()).double(), rtol=1e-5, atol=1e-5)
 
 
+@pytest.mark.parametrize("kind", ["sum", "mean", "prod", "amax", "amin"])
+@pytest.mark.parametrize(
+    ("rows", "groups", "each"), [(16, 32, 2), (49, 5, 7), (9, 700, 3), (1500, 3, 5), (64, 1, 40), (8, 2, 256)]
+)
+def test_short_runs_that_follow_one_another(kind: str, rows: int, groups: int, each: int) -> None:
+    """Of the channels of a group, over all positions: with a NaN in one of them."""
+    model = Call(
+        lambda x: (
+            getattr(x.view(-1, rows, groups, each), kind)(dim=(1, 3))
+            if kind != "prod"
+            else _product(x.view(-1, rows, groups, each))
+        )
+    ).eval()
+    x = 1 + torch.randn(2, rows, groups * each) / (rows * each) ** 0.5
+    x[1, rows // 2, groups * each // 2] = float("nan")
+    got, want = rt.compile(model, x, strict=True)(x), model(x.double())
+    torch.testing.assert_close(got.double(), want, rtol=2e-5, atol=1e-5, equal_nan=True)
+    assert int(got.isnan().sum()) == 1
+
+
+def _product(x: Tensor) -> Tensor:
+    return x.transpose(1, 2).flatten(2).prod(2)
+
+
 def test_a_nan_is_the_result_of_its_own_elements_alone() -> None:
     model = Call(lambda x: x.amax(1)).eval()
     x = torch.randn(2, 4, 7)

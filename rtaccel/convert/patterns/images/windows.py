@@ -7,7 +7,7 @@ What each row of outputs and of taps reads is then a list of rows.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import product
 from math import prod
 from typing import Any
@@ -42,6 +42,21 @@ class Windows:
         parts = zip(self.out, self.stride, self.kernel, self.dilation)
         return tuple((o - 1) * s + (k - 1) * d + 1 for o, s, k, d in parts)
 
+    def seen(self, sizes: Sequence[int]) -> list[slice]:
+        """The taps of each dimension that read more than padding anywhere in images of these sizes; all where none does."""
+        found = []
+        for size, k, s, d, before, out in zip(sizes, self.kernel, self.stride, self.dilation, self.before, self.out):
+            reads = [i for i in range(k) if any(0 <= o * s - before + i * d < size for o in range(out))]
+            # No image begins with less than no padding.
+            found.append(slice(max(0, min(reads[0], before // d)), reads[-1] + 1) if reads else slice(0, k))
+        return found
+
+    def of_taps(self, taps: Sequence[slice]) -> Windows:
+        """The windows of these taps alone, with the same outputs."""
+        kernel = tuple(t.stop - t.start for t in taps)
+        before = tuple(b - t.start * d for b, t, d in zip(self.before, taps, self.dilation))
+        return replace(self, kernel=kernel, before=before)
+
     @property
     def is_one_position(self) -> bool:
         return all(k == s == 1 and b == 0 for k, s, b in zip(self.kernel, self.stride, self.before))
@@ -54,6 +69,10 @@ def convolution(
     rank, filters = len(windows.kernel), weight.shape[0]
     front = len(view.dims) - rank - 1
     images, sizes = stacked(view, front), view.shape[front + 1 :]
+    if not call.build.windowed:  # a stream's taps see what came before the window
+        kept = windows.seen(sizes)
+        every = (slice(None), slice(None), *kept)
+        weight, windows = weight[every], windows.of_taps(kept)
     tensors = {"weight": weight.float(), "bias": bias.float()}
     alone = windows.is_one_position and groups == 1 and windows.out == sizes
     rows = (rank > 2 or images > 1) and not alone
