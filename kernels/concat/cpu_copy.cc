@@ -2,6 +2,7 @@
 #include <cstring>
 
 #include "_common/checks.h"
+#include "rearrange/transposition.h"
 
 namespace rta {
 namespace {
@@ -20,7 +21,9 @@ class ConcatStage final : public Stage {
       if (spec.input(i).dtype != RTA_FLOAT32 || x_[i].steps != y_.steps) fail("concat: takes float32 of equal rows");
       width += x_[i].width;
       columns_ &= x_[i].width == 1;
+      dense_ &= x_[i].pitch == 4;
     }
+    dense_ &= columns_ && parts_ > 1 && parts_ <= 4 && y_.pitch == 4 * parts_;
     if (width != y_.width || spec.output(0).dtype != RTA_FLOAT32) fail("concat: the parts do not fill the result");
   }
 
@@ -40,6 +43,12 @@ class ConcatStage final : public Stage {
   // Of one number each, as the two parts of complex ones are.
   void columns(const Run& run) const {
     const int64_t rows = y_.rows(run), pitch = y_.pitch;
+    if (dense_ && rows > 0) {  // the parts are the rows of a matrix that is turned over, where they lie evenly
+      const char *first = x_[0].row(run, 0), *second = x_[1].row(run, 0);
+      bool even = true;
+      for (int i = 2; i < parts_; ++i) even &= x_[i].row(run, 0) - first == i * (second - first);
+      if (even) return Transposition{parts_, rows, second - first, pitch}.run(first, y_.row(run, 0));
+    }
     for (int i = 0; i < parts_ && rows > 0; ++i) {
       const char* from = x_[i].row(run, 0);
       char* to = y_.row(run, 0) + i * static_cast<int64_t>(sizeof(float));
@@ -52,7 +61,7 @@ class ConcatStage final : public Stage {
   GraphIO* x_;  // by part
   GraphIO y_;
   int parts_;
-  bool columns_ = true;
+  bool columns_ = true, dense_ = true;
 };
 
 const Register kRegister({"concat", "cpu_copy", Isa::kPortable, 0, nullptr,

@@ -1,8 +1,9 @@
 // Rearrange on the CPU: copies, so one form for every instruction set. The contract is in contract.py.
 //
 // A transposition has its own loop (transposition.h). It may be of columns among others, or of many blocks, as the
-// heads of attention are. Where numbers that lie side by side stay so, they are copied as runs. Anything else is a
-// table of places. A run of columns between two stages is not copied at all: they are seen where they lie.
+// heads of attention are. Where numbers that lie side by side stay so, they are copied as runs, as every second to
+// fourth number is. Anything else is a table of places. A run of columns between two stages is not copied at all: they
+// are seen where they lie.
 #include <cstring>
 
 #include "_common/checks.h"
@@ -31,14 +32,14 @@ class RearrangeStage final : public Stage {
     if (!by_row_) columns_at_ = find_columns(given, count);
     if (!by_row_ && element_ == 4 && find_transposition(given, count, *spec.arena)) return;
     run_count_ = runs(given, count, nullptr);
-    if (by_row_ || run_count_ * kWorthRun <= count) {
+    if ((by_row_ && y_.width > 1) || run_count_ * kWorthRun <= count) {
       Piece* pieces = static_cast<Piece*>(spec.arena->take(static_cast<size_t>(run_count_) * sizeof(Piece)));
       runs(given, count, pieces);
       pieces_ = pieces;
       return;
     }
     int64_t* table = static_cast<int64_t*>(spec.arena->take(static_cast<size_t>(count) * sizeof(int64_t)));
-    for (int64_t i = 0; i < count; ++i) table[i] = x_bytes(given[i]);
+    for (int64_t i = 0; i < count; ++i) table[i] = by_row_ ? given[i] * x_.pitch : x_bytes(given[i]);
     table_ = table;
   }
 
@@ -54,6 +55,9 @@ class RearrangeStage final : public Stage {
           switch (piece.goes) {
             case kForward: copy(y + piece.to, x + piece.from, piece.bytes); break;
             case kBack: reverse(y + piece.to, x + piece.from, piece.bytes); break;
+            case kEvery2: every<2>(y + piece.to, x + piece.from, piece.bytes); break;
+            case kEvery3: every<3>(y + piece.to, x + piece.from, piece.bytes); break;
+            case kEvery4: every<4>(y + piece.to, x + piece.from, piece.bytes); break;
             default: repeat(y + piece.to, x + piece.from, piece.bytes);
           }
         }
@@ -67,11 +71,8 @@ class RearrangeStage final : public Stage {
   }
 
  private:
-  enum Goes : int64_t {
-    kForward,
-    kBack,
-    kRepeats
-  };  // the last two are of float32; `from` is the number that comes first
+  // All but the first are of float32; `from` is the number that comes first.
+  enum Goes : int64_t { kForward, kBack, kRepeats, kEvery2, kEvery3, kEvery4 };
   struct Piece {
     int64_t to, from, bytes;
     Goes goes;
@@ -101,7 +102,7 @@ class RearrangeStage final : public Stage {
       const bool follows = found && next.to == last.to + last.bytes;
       if (follows && last.goes == kForward && next.from == last.from + last.bytes)
         last.bytes += next.bytes;
-      else if (follows && !by_row_ && element_ == 4 && turns(last, next.from))
+      else if (follows && next.bytes == 4 && turns(last, next.from))
         last.bytes += 4;
       else
         last = next, ++found;
@@ -110,11 +111,15 @@ class RearrangeStage final : public Stage {
     return found;
   }
 
-  // Whether a run of float32 goes on at `from` backwards, or with the same number again.
+  // Whether a run of float32 goes on at `from` backwards, with the same number again, or with every second to fourth.
   static bool turns(Piece& last, int64_t from) {
     const bool single = last.bytes == 4;
     if ((single || last.goes == kBack) && from == last.from - last.bytes) return last.goes = kBack, true;
     if ((single || last.goes == kRepeats) && from == last.from) return last.goes = kRepeats, true;
+    for (int64_t k = 2; k <= 4; ++k) {
+      const Goes every = static_cast<Goes>(kEvery2 + k - 2);
+      if ((single || last.goes == every) && from == last.from + k * last.bytes) return last.goes = every, true;
+    }
     return false;
   }
 
@@ -151,6 +156,30 @@ class RearrangeStage final : public Stage {
     int64_t i = bytes;
     for (; i >= 16; i -= 16, to += 16) Transposition::store(to, v);
     for (; i > 0; i -= 4, to += 4) std::memcpy(to, &number, 4);
+  }
+
+  // Every k-th number. What is read reaches no further than the last one.
+  template <int k>
+  static void every(char* to, const char* from, int64_t bytes) {
+    int64_t i = bytes;
+    for (; i > 16; i -= 16, from += 16 * k, to += 16) {
+      const Four a = Transposition::load(from), b = Transposition::load(from + 16);
+      if constexpr (k == 2) {
+        Transposition::store(to, __builtin_shufflevector(a, b, 0, 2, 4, 6));
+      } else {
+        const Four c = Transposition::load(from + 32);
+        if constexpr (k == 3) {
+          const Four first = __builtin_shufflevector(a, b, 0, 3, 6, 6);
+          Transposition::store(to, __builtin_shufflevector(first, c, 0, 1, 2, 5));
+        } else {
+          const Four d = Transposition::load(from + 48);
+          const Four first = __builtin_shufflevector(a, b, 0, 4, 0, 4),
+                     second = __builtin_shufflevector(c, d, 0, 4, 0, 4);
+          Transposition::store(to, __builtin_shufflevector(first, second, 0, 1, 4, 5));
+        }
+      }
+    }
+    for (; i > 0; i -= 4, from += 4 * k, to += 4) std::memcpy(to, from, 4);
   }
 
   int64_t x_bytes(int64_t element) const { return element / x_.width * x_.pitch + element % x_.width * element_; }
@@ -211,8 +240,9 @@ class RearrangeStage final : public Stage {
 
   template <class T>
   void gather(const char* x, char* y) const {
-    const int64_t *from = table_, width = y_.width, pitch = y_.pitch;
-    for (int64_t i = y_.steps; i > 0; --i, y += pitch, from += width)
+    const bool dense = y_.pitch == y_.width * static_cast<int64_t>(sizeof(T));
+    const int64_t *from = table_, width = dense ? y_.steps * y_.width : y_.width, pitch = y_.pitch;
+    for (int64_t i = dense ? 1 : y_.steps; i > 0; --i, y += pitch, from += width)
       for (int64_t c = 0; c < width; ++c) std::memcpy(y + c * sizeof(T), x + from[c], sizeof(T));
   }
 
