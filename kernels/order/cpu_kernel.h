@@ -2,8 +2,8 @@
 //
 // The first of a line is found in one pass, by vectors where the elements of a line or of several lie side by side
 // (first.h); the first few are kept in order while the line passes by, and most elements
-// then cost one comparison; more are sorted by merging runs. Nothing depends on anything but the elements, so the
-// result is the same everywhere. Floor: a comparison an element.
+// then cost one comparison; more are sorted by merging runs, and many float32 by their digits (radix.h). Nothing
+// depends on anything but the elements, so the result is the same everywhere. Floor: a comparison an element.
 #pragma once
 
 #include <type_traits>
@@ -11,6 +11,7 @@
 #include "_common/checks.h"
 #include "_common/lines.h"
 #include "first.h"
+#include "radix.h"
 
 namespace rta {
 
@@ -141,9 +142,27 @@ class OrderStage final : public Stage {
     return items;
   }
 
+  // The first k of all, by digits. items: room for 2 n of them, of which words take the first half.
+  template <Order order>
+  const Item<float>* by_digits(const char* x, int64_t line, Item<float>* items) const {
+    using Radix = RadixSort<order == Order::kDown, order != Order::kUp>;
+    uint64_t* words = reinterpret_cast<uint64_t*>(items);
+    for (int64_t i = 0; i < n_; ++i) words[i] = Radix::word_of(element<float>(x, line, i), i);
+    const uint64_t* found = Radix::sort(words, words + n_, n_);
+    Item<float>* to = items + n_;
+    for (int64_t i = 0; i < k_; ++i) {
+      const int64_t place = Radix::place_of(found[i]);
+      to[i] = {element<float>(x, line, place), place};
+    }
+    return to;
+  }
+
   // Runs of kRun by insertion, then merged in pairs between two buffers.
   template <class T, Order order>
   const Item<T>* sorted(const char* x, int64_t line, Item<T>* items) const {
+    if constexpr (std::is_same_v<T, float>)
+      if (n_ >= RadixSort<false, false>::kLeast && n_ < RadixSort<false, false>::kMost)
+        return by_digits<order>(x, line, items);
     for (int64_t start = 0; start < n_; start += kRun) {
       const int64_t end = start + kRun < n_ ? start + kRun : n_;
       for (int64_t i = start; i < end; ++i) {

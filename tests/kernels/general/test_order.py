@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 import torch
 from torch import Tensor
+from torch.utils import _pytree as pytree
 
 import rtaccel as rt
 from rtaccel.core.errors import FormatError, ShapeError
@@ -49,6 +50,27 @@ def test_equals_torch_to_the_element(name: str, turned: bool) -> None:
         if rows == 5:
             x[:, 2, 3], x[1, 4], x[2, 1, 1] = float("nan"), float("inf"), -float("inf")
         torch.testing.assert_close(fast(x), model(x), rtol=0, atol=0, equal_nan=True)
+
+
+@pytest.mark.parametrize("name", ["sort", "argsort", "down", "values of many", "median", "kthvalue"])
+@pytest.mark.parametrize("n", [191, 192, 700, 1535, 1536, 5000])
+def test_long_lines(name: str, n: int) -> None:
+    """Of numbers of all sizes, equal ones, zeros of both signs and what is no number: their order, places and bits."""
+    calls: dict[str, Callable[[Tensor], Any]] = {
+        "sort": lambda x: x.sort(dim=1, stable=True), "argsort": lambda x: x.argsort(dim=1, stable=True),
+        "down": lambda x: x.sort(dim=1, stable=True, descending=True), "values of many": lambda x: x.topk(n // 2, 1).values,
+        "median": lambda x: x.median(1).values, "kthvalue": lambda x: x.kthvalue(n // 3, 1).values,
+    }  # fmt: skip
+    model = Call(calls[name]).eval()
+    fast = rt.compile(model, torch.randn(2, n), strict=True)
+    x = torch.randn(4, n) * 10.0 ** torch.randint(-38, 38, (4, n))
+    x[1] = equal_elements(n)
+    x[2, ::3], x[2, 1::5], x[2, 7::11], x[2, 5::13] = 0.0, -0.0, float("inf"), -float("inf")
+    x[3, torch.randint(n, (9,))] = float("nan")
+    for got, want in zip(pytree.tree_leaves(fast(x)), pytree.tree_leaves(model(x))):
+        torch.testing.assert_close(got, want, rtol=0, atol=0, equal_nan=True)
+        if name in ("sort", "down"):
+            assert torch.equal(got.signbit(), want.signbit()) or bool(got.isnan().any())
 
 
 def test_the_largest_few_are_where_torch_finds_them() -> None:
