@@ -145,7 +145,7 @@ class OrderStage final : public Stage {
   // The first k of all, by digits. items: room for 2 n of them, of which words take the first half.
   template <Order order>
   const Item<float>* by_digits(const char* x, int64_t line, Item<float>* items) const {
-    using Radix = RadixSort<order == Order::kDown, order != Order::kUp>;
+    using Radix = RadixSort<S, order == Order::kDown, order != Order::kUp>;
     uint64_t* words = reinterpret_cast<uint64_t*>(items);
     for (int64_t i = 0; i < n_; ++i) words[i] = Radix::word_of(element<float>(x, line, i), i);
     const uint64_t* found = Radix::sort(words, words + n_, n_);
@@ -161,7 +161,7 @@ class OrderStage final : public Stage {
   template <class T, Order order>
   const Item<T>* sorted(const char* x, int64_t line, Item<T>* items) const {
     if constexpr (std::is_same_v<T, float>)
-      if (n_ >= RadixSort<false, false>::kLeast && n_ < RadixSort<false, false>::kMost)
+      if (n_ >= RadixSort<S, false, false>::kLeast && n_ < RadixSort<S, false, false>::kMost)
         return by_digits<order>(x, line, items);
     for (int64_t start = 0; start < n_; start += kRun) {
       const int64_t end = start + kRun < n_ ? start + kRun : n_;

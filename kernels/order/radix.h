@@ -1,8 +1,8 @@
 // Lines of float32 sorted by the digits of their bits, the last digit first. Equal numbers keep their order.
 //
 // A number becomes 32 bits that are in the order of the numbers, with its place below: a word of 64. Each digit takes
-// one pass that counts nothing, as one pass before has counted all digits. So the time depends on the count alone, where
-// merging waits for wrong predictions. Floor: n stores of 8 bytes for each of 3 or 4 digits.
+// one pass that counts nothing, as one pass before has counted all digits. So the time depends on the count alone,
+// where merging waits for wrong predictions. Floor: n stores of 8 bytes for each of 3 or 4 digits.
 #pragma once
 
 #include <cstdint>
@@ -10,8 +10,9 @@
 
 namespace rta {
 
-// kDown: the largest first. kNanFirst: a NaN before all others, which kDown has too.
-template <bool kDown, bool kNanFirst>
+// kDown: the largest first. kNanFirst: a NaN before all others, which kDown has too. S: so that each instruction set
+// has its own.
+template <class S, bool kDown, bool kNanFirst>
 class RadixSort {
  public:
   // From so many numbers on it takes less time than merging.
