@@ -2,7 +2,7 @@
 #include <cstring>
 
 #include "_common/checks.h"
-#include "rearrange/transposition.h"
+#include "_matrices/transposition.h"
 
 namespace rta {
 namespace {

@@ -17,8 +17,10 @@ from rtaccel.realtime.latest import DTYPES, Latest
 
 VERSION = 1
 POLL_S = 20e-6
-DAMAGED = (OSError, ValueError, KeyError, EOFError, TypeError, NotImplementedError, zipfile.BadZipFile, zlib.error)
-"""What NumPy raises for a file that is not whole."""
+DAMAGED = (
+    OSError, ValueError, KeyError, EOFError, TypeError, RuntimeError, MemoryError, OverflowError, zipfile.BadZipFile, zlib.error,
+)  # fmt: skip
+"""What NumPy and zipfile raise for a file that is not whole; RuntimeError where a bit says that it is encrypted."""
 
 
 @dataclass(frozen=True)

@@ -206,7 +206,11 @@ class Call:
         """A dense result of this shape, its dimensions in memory in the order in which those of `like` lie."""
 
         def far(d: int) -> float:
-            return -max((abs(a.stride) for a in like.dims[d] if not a.batch and a.size != 1), default=0)
+            """A dimension of one element lies in front of the one behind it: what is stacked along it stays in runs."""
+            strides = [abs(a.stride) for a in like.dims[d] if not a.batch and a.size != 1]
+            if not strides and d + 1 < len(like.dims) and not like.has_batch(d) and not like.has_batch(d + 1):
+                return far(d + 1)
+            return -max(strides, default=0)
 
         order = sorted(range(len(shape)), key=lambda d: (not like.has_batch(d), far(d)))
         dims: list[tuple[Atom, ...]] = [()] * len(shape)

@@ -61,6 +61,7 @@ class Network(nn.Module):
             except (RuntimeError, IndexError, ValueError):  # not of these shapes
                 made = torch.empty(0)
             fits = made.dim() > 0 and made.shape[0] == SAMPLES and 0 < made.numel() <= MAX_ELEMENTS
+            fits = fits and SAMPLES not in made.shape[1:]  # each sample beside all others: of one batch alone
             if fits and bool(made.isfinite().all()) and made.abs().max() < 1e3:
                 self._calls.append((call, here, other))
                 self.words.append(f"{kind.__name__}({here}, {other}) -> {list(made.shape)}")
