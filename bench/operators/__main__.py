@@ -65,7 +65,7 @@ def main() -> None:
     chosen = parser.parse_args()
     torch.set_grad_enabled(False)
     torch.set_num_threads(1)
-    warnings.simplefilter("ignore", rt.FallbackWarning)
+    warnings.simplefilter("ignore")  # of fallbacks, whose times show, and of torch about its own arguments
     every = [o for o in (*calls.operations(), *layers.operations()) if any(fnmatch(o.name, p) for p in chosen.patterns)]
     rows = [measured(operation) for operation in every]
     timed = sorted((row for row in rows if "times" in row), key=lambda row: row["times"])
