@@ -15,6 +15,9 @@
 // loads.
 #pragma once
 
+#include <cstring>
+#include <vector>
+
 #include "_common/checks.h"
 #include "_common/long_sums.h"
 #include "epilogue.h"
@@ -166,11 +169,10 @@ class ConvStage final : public Stage {
   // seldom so there is no table, and nobody looks. (Padding of int8 numbers is their zero point, which is not 0.)
   void mark_seen(const StageSpec& spec, bool joined, int64_t each) {
     const ConvGeometry& g = p_.at;
-    uint64_t* seen = static_cast<uint64_t*>(spec.arena->take(static_cast<size_t>(g.out_count) * 8));
+    std::vector<uint64_t> seen(static_cast<size_t>(g.out_count));
     int64_t all = 0;
     for (int64_t i = 0; i < g.out_count; ++i) {
       const int64_t at = g.out_steps ? g.out_steps[i] : i;
-      seen[i] = 0;
       for (int64_t t = 0; t < g.taps; ++t) {
         const int64_t y = g.out_rows[at / g.out.x] + g.tap_rows[t / g.kernel.x] - g.padding.y;
         const int64_t x = at % g.out.x * g.stride.x + t % g.kernel.x * g.dilation.x - g.padding.x;
@@ -180,7 +182,10 @@ class ConvStage final : public Stage {
       }
       all += __builtin_popcountll(seen[i]);
     }
-    if (all <= g.out_count * segments_ * 3 / 4) seen_ = seen;
+    if (all > g.out_count * segments_ * 3 / 4) return;
+    uint64_t* kept = static_cast<uint64_t*>(spec.arena->take(seen.size() * 8));
+    std::memcpy(kept, seen.data(), seen.size() * 8);
+    seen_ = kept;
   }
 
   // Parts of equal length into which a segment is cut so that each is about a run of sums (_common/long_sums.h).

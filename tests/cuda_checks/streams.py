@@ -115,3 +115,13 @@ def other_weights(plain: StreamModel, seed: int) -> dict[str, Tensor]:
             changed = value * (0.75 + 0.5 * torch.rand(value.shape, generator=make))
             state[key] = changed.bfloat16().float() if "group_scale" in key else changed
     return state
+
+
+def first_answers(plain: StreamModel, states: list[dict[str, Tensor]], x: Tensor) -> list[Tensor]:
+    """The answer to x behind a reset, by each of these weights; the stream ends with the last."""
+    answers: list[Tensor] = []
+    for state in states:
+        plain.swap(state)
+        plain.reset()
+        answers.append(plain.step(x))
+    return answers

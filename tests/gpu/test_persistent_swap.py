@@ -21,7 +21,7 @@ from rtaccel.kernels._gpu import cuda_nvrtc
 from rtaccel.runtime.gpu.persistent_weights import RENEW, SECOND, WeightSets
 from rtaccel.runtime.stream import StreamModel
 from tests.cuda_checks import on_host
-from tests.cuda_checks.streams import CASES, in_place_of_a_gpu, other_weights, same, staying, streams
+from tests.cuda_checks.streams import CASES, first_answers, in_place_of_a_gpu, other_weights, same, staying, streams
 
 pytestmark = [
     pytest.mark.skipif(importlib.util.find_spec("triton") is None, reason="persistent streams need triton"),
@@ -145,11 +145,7 @@ def test_from_another_thread_while_it_runs(devices: Devices) -> None:
     live, plain = streams(make(), features, scheme)
     states = [other_weights(plain, seed) for seed in (6, 7)]
     x = torch.randn(1, features)
-    wants: list[Tensor] = []
-    for state in states:
-        plain.swap(state)
-        plain.reset()
-        wants.append(plain.step(x))
+    wants = first_answers(plain, states, x)
     live.swap(states[0])
     got: list[Tensor] = []
     stop = threading.Event()

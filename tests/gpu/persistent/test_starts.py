@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from tests.cuda_checks import on_host
-from tests.cuda_checks.streams import CASES, in_place_of_a_gpu, other_weights, same, streams
+from tests.cuda_checks.streams import CASES, first_answers, in_place_of_a_gpu, other_weights, same, streams
 
 pytestmark = [
     pytest.mark.skipif(importlib.util.find_spec("triton") is None, reason="persistent streams need triton"),
@@ -50,11 +50,7 @@ def test_a_swap_is_not_lost(devices: Devices) -> None:
     live, plain = streams(make(), features, scheme)
     states = [other_weights(plain, seed) for seed in (6, 7, 8)]
     x = torch.randn(1, features)
-    wants: list[Tensor] = []
-    for state in states:
-        plain.swap(state)
-        plain.reset()
-        wants.append(plain.step(x))
+    wants = first_answers(plain, states, x)
 
     def first() -> Tensor:
         live.reset()
