@@ -31,17 +31,26 @@ ROUNDS, ROUND_US, MAX_CALLS = 8, 2_000.0, 200
 
 
 class Function(nn.Module):
+    """Of one tensor. With `*inputs` torch.export would fix the batch."""
+
     def __init__(self, function: Any) -> None:
         super().__init__()
         self.function = function
 
-    def forward(self, *inputs: Any) -> Any:
-        return self.function(*inputs)
+    def forward(self, x: Any) -> Any:
+        return self.function(x)
+
+
+class FunctionOfTwo(Function):
+    def forward(self, x: Any, y: Any) -> Any:
+        return self.function(x, y)
 
 
 def measured(operation: Operation) -> dict[str, Any]:
     given = operation.function
-    model = (given if isinstance(given, nn.Module) else Function(given)).eval()
+    model = (
+        given if isinstance(given, nn.Module) else (Function, FunctionOfTwo)[len(operation.shapes) - 1](given)
+    ).eval()
     torch.manual_seed(0)
     inputs = tuple(torch.randn(shape) for shape in operation.shapes)
     out = pytree.tree_map(lambda t: torch.empty(t.shape, dtype=t.dtype), model(*inputs))

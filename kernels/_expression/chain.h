@@ -10,7 +10,6 @@
 #include "_common/activations/activate.h"
 #include "_core/stage.h"
 #include "_expression/functions.h"
-#include "_expression/power.h"
 
 namespace rta {
 namespace expression {

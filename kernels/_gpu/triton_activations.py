@@ -79,6 +79,21 @@ def exp_negative(x):
 
 
 @triton.jit
+def expm1_negative(x):
+    """exp(x) - 1 for x <= 0: 2^n (exp(r) - 1) + (2^n - 1)."""
+    x = most(x, -88.0)
+    shifted = fma(1.44269504, x, BIAS)
+    r = fma(shifted - BIAS, -0.693147182, x)
+    p = fma(1.38825004e-3, r, 8.36663414e-3)
+    p = fma(p, r, 4.16672044e-2)
+    p = fma(p, r, 0.166665435)
+    p = fma(p, r, 0.49999997)
+    p = fma(mul(r, r), p, r)
+    scale = (shifted.to(tl.int32, bitcast=True) << 23).to(tl.float32, bitcast=True)
+    return fma(scale, p, scale - 1.0)
+
+
+@triton.jit
 def sigmoid(t):
     """1 / (1 + exp(-t)), by exp of -|t| alone."""
     e = exp_negative(-tl.abs(t))
@@ -150,8 +165,7 @@ def mish(t):
 @triton.jit
 def below(t, factor, above):
     """factor (exp(t) - 1) for t <= 0, and `above` beside it, which is 0 there."""
-    less = exp_negative(least(t, 0.0)) - 1.0
-    return fma(factor, less, above)
+    return fma(factor, expm1_negative(least(t, 0.0)), above)
 
 
 HEAD = '''def activate(t, parameter, NAME: tl.constexpr):

@@ -30,6 +30,24 @@ RTA_FUNCTION typename S::F exp_negative(typename S::F x) {
   return S::mul(p, S::as_float(S::template shift_left<23>(S::as_int(shifted))));
 }
 
+// exp(x) - 1 for x <= 0 by the same parts: 2^n (exp(r) - 1) + (2^n - 1), so that what is near 0 keeps its digits.
+template <class S>
+RTA_FUNCTION typename S::F expm1_negative(typename S::F x) {
+  using F = typename S::F;
+  const F bias = S::set(12582912.0f + 127.0f), one = S::set(1.0f);
+  x = S::max(S::set(-88.0f), x);
+  const F shifted = S::fma(x, S::set(1.44269504f), bias);
+  const F r = S::fma(S::sub(shifted, bias), S::set(-0.693147182f), x);
+  F p = S::set(1.38825004e-3f);
+  p = S::fma(p, r, S::set(8.36663414e-3f));
+  p = S::fma(p, r, S::set(4.16672044e-2f));
+  p = S::fma(p, r, S::set(0.166665435f));
+  p = S::fma(p, r, S::set(0.49999997f));
+  p = S::fma(S::mul(r, r), p, r);
+  const F scale = S::as_float(S::template shift_left<23>(S::as_int(shifted)));
+  return S::fma(scale, p, S::sub(scale, one));
+}
+
 template <class S>
 RTA_FUNCTION typename S::F sigmoid(typename S::F t) {
   using F = typename S::F;

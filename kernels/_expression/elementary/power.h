@@ -4,7 +4,7 @@
 
 #include <cmath>
 
-#include "functions.h"
+#include "_expression/elementary/exponential.h"
 
 namespace rta {
 namespace expression {
