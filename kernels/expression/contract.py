@@ -6,6 +6,7 @@ from rtaccel.core.registry import register_operator
 from rtaccel.core.row_traits import ROW_BY_ROW, STREAMS_ELEMENTS
 from rtaccel.core.stage_traits import EachElement
 from rtaccel.kernels._expression import cases, operator
+from rtaccel.kernels._expression.squares import Programs
 
 OPERATOR = register_operator(
     operator.make(
@@ -13,6 +14,7 @@ OPERATOR = register_operator(
         axes={"x_i": ("M", "C"), "c_i": ("C",), "y": ("M", "C")},
         cases=cases.by_row,
         rows_needed=ROW_BY_ROW,
+        squares=Programs(),
         streaming=STREAMS_ELEMENTS,
         planes=EachElement(broadcasts=True),
     )

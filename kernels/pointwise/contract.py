@@ -203,5 +203,6 @@ OPERATOR = register_operator(
         rows_needed=ROW_BY_ROW,
         streaming=STREAMS_ELEMENTS,
         planes=EachElement(),
+        squares=convert.Gate(),
     )
 )

@@ -8,6 +8,8 @@ from typing import Any
 
 from torch import Tensor
 
+from rtaccel.core.stage import Stage
+from rtaccel.core.stage_traits import Square, Squares
 from rtaccel.core.traits import Folding, Node
 
 
@@ -23,6 +25,18 @@ class Pointwise:
 
 FOLDING = Folding()
 """An activation that follows. A scale and shift after it are rounded apart, so they stay a pass of their own."""
+
+
+class Gate(Squares):
+    """A value that is its own gate is squared."""
+
+    def made(self, stage: Stage) -> Square | None:
+        names = {v.name for v in stage.inputs}
+        plain = (
+            not stage.tensors and stage.attrs.get("activation", "none") == "none" and stage.attrs.get("join") == "mul"
+        )
+        floats = all(v.dtype == "float32" for v in (*stage.inputs, *stage.outputs))
+        return Square(stage.inputs[0]) if plain and floats and len(stage.inputs) == 2 and len(names) == 1 else None
 
 
 class Joining:

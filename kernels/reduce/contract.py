@@ -1,8 +1,10 @@
-"""Reduce: y[kept] = join over all others of x[kept, others], float32, [M, steps, width] each.
+"""Reduce: y[kept] = join over all others of x[kept, others], float32, [M, steps, width] each. A sum or a mean may be of
+the squares of x, or of x - about[kept].
 
 attrs["kind"]: "sum", "mean", "prod", "amax" or "amin"; a NaN among the elements is the result.
 attrs["dims"]: sizes of the kept dimensions, in the order of the elements of y, then of the others. attrs["kept"]: how many are
-kept. attrs["place"]: offset and stride of each dimension, in elements of a dense x.
+kept. attrs["place"]: offset and stride of each dimension, in elements of a dense x. attrs["of"]: "elements" or "squares". These
+are about 0, or about the second input, which has the shape of y.
 """
 
 from __future__ import annotations
@@ -17,8 +19,8 @@ from torch import Tensor
 from rtaccel.core.errors import FormatError, ShapeError
 from rtaccel.core.registry import Case, Cost, Operator, Tolerance, register_operator
 from rtaccel.core.stage import Problem, Stage, Value
-from rtaccel.core.stage_traits import ByElements
 from rtaccel.kernels._common.strides import dense, elements, limits, resolve
+from rtaccel.kernels.reduce.squares import Inside, Rows
 from rtaccel.kernels.reduce.streaming import STREAMING
 
 KINDS = ("sum", "mean", "prod", "amax", "amin")
@@ -31,6 +33,15 @@ def iteration(stage: Stage) -> tuple[tuple[int, ...], int, tuple[int, ...]]:
     if stage.attrs["kind"] not in KINDS:
         raise FormatError("reduce", f"kind {stage.attrs['kind']!r}", f"one of {', '.join(KINDS)}", "Name one of these.")
     low, high = limits(dims, place) if len(place) == len(dims) + 1 and dims else (0, 0)
+    of, about = stage.attrs.get("of", "elements"), stage.inputs[1:]
+    if of not in ("elements", "squares") or (of == "squares" and stage.attrs["kind"] not in ("sum", "mean")):
+        raise FormatError(
+            "reduce", f"a {stage.attrs['kind']} of {of}", "a sum or mean of squares", "Correct the stage."
+        )
+    if len(about) > (of == "squares") or any(v.shape != y.shape for v in about):
+        raise ShapeError(
+            "reduce", f"squares about {[v.shape for v in about]}", f"one of {y.shape}", "Correct the stage."
+        )
     if not 0 <= kept <= len(dims) or len(place) != len(dims) + 1 or low < 0 or high >= x.steps * x.width:
         raise ShapeError(
             "reduce", f"a place {place} over {dims}", f"elements 0..{x.steps * x.width - 1}", "Correct the stage."
@@ -50,6 +61,7 @@ def lower(stage: Stage) -> Mapping[str, Any]:
     front = found.dims.index(1, _border(found.dims, prod(dims[:kept])))
     low: dict[str, Any] = {
         "kind": stage.attrs["kind"], "front": front, "dims": found.dims, "strides": found.strides(), "over": prod(dims[kept:]),
+        "of": stage.attrs.get("of", "elements"),
     }  # fmt: skip
     for i, table in enumerate(found.tables):
         if table is not None:
@@ -84,32 +96,51 @@ def joined(kind: str, x: Tensor) -> Tensor:
     return result
 
 
-def reference(stage: Stage, x: Tensor) -> tuple[Tensor]:
-    y = joined(stage.attrs["kind"], _elements(stage, x).double()).float()
+def terms(stage: Stage, x: Tensor, *about: Tensor) -> Tensor:
+    """What is joined, [M, kept, others], in the dtype of x."""
+    found = _elements(stage, x)
+    if stage.attrs.get("of") != "squares":
+        return found
+    for numbers in about:
+        found = found - numbers.reshape(x.shape[0], -1, 1)
+    return found * found
+
+
+def reference(stage: Stage, x: Tensor, *about: Tensor) -> tuple[Tensor]:
+    y = joined(stage.attrs["kind"], terms(stage, x.double(), *(t.double() for t in about))).float()
     return (y.reshape(x.shape[0], *stage.outputs[0].shape),)
 
 
-def tolerance(stage: Stage, x: Tensor) -> Tolerance:
-    """n additions of float32: each rounds a partial sum, which is at most the sum of sizes. A product: n roundings of it."""
-    kind, parts = stage.attrs["kind"], _elements(stage, x).double()
+def tolerance(stage: Stage, x: Tensor, *about: Tensor) -> Tolerance:
+    """n additions of float32: each rounds a partial sum, which is at most the sum of sizes. A product: n roundings of it. A
+    square: two of the difference, and its own."""
+    kind, parts = stage.attrs["kind"], terms(stage, x.double(), *(t.double() for t in about))
     if kind in ("amax", "amin"):
         return Tolerance()
     n, eps = parts.shape[-1], torch.finfo(torch.float32).eps
     size = parts.abs().nan_to_num(posinf=0.0)
     bound = size.prod(-1) if kind == "prod" else size.sum(-1) / (n if kind == "mean" else 1)
-    return Tolerance(atol=(eps * (n + 2) * bound + 1e-37).reshape(x.shape[0], *stage.outputs[0].shape))
+    return Tolerance(
+        atol=(eps * (n + 2 + 3 * (stage.attrs.get("of") == "squares")) * bound + 1e-37).reshape(
+            x.shape[0], *stage.outputs[0].shape
+        )
+    )
 
 
 def make_stage(kind: str, shape: tuple[int, int], out: tuple[int, int], dims: tuple[int, ...], kept: int,
                place: tuple[int, ...]) -> Stage:  # fmt: skip
+    """kind: also "sum-squares" and such; "sum-about" for squares about numbers."""
     x, y = Value("x", shape[1], steps=shape[0]), Value("y", out[1], steps=out[0])
-    return Stage("reduce", "case", (x,), (y,), {}, {"kind": kind, "dims": dims, "kept": kept, "place": place})
+    about = (Value("about", out[1], steps=out[0]),) if kind.endswith("-about") else ()
+    kind, _, squares = kind.partition("-")
+    attrs = {"kind": kind, "dims": dims, "kept": kept, "place": place, **({"of": "squares"} if squares else {})}
+    return Stage("reduce", "case", (x, *about), (y,), {}, attrs)
 
 
 def _case(label: str, shape: tuple[int, int], out: tuple[int, int], kind: str, dims: tuple[int, ...], kept: int,
           place: tuple[int, ...]) -> Case:  # fmt: skip
     stage = make_stage(kind, shape, out, dims, kept, place)
-    x = stage.inputs[0]
+    x, *about = stage.inputs
 
     def make(seed: int) -> tuple[Tensor, ...]:
         g = torch.Generator().manual_seed(seed)
@@ -118,13 +149,14 @@ def _case(label: str, shape: tuple[int, int], out: tuple[int, int], kind: str, d
         )
         rare = torch.rand(values.shape, generator=g)
         values = torch.where(rare < 0.002, torch.tensor(float("nan")), values)
-        return (torch.where((rare > 0.998) & (kind != "prod"), torch.tensor(float("inf")), values),)
+        values = torch.where((rare > 0.998) & (kind != "prod"), torch.tensor(float("inf")), values)
+        return (values, *(torch.randn(3, *v.shape, generator=g) for v in about))
 
     return Case(label, stage, make)
 
 
 def cases() -> Iterator[Case]:
-    for kind in KINDS:
+    for kind in (*KINDS, "sum-squares", "mean-about"):
         for h, c in ((1, 1), (5, 3), (49, 16), (12, 64), (7, 130), (300, 20), (2, 300)):
             yield _case(f"{kind}-columns-{h}x{c}", (h, c), (1, c), kind, (c, h), 1, (0, 1, c))
             yield _case(f"{kind}-rows-{h}x{c}", (h, c), (h, 1), kind, (h, c), 1, (0, c, 1))
@@ -159,7 +191,8 @@ OPERATOR = register_operator(
         lower=lower,
         packed_bytes=packed_bytes,
         by_row=False,
-        planes=ByElements(),
+        planes=Rows(),
+        squares=Inside(),
         streaming=STREAMING,
     )
 )

@@ -12,8 +12,8 @@ from rtaccel.kernels.reduce import contract
 def prepare(stage: Stage, problem: Problem) -> Prepared:
     contract.lower(stage)  # what it refuses, it refuses here too
 
-    def call(x: Tensor) -> tuple[Tensor]:
-        y = contract.joined(stage.attrs["kind"], contract._elements(stage, x))
+    def call(x: Tensor, *about: Tensor) -> tuple[Tensor]:
+        y = contract.joined(stage.attrs["kind"], contract.terms(stage, x, *about))
         return (y.reshape(x.shape[0], *stage.outputs[0].shape),)
 
     return call

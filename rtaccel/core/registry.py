@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any
 from rtaccel.core.errors import UnsupportedProblem
 from rtaccel.core.row_traits import RowsNeeded, Streaming
 from rtaccel.core.stage import Problem, Stage, Value
-from rtaccel.core.stage_traits import Fusion, Int8Flow, Planes, Sparse
+from rtaccel.core.stage_traits import Fusion, Int8Flow, Planes, Sparse, Squares
 from rtaccel.core.traits import Elementwise, Folding, Merging, Persistent, Recurrence, Role, Weights
 
 if TYPE_CHECKING:
@@ -113,6 +113,7 @@ class Operator:
     sparse: Sparse = field(default_factory=Sparse)
     fusion: Fusion = field(default_factory=Fusion)
     planes: Planes = field(default_factory=Planes)
+    squares: Squares = field(default_factory=Squares)
     persistent: Persistent | None = None
 
 

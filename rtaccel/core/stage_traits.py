@@ -120,12 +120,19 @@ class Planes:
         """Whether it takes its inputs by elements, whatever rows they have."""
         return False
 
+    def rows_together(self, stage: Stage) -> Sequence[Sequence[Value]]:
+        """Its values where these may have other rows: those of each group together. () where rows are what it works on."""
+        return ()
+
 
 class ByElements(Planes):
     """Of an operator that reads elements by strides or indices; a copy of whole rows does not."""
 
     def by_elements(self, stage: Stage) -> bool:
         return "rows" not in stage.attrs
+
+    def rows_together(self, stage: Stage) -> Sequence[Sequence[Value]]:
+        return [(v,) for v in (*stage.inputs, *stage.outputs)] if self.by_elements(stage) else ()
 
 
 class EachElement(Planes):
@@ -158,6 +165,11 @@ class EachElement(Planes):
 
     def flat(self, stage: Stage) -> bool:
         return bool(stage.tensors)
+
+    def rows_together(self, stage: Stage) -> Sequence[Sequence[Value]]:
+        values = (*stage.inputs, *stage.outputs)
+        alike = all(v.shape == values[0].shape for v in values)
+        return [values] if alike and all(t.numel() == 1 for t in stage.tensors.values()) else ()
 
     def over(self, stage: Stage, x: Value | None, y: Value | None) -> Stage:
         if y is not None:
@@ -194,4 +206,27 @@ class Fusion:
 
     def chain(self, source: Stage, layers: Sequence[Stage]) -> Stage | None:
         """The one stage for a static quantization and the layers that follow it."""
+        return None
+
+
+@dataclass(frozen=True)
+class Square:
+    """What a stage makes of each element of x: its square, or that of x - about. place: (dims, offset and strides) of `about`
+    over the elements of the result, in their order."""
+
+    x: Value
+    about: Value | None = None
+    place: tuple[tuple[int, ...], tuple[int, ...]] = ((), ())
+
+
+class Squares:
+    """What an operator says of squares. Subclasses give what applies.
+
+    made: what a stage makes, where that are squares. joined: a stage that joins the elements of what another makes, and computes
+    their squares itself; None where it does not."""
+
+    def made(self, stage: Stage) -> Square | None:
+        return None
+
+    def joined(self, stage: Stage, square: Square) -> Stage | None:
         return None

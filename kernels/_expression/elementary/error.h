@@ -28,8 +28,8 @@ static inline typename S::F erf(typename S::F x) {
   return S::max(S::set(-1.0f), S::min(S::set(1.0f), S::div(S::mul(x, p), q)));
 }
 
-// t Q(2 t - 1) exp(-x^2), t = 2 / (2 + |x|) (least relative error of Q, 4e-9), or what that leaves of 2. The square is in
-// two parts, and the power of two comes last: results are denormal from 9.2 on.
+// t Q(2 t - 1) exp(-x^2), t = 2 / (2 + |x|) (least relative error of Q, 4e-9), or what that leaves of 2. The square is
+// in two parts, and the power of two comes last: results are denormal from 9.2 on.
 template <class S>
 static inline typename S::F erfc(typename S::F x) {
   using F = typename S::F;

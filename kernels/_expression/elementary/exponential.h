@@ -15,8 +15,8 @@ static inline typename S::F times_power_of_two(typename S::F p, typename S::I n)
   return S::mul(p, S::as_float(S::template shift_left<23>(S::add_int(rest, bias))));
 }
 
-// exp(x) = 2^n p, p = exp(r), r = x - n ln 2 in two parts, |r| <= 0.347; the Taylor polynomial of degree 7 (relative error
-// 5e-9). 0 below -104, infinite above 88.73, a NaN stays one.
+// exp(x) = 2^n p, p = exp(r), r = x - n ln 2 in two parts, |r| <= 0.347; the Taylor polynomial of degree 7 (relative
+// error 5e-9). 0 below -104, infinite above 88.73, a NaN stays one.
 template <class S>
 struct PowerOfE {
   typename S::F p;

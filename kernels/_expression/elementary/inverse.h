@@ -18,8 +18,8 @@ struct ArcSine {
     const F half = S::set(0.5f), rest = S::fma(size, S::set(-0.5f), half);
     const F z = S::where_less(half, size, rest, S::mul(size, size));
     const F t = S::where_less(half, size, S::sqrt(rest), size);
-    const F p = polynomial<S>(z, 3.75164784e-2f, 1.44385863e-2f, 3.18077244e-2f, 4.45169546e-2f, 7.50050396e-2f,
-                              0.166666597f);
+    const F p =
+        polynomial<S>(z, 3.75164784e-2f, 1.44385863e-2f, 3.18077244e-2f, 4.45169546e-2f, 7.50050396e-2f, 0.166666597f);
     part = S::fma(S::mul(z, p), t, t);
   }
 };
@@ -73,7 +73,8 @@ static inline typename S::F atan2(typename S::F a, typename S::F b) {
   const F zero = S::set(0.0f), one = S::set(1.0f);
   const F y = S::abs(a), x = S::abs(b), large = S::max(x, y);
   const F scale = S::where_less(S::set(1e38f), large, S::set(0.25f), one);
-  const F alike = S::select(S::equal(x, y), S::select(S::equal(x, zero), zero, one), S::set(-1.0f));  // a / b where known
+  const F alike =
+      S::select(S::equal(x, y), S::select(S::equal(x, zero), zero, one), S::set(-1.0f));  // a / b where known
   const auto known = S::less(S::set(-1.0f), alike);
   const F small_ = S::select(known, alike, S::mul(S::where_less(x, y, x, y), scale));
   const F large_ = S::select(known, one, S::mul(S::where_less(x, y, y, x), scale));

@@ -83,4 +83,10 @@ def specializations() -> Iterator[Specialisation]:
         yield specialize(stage, Problem.of(stage, 1, "cuda").rows)
 
 
-register_impl(Impl("reduce", "triton_lines", "triton", 10, too_large, prepare))
+def supports(problem: Problem) -> str | None:
+    if problem.attrs.get("of") == "squares":
+        return "squares are an expression of their own on a GPU"
+    return too_large(problem)
+
+
+register_impl(Impl("reduce", "triton_lines", "triton", 10, supports, prepare))

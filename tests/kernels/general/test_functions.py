@@ -19,7 +19,8 @@ COUNT = 60_000
 TINY, EPS = torch.finfo(torch.float32).tiny, torch.finfo(torch.float32).eps
 EDGES = (
     0.0, 2.0**-149, TINY, 1e-30, 1e-20, 1e-8, EPS, EPS / 2, 0.3472, 0.4142, 0.5, 0.7071, 0.786, 1.0, 1.5, 2.0, 2.5, 3.0, 3.5,
-    4.25, 4.5, 7.9, 8.0, 9.2, 10.06, 17.3, 20.0, 88.0, 88.73, 89.4, 103.9, 1e9, 8192.0, 8388608.0, 1e19, 3.4028235e38, float("inf"),
+    4.25, 4.5, 7.9, 8.0, 9.2, 10.06, 17.3, 20.0, 88.0, 88.73, 89.4, 103.9, 1e9, 8192.0, 8388608.0, 1e19, 3.4028235e38,
+    float("inf"),
 )  # fmt: skip
 """Where an interval of some function begins or ends, or its results overflow, or have no digits left."""
 RELATIVE = ("elu", "selu", "tanh", "relu", "leaky_relu")

@@ -57,16 +57,17 @@ def _group_norm(
         y = y if weight is None else y * weight
         return y if bias is None else y + bias
 
-    def mean(t: Tensor) -> Tensor:  # of each group, one number a channel
-        found = aten.mean.dim(t.reshape(samples, groups, -1), [-1], True)
-        return found.expand(samples, groups, each).reshape(samples, channels, *[1] * (x.dim() - 2))
+    def of_channels(t: Tensor) -> Tensor:
+        return t.expand(samples, groups, each).reshape(samples, channels, *[1] * (x.dim() - 2))
 
-    one = torch.ones(channels).reshape(
-        by_channel
-    )  # the product is a value with one number a channel, which stays at hand
-    middle = mean(x) if each == 1 else mean(x) * one
-    off = x - middle
-    scale = aten.rsqrt(mean(off * off) + eps) * (one if weight is None else weight.reshape(by_channel))
+    grouped = x.reshape(samples, groups, -1)
+    mean = aten.mean.dim(grouped, [-1], True)
+    off = grouped - mean
+    # The product is a value with one number a channel, which stays at hand.
+    one = torch.ones(channels).reshape(by_channel)
+    middle = of_channels(mean) if each == 1 else of_channels(mean) * one
+    variance = of_channels(aten.mean.dim(off * off, [-1], True))
+    scale = aten.rsqrt(variance + eps) * (one if weight is None else weight.reshape(by_channel))
     shift = -middle * scale
     return x * scale + (shift if bias is None else shift + bias.reshape(by_channel))
 
