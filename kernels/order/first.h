@@ -1,5 +1,5 @@
 // The first of each line by vectors, float32: along a line whose elements follow one another, or over several lines
-// whose elements lie side by side. Each lane keeps the best of what it saw and, as a float, where that was; a lane
+// whose elements lie side by side. Of these each lane keeps the best of what it saw and, as a float, where that was; it
 // takes a later element where it is strictly better, so that of equal ones the first stays. Lines with a NaN are the
 // caller's.
 #pragma once
@@ -20,42 +20,27 @@ struct FirstByVectors {
     int64_t index;
   };
 
-  // x[0 .. n), n >= kLanes. False where there is a NaN, or nothing but what comes last of all.
+  // x[0 .. n), n >= kLanes: the best of all first, then the first vector that has it. False where there is a NaN, or
+  // nothing but what comes last of all.
   static bool along(const float* x, int64_t n, Best& best) {
-    F value[kChains], index[kChains];
+    F value[kChains];
     I bits = S::set_int(0);
-    for (int c = 0; c < kChains; ++c) {
-      value[c] = S::set(worst());
-      index[c] = S::set(0.0f);
-    }
+    for (F& v : value) v = S::set(worst());
     int64_t i = 0;
-    for (; i + kChains * kLanes <= n; i += kChains * kLanes) {
-      const F at = S::set(static_cast<float>(i));
+    for (; i + kChains * kLanes <= n; i += kChains * kLanes)
 #pragma GCC unroll 4
-      for (int c = 0; c < kChains; ++c) take(S::load(x + i + c * kLanes), at, value[c], index[c], bits);
-    }
-    // Indices so far are those of a round; from here on, a vector's own go to the first chain.
-    alignas(64) float values[kChains + 1][kLanes], indices[kChains + 1][kLanes];
-    for (int c = 0; c < kChains; ++c) {
-      S::store(values[c], value[c]);
-      S::store(indices[c], index[c]);
-    }
-    F rest = S::set(worst()), rest_at = S::set(0.0f);
-    for (; i + kLanes <= n; i += kLanes) take(S::load(x + i), S::set(static_cast<float>(i)), rest, rest_at, bits);
-    S::store(values[kChains], rest);
-    S::store(indices[kChains], rest_at);
-    best = {worst(), n};
-    for (int c = 0; c <= kChains; ++c)
-      for (int64_t lane = 0; lane < kLanes; ++lane) {
-        const int64_t index_of = static_cast<int64_t>(indices[c][lane]) + (c < kChains ? c * kLanes : 0) + lane;
-        const float v = values[c][lane];
-        if (better(v, best.value) || (v == best.value && v != worst() && index_of < best.index)) best = {v, index_of};
-      }
-    for (; i < n; ++i) {
-      if (x[i] != x[i]) return false;
-      if (better(x[i], best.value)) best = {x[i], i};
-    }
-    return S::max_of_int(bits) <= kInfinity && best.value != worst();
+      for (int c = 0; c < kChains; ++c) take(S::load(x + i + c * kLanes), value[c], bits);
+    for (; i + kLanes <= n; i += kLanes) take(S::load(x + i), value[0], bits);
+    if (i < n) take(S::load_n(x + i, static_cast<int>(n - i), worst()), value[1], bits);
+    const F all = best_of(best_of(value[0], value[1]), best_of(value[2], value[3]));
+    const float found = kLargest ? S::max_of(all) : -S::max_of(S::sub(S::set(0.0f), all));
+    if (S::max_of_int(bits) > kInfinity || found == worst()) return false;
+    const F least = S::set(found);
+    for (i = 0; i + kLanes <= n; i += kLanes)
+      if (!S::all(kLargest ? S::less(S::load(x + i), least) : S::less(least, S::load(x + i)))) break;
+    while (x[i] != found) ++i;
+    best = {x[i], i};
+    return true;
   }
 
   // kLanes lines whose elements i lie at x + at(i), side by side. As above.
@@ -75,7 +60,12 @@ struct FirstByVectors {
  private:
   static constexpr int32_t kInfinity = 0x7f800000;
   static constexpr float worst() { return kLargest ? -__builtin_inff() : __builtin_inff(); }
-  static bool better(float a, float b) { return kLargest ? a > b : a < b; }
+  static F best_of(F a, F b) { return kLargest ? S::max(a, b) : S::min(a, b); }
+
+  static inline __attribute__((always_inline)) void take(F x, F& value, I& bits) {
+    bits = S::max_int(bits, S::bits_of_abs(x));
+    value = best_of(value, x);
+  }
 
   static inline __attribute__((always_inline)) void take(F x, F at, F& value, F& index, I& bits) {
     bits = S::max_int(bits, S::bits_of_abs(x));
