@@ -6,7 +6,7 @@ from rtaccel.core.registry import register_operator
 from rtaccel.core.row_traits import ROW_BY_ROW, STREAMS_ELEMENTS
 from rtaccel.core.stage_traits import EachElement
 from rtaccel.kernels._expression import cases, operator
-from rtaccel.kernels._expression.squares import Programs
+from rtaccel.kernels._expression.in_plans import Followed, Programs
 
 OPERATOR = register_operator(
     operator.make(
@@ -15,6 +15,7 @@ OPERATOR = register_operator(
         cases=cases.by_row,
         rows_needed=ROW_BY_ROW,
         squares=Programs(),
+        formula=Followed(),
         streaming=STREAMS_ELEMENTS,
         planes=EachElement(broadcasts=True),
     )

@@ -204,5 +204,6 @@ OPERATOR = register_operator(
         streaming=STREAMS_ELEMENTS,
         planes=EachElement(),
         squares=convert.Gate(),
+        formula=convert.Function(),
     )
 )

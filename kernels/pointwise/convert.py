@@ -9,7 +9,7 @@ from typing import Any
 from torch import Tensor
 
 from rtaccel.core.stage import Stage
-from rtaccel.core.stage_traits import Square, Squares
+from rtaccel.core.stage_traits import Formula, Square, Squares
 from rtaccel.core.traits import Folding, Node
 
 
@@ -37,6 +37,18 @@ class Gate(Squares):
         )
         floats = all(v.dtype == "float32" for v in (*stage.inputs, *stage.outputs))
         return Square(stage.inputs[0]) if plain and floats and len(stage.inputs) == 2 and len(names) == 1 else None
+
+
+class Function(Formula):
+    """An activation alone."""
+
+    def activation(self, stage: Stage) -> tuple[str, float] | None:
+        name = str(stage.attrs.get("activation", "none"))
+        values = (*stage.inputs, *stage.outputs)
+        alone = len(stage.inputs) == 1 and not stage.tensors and name != "none"
+        if not alone or any(v.dtype != "float32" or v.shape != values[0].shape for v in values):
+            return None
+        return name, float(stage.attrs.get("activation_parameter", 0.0))
 
 
 class Joining:

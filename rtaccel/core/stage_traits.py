@@ -230,3 +230,16 @@ class Squares:
 
     def joined(self, stage: Stage, square: Square) -> Stage | None:
         return None
+
+
+class Formula:
+    """What an operator says of formulas. Subclasses give what applies.
+
+    activation: (name, parameter) of the function that is all a stage computes, of float32 and of each element. followed: a stage
+    whose result goes through such a function and is y then; None where it does not take it in."""
+
+    def activation(self, stage: Stage) -> tuple[str, float] | None:
+        return None
+
+    def followed(self, stage: Stage, activation: tuple[str, float], y: Value) -> Stage | None:
+        return None

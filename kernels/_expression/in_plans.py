@@ -1,13 +1,18 @@
-"""Expressions that are the square of a value, or of what it is off another one."""
+"""What a plan asks of expressions: which are squares of a value, or of what it is off another one; and what one is with an
+activation behind it."""
 
 from __future__ import annotations
 
+from dataclasses import replace
 from math import prod
 
-from rtaccel.core.stage import Stage
-from rtaccel.core.stage_traits import Square, Squares
+from rtaccel.core.errors import UnsupportedProblem
+from rtaccel.core.stage import Stage, Value
+from rtaccel.core.stage_traits import Formula, Square, Squares
 from rtaccel.kernels._common.strides import dense
 from rtaccel.kernels._expression import operator
+from rtaccel.kernels._expression.chain import schedule
+from rtaccel.kernels._expression.merging import MAX_INSTRUCTIONS
 
 _ALONE = ("mul x0 x0",)
 _OFF = (("sub x0 x1", "mul t0 t0"), ("sub x1 x0", "mul t0 t0"))
@@ -29,6 +34,20 @@ class Programs(Squares):
             if lies[x]:
                 return Square(stage.inputs[x], stage.inputs[about], (dims, tuple(places[about])))
         return None
+
+
+class Followed(Formula):
+    def followed(self, stage: Stage, activation: tuple[str, float], y: Value) -> Stage | None:
+        program = tuple(stage.attrs["program"])
+        program = (*program, f"{activation[0]} t{len(program) - 1} {activation[1]!r}")
+        made = replace(stage, outputs=(y,), attrs={**stage.attrs, "program": program})
+        if len(program) > MAX_INSTRUCTIONS:
+            return None
+        try:
+            schedule(operator.instructions(made), len(made.inputs), len(made.tensors))
+        except UnsupportedProblem:  # too many results lie aside
+            return None
+        return made
 
 
 def _whole(stage: Stage) -> tuple[tuple[int, ...], list[tuple[int, ...]]]:
