@@ -25,11 +25,12 @@ MAX_ROW = 4096
 def without_padding(group: Subgraph) -> Subgraph:
     """The same computation with such values as one row each."""
     padded = {v.name for s in group.stages for v in s.outputs if _is_padded(v)}
-    padded -= {p.value.name for p in (*group.inputs, *group.outputs)}
     if not padded:
         return group
     joined = _Joined()
-    fixed: set[str] = set()
+    fixed = {
+        p.value.name for p in (*group.inputs, *group.outputs)
+    }  # the caller's have no padding, and files name their rows
     for stage in group.stages:
         values = (*stage.inputs, *stage.outputs)
         floats = all(v.dtype == "float32" for v in values)
@@ -54,12 +55,7 @@ def without_padding(group: Subgraph) -> Subgraph:
             else replace(stage, inputs=inputs, outputs=outputs)
         )
 
-    return replace(
-        group,
-        stages=tuple(map(over, group.stages)),
-        inputs=tuple(replace(p, value=dense(p.value)) for p in group.inputs),
-        outputs=tuple(replace(p, value=dense(p.value)) for p in group.outputs),
-    )
+    return replace(group, stages=tuple(map(over, group.stages)))
 
 
 def _is_padded(value: Value) -> bool:
