@@ -21,6 +21,7 @@ FUNCTIONS: dict[str, tuple[Callable[[Tensor], Tensor], Range, Range | None]] = {
     "log_ndtr": (S.log_ndtr, (-40, 13), None),
     "ndtr": (lambda x: 0.5 * torch.erfc(x * -(0.5**0.5)) if x.dtype == torch.float64 else S.ndtr(x), (-12.5, 9), None),
     "ndtri": (S.ndtri, (0, 1), (-37, -0.01)),
+    "erfinv": (torch.erfinv, (-1, 1), (-37, -0.01)),
     "i0": (torch.i0, (-88, 88), None),
     "i0e": (S.i0e, (-150, 150), (-20, 30)),
     "i1": (S.i1, (-88, 88), (-20, 1)),
@@ -104,6 +105,14 @@ def test_orthogonal_polynomials(name: str, degree: int) -> None:
     want = function(x.double(), degree)
     size = want.abs().amax().clamp(min=1.0)  # terms of the recurrence cancel
     assert float((fast(x).double() - want).abs().max() / size) <= EPS * 8 * (degree + 2)
+
+
+@pytest.mark.parametrize("function", [torch.erfinv, S.ndtri])
+def test_inverses_at_each_number_next_to_one(function: Callable[[Tensor], Tensor]) -> None:
+    fast = rt.compile(Call(function).eval(), torch.rand(2, 5) * 0.5 + 0.25, strict=True)
+    x = (1 - torch.arange(1, 5001).double() * 2**-24).float().reshape(-1, 5)
+    want = function(x.double())
+    assert float(((fast(x) - want).abs() / bound_of(want, 12)).max()) <= 1
 
 
 def test_the_error_function_ends_at_one() -> None:
