@@ -134,6 +134,16 @@ def test_exponential_units_of_any_number(function: Callable[..., Tensor], alpha:
     torch.testing.assert_close(fast(x), model(x), rtol=1e-4, atol=1e-30, equal_nan=True)
 
 
+@pytest.mark.parametrize("beta", [1.0, 0.5, -3.0, 0.0])
+@pytest.mark.parametrize("threshold", [inf, 1e30, 88.0, 89.0, 20.0, 0.0, -5.0, nan])
+def test_softplus_of_any_threshold(beta: float, threshold: float) -> None:
+    model = Call(lambda x: torch.nn.functional.softplus(x, beta, threshold)).eval()
+    fast = rt.compile(model, torch.randn(2, 5))
+    x = torch.cat([torch.linspace(-200, 200, 71), torch.tensor([0.0, -0.0, inf, -inf, nan, 1e-30, 88.7, 88.73, 1e20])])
+    x = x.reshape(-1, 5)
+    torch.testing.assert_close(fast(x), model(x), rtol=1e-5, atol=1e-30, equal_nan=True)
+
+
 def bits(count: int) -> Tensor:
     """Numbers of any sign, exponent and fraction."""
     return torch.randint(-(2**31), 2**31, (count, 4), dtype=torch.int64).int().view(torch.float32)
