@@ -20,7 +20,6 @@ from rtaccel.convert.patterns.pointwise import batch_norm
 from rtaccel.convert.patterns.rules import Call, general
 from rtaccel.convert.patterns.written_expression import Expression
 
-
 _LARGEST_EXPONENT = 88.72283
 """Above it exp is infinite in float32."""
 
