@@ -77,7 +77,7 @@ def _load_in_place(path: str | os.PathLike[str] | bytes, verify_key: Any, thread
 
 _DTYPES = {
     "F32": "float32", "F64": "float64", "F16": "float16", "I64": "int64", "I32": "int32", "I16": "int16",
-    "I8": "int8", "U8": "uint8", "BOOL": "bool",
+    "I8": "int8", "U8": "uint8", "BOOL": "bool", "BF16": "uint16",
 }  # fmt: skip
 
 

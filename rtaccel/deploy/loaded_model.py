@@ -14,16 +14,7 @@ from rtaccel._native import BoundModel, Model
 from rtaccel.core.errors import FormatError, RtaccelError, ShapeError, UnsupportedProblem
 from rtaccel.deploy.in_loop import Port, model_step
 from rtaccel.deploy.native_errors import typed
-from rtaccel.deploy.nesting import (
-    as_returned,
-    as_they_lie,
-    described,
-    fixed_in,
-    flattened,
-    nested,
-    sample_dims,
-    tree_of,
-)
+from rtaccel.deploy.nesting import described, fixed_in, flattened, lying, nested, tree_of
 
 UNCHECKED, LARGE, IN_PLACE = 1, 2, 4  # as rta_model.h has them
 _BITS = {"bfloat16": "uint16"}
@@ -43,7 +34,8 @@ class LoadedModel:
     of range.
 
     `model.outputs` says how results lie, samples first. A result that the model returns otherwise, such as the last states
-    [layers, batch, hidden] of a recurrent layer, is a view of that; `out=` takes such a view too. Results that are the same in
+    [layers, batch, hidden] of a recurrent layer, or samples that are joined with another dimension, is a view of that;
+    `out=` takes such a view too. Results that are the same in
     every call (constants, numbers, None) are no outputs: a call gives them among the others, and C does not.
 
     One instance runs in one thread at a time; a call holds the GIL. Load once for each thread. An `rt.Loop` or an
@@ -61,9 +53,8 @@ class LoadedModel:
             self._given = tree_of(metadata.get("arguments") or f"({'.' * len(self.inputs)})", len(self.inputs))
             several = f"({'.' * len(self.outputs)})" if len(self.outputs) > 1 else "."
             self._returned = tree_of(metadata.get("results") or several, len(self.outputs), constants)
-            self._samples = sample_dims(
-                metadata.get("result_samples") or "", [len(shape) for *_, shape in self.outputs]
-            )
+            samples, joined = (metadata.get(f"result_{which}") or "" for which in ("samples", "joined"))
+            self._lying = lying(samples, joined, [shape for *_, shape in self.outputs])
         except ValueError as error:
             raise FormatError("load", str(error), "the model's own tuples", "Save it again.") from error
 
@@ -152,7 +143,7 @@ class LoadedModel:
             found = list(out)
         if found is None:
             raise ShapeError(op, f"out as {type(out).__name__}", f"{len(self.outputs)} arrays", "See .outputs.")
-        return tuple(as_they_lie(found, self._samples))
+        return tuple(way.as_it_lies(array) for way, array in zip(self._lying, found))
 
     def _in_order(self, inputs: tuple[Any, ...], named: Mapping[str, Any]) -> tuple[Any, ...]:
         names = [name for name, *_ in self.inputs]
@@ -209,9 +200,11 @@ class LoadedModel:
         """Results as the model returns them, as torch tensors where the first input is one."""
         torch = sys.modules.get("torch")
         if torch is None or not isinstance(given[0], torch.Tensor):
-            return nested(self._returned, as_returned(outs, self._samples))
-        outs = self._as_torch(outs)
-        return nested(self._returned, as_returned(outs, self._samples), torch.from_numpy)
+            return nested(self._returned, self._as_returned(outs))
+        return nested(self._returned, self._as_returned(self._as_torch(outs)), _tensor)
+
+    def _as_returned(self, outs: tuple[Any, ...]) -> tuple[Any, ...]:
+        return tuple(way.returned(out) for way, out in zip(self._lying, outs))
 
     def _as_torch(self, outs: tuple[Any, ...]) -> tuple[Any, ...]:
         torch = sys.modules["torch"]
@@ -354,10 +347,22 @@ class LoadedModel:
 def _fill(op: str, array: Any, constant: np.ndarray) -> None:
     """Writes a constant result into an array of the caller's. Raises ShapeError where it does not fit."""
     shape, dtype = tuple(getattr(array, "shape", ())), str(getattr(array, "dtype", type(array).__name__))
-    if shape != constant.shape or dtype.removeprefix("torch.") != str(constant.dtype):
+    kinds = [str(constant.dtype), *(half for half, bits in _BITS.items() if constant.dtype == bits)]
+    if shape != constant.shape or dtype.removeprefix("torch.") not in kinds:
         got = f"out of {dtype} {list(shape)} for a constant result"
-        raise ShapeError(op, got, f"{constant.dtype} {list(constant.shape)}, or None", "Pass None for it.")
-    np.copyto(np.asarray(array), constant)
+        raise ShapeError(op, got, f"{kinds[-1]} {list(constant.shape)}, or None", "Pass None for it.")
+    torch = sys.modules.get("torch")
+    if torch is not None and isinstance(array, torch.Tensor):
+        array.copy_(_tensor(constant))
+    else:
+        np.copyto(np.asarray(array), constant)
+
+
+def _tensor(array: np.ndarray) -> Any:
+    """As torch's, of a result or a constant of the file. uint16 is in none but as the bits of bfloat16."""
+    torch = sys.modules["torch"]
+    made = torch.from_numpy(array)
+    return made.view(torch.bfloat16) if array.dtype == _BITS["bfloat16"] else made
 
 
 def _held(arrays: Sequence[Any]) -> list[Any]:

@@ -8,6 +8,7 @@ Of results, "#" is a constant array of the file, and "!" is what follows as JSON
 from __future__ import annotations
 
 import json
+import math
 import re
 from collections import namedtuple
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
@@ -172,26 +173,57 @@ def nested(tree: Tree, arrays: Sequence[Any], constant: Callable[[Any], Any] = l
     )
 
 
-def sample_dims(text: str, ranks: Sequence[int]) -> tuple[int, ...]:
-    """The dimension of each returned array that is its samples, from a field of a file: "" where it is the first of all.
-    Raises ValueError for a text that does not say it of arrays of these ranks."""
+@dataclass(frozen=True)
+class Lying:
+    """How a returned array lies: its dimension that is the samples comes first. Or its first one is several, the samples and so
+    many in each of them: their sizes behind the samples."""
+
+    samples: int = 0
+    inner: tuple[int, ...] = ()
+
+    def returned(self, array: Any) -> Any:
+        """What lies there, seen as the model returns it. Nothing is copied."""
+        if self.inner:
+            return array.reshape((array.shape[0] * math.prod(self.inner), *array.shape[1 + len(self.inner) :]))
+        return _moved(array, 0, self.samples) if self.samples else array
+
+    def as_it_lies(self, array: Any) -> Any:
+        """The other way round, of an array to write into. What is no such array stays as it is, for a later check to refuse."""
+        if not self.inner:
+            return _moved(array, self.samples, 0) if self.samples else array
+        shape = tuple(getattr(array, "shape", ()))
+        whole, left = divmod(shape[0], max(math.prod(self.inner), 1)) if shape else (0, 1)
+        if left or not _in_order(array):
+            return array
+        return array.reshape((whole, *self.inner, *shape[1:]))
+
+
+def lying(samples: str, joined: str, shapes: Sequence[tuple[int, ...]]) -> tuple[Lying, ...]:
+    """Of each returned array, from two fields of a file: "" where nothing is to be said. shapes: as they lie, -1 for samples.
+    Raises ValueError for texts that do not say it of such arrays."""
+    dims = _numbers(samples, 0, [max(len(shape), 1) for shape in shapes])
+    counts = _numbers(joined, 1, [max(len(shape), 1) + 1 for shape in shapes])
+    for dim, count, shape in zip(dims, counts, shapes):
+        if count < 1 or (count > 1 and (dim or any(size < 0 for size in shape[1:count]))):
+            raise ValueError(f"{joined!r:.200} joins no dimensions of {len(shapes)} results")
+    return tuple(Lying(dim, tuple(shape[1:count])) for dim, count, shape in zip(dims, counts, shapes))
+
+
+def _numbers(text: str, usual: int, ends: Sequence[int]) -> tuple[int, ...]:
     if not text:
-        return (0,) * len(ranks)
+        return (usual,) * len(ends)
     words = text.split(" ")
     found = tuple(int(word) if word.isdecimal() and len(word) < 2 else -1 for word in words)
-    if len(found) != len(ranks) or not all(0 <= dim < max(rank, 1) for dim, rank in zip(found, ranks)):
-        raise ValueError(f"{text!r} names no dimensions of {len(ranks)} results")
+    if len(found) != len(ends) or not all(0 <= number < end for number, end in zip(found, ends)):
+        raise ValueError(f"{text!r} names no dimensions of {len(ends)} results")
     return found
 
 
-def as_returned(arrays: Sequence[Any], dims: Sequence[int]) -> tuple[Any, ...]:
-    """Arrays as they lie, samples first, seen as the model returns them. Nothing is copied."""
-    return tuple(_moved(array, 0, dim) if dim else array for array, dim in zip(arrays, dims))
-
-
-def as_they_lie(arrays: Sequence[Any], dims: Sequence[int]) -> list[Any]:
-    """The other way round, of arrays to write into. What is no array stays as it is, for a later check to refuse."""
-    return [_moved(array, dim, 0) if dim else array for array, dim in zip(arrays, dims)]
+def _in_order(array: Any) -> bool:
+    """Whether to see it in another shape copies nothing."""
+    if isinstance(array, np.ndarray):
+        return array.flags.c_contiguous
+    return bool(array.is_contiguous()) if hasattr(array, "is_contiguous") else False
 
 
 def _moved(array: Any, source: int, to: int) -> Any:

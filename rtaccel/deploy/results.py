@@ -21,8 +21,11 @@ from rtaccel.deploy.container import Part
 
 Chosen = tuple[Stage, str]
 
+MOST_DIMS = 8
+"""Dimensions of a tensor that a file describes."""
+
 CONSTANTS = {
-    torch.float32: "F32", torch.float64: "F64", torch.float16: "F16", torch.int64: "I64",
+    torch.float32: "F32", torch.float64: "F64", torch.float16: "F16", torch.bfloat16: "BF16", torch.int64: "I64",
     torch.int32: "I32", torch.int16: "I16", torch.int8: "I8", torch.uint8: "U8", torch.bool: "BOOL",
 }  # fmt: skip
 """Dtypes of constant results, as safetensors names them."""
@@ -31,12 +34,14 @@ CONSTANTS = {
 @dataclass(frozen=True)
 class Computed:
     """A result of the plan. port: what holds it. samples: its dimension that is the samples. view: of a result that is copied
-    once more, which elements of the port's value it has; () where these are all of them, in their order."""
+    once more, which elements of the port's value it has; () where these are all of them, in their order. joined: as many
+    dimensions of what is held, from the samples on, are one where it is returned."""
 
     port: GraphIO
     samples: int
     copied: bool = False
     view: tuple[tuple[int, ...], tuple[int, ...]] | tuple[()] = ()
+    joined: int = 1
 
 
 @dataclass(frozen=True)
@@ -156,6 +161,11 @@ def _result(program: Program, name: Any, source: SubgraphStep) -> Computed | Con
     if view is None or port is None:
         return None
     copied = view.base not in made
+    skipped, joined = max(port.lead - 1, 0), 1
+    parted = _parted(view)
+    if parted is not None:
+        view, joined = parted, max(port.lead, 2)
+        skipped = min(skipped, 1)
     dim, shape, dims = view.batch_dim, view.shape, view.dims
     if dim is not None:
         shape = (*shape[:dim], *shape[dim + 1 :])
@@ -163,11 +173,24 @@ def _result(program: Program, name: Any, source: SubgraphStep) -> Computed | Con
     samples = None if dim is None else view.shape[dim]
     if (dim is None) != (port.lead == 0) or (port.lead > 1 and dim):
         return None
-    trailing = shape[max(port.lead - 1, 0) :]
+    trailing = shape[skipped:]
     whole = prod(trailing) == port.value.steps * port.value.width
+    whole = whole and (joined == 1 or not skipped or prod(shape[:skipped]) == prod(port.middle))
     if whole and layout.same_layout(View(view.base, dims, view.offset), layout.dense(view.base, shape, samples)):
-        return Computed(replace(port, trailing=trailing), dim or 0, copied)
-    return _elements(port, dims[port.lead :], shape, view.offset, dim or 0)
+        return Computed(replace(port, trailing=trailing), dim or 0, copied, joined=joined)
+    found = _elements(port, dims[port.lead :], shape, view.offset, dim or 0)
+    return found if found is None else replace(found, joined=joined)
+
+
+def _parted(view: View) -> View | None:
+    """A view whose first dimension has the samples and others within each of them, with the samples as a dimension of their own.
+    None for any other."""
+    if not 0 < len(view.dims) < MOST_DIMS or view.batch_dim is not None:
+        return None
+    (batch, *inner), others = view.dims[0], view.dims[1:]
+    if not batch.batch or any(atom.batch for dim in (inner, *others) for atom in dim):
+        return None
+    return View(view.base, ((batch,), tuple(inner), *others), view.offset)
 
 
 def _copies(port: GraphIO) -> bool:

@@ -138,6 +138,7 @@ def artifact_bytes(
     inputs = _edges(_names("input_names", input_names, own, "argument"), arguments)
     outputs = _edges(_names("output_names", output_names, usual, "result"), ports)
     batch, samples = options.batch, [one.samples for _, one in computed]
+    joined = [one.joined for _, one in computed]
     head = Head(
         title,
         packed_bound(pairs),
@@ -156,6 +157,7 @@ def artifact_bytes(
         "arguments": written(program.in_spec.children()[0]) or "",
         "results": written(program.out_spec, (_leaf(one) for one in results)) or "",
         **({"result_samples": " ".join(map(str, samples))} if any(samples) else {}),
+        **({"result_joined": " ".join(map(str, joined))} if max(joined, default=1) > 1 else {}),
         "streams": str(kept.samples),
         "batch": str(batch),
         "scheme": options.scheme,
@@ -202,6 +204,11 @@ def _whole(model: CompiledModel) -> Any:
         raise UnsupportedProblem(
             "save", f"{model._options.title} with PyTorch calls inside: {', '.join(dict.fromkeys(torch_calls))}",
             "native stages only", "See explain() for what each would need.",
+        )  # fmt: skip
+    if not steps and model._options.device == "cpu":
+        raise UnsupportedProblem(
+            "save", f"{model._options.title}, whose results are constants or its arguments as they came",
+            "a model that computes a result of its arguments", "Return what is computed too; a file gives constants beside it.",
         )  # fmt: skip
     if len(steps) != 1 or not steps[0].native or model._options.device != "cpu":
         kind = "persistent kernel" if model._options.mode == "persistent" else f"{len(steps)} steps"
@@ -267,7 +274,7 @@ def _described(edges: Sequence[Edge]) -> str:
 
 def _checked(metadata: Mapping[str, str]) -> dict[str, str]:
     own = ("sha256", "ed25519", "format", "format_version", "name", "inputs", "outputs", "arguments", "results",
-           "result_samples", "streams")  # fmt: skip
+           "result_samples", "result_joined", "streams")  # fmt: skip
     bad = [k for k, v in metadata.items() if not isinstance(k, str) or not isinstance(v, str) or k in own]
     if bad:
         raise FormatError("save", f"metadata {bad}", f"texts, under names other than {', '.join(own)}", "Rename them.")

@@ -25,6 +25,7 @@ from tests.support.compare import outcome, quiet
 from tests.support.generators import streams
 from tests.support.generators.count import examples
 from tests.support.generators.models import built, inputs_of, models, packed
+from tests.support.networks.call import Call
 
 
 def arrays(result: Any) -> list[np.ndarray]:
@@ -238,6 +239,21 @@ def test_forged_dimensions_of_results_are_refused(tmp_path: Path) -> None:
         rt.save(fast, tmp_path / "model.rta", metadata={"result_samples": "0 1"})
 
 
+def test_forged_joins_of_results_are_refused(tmp_path: Path) -> None:
+    model = Call(lambda x: (x.exp().reshape(-1, 3), x.tanh())).eval()
+    fast = rt.compile(model, torch.randn(2, 6))
+    whole = rt.save(fast, tmp_path / "model.rta").read_bytes()
+    right = b'"result_joined":"2 1"'
+    assert whole.count(right) == 1
+    assert [shape for *_, shape in rt.load(whole).outputs] == [(-1, 2, 3), (-1, 6)]
+    for wrong in (b"2 3", b"4 1", b"0 1", b"2-1", b"211", b"  2", b"2 a"):
+        with pytest.raises(rt.FormatError, match="no dimensions of 2 results"):
+            rt.load(resealed(whole.replace(right, b'"result_joined":"' + wrong + b'"')))
+    turned = np.zeros((3, 4), np.float32).T  # to be seen as it lies it would be copied
+    with pytest.raises(rt.ShapeError):
+        rt.load(whole).run(np.zeros((2, 6), np.float32), out=(turned, np.zeros((2, 6), np.float32)))
+
+
 def test_what_is_not_as_the_plan_has_it_is_named(tmp_path: Path) -> None:
     class Other(nn.Module):
         def __init__(self, form: str) -> None:
@@ -247,7 +263,7 @@ def test_what_is_not_as_the_plan_has_it_is_named(tmp_path: Path) -> None:
         def forward(self, x: torch.Tensor, more: torch.Tensor) -> Any:
             y = self.layer(x)
             y = y + more
-            return {"keys": {3: y}, "joined": (y, y.flatten())}[self.form]
+            return {"keys": {3: y}, "joined": (y, y.t().flatten())}[self.form]
 
     x = torch.randn(2, 6)
     for form, said in (("keys", "other containers than tuples"), ("joined", "number 1 ")):

@@ -32,6 +32,11 @@ class Open(nn.Module):
         return x.softmax(1)
 
 
+class Same(nn.Module):
+    def forward(self, x: torch.Tensor) -> Any:
+        return x, torch.arange(3)
+
+
 @functools.cache
 def loaded() -> Any:
     return rt.load(rt.save(fast(), tempfile.mkdtemp() + "/m.rta"))
@@ -84,6 +89,12 @@ add(
     lambda: rt.save(cascade(), f"{FOLDER}/a.rta"),
     rt.UnsupportedProblem,
     "Cascade.*each of its stages",
+)
+add(
+    "save a model of constants",
+    lambda: rt.save(rt.compile(Same().eval(), X), f"{FOLDER}/a.rta"),
+    rt.UnsupportedProblem,
+    "Same, whose results are constants.*Return what is computed too",
 )
 add(
     "save an nn.Module",

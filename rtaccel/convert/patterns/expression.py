@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import operator
 from collections.abc import Callable
+from math import inf
 from typing import Any
 
 import torch
@@ -18,6 +19,9 @@ from rtaccel.convert.frontend.nodes import OpNode
 from rtaccel.convert.patterns.pointwise import batch_norm
 from rtaccel.convert.patterns.rules import Call, general
 from rtaccel.convert.patterns.written_expression import Expression
+
+_LARGEST_EXPONENT = 88.72283
+"""Above it exp is infinite in float32."""
 
 
 def _functions(*names: str) -> Callable[[Call], OpNode]:
@@ -208,12 +212,15 @@ def _celu(call: Call) -> OpNode:
 
 @general(aten.softplus.default)
 def _softplus(call: Call) -> OpNode:
-    """log1p(exp(beta t)) / beta, t itself beyond the threshold."""
+    """log1p(exp(beta t)) / beta, t itself beyond the threshold. Infinite as torch's where the exponential is."""
     made = Expression(call)
     x = made.operand(call["self"])
     beta, threshold = float(call["beta"]), float(call["threshold"])
     scaled = made.emit("mul", x, repr(beta))
-    curve = made.emit("mul", made.emit("softplus", scaled), repr(1 / beta))
+    curve = made.emit("softplus", scaled)
+    if not threshold <= _LARGEST_EXPONENT:  # or it is NaN
+        curve = made.emit("where", made.emit("gt", scaled, repr(_LARGEST_EXPONENT)), "inf", curve)
+    curve = made.emit("mul", curve, repr(1 / beta if beta else inf))
     made.emit("where", made.emit("gt", scaled, repr(threshold)), x, curve)
     return made.node()
 

@@ -13,6 +13,7 @@ from rtaccel.core.errors import FormatError, UnsupportedProblem
 from rtaccel.deploy.load import load
 from rtaccel.deploy.verified import read_verified
 from rtaccel.serve.v2.metrics import ModelCounts
+from rtaccel.serve.v2.objects import each_key_once
 from rtaccel.serve.v2.refusals import UnknownModel
 from rtaccel.serve.v2.served import ServedModel
 from rtaccel.serve.v2.settings import Settings
@@ -168,7 +169,7 @@ def requested_batch(name: str, parameters: Mapping[str, Any], most: int) -> int 
     if config is None:
         return None
     try:
-        given = json.loads(config)
+        given = json.loads(config, object_pairs_hook=each_key_once)
     except (ValueError, TypeError, RecursionError):
         given = None
     if isinstance(given, dict) and set(given) <= {"max_batch_size"}:

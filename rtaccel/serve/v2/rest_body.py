@@ -10,6 +10,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from rtaccel.core.errors import FormatError, ShapeError
+from rtaccel.serve.v2.objects import each_key_once
 from rtaccel.serve.v2.refusals import NotServed, TooLarge
 from rtaccel.serve.v2.repository import VERSION
 from rtaccel.serve.v2.request import Parameters, Request, parameters_of, refuse_tensor_parameters
@@ -144,9 +145,11 @@ def _answer(
 
 
 def json_object(head: bytes) -> dict[str, Any]:
-    """Raises FormatError for what is no JSON, or no object."""
+    """Raises FormatError for what is no JSON or no object, and for an object with a key twice."""
     try:
-        given = json.loads(head)
+        given = json.loads(head, object_pairs_hook=each_key_once)
+    except FormatError:
+        raise
     except (ValueError, RecursionError) as error:
         raise FormatError("infer", f"a body that is no JSON ({str(error)[:80]})", "a JSON object", "Mend it.") from None
     if not isinstance(given, dict):

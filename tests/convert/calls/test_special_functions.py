@@ -21,6 +21,7 @@ FUNCTIONS: dict[str, tuple[Callable[[Tensor], Tensor], Range, Range | None]] = {
     "log_ndtr": (S.log_ndtr, (-40, 13), None),
     "ndtr": (lambda x: 0.5 * torch.erfc(x * -(0.5**0.5)) if x.dtype == torch.float64 else S.ndtr(x), (-12.5, 9), None),
     "ndtri": (S.ndtri, (0, 1), (-37, -0.01)),
+    "erfinv": (torch.erfinv, (-1, 1), (-37, -0.01)),
     "i0": (torch.i0, (-88, 88), None),
     "i0e": (S.i0e, (-150, 150), (-20, 30)),
     "i1": (S.i1, (-88, 88), (-20, 1)),
@@ -106,6 +107,14 @@ def test_orthogonal_polynomials(name: str, degree: int) -> None:
     assert float((fast(x).double() - want).abs().max() / size) <= EPS * 8 * (degree + 2)
 
 
+@pytest.mark.parametrize("function", [torch.erfinv, S.ndtri])
+def test_inverses_at_each_number_next_to_one(function: Callable[[Tensor], Tensor]) -> None:
+    fast = rt.compile(Call(function).eval(), torch.rand(2, 5) * 0.5 + 0.25, strict=True)
+    x = (1 - torch.arange(1, 5001).double() * 2**-24).float().reshape(-1, 5)
+    want = function(x.double())
+    assert float(((fast(x) - want).abs() / bound_of(want, 12)).max()) <= 1
+
+
 def test_the_error_function_ends_at_one() -> None:
     fast = rt.compile(Call(torch.erf).eval(), torch.randn(2, 5), strict=True)
     x = torch.cat([torch.linspace(4.25, 40, 200), 10 ** torch.linspace(1, 38, 200)]).reshape(-1, 5)
@@ -123,6 +132,16 @@ def test_exponential_units_of_any_number(function: Callable[..., Tensor], alpha:
     x = torch.cat([torch.randn(40), torch.tensor([0.0, -0.0, inf, -inf, nan, 1e-30, -1e-3, 1e20, -1e20, -100.0])])
     x = x.reshape(-1, 5)
     torch.testing.assert_close(fast(x), model(x), rtol=1e-4, atol=1e-30, equal_nan=True)
+
+
+@pytest.mark.parametrize("beta", [1.0, 0.5, -3.0, 0.0])
+@pytest.mark.parametrize("threshold", [inf, 1e30, 88.0, 89.0, 20.0, 0.0, -5.0, nan])
+def test_softplus_of_any_threshold(beta: float, threshold: float) -> None:
+    model = Call(lambda x: torch.nn.functional.softplus(x, beta, threshold)).eval()
+    fast = rt.compile(model, torch.randn(2, 5))
+    x = torch.cat([torch.linspace(-200, 200, 71), torch.tensor([0.0, -0.0, inf, -inf, nan, 1e-30, 88.7, 88.73, 1e20])])
+    x = x.reshape(-1, 5)
+    torch.testing.assert_close(fast(x), model(x), rtol=1e-5, atol=1e-30, equal_nan=True)
 
 
 def bits(count: int) -> Tensor:

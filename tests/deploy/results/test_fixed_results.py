@@ -24,6 +24,7 @@ DTYPES = (
     torch.float32,
     torch.float64,
     torch.float16,
+    torch.bfloat16,
     torch.int64,
     torch.int32,
     torch.int16,
@@ -39,6 +40,7 @@ class Results(nn.Module):
     def __init__(self, leaves: list[Any], form: Any) -> None:
         super().__init__()
         self.layer, self.leaves, self.form = nn.Linear(4, 6), leaves, form
+        self.wide = nn.Parameter(torch.randn(2, 4))
         self.tensors = [leaf for leaf in leaves if isinstance(leaf, Tensor)]
 
     def forward(self, x: Tensor, flags: Tensor, counts: Tensor) -> Any:
@@ -47,13 +49,15 @@ class Results(nn.Module):
             "y": y, "y again": y, "folded": y.view(-1, 2, 3), "part": y[:, 1:3], "every other": y[:, ::2], "turned": y.t(),
             "tanh": y.tanh(), "truths": y > 0, "places": y.argmax(1).to(torch.int32), "whole": y.argsort(1), "x": x,
             "flags": flags, "counts": counts, "first of x": x[:, :2], "turned x": x.t(), "one": y[:, 3],
+            "all": y.tanh().flatten(), "pairs": y.exp().reshape(-1, 2), "turned pairs": y.view(-1, 2, 3).mT.flatten(0, 1),
+            "all of x": x.reshape(-1), "ends": y[:, 2:].flatten(), "rows": self.layer(y.reshape(-1, 2) @ self.wide),
         }  # fmt: skip
         made = [known[leaf[1]] if isinstance(leaf, tuple) else leaf for leaf in self.leaves]
         return pytree.tree_unflatten(made, pytree.tree_structure(self.form))
 
 
 NAMES = ("y", "y again", "folded", "part", "every other", "turned", "tanh", "truths", "places", "whole", "x", "flags", "counts",
-         "first of x", "turned x", "one")  # fmt: skip
+         "first of x", "turned x", "one", "all", "pairs", "turned pairs", "all of x", "ends", "rows")  # fmt: skip
 
 
 def constant(draw: random.Random) -> Tensor:
@@ -85,6 +89,7 @@ def same(got: Any, want: Any) -> None:
     for a, b in zip(found, leaves, strict=True):
         if isinstance(b, Tensor):
             a = torch.as_tensor(a)
+            a = a.view(torch.bfloat16) if a.dtype == torch.uint16 else a  # NumPy has the bits
             assert a.dtype == b.dtype and a.shape == b.shape
             torch.testing.assert_close(a, b, rtol=1e-5, atol=1e-6)
         else:

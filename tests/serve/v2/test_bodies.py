@@ -100,6 +100,17 @@ BAD: dict[str, tuple[Any, str]] = {
     "a start that is a number": (body(parameters={"sequence_start": 1}), "true or false"),
 }
 
+_FULL = json.dumps(
+    body(id="a", outputs=[{"name": "output", "parameters": {"binary_data": False}}], parameters={"timeout": 9})
+)
+BAD |= {
+    f"the key {key} twice": (
+        _FULL.replace(f'"{key}": ', f'"{key}": 0, "{key}": ', 1).encode(),
+        f"the key '{key}' twice",
+    )
+    for key in ("inputs", "outputs", "id", "name", "shape", "datatype", "data", "parameters", "binary_data", "timeout")
+}
+
 
 def test_bad_bodies(files: tuple[Path, ...]) -> None:
     async def test(local: Local) -> None:

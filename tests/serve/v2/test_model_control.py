@@ -60,8 +60,8 @@ def test_a_model_is_loaded_with_another_batch_size(server: Running, kind: Module
     "config",
     ["", "[]", '"max_batch_size": 4', '{"max_batch_size": 0}', '{"max_batch_size": 33}', '{"max_batch_size": 4.5}',
      '{"max_batch_size": true}', '{"max_batch_size": "4x"}', '{"max_batch_size": null}', '{"backend": "python"}',
-     "[" * 100_000],
-    ids=range(11),
+     "[" * 100_000, '{"max_batch_size": 4, "max_batch_size": 5}'],
+    ids=range(12),
 )  # fmt: skip
 def test_other_configurations_are_refused(server: Running, kind: ModuleType, config: str) -> None:
     c = client(server, kind)

@@ -14,7 +14,6 @@ from rtaccel.convert.frontend.decompositions.chosen import multinomial, whole_nu
 from rtaccel.convert.frontend.decompositions.counting import MOST
 from rtaccel.convert.frontend.decompositions.distances import cdist, index_put, quantile
 from rtaccel.convert.frontend.decompositions.einsum import einsum, tensordot
-from rtaccel.convert.frontend.decompositions.erfinv import erfinv
 from rtaccel.convert.frontend.decompositions.grouped import GROUPED
 from rtaccel.convert.frontend.decompositions.images.computed_conv import convolution
 from rtaccel.convert.frontend.decompositions.images.folds import fold
@@ -227,8 +226,6 @@ OWN: dict[Any, Callable[..., Any]] = {
     aten.max_unpool2d.default: max_unpool2d,
     **POOLED,
     aten.signbit.default: lambda x: torch.where(x == 0, 1 / x, x) < 0,
-    aten.erfinv.default: erfinv,
-    aten.special_erfinv.default: erfinv,
     aten.multinomial.default: multinomial,
     aten.randint.default: lambda high, size, **how: whole_numbers(0, high, size, **how),
     aten.randint.low: whole_numbers,

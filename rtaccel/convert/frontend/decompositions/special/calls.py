@@ -19,6 +19,8 @@ SPECIAL: dict[Any, Callable[..., Any]] = {
             aten.special_ndtr.default: errors.ndtr,
             aten.special_log_ndtr.default: errors.log_ndtr,
             aten.special_ndtri.default: errors.ndtri,
+            aten.erfinv.default: errors.erfinv,
+            aten.special_erfinv.default: errors.erfinv,
             aten.i0.default: modified_bessel.i0,
             aten.special_i0.default: modified_bessel.i0,
             aten.special_i0e.default: modified_bessel.i0e,

@@ -1,8 +1,8 @@
-"""The error function times exp(x^2), the logarithm of the normal distribution, and its inverse."""
+"""The error function times exp(x^2), the normal distribution and its logarithm, and the inverses."""
 
 from __future__ import annotations
 
-from math import exp, inf, nan, sqrt
+from math import exp, sqrt
 
 import torch
 from torch import Tensor
@@ -60,12 +60,24 @@ def log_ndtr(x: Tensor) -> Tensor:
 def ndtri(p: Tensor) -> Tensor:
     """The number below which the share p of the normal distribution is. Infinite at 0 and 1, and NaN beyond."""
     y = p - 0.5
-    middle = y * polynomial(_MIDDLE, (y * y - _HALF_MIDDLE) / _HALF_MIDDLE)
+    far = _far(torch.where(y > 0, 1.0 - p, p))
+    return torch.where(y.abs() < 0.5 - _EDGE, _near(y), torch.where(y > 0, far, -far))
+
+
+def erfinv(y: Tensor) -> Tensor:
+    """Infinite at -1 and 1, and NaN beyond. 1 - y is exact near 1, where erf has too few digits for a step of Newton's."""
+    share = (1.0 - y.abs()) * 0.5
+    far = _far(share)
+    return torch.where(share > _EDGE, _near(y * 0.5), torch.where(y > 0, far, -far)) * sqrt(0.5)
+
+
+def _near(y: Tensor) -> Tensor:
+    """ndtri of what is y above one half, for not much."""
+    return y * polynomial(_MIDDLE, (y * y - _HALF_MIDDLE) / _HALF_MIDDLE)
+
+
+def _far(share: Tensor) -> Tensor:
+    """-ndtri of a small share: infinite of none, and NaN of less."""
     low, high = 2 / 14.5, 1.0
-    share = torch.where(y > 0, 1.0 - p, p)
     z = torch.sqrt(-2.0 * torch.log(share))
-    far = z * polynomial(_TAIL, (2.0 / z - (high + low) / 2) / ((high - low) / 2))
-    tail = torch.where(y > 0, far, -far)
-    found = torch.where(share > _EDGE, middle, tail)
-    found = torch.where(p == 0, -inf, torch.where(p == 1, inf, found))
-    return torch.where((p < 0) | (p > 1), nan, found)
+    return z * polynomial(_TAIL, (2.0 / z - (high + low) / 2) / ((high - low) / 2))
