@@ -51,6 +51,11 @@ class Function(Formula):
         return name, float(stage.attrs.get("activation_parameter", 0.0))
 
 
+def adds_nothing(shift: Tensor) -> bool:
+    """Whether it leaves every number as it is. 0 does not: -0 + 0 is 0."""
+    return bool(((shift == 0) & shift.signbit()).all())
+
+
 class Joining:
     """An rtaccel.core.traits.Merging: the same as an expression, which then is joined with others."""
 
@@ -63,8 +68,9 @@ class Joining:
         program, places, result = [], [dense] * len(node.reads), "x0"
         tensors = {}
         if "scale" in node.tensors:
-            for name, factor, neutral in (("mul", "scale", 1.0), ("add", "shift", 0.0)):
-                if bool((node.tensors[factor] == neutral).all()):
+            neutral = {"scale": (node.tensors["scale"] == 1.0).all(), "shift": adds_nothing(node.tensors["shift"])}
+            for name, factor in (("mul", "scale"), ("add", "shift")):
+                if neutral[factor]:
                     continue
                 tensors[f"c{len(tensors)}"] = node.tensors[factor]
                 program.append(f"{name} {result} c{len(tensors) - 1}")

@@ -46,8 +46,8 @@ class PointwiseStage final : public Stage {
     period_ = period();
     scale_ = copy(*spec.arena, spec.attrs.floats("scale", width_));
     const float* shift = spec.attrs.floats("shift", width_);
-    bool shifts = !int8_out_;  // x + 0 is x but for the sign of a zero, which int8 does not have
-    for (int i = 0; i < width_; ++i) shifts |= !(shift[i] == 0.0f);
+    bool shifts = false;  // x + -0 is x, and so is x + 0 but for the sign of a zero, which int8 does not have
+    for (int i = 0; i < width_; ++i) shifts |= !(shift[i] == 0.0f && (int8_out_ || __builtin_signbit(shift[i])));
     if (shifts) shift_ = copy(*spec.arena, shift);
   }
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import random
 from collections.abc import Callable
 
 import numpy as np
@@ -13,6 +14,7 @@ from torch import Tensor, nn
 import rtaccel as rt
 from rtaccel.core.registry import operator
 from rtaccel.core.stage import QParams, Stage, Value
+from tests.support.networks.call import Call
 from tests.support.one_stage import (
     INF,
     NAN,
@@ -170,3 +172,40 @@ def test_what_is_refused() -> None:
     )
     with pytest.raises(rt.UnsupportedProblem, match=r"'scale' has .*2 elements.*, expected .*3"):
         kernels(short)
+
+
+STEPS: dict[str, Callable[[Tensor], Tensor]] = {
+    "+ 0": lambda x: x + 0.0,
+    "+ -0": lambda x: x + -0.0,
+    "- 0": lambda x: x - 0.0,
+    "0 -": lambda x: 0.0 - x,
+    "* 1": lambda x: x * 1.0,
+    "* -1": lambda x: x * -1.0,
+    "* 0": lambda x: x * 0.0,
+    "/ 1": lambda x: x / 1.0,
+    "/ -2": lambda x: x / -2.0,
+    "* c": lambda x: x * torch.tensor([1.0, -1.0, 0.0, -0.0, 2.0]),
+    "+ c": lambda x: x + torch.tensor([0.0, -0.0, 0.0, -0.0, 0.0]),
+    "round": torch.round,
+    "sqrt": lambda x: x.abs().sqrt() * x.sign(),
+    "relu": torch.relu,
+}
+
+
+@pytest.mark.parametrize("seed", range(40))
+def test_zeros_have_the_sign_that_torch_gives_them(seed: int) -> None:
+    """After one step to three, alone or where an expression goes on and 1 / x tells the zeros apart."""
+    draw = random.Random(seed)
+    steps = [draw.choice(list(STEPS.values())) for _ in range(draw.randint(1, 3))]
+
+    def function(x: Tensor) -> Tensor:
+        for step in steps:
+            x = step(x)
+        return x if seed % 2 else torch.where(x == 0, 1 / x, x)
+
+    model = Call(function).eval()
+    fast = rt.compile(model, torch.randn(2, 5), strict=True)
+    x = torch.tensor([0.0, -0.0, 1.5, -1.5, 0.25]).repeat(5).reshape(5, 5)
+    x = torch.stack([row.roll(i) for i, row in enumerate(x)])
+    want, got = model(x), fast(x)
+    assert torch.equal(got, want) and torch.equal(got.signbit(), want.signbit())

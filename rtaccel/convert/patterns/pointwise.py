@@ -187,7 +187,7 @@ def _mul(call: Call) -> OpNode | str:
     factor = constant if constant is not None else torch.tensor(float(right), dtype=torch.float64, device="cpu")
     if divides:
         factor = torch.ones_like(factor, dtype=torch.float64) / factor.double()
-    return _affine(call, left, factor, 0.0)
+    return _affine(call, left, factor, -0.0)  # what is added leaves every number as it is: 0 would make 0 of -0
 
 
 @rule(aten.pow.Tensor_Scalar)
