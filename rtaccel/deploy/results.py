@@ -21,7 +21,7 @@ from rtaccel.deploy.container import Part
 
 Chosen = tuple[Stage, str]
 
-MOST_DIMS = 8
+MAX_DIMS = 8
 """Dimensions of a tensor that a file describes."""
 
 CONSTANTS = {
@@ -185,7 +185,7 @@ def _result(program: Program, name: Any, source: SubgraphStep) -> Computed | Con
 def _parted(view: View) -> View | None:
     """A view whose first dimension has the samples and others within each of them, with the samples as a dimension of their own.
     None for any other."""
-    if not 0 < len(view.dims) < MOST_DIMS or view.batch_dim is not None:
+    if not 0 < len(view.dims) < MAX_DIMS or view.batch_dim is not None:
         return None
     (batch, *inner), others = view.dims[0], view.dims[1:]
     if not batch.batch or any(atom.batch for dim in (inner, *others) for atom in dim):
