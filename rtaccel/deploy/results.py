@@ -185,8 +185,8 @@ def _result(program: Program, name: Any, source: SubgraphStep) -> Computed | Con
 def _parted(view: View) -> View | None:
     """A view whose first dimension has the samples and others within each of them, with the samples as a dimension of their own.
     None for any other."""
-    if not 0 < len(view.dims) < MAX_DIMS or view.batch_dim is not None:
-        return None
+    if not 0 < len(view.dims) < MAX_DIMS or not view.dims[0] or view.batch_dim is not None:
+        return None  # a dimension of size 1 may have no parts
     (batch, *inner), others = view.dims[0], view.dims[1:]
     if not batch.batch or any(atom.batch for dim in (inner, *others) for atom in dim):
         return None

@@ -18,6 +18,8 @@ from torch.utils import _pytree as pytree
 import rtaccel as rt
 from rtaccel.deploy import nesting
 from tests.deploy.forged import resealed
+from tests.support.generators.model_files import same_bits, through_a_file
+from tests.support.generators.models import built, inputs_of, packed
 
 LITERALS = (None, 3, -7, 2.5, 1e-30, float("inf"), True, False, "a text", 'a "quoted" \\ one', "", "." * 3)
 DTYPES = (
@@ -212,3 +214,16 @@ def test_streams_of_several_results(which: str, tmp_path: Path) -> None:
             got = step(window[:, t].contiguous())
         torch.testing.assert_close(got[0], wanted[0][:, -1])
         torch.testing.assert_close(got[-1], wanted[-1][:, -1])
+
+
+def test_a_dimension_of_one_has_no_parts() -> None:
+    """Part of a sum of repeated rows, beside that sum. Its first dimension is of size 1 and none of the plan's."""
+    model = {
+        "seed": 999, "example": 1, "inputs": [["float", [9]]], "pack": "dict", "arguments": [],
+        "ops": [["repeat0", [0], {}], ["add_row0", [0, 0], {}], ["part_rows", [2], {}]], "outputs": {"named": [2, 3]},
+    }  # fmt: skip
+    given = packed(model, inputs_of(model, 1))
+    fast = rt.compile(built(model), given, verify=False)
+    filed = through_a_file(fast)
+    assert filed is not None
+    assert same_bits(pytree.tree_leaves(filed(*given)), pytree.tree_leaves(fast(*given)))
