@@ -73,21 +73,29 @@ def _image(stage: Stage) -> Window:
     return window
 
 
+class _Calls:
+    """How many there were: a state, which an exchange of weights leaves as it is."""
+
+    count = 0
+
+    def exchange_key(self) -> object:
+        return None
+
+
 def _ring(stage: Stage, low: Mapping[str, Any], int8: bool) -> Window:
     """The columns in the order of time, as an image of one window. Counts the calls itself, as a native plan does, where none
     are given."""
     k, dilation = stage.attrs["kernel"][1], stage.attrs.get("dilation", (1, 1))[1]
     rows_of_ring = (k - 1) * dilation + 1
     geometry = Geometry((1, rows_of_ring), (1, k), (1, 1), (0, 0), (1, dilation), (1, 1))
-    ticks, calls = low.get("ticks", 0), 0
+    ticks, calls = low.get("ticks", 0), _Calls()
 
     def window(
         rows: Tensor, given: tuple[Tensor, ...]
     ) -> tuple[Callable[[Tensor], Tensor], Geometry, tuple[Tensor, ...]]:
-        nonlocal calls
-        own = torch.full((len(rows),), calls, dtype=torch.int64, device=rows.device)
+        own = torch.full((len(rows),), calls.count, dtype=torch.int64, device=rows.device)
         tick = given[1].reshape(-1) if ticks else own
-        calls += 1
+        calls.count += 1
         ring = contract.put_newest(as_rows(given[0], rows.shape[2]), rows, tick)
         newest_last = contract.by_age(ring, tick)
 
