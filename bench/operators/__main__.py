@@ -46,10 +46,17 @@ class FunctionOfTwo(Function):
         return self.function(x, y)
 
 
+class FunctionOfThree(Function):
+    def forward(self, x: Any, y: Any, z: Any) -> Any:
+        return self.function(x, y, z)
+
+
 def measured(operation: Operation) -> dict[str, Any]:
     given = operation.function
     model = (
-        given if isinstance(given, nn.Module) else (Function, FunctionOfTwo)[len(operation.shapes) - 1](given)
+        given
+        if isinstance(given, nn.Module)
+        else (Function, FunctionOfTwo, FunctionOfThree)[len(operation.shapes) - 1](given)
     ).eval()
     torch.manual_seed(0)
     inputs = tuple(torch.randn(shape) for shape in operation.shapes)
