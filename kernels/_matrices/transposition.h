@@ -19,8 +19,6 @@ struct Transposition {
   }
   static void store(char* to, Four v) { std::memcpy(to, &v, 16); }
 
-  // Rows that lie a power of two apart share the sets of a cache: no more than four of those are in use at a time, and
-  // of these whole lines.
   void run(const char* x, char* y) const {
     if (y_pitch == rows * 4) {
       switch (rows) {
@@ -39,14 +37,15 @@ struct Transposition {
       }
     }
     const int64_t whole_rows = rows / 4 * 4, whole_columns = columns / 4 * 4;
-    if (x_pitch >= y_pitch) {
-      for (int64_t c = 0; c < whole_columns; c += kLine)
+    const Blocks by = blocks();
+    if (by.columns) {
+      for (int64_t c = 0; c < whole_columns; c += by.count)
         for (int64_t r = 0; r < whole_rows; r += 4)
-          for (int64_t i = c; i < c + kLine && i < whole_columns; i += 4) turn(x, y, r, i);
+          for (int64_t i = c; i < c + by.count && i < whole_columns; i += 4) turn(x, y, r, i);
     } else {
-      for (int64_t r = 0; r < whole_rows; r += kLine)
+      for (int64_t r = 0; r < whole_rows; r += by.count)
         for (int64_t c = 0; c < whole_columns; c += 4)
-          for (int64_t i = r; i < r + kLine && i < whole_rows; i += 4) turn(x, y, i, c);
+          for (int64_t i = r; i < r + by.count && i < whole_rows; i += 4) turn(x, y, i, c);
     }
     for (int64_t c = 0; c < columns; ++c)
       for (int64_t r = c < whole_columns ? whole_rows : 0; r < rows; ++r)
@@ -54,7 +53,26 @@ struct Transposition {
   }
 
  private:
-  static constexpr int64_t kLine = 16;  // numbers
+  static constexpr int64_t kLine = 16;               // numbers
+  static constexpr int64_t kPage = 4096, kWays = 8;  // bytes after which the sets of a first cache come again; its ways
+
+  // How many columns of x, or rows, go together.
+  struct Blocks {
+    bool columns;
+    int64_t count;
+  };
+
+  // Rows of y that lie a large power of two apart share sets of the first cache. Stores that wait take their lines
+  // ahead, so lines were evicted before they were whole, at 10 times the cost. More rows of x at a time stay longer on
+  // each row of y, as far as those have sets enough. Else few columns at a time.
+  Blocks blocks() const {
+    const int64_t x_apart = x_pitch & -x_pitch, y_apart = y_pitch & -y_pitch;
+    if (x_pitch >= y_pitch) return {true, y_apart >= kPage ? kLine / 2 : kLine};
+    if (y_apart < kPage / 2) return {false, kLine};
+    const int64_t room = kWays * kPage / x_apart;
+    if (room < 2 * kLine) return {true, kLine / 2};
+    return {false, room < 4 * kLine ? room : 4 * kLine};
+  }
 
   // kRows rows become one line that goes round them.
   template <int kRows>

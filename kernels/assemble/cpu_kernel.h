@@ -127,11 +127,12 @@ class AssembleStage final : public Stage {
     if (i < n) S::store_n(to + i, S::load_n(from + i, static_cast<int>(n - i)), static_cast<int>(n - i));
   }
 
-  // y[r][c] = x[c][r], r < m, c < n: columns of x are contiguous in r, rows of y in c.
+  // y[r][c] = x[c][r], r < m, c < n: columns of x are contiguous in r, rows of y in c. Along the rows of y: theirs may
+  // lie a power of two apart, and then share the sets of a cache.
   static void turn(const char* x, char* y, int64_t m, int64_t n, int64_t x_pitch, int64_t y_pitch) {
     constexpr int k = S::kLanes;
-    for (int64_t c = 0; c < n; c += k)
-      for (int64_t r = 0; r < m; r += k) {
+    for (int64_t r = 0; r < m; r += k)
+      for (int64_t c = 0; c < n; c += k) {
         const int wide = static_cast<int>(n - c < k ? n - c : k), high = static_cast<int>(m - r < k ? m - r : k);
         typename S::F row[k];
 #pragma GCC unroll 16

@@ -178,7 +178,7 @@ def _case(label: str, kind: str, shape: tuple[int, int], dims: tuple[int, ...], 
 def cases() -> Iterator[Case]:
     for kind in KINDS:
         for dtype in ("float32",) if kind == "logsumexp" else ("float32", "int64"):
-            for h, c in ((1, 1), (5, 3), (7, 16), (12, 67), (130, 9)):
+            for h, c in ((1, 1), (5, 3), (7, 16), (12, 67), (130, 9), (6, 512)):
                 for last in (0, 1):
                     tag = f"{kind}-{dtype}-{h}x{c}-{'last' if last else 'all'}"
                     yield _case(f"{tag}-down", kind, (h, c), (c, h), (0, 1, c), last, dtype)

@@ -1,15 +1,16 @@
 // Scan on the CPU. The contract is in contract.py.
 //
 // An element waits for the one before it, four to five cycles, so lines that lie beside one another go together, a lane
-// each; a line alone is as slow as its additions. Sums are in float64, as torch has them: the lanes are arrays of
-// doubles, which the compiler makes vectors of. Floor: that of lanes, the bytes over the bandwidth of the cache they
-// are in.
+// each. Lines that do not are turned in squares; a line alone is as slow as its additions. Sums are in float64, as
+// torch has them: the lanes are arrays of doubles, which the compiler makes vectors of. Floor: that of lanes, the bytes
+// over the bandwidth of the cache they are in.
 #pragma once
 
 #include <cmath>
 
 #include "_common/checks.h"
 #include "_common/lines.h"
+#include "scan/squares.h"
 
 namespace rta {
 
@@ -34,6 +35,7 @@ class ScanStage final : public Stage {
     }
     from_ = read_lines(spec, "0", count_, n_, x_, whole_ ? 8 : 4);
     to_ = read_lines(spec, "1", count_, last_ ? 1 : n_, y_, whole_ ? 8 : 4);
+    shares_sets_ = !last_ && n_ > kFew && !to_.table && (to_.along[1] - to_.along[0]) % kSets == 0;
   }
 
   bool updates(int in, int out) const override { return streams_ && in == 1 && out == 1; }
@@ -58,7 +60,8 @@ class ScanStage final : public Stage {
 
  private:
   enum class Kind { kSum, kProd, kMax, kMin, kLogSum };  // in the order of their words
-  static constexpr int64_t kBeside = 16;
+  static constexpr int64_t kBeside = LineSquare<S>::kBeside, kManyBeside = 128, kFew = 4;
+  static constexpr int64_t kSets = 2048;  // bytes after which the sets of a cache come again, or half of them
 
   template <class T, class Wide>
   void of_type(const char* x, char* y) const {
@@ -127,18 +130,54 @@ class ScanStage final : public Stage {
     return high == low && std::isinf(high) ? high : high + std::log1p(std::exp(low - high));
   }
 
+  // Rows that share the sets of a cache push one another out before they are written, but for long stretches of each.
   template <class T, class Wide, Kind kind>
   void all(const char* x, char* y) const {
+    const int64_t widest = shares_sets_ ? kManyBeside : kBeside;
     for (int64_t line = 0; line < count_;) {
-      const int64_t most = count_ - line < kBeside ? count_ - line : kBeside;
+      const int64_t left = count_ - line, most = left < widest ? left : widest;
       const int64_t a = from_.beside(line, most, sizeof(T)), b = to_.beside(line, most, sizeof(T));
-      if (a == kBeside && b == kBeside) {
-        together<T, Wide, kind>(x, y, line);
+      const int64_t beside = a < b ? a : b;
+      if (beside == kManyBeside) {
+        together<T, Wide, kind, kManyBeside>(x, y, line);
+        line += kManyBeside;
+      } else if (beside >= kBeside) {
+        together<T, Wide, kind, kBeside>(x, y, line);
         line += kBeside;
+      } else if (sizeof(T) == 4 && left >= kFew && n_ >= kFew && from_.contiguous && (last_ || to_.contiguous)) {
+        line += turned<Wide, kind>(x, y, line, static_cast<int>(left < kBeside ? left : kBeside));
       } else {
         alone<T, Wide, kind>(x, y, line++);
       }
     }
+  }
+
+  // Up to kBeside lines. Where there are fewer, the last is taken again for those that are missing.
+  template <class Wide, Kind kind>
+  int64_t turned(const char* x, char* y, int64_t line, int count) const {
+    const char* from[kBeside];
+    char* to[kBeside];
+    for (int k = 0; k < kBeside; ++k) {
+      const int64_t own = line + (k < count ? k : count - 1);
+      from[k] = x + from_.at(own, 0), to[k] = y + to_.at(own, 0);
+    }
+    LineSquare<S> square;
+    Wide sum[kBeside];
+    for (int64_t i = 0; i < n_; i += kBeside) {
+      const int wide = static_cast<int>(n_ - i < kBeside ? n_ - i : kBeside);
+      square.read(from, i * 4, wide);
+      for (int e = 0; e < wide; ++e) {
+        if (i + e)
+          for (int k = 0; k < kBeside; ++k) sum[k] = join<Wide, kind>(sum[k], static_cast<Wide>(square.at[e][k]));
+        else
+          for (int k = 0; k < kBeside; ++k) sum[k] = static_cast<Wide>(square.at[0][k]);
+        for (int k = 0; k < kBeside; ++k) square.at[e][k] = static_cast<float>(sum[k]);
+      }
+      if (!last_) square.write(to, count, i * 4, wide);
+    }
+    if (last_)
+      for (int k = 0; k < count; ++k) *reinterpret_cast<float*>(to[k]) = static_cast<float>(sum[k]);
+    return count;
   }
 
   template <class T, class Wide, Kind kind>
@@ -152,23 +191,23 @@ class ScanStage final : public Stage {
     if (last_) *reinterpret_cast<T*>(y + to_.at(line, 0)) = static_cast<T>(sum);
   }
 
-  template <class T, class Wide, Kind kind>
+  template <class T, class Wide, Kind kind, int64_t kCount>
   void together(const char* x, char* y, int64_t line) const {
-    Wide sum[kBeside];
+    Wide sum[kCount];
     const T* first = reinterpret_cast<const T*>(x + from_.at(line, 0));
-    for (int64_t k = 0; k < kBeside; ++k) sum[k] = static_cast<Wide>(first[k]);
+    for (int64_t k = 0; k < kCount; ++k) sum[k] = static_cast<Wide>(first[k]);
     for (int64_t i = 0; i < n_; ++i) {
       const T* from = reinterpret_cast<const T*>(x + from_.at(line, i));
       if (i)
-        for (int64_t k = 0; k < kBeside; ++k) sum[k] = join<Wide, kind>(sum[k], static_cast<Wide>(from[k]));
+        for (int64_t k = 0; k < kCount; ++k) sum[k] = join<Wide, kind>(sum[k], static_cast<Wide>(from[k]));
       if (last_ && i + 1 < n_) continue;
       T* to = reinterpret_cast<T*>(y + to_.at(line, last_ ? 0 : i));
-      for (int64_t k = 0; k < kBeside; ++k) to[k] = static_cast<T>(sum[k]);
+      for (int64_t k = 0; k < kCount; ++k) to[k] = static_cast<T>(sum[k]);
     }
   }
 
   GraphIO x_, y_, past_, kept_;
-  bool whole_, last_, streams_;
+  bool whole_, last_, streams_, shares_sets_ = false;
   Kind kind_;
   int64_t count_, n_;
   LineOperand from_, to_;

@@ -137,3 +137,16 @@ def test_random_parts(seed: int) -> None:
     data = torch.randn(3, x[0] * x[1])
     stage = stage_of(x, y, index=table_of(table))
     check_same(stage, (data.reshape(3, *stage.inputs[0].shape),), (data[:, table].reshape(3, *stage.outputs[0].shape),))
+
+
+@pytest.mark.parametrize("seed", range(12))
+def test_matrices_whose_rows_share_sets_of_a_cache(seed: int) -> None:
+    """Rows a power of two apart go in other blocks than others do."""
+    rng = random.Random(seed)
+    rows = rng.choice((256, 512, 1024, 1536, 2048)) + rng.choice((0, 0, 0, 1, 4))
+    columns = rng.choice((5, 16, 64, 72, 256)) + rng.choice((0, 0, 3, 4))
+    if rng.random() < 0.4:
+        rows, columns = columns, rows
+    data = torch.randn(2, rows, columns)
+    stage = stage_of((rows, columns), (columns, rows), index=table_of(torch.arange(rows * columns).reshape(rows, -1).T))
+    check_same(stage, (data,), (data.transpose(1, 2).contiguous(),))

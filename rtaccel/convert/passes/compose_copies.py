@@ -6,6 +6,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
+from math import prod
 
 import numpy as np
 
@@ -17,6 +18,9 @@ from rtaccel.kernels._common.strides import elements
 
 MAX_PARTS = 512
 """Of one result."""
+WORTH_A_COPY = 1024
+"""Elements of a part from which on runs that are put together, and turned in a copy of their own, are faster than elements that
+are put one by one: every second pixel of a plane, as a transposed convolution makes them."""
 
 
 def compose_copies(op_nodes: Sequence[OpNode], buffers: Mapping[str, Buffer], kept: set[str]) -> list[OpNode]:
@@ -130,6 +134,8 @@ def _parts_turned(first: OpNode, second: OpNode, buffers: Mapping[str, Buffer]) 
         if low < 0 or high >= inner:
             return None
         turned = [s // inner if s % inner == 0 else s * outer for s in strides]
+        if prod(dims) >= WORTH_A_COPY and (1, 1) in zip(source[1:], strides) and 1 not in turned:
+            return None
         parts.append((dims, source, (offset % inner * outer + offset // inner, *turned)))
     made = replace(first, writes=list(second.writes), attrs={**first.attrs, "parts": tuple(parts)})
     return replace(made, node=second.node, name=second.name)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import random
 from collections.abc import Callable
 
 import pytest
@@ -37,6 +38,18 @@ def test_equals_torch_and_is_native(name: str, turned: bool) -> None:
     for rows in (1, 2, 5):
         x = torch.randn(rows, *shape)
         torch.testing.assert_close(fast(x), model(x), rtol=1e-6, atol=1e-6)
+
+
+@pytest.mark.parametrize("seed", range(10))
+def test_any_count_of_lines(seed: int) -> None:
+    """Lines go 16 at a time, side by side or turned, or by 128 where their rows share the sets of a cache."""
+    rng = random.Random(seed)
+    shape = rng.choice(((rng.randint(1, 40), rng.randint(1, 70)), (rng.randint(5, 9), rng.choice((512, 1024)))))
+    name = rng.choice(("sum", "sum of the last", "extremes", "logarithm"))
+    model = Call(CALLS[name]).eval()
+    fast = rt.compile(model, torch.randn(2, *shape), strict=True)
+    x = torch.randn(3, *shape)
+    torch.testing.assert_close(fast(x), model(x), rtol=1e-6, atol=1e-6)
 
 
 @pytest.mark.parametrize("name", ["sum", "sum of the last", "product", "extremes", "logarithm"])

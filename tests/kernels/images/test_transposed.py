@@ -75,3 +75,13 @@ def test_an_infinity_reaches_what_it_reaches_in_torch() -> None:
     x[0, 1, 2, 1], x[1, 0, 0, 0] = float("inf"), float("nan")
     got, want = rt.compile(model, x, strict=True)(x), model(x)
     assert torch.equal(got.isfinite(), want.isfinite())
+
+
+@pytest.mark.parametrize("rank", [1, 2, 3])
+def test_many_channels_come_out_as_planes(rank: int) -> None:
+    """Pixels of all channels are put together, and turned then. One by one they took 7 times as long as PyTorch."""
+    model, size = KINDS[rank](16, 32, 2, 2), {1: 256, 2: 16, 3: 6}[rank]
+    check_native(model, 16, *[size] * rank, terms=32)
+    lines = rt.compile(model, torch.randn(1, 16, *[size] * rank)).explain().splitlines()
+    found = [line.split("(")[0].split()[-1] for line in lines if " -> float32" in line]
+    assert found[-1] == "rearrange" and found[-2] in ("assemble", "linear")  # of signals one layer makes the runs
