@@ -1,5 +1,5 @@
 // Lines whose elements follow one another, turned so that lines lie beside one another: squares of kBeside lines and as
-// many elements of each, in registers, in and out again.
+// many elements of each, in registers, in and out again. Not inlined: every kind of sum would have its own copy.
 #pragma once
 
 #include "_simd/transpose.h"
@@ -9,10 +9,12 @@ namespace rta {
 template <class S>
 struct LineSquare {
   static constexpr int kBeside = 16;
-  float at[kBeside][kBeside];  // [element][line]
+  static constexpr int64_t kRows[kBeside] = {0,   64,  128, 192, 256, 320, 384, 448,
+                                             512, 576, 640, 704, 768, 832, 896, 960};  // bytes to each
+  float at[kBeside][kBeside];                                                          // [element][line]
 
   // `wide` elements from `from` bytes on.
-  void read(const char* const (&lines)[kBeside], int64_t from, int wide) {
+  __attribute__((noinline)) void read(const char* const (&lines)[kBeside], int64_t from, int wide) {
     for (int r = 0; r < kBeside; r += kLanes)
       for (int c = 0; c < wide; c += kLanes) {
         const int n = wide - c < kLanes ? wide - c : kLanes;
@@ -29,7 +31,7 @@ struct LineSquare {
   }
 
   // Of the first `count` lines.
-  void write(char* const (&lines)[kBeside], int count, int64_t from, int wide) const {
+  __attribute__((noinline)) void write(char* const (&lines)[kBeside], int count, int64_t from, int wide) const {
     for (int r = 0; r < count; r += kLanes)
       for (int c = 0; c < wide; c += kLanes) {
         const int n = wide - c < kLanes ? wide - c : kLanes;
