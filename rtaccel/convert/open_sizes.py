@@ -22,6 +22,7 @@ from rtaccel.convert.frontend.exported.example import shared_batch
 from rtaccel.convert.frontend.exported.graph import ExportedGraph
 from rtaccel.convert.frontend.graph.op_graph import OpGraph
 from rtaccel.convert.frontend.guards.sizes import batch_range
+from rtaccel.convert.frontend.run_call import run_call
 from rtaccel.core.dynamic import DynamicDim
 from rtaccel.core.errors import ShapeError
 
@@ -143,7 +144,7 @@ class OpenSizes:
             for node in exported.graph.nodes:
                 if node.op == "call_function":
                     given, named = fx.map_arg((node.args, node.kwargs), lambda n: env[n.name])
-                    env[node.name] = node.target(*given, **named)
+                    env[node.name] = run_call(node, given, named)
             output = next(n for n in exported.graph.nodes if n.op == "output")
             mine = [env[o.name] if isinstance(o, fx.Node) else o for o in output.args[0]]
             theirs = pytree.tree_leaves(self.model(*args))

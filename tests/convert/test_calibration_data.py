@@ -202,3 +202,15 @@ def test_no_bar_elsewhere(monkeypatch: pytest.MonkeyPatch) -> None:
         monkeypatch.setattr(sys, "stderr", stream)
         rt.quantize_(make(), "w8a8", calibration=[torch.randn(3, 24)])
         assert stream is None or not stream.getvalue()
+
+
+@pytest.mark.parametrize(
+    "form", [lambda x: x.to(memory_format=torch.channels_last), lambda x: x.mT.contiguous().mT, lambda x: x[:, :, ::2]]
+)
+def test_batches_may_lie_anyhow(form: Callable[[Tensor], Tensor]) -> None:
+    """A view at capture is a copy then."""
+    model = nn.Sequential(nn.Flatten(), nn.Linear(60, 5), nn.ReLU(), nn.Linear(5, 4)).eval()
+    x = form(torch.randn(6, 3, 5 if form(torch.zeros(1, 1, 2, 2)).shape[2] == 2 else 10, 4))
+    dense = x.contiguous()
+    fast = rt.compile(model, dense, "w8a8", calibration=[x])
+    assert torch.equal(fast(dense), rt.compile(model, dense, "w8a8", calibration=[dense])(dense))

@@ -11,6 +11,7 @@ from torch.utils import _pytree as pytree
 
 from rtaccel.convert.frontend.batches import batches_of, first_line, miscounted, tensors, words
 from rtaccel.convert.frontend.exported.graph import ExportedGraph
+from rtaccel.convert.frontend.run_call import run_call
 from rtaccel.core.errors import FormatError, ShapeError
 from rtaccel.core.scheme import Observer
 from rtaccel.core.stage import QParams
@@ -56,7 +57,7 @@ def run_graph(
         if node.op == "call_function":
             args_now, kwargs_now = fx.map_arg((node.args, node.kwargs), lambda n: env[n.name])
             try:
-                env[node.name] = node.target(*args_now, **kwargs_now)
+                env[node.name] = run_call(node, args_now, kwargs_now)
             except Exception as error:
                 got = f"a batch with {words(args)}, which {node.target} refuses: {first_line(error)}"
                 raise FormatError("calibration", got, "inputs of the model", "Pass batches as the example.") from error

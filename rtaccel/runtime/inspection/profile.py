@@ -13,6 +13,7 @@ import torch
 from torch import Tensor, fx
 from torch.utils import _pytree as pytree
 
+from rtaccel.convert.frontend.run_call import run_call
 from rtaccel.convert.passes.program import FallbackStep, SubgraphStep
 from rtaccel.core.errors import FormatError, ShapeError, UnsupportedProblem
 from rtaccel.core.registry import operator
@@ -145,7 +146,7 @@ class _Walk:
 
     def _torch(self, step: Step, node: fx.Node, env: dict[str, Any]) -> Any:
         args, kwargs = fx.map_arg((node.args, node.kwargs), lambda n: self.executor._value(n.name, env))
-        result, taken = self._timed(step.name, lambda: node.target(*args, **kwargs))  # type: ignore[operator]
+        result, taken = self._timed(step.name, lambda: run_call(node, args, kwargs))
         self.found.append(_stage(step.name, *step.what, taken))
         return result
 

@@ -11,6 +11,7 @@ import torch
 from torch import Tensor, fx
 
 from rtaccel.convert.frontend.nodes import constant_value
+from rtaccel.convert.frontend.run_call import run_call
 from rtaccel.convert.passes.program import FallbackStep, Program, SubgraphStep
 from rtaccel.core.errors import UnsupportedProblem
 from rtaccel.plan.group import Executable, StagedPlan, Subgraph
@@ -191,7 +192,7 @@ class Executor:
                 if isinstance(step.source, FallbackStep):
                     node = step.source.node
                     args, kwargs = fx.map_arg((node.args, node.kwargs), lambda n: self._value(n.name, env))
-                    env[node.name] = node.target(*args, **kwargs)  # type: ignore[operator]
+                    env[node.name] = run_call(node, args, kwargs)
                 else:
                     self._run_group(step, step.source, env)
         casts = self.program.casts

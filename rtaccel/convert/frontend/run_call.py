@@ -1,0 +1,17 @@
+"""One call of a captured graph, as torch runs it."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from torch import fx
+
+from rtaccel.convert.aten import aten
+
+_BY_VALUE: dict[Any, Any] = {aten.view.default: aten.reshape.default}
+
+
+def run_call(node: fx.Node, args: Any, kwargs: Any) -> Any:
+    """What `node` makes of these arguments. A view is a copy where strides allow none: kernels of torch may lay their results
+    otherwise than the capture took for granted, as attention does of images that lie channels last."""
+    return _BY_VALUE.get(node.target, node.target)(*args, **kwargs)
