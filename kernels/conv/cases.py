@@ -185,6 +185,8 @@ WINOGRAD = {
     "wide": Shape(33, 130, (13, 11), (3, 3), padding=(2, 0)),
     "flat": Shape(6, 20, (9, 6), (3, 3), padding=(1, 1), flat=True),
     "row": Shape(16, 48, (1, 30), (3, 3), padding=(1, 1)),
+    "apart": Shape(17, 34, (9, 14), (3, 3), padding=(2, 3), dilation=(2, 3)),
+    "far-apart": Shape(6, 20, (7, 12), (3, 3), padding=(6, 5), dilation=(6, 5)),
     "signal": Shape(19, 37, (1, 41), (1, 3), padding=(0, 1)),
     "signal-apart": Shape(33, 18, (1, 50), (1, 3), padding=(0, 8), dilation=(1, 4)),
     "signal-causal": Shape(16, 67, (1, 23), (1, 3), dilation=(1, 2), causal=True),
@@ -199,6 +201,7 @@ WINOGRAD_INT8 = {
     "one-sided": Shape(31, 67, (6, 7), (3, 3), padding=(2, 2), causal=True),
     "wide": Shape(33, 150, (13, 11), (3, 3), padding=(2, 0)),
     "blocks": Shape(130, 72, (19, 17), (3, 3)),
+    "apart": Shape(17, 34, (12, 13), (3, 3), padding=(2, 3), dilation=(2, 3)),
 }
 """Channels and positions from which kernels take it for int8."""
 TILES = {

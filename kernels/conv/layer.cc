@@ -223,11 +223,11 @@ bool suits_winograd(const StageSpec& spec) {
   if (flag(spec.attrs, "stream") || flag(spec.attrs, "by_rows") || spec.input(0).dtype != RTA_INT8) return false;
   const ConvGeometry g = read_geometry(spec);
   const int64_t c = channels(spec), n = outputs(spec), positions = product(g.out.y, g.out.x);
-  const int64_t computed = product((g.out.y + 1) / 2 * 2, (g.out.x + 1) / 2 * 2);
+  const int64_t down = 2 * g.dilation.y, across = 2 * g.dilation.x;  // outputs that begin in the tiles of one
+  const int64_t computed = product((g.out.y + down - 1) / down * down, (g.out.x + across - 1) / across * across);
   return spec.attrs.integer("groups") == 1 && g.kernel.y == 3 && g.kernel.x == 3 && g.stride.y == 1 &&
-         g.stride.x == 1 && g.dilation.y == 1 && g.dilation.x == 1 && !g.in_steps && !g.out_steps &&
-         spec.input(0).width == c && !has_planes(spec, "x_planes") && c >= kLeast && c <= kMost && n >= kLeast &&
-         positions >= kLeastPositions && positions >= 7 * computed / 10;
+         g.stride.x == 1 && !g.in_steps && !g.out_steps && spec.input(0).width == c && !has_planes(spec, "x_planes") &&
+         c >= kLeast && c <= kMost && n >= kLeast && positions >= kLeastPositions && positions >= 7 * computed / 10;
 }
 
 bool is_depthwise(const StageSpec& spec) {

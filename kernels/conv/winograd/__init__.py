@@ -1,7 +1,8 @@
 """Winograd's convolution F(m x m, 3 x 3): where the native kernels take it, and how far its float32 results may be off.
 
 A tile of m x m outputs comes from (m + 2)^2 inputs: y = A' [ sum over channels of (G w G') * (B' d B) ] A. Kernels of 3 x 1 and
-1 x 3 are F(m, 3) along their axis, whatever their dilation: y = A' sum over channels of (G w) * (B' d).
+1 x 3 are F(m, 3) along their axis: y = A' sum over channels of (G w) * (B' d). Inputs and outputs of a tile are as far apart as
+the taps, whatever the dilation.
 docs/decisions/0025-winograd.md says why, with figures. transform.h has the two transforms of values, float32.h and int8.h the
 stages around them; int8 is exact (docs/decisions/0050-winograd-in-whole-numbers.md).
 """
@@ -51,7 +52,7 @@ def possible(attrs: Mapping[str, Any]) -> bool:
     """Whether a float32 convolution is one of 3 x 3 with stride 1 whose positions are all there."""
     return (
         tuple(attrs["kernel"]) == (3, 3)
-        and tuple(attrs.get("stride", (1, 1))) == tuple(attrs.get("dilation", (1, 1))) == (1, 1)
+        and tuple(attrs.get("stride", (1, 1))) == (1, 1)
         and int(attrs.get("groups", 1)) == 1
         and not attrs.get("stream")
         and all(attrs.get(name) is None for name in ("in_steps", "out_steps", "out_rows", "tap_rows"))
@@ -65,8 +66,7 @@ def line(attrs: Mapping[str, Any]) -> int | None:
     axis = {(1, 3): 1, (3, 1): 0}.get(kernel)
     if axis is None or padding[1 - axis] or attrs["in_size"][1 - axis] != attrs["out_size"][1 - axis]:
         return None
-    square = {**attrs, "kernel": (3, 3), "dilation": (1, 1)}
-    return axis if possible(square) else None
+    return axis if possible({**attrs, "kernel": (3, 3)}) else None
 
 
 def tile(stage: Stage) -> int:
@@ -86,9 +86,10 @@ def tile(stage: Stage) -> int:
     n, c = weight.shape[:2]
     if not fits:
         return 0
+    apart = stage.attrs.get("dilation", (1, 1))
     if axis is None:
-        return best(c, n, stage.attrs["out_size"])
-    return best_line(c, n, stage.attrs["out_size"], axis, stage.attrs.get("dilation", (1, 1))[axis])
+        return best(c, n, stage.attrs["out_size"], apart)
+    return best_line(c, n, stage.attrs["out_size"], axis, apart[axis])
 
 
 MIN_POSITIONS = {4: 49, 2: 16}
@@ -96,8 +97,8 @@ BYTES_A_POSITION = {4: 96 << 10, 2: 256 << 10}
 """How many bytes of transformed weights a position may ask for, by m: beyond, to read them takes what products save."""
 
 
-def best(c: int, n: int, out_size: tuple[int, int]) -> int:
-    """The m that is fastest by the figures of the decision; 0 where sums of products are.
+def best(c: int, n: int, out_size: tuple[int, int], apart: tuple[int, int] = (1, 1)) -> int:
+    """The m that is fastest by the figures of the decision; 0 where sums of products are. apart: the dilation.
 
     F(4 x 4) has four times the weights of sums, F(2 x 2) 1.8 times.
     """
@@ -105,7 +106,7 @@ def best(c: int, n: int, out_size: tuple[int, int]) -> int:
     if min(c, n) < 16:
         return 0
     for m in (4, 2):
-        computed = m * m * math.prod(-(-size // m) for size in out_size)
+        computed = math.prod(-(-size // (m * step)) * m * step for size, step in zip(out_size, apart))
         weights = 4 * (m + 2) ** 2 * c * n
         if positions >= max(MIN_POSITIONS[m], 0.7 * computed) and weights <= BYTES_A_POSITION[m] * positions:
             return m
@@ -131,19 +132,27 @@ def magnitude(stage: Stage, m: int, rows: Tensor, weight: Tensor) -> Tensor:
     if axis is not None:
         return _along(stage, m, rows, weight, axis)
     (height, width), (top, left) = stage.attrs["in_size"], stage.attrs.get("padding", (0, 0))
-    tall, wide = stage.attrs["out_size"]
-    down, across = -(-tall // m), -(-wide // m)
+    (tall, wide), (down, across) = stage.attrs["out_size"], stage.attrs.get("dilation", (1, 1))
+    blocks = -(-tall // (m * down)), -(-wide // (m * across))
     image = rows.new_zeros(
-        rows.shape[0], top + height + tall + m + 2, left + width + wide + m + 2, rows.shape[2]
-    ).double()
+        rows.shape[0], top + height + (blocks[0] + 2) * m * down, left + width + (blocks[1] + 2) * m * across, rows.shape[2]
+    ).double()  # fmt: skip
     image[:, top : top + height, left : left + width] = rows.unflatten(1, (height, width)).abs()
-    tiles = image[:, : down * m + 2, : across * m + 2].unfold(1, m + 2, m).unfold(2, m + 2, m)
+    at_y, at_x = _inputs(m, blocks[0], down), _inputs(m, blocks[1], across)
+    tiles = image[:, at_y[:, :, None, None], at_x]  # [M, tiles down, m + 2, tiles across, m + 2, C]
     b, g, a = (torch.tensor(t[m], dtype=torch.float64).abs() for t in (INPUT, WEIGHT, OUTPUT))
-    v = torch.einsum("ij,syxcjk,lk->syxcil", b, tiles, b)
+    v = torch.einsum("ij,syjxkc,lk->syxcil", b, tiles, b)
     u = torch.einsum("ij,ncjk,lk->ncil", g, weight.double().abs(), g)
     sums = torch.einsum("syxcil,ncil->syxnil", v, u)
-    y = torch.einsum("ij,syxnjk,lk->syixln", a, sums, a)
-    return y.reshape(rows.shape[0], down * m, across * m, -1)[:, :tall, :wide].flatten(1, 2)
+    y = torch.einsum("ij,syxnjk,lk->syxiln", a, sums, a).unflatten(2, (-1, across)).unflatten(1, (-1, down))
+    y = y.permute(0, 1, 5, 2, 3, 6, 4, 7)  # [M, blocks, m, apart] by dimension, then the outputs
+    return y.reshape(rows.shape[0], blocks[0] * m * down, -1, weight.shape[0])[:, :tall, :wide].flatten(1, 2)
+
+
+def _inputs(m: int, blocks: int, apart: int) -> Tensor:
+    """Where the m + 2 inputs of each tile along a dimension are: `apart` tiles begin one after the other, in so many blocks."""
+    first = (torch.arange(blocks) * m * apart)[:, None] + torch.arange(apart)
+    return first.reshape(-1, 1) + torch.arange(m + 2) * apart
 
 
 def _along(stage: Stage, m: int, rows: Tensor, weight: Tensor, axis: int) -> Tensor:
@@ -155,8 +164,7 @@ def _along(stage: Stage, m: int, rows: Tensor, weight: Tensor, axis: int) -> Ten
     blocks = -(-out // (m * apart))
     padded = lines.new_zeros(*lines.shape[:2], before + lines.shape[2] + (blocks + 2) * m * apart, lines.shape[3])
     padded[:, :, before : before + lines.shape[2]] = lines
-    first = (torch.arange(blocks) * m * apart)[:, None, None] + torch.arange(apart)[None, :, None]
-    tiles = padded[:, :, first + torch.arange(m + 2) * apart]  # [M, lines, blocks, apart, m + 2, C]
+    tiles = padded[:, :, _inputs(m, blocks, apart).unflatten(0, (blocks, apart))]  # [M, lines, blocks, apart, m + 2, C]
     b, g, a = (torch.tensor(t[m], dtype=torch.float64).abs() for t in (INPUT, WEIGHT, OUTPUT))
     v = torch.einsum("ij,slbrjc->slbric", b, tiles)
     u = torch.einsum("ij,ncj->nci", g, weight.double().abs().flatten(2))

@@ -43,7 +43,7 @@ class WinogradStage final : public Stage {
     const ConvGeometry& g = p_.at;
     const bool right = g.kernel.y == 1 && g.kernel.x == 3 && g.padding.y == 0 && g.out.y == g.in.y;
     const bool down = g.kernel.y == 3 && g.kernel.x == 1 && g.padding.x == 0 && g.out.x == g.in.x;
-    const bool square = g.kernel.y == 3 && g.kernel.x == 3 && g.dilation.y == 1 && g.dilation.x == 1;
+    const bool square = g.kernel.y == 3 && g.kernel.x == 3;
     expect(!p_.int8 && !p_.stream && p_.groups == 1 && (kSquare ? square : right || down) && g.stride.y == 1 &&
                g.stride.x == 1 && !g.in_steps && !g.out_steps && !flag(spec.attrs, "by_rows"),
            "Winograd's convolution is float32, of three taps, of all positions");

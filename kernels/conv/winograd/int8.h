@@ -187,10 +187,10 @@ class WinogradInt8Stage final : public Stage {
         for (int i = 0; i < m; ++i) out[i][j][0][v] = S::template shift_right<2>(t[i]);
       }
     }
-    const Extent first = tiles_.first(tile), size = tiles_.size(first);
-    for (int64_t i = 0; i < size.y; ++i)
-      for (int64_t j = 0; j < size.x; ++j) {
-        const int64_t position = (first.y + i) * p_.at.out.x + first.x + j;
+    const WinogradOutputs made = tiles_.outputs(tile);
+    for (int64_t i = 0; i < made.rows; ++i)
+      for (int64_t j = 0; j < made.columns; ++j) {
+        const int64_t position = made.position + i * made.down + j * made.right;
         char* to = y + position * p_.y.pitch;
         const ConvTarget at{to, other ? other + position * p_.other.pitch : nullptr, column, p_.n - column, true};
         int8_outputs<S, 1, V>(p_, out[i][j], column, 1.0f, at);

@@ -1,5 +1,5 @@
 // Tiles of m x m outputs of a 3 x 3 convolution with stride 1, and the (m + 2) x (m + 2) inputs that each is made of;
-// of m outputs and m + 2 inputs where the kernel is 3 x 1 or 1 x 3, then as far apart as its taps.
+// of m outputs and m + 2 inputs where the kernel is 3 x 1 or 1 x 3. Both are as far apart as the taps.
 #pragma once
 
 #include "conv/layer.h"
@@ -9,6 +9,22 @@ namespace rta {
 // The outputs of a tile that are within the image: positions from one on, so many apart.
 struct WinogradOutputs {
   int64_t position, down, right, rows, columns;
+};
+
+// Tiles along one dimension. They begin one after the other until the taps of the first are there again.
+struct WinogradSteps {
+  int64_t out, apart, count;
+  int m;
+  WinogradSteps() = default;
+  WinogradSteps(int64_t out, int64_t apart, int m)
+      : out(out), apart(apart), count((out + m * apart - 1) / (m * apart) * apart), m(m) {}
+
+  int64_t first(int64_t tile) const { return tile / apart * m * apart + tile % apart; }
+  // Outputs of a tile that are within the image.
+  int64_t outputs(int64_t first) const {
+    const int64_t left = (out - first + apart - 1) / apart;
+    return left < 0 ? 0 : left < m ? left : m;
+  }
 };
 
 template <int m>
@@ -21,22 +37,18 @@ class WinogradTiles {
   // step: bytes from one position of x to the next. outside: what is read beyond the image.
   WinogradTiles(const ConvGeometry& at, int64_t step, const void* outside)
       : in_(at.in),
-        out_(at.out),
         padding_(at.padding),
-        count_{(at.out.y + m - 1) / m, (at.out.x + m - 1) / m},
+        down_(at.out.y, at.dilation.y, m),
+        across_(at.out.x, at.dilation.x, m),
         step_(step),
         outside_(static_cast<const char*>(outside)) {}
 
-  int64_t count() const { return count_.y * count_.x; }
-  Extent first(int64_t tile) const { return {tile / count_.x * m, tile % count_.x * m}; }
-  // Outputs of a tile that are within the image.
-  Extent size(Extent first) const {
-    return {out_.y - first.y < m ? out_.y - first.y : m, out_.x - first.x < m ? out_.x - first.x : m};
-  }
+  int64_t count() const { return down_.count * across_.count; }
 
   WinogradOutputs outputs(int64_t tile) const {
-    const Extent at = first(tile), within = size(at);
-    return {at.y * out_.x + at.x, out_.x, 1, within.y, within.x};
+    const Extent at = first(tile);
+    return {at.y * across_.out + at.x, down_.apart * across_.out, across_.apart, down_.outputs(at.y),
+            across_.outputs(at.x)};
   }
 
   // Where the inputs of a tile are, row-major: positions of x, or what is outside.
@@ -45,14 +57,17 @@ class WinogradTiles {
     const Extent start = first(tile);
     for (int i = 0; i < kIn; ++i)
       for (int j = 0; j < kIn; ++j) {
-        const int64_t row = start.y - padding_.y + i, column = start.x - padding_.x + j;
+        const int64_t row = start.y - padding_.y + i * down_.apart, column = start.x - padding_.x + j * across_.apart;
         const bool inside = row >= 0 && row < in_.y && column >= 0 && column < in_.x;
         at[i * kIn + j] = reinterpret_cast<const T*>(inside ? x + (row * in_.x + column) * step_ : outside_);
       }
   }
 
  private:
-  Extent in_, out_, padding_, count_;
+  Extent first(int64_t tile) const { return {down_.first(tile / across_.count), across_.first(tile % across_.count)}; }
+
+  Extent in_, padding_;
+  WinogradSteps down_, across_;
   int64_t step_ = 0;
   const char* outside_ = nullptr;
 };
@@ -68,37 +83,35 @@ class WinogradLine {
   WinogradLine(const ConvGeometry& at, int64_t step, const void* outside)
       : along_x_(at.kernel.x == 3), step_(step), outside_(static_cast<const char*>(outside)) {
     in_ = along_x_ ? at.in.x : at.in.y;
-    out_ = along_x_ ? at.out.x : at.out.y;
+    steps_ = along_x_ ? WinogradSteps(at.out.x, at.dilation.x, m) : WinogradSteps(at.out.y, at.dilation.y, m);
     lines_ = along_x_ ? at.out.y : at.out.x;
     padding_ = along_x_ ? at.padding.x : at.padding.y;
-    apart_ = along_x_ ? at.dilation.x : at.dilation.y;
-    count_ = (out_ + m * apart_ - 1) / (m * apart_) * apart_;
   }
 
-  int64_t count() const { return lines_ * count_; }
+  int64_t count() const { return lines_ * steps_.count; }
   WinogradOutputs outputs(int64_t tile) const {
-    const int64_t start = first(tile), left = (out_ - start + apart_ - 1) / apart_;
-    return {at(tile / count_, start, out_), 0, apart_ * (along_x_ ? 1 : lines_), 1, left < 0 ? 0 : left < m ? left : m};
+    const int64_t start = steps_.first(tile % steps_.count);
+    return {at(tile / steps_.count, start, steps_.out), 0, steps_.apart * (along_x_ ? 1 : lines_), 1,
+            steps_.outputs(start)};
   }
 
   template <class T>
   void window(const char* x, int64_t tile, const T* (&inputs)[kIn]) const {
-    const int64_t line = tile / count_, start = first(tile) - padding_;
+    const int64_t line = tile / steps_.count, start = steps_.first(tile % steps_.count) - padding_;
     for (int i = 0; i < kIn; ++i) {
-      const int64_t from = start + i * apart_;
+      const int64_t from = start + i * steps_.apart;
       inputs[i] = reinterpret_cast<const T*>(from >= 0 && from < in_ ? x + at(line, from, in_) * step_ : outside_);
     }
   }
 
  private:
-  // Tiles that begin one after the other until the taps of the first are there again.
-  int64_t first(int64_t tile) const { return tile % count_ / apart_ * m * apart_ + tile % count_ % apart_; }
   int64_t at(int64_t line, int64_t along, int64_t length) const {
     return along_x_ ? line * length + along : along * lines_ + line;
   }
 
   bool along_x_ = true;
-  int64_t in_, out_, lines_, padding_, apart_, count_, step_ = 0;
+  WinogradSteps steps_;
+  int64_t in_, lines_, padding_, step_ = 0;
   const char* outside_ = nullptr;
 };
 

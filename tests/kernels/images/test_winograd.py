@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import random
+from collections.abc import Callable
 from dataclasses import replace
 
 import pytest
@@ -49,6 +50,8 @@ def test_sizes_where_it_is_faster() -> None:
     assert winograd.best(512, 512, (7, 7)) == winograd.best(256, 256, (3, 3)) == 0, "few positions"
     assert winograd.best(8, 64, (56, 56)) == winograd.best(64, 8, (56, 56)) == 0, "the transforms are most of it"
     assert winograd.best(64, 64, (1, 100)) == 0, "three of four rows of a tile are none"
+    assert winograd.best(64, 64, (28, 28), (2, 2)) == winograd.best(512, 512, (28, 28), (4, 4)) == 4
+    assert winograd.best(64, 64, (28, 28), (6, 6)) == 0, "four of ten positions of the last tiles are none"
     assert winograd.best_line(64, 64, (1, 64), 1, 1) == winograd.best_line(64, 64, (64, 3), 0, 4) == 4
     assert winograd.best_line(256, 256, (1, 16), 1, 1) == 4
     assert winograd.best_line(16, 16, (1, 500), 1, 1) == 0, "the transforms are much of it"
@@ -59,9 +62,9 @@ def test_sizes_where_it_is_faster() -> None:
 @pytest.mark.parametrize(
     "shape",
     [
-        Shape(32, 32, (20, 20), (3, 3), stride=(2, 2)), Shape(32, 32, (20, 20), (3, 3), dilation=(1, 2)),
-        Shape(32, 64, (20, 20), (3, 3), groups=2), Shape(32, 32, (20, 20), (3, 2)), SHAPES["live-image"],
-        Shape(32, 32, (1, 64), (1, 3), stride=(1, 2)), Shape(32, 64, (1, 64), (1, 3), groups=2), Shape(32, 32, (1, 64), (1, 5)),
+        Shape(32, 32, (20, 20), (3, 3), stride=(2, 2)), Shape(32, 64, (20, 20), (3, 3), groups=2),
+        Shape(32, 32, (20, 20), (3, 2)), SHAPES["live-image"], Shape(32, 32, (1, 64), (1, 3), stride=(1, 2)),
+        Shape(32, 64, (1, 64), (1, 3), groups=2), Shape(32, 32, (1, 64), (1, 5)),
         Shape(32, 32, (6, 64), (1, 3), padding=(1, 1)), SHAPES["live"],
     ],
 )  # fmt: skip
@@ -127,6 +130,14 @@ def test_what_is_not_finite_reaches_its_own_outputs_alone(m: int) -> None:
     (x,) = make_inputs(stage, 3, 2)
     x[0, 40, 3], x[1, 0, 16], x[1, 98, 0] = float("nan"), float("inf"), float("-inf")
     check_not_finite(stage, x, [9, 8, 0])
+
+
+@FORMS
+def test_what_is_not_finite_reaches_its_own_outputs_of_taps_that_are_apart(m: int) -> None:
+    stage = form(make_stage(Shape(17, 33, (9, 11), (3, 3), padding=(2, 3), dilation=(2, 3)), "float32"), m)
+    (x,) = make_inputs(stage, 3, 2)
+    x[0, 4 * 11 + 5, 3], x[1, 0, 16], x[2, 98, 0] = float("nan"), float("inf"), float("-inf")
+    check_not_finite(stage, x, [9, 4, 4])
 
 
 @FORMS
@@ -239,11 +250,21 @@ def _line(seed: int) -> Shape:
     )  # fmt: skip
 
 
+def _image(seed: int) -> Shape:
+    """Of 3 x 3 taps, as far apart in each dimension as may be."""
+    rng = random.Random(seed)
+    apart = rng.choice(((1, 1), (2, 2), (rng.randint(1, 6), rng.randint(1, 6))))
+    before = tuple(rng.choice((0, 1, step, 2 * step)) for step in apart)
+    size = tuple(max(rng.randint(1, 20), 2 * a + 1 - 2 * b) for a, b in zip(apart, before))
+    return Shape(rng.randint(1, 40), rng.randint(1, 100), size, (3, 3), padding=before, dilation=apart)
+
+
+@pytest.mark.parametrize("shape", [_line, _image])
 @pytest.mark.parametrize("seed", range(40))
-def test_random_lines(seed: int) -> None:
+def test_random_shapes(seed: int, shape: Callable[[int], Shape]) -> None:
     for number, (act, residual) in enumerate((("none", False), ("relu", True), ("gelu", False))):
         for m in (2, 4):
-            stage = form(make_stage(_line(seed), "float32", act, 0.0, "float32", residual, seed=seed), m)
+            stage = form(make_stage(shape(seed), "float32", act, 0.0, "float32", residual, seed=seed), m)
             inputs = make_inputs(stage, 1 + number, seed)
             (want,) = CONV.reference(stage, *inputs)
             tolerance = CONV.tolerance(stage, *inputs)
