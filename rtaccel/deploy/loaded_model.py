@@ -35,8 +35,9 @@ class LoadedModel:
 
     `model.outputs` says how results lie, samples first. A result that the model returns otherwise, such as the last states
     [layers, batch, hidden] of a recurrent layer, or samples that are joined with another dimension, is a view of that;
-    `out=` takes such a view too. Results that are the same in
-    every call (constants, numbers, None) are no outputs: a call gives them among the others, and C does not.
+    `out=` takes such a view too. Samples within what is one dimension (`y.t().flatten()`) are copied, and no `out=` takes them.
+    Results that are the same in every call (constants, numbers, None) are no outputs: a call gives them among the others, and C
+    does not.
 
     One instance runs in one thread at a time; a call holds the GIL. Load once for each thread. An `rt.Loop` or an
     `rt.StreamBatcher` runs it on a native thread; until that has ended other calls raise UnsupportedProblem.

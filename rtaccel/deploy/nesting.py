@@ -175,17 +175,18 @@ def nested(tree: Tree, arrays: Sequence[Any], constant: Callable[[Any], Any] = l
 
 @dataclass(frozen=True)
 class Lying:
-    """How a returned array lies: its dimension that is the samples comes first. Or its first one is several, the samples and so
-    many in each of them: their sizes behind the samples."""
+    """How a returned array lies: its dimension that is the samples comes first. Where its first one is several, the samples at
+    their place and others in each of them, these are the sizes of the others."""
 
     samples: int = 0
     inner: tuple[int, ...] = ()
 
     def returned(self, array: Any) -> Any:
-        """What lies there, seen as the model returns it. Nothing is copied."""
-        if self.inner:
-            return array.reshape((array.shape[0] * math.prod(self.inner), *array.shape[1 + len(self.inner) :]))
-        return _moved(array, 0, self.samples) if self.samples else array
+        """What lies there, seen as the model returns it. Copied where samples lie within what is one dimension."""
+        moved = _moved(array, 0, self.samples) if self.samples else array
+        if not self.inner:
+            return moved
+        return moved.reshape((array.shape[0] * math.prod(self.inner), *array.shape[1 + len(self.inner) :]))
 
     def as_it_lies(self, array: Any) -> Any:
         """The other way round, of an array to write into. What is no such array stays as it is, for a later check to refuse."""
@@ -195,7 +196,9 @@ class Lying:
         whole, left = divmod(shape[0], max(math.prod(self.inner), 1)) if shape else (0, 1)
         if left or not _in_order(array):
             return array
-        return array.reshape((whole, *self.inner, *shape[1:]))
+        outer, inner = self.inner[: self.samples], self.inner[self.samples :]
+        apart = array.reshape((*outer, whole, *inner, *shape[1:]))
+        return _moved(apart, self.samples, 0) if self.samples else apart
 
 
 def lying(samples: str, joined: str, shapes: Sequence[tuple[int, ...]]) -> tuple[Lying, ...]:
@@ -204,7 +207,7 @@ def lying(samples: str, joined: str, shapes: Sequence[tuple[int, ...]]) -> tuple
     dims = _numbers(samples, 0, [max(len(shape), 1) for shape in shapes])
     counts = _numbers(joined, 1, [max(len(shape), 1) + 1 for shape in shapes])
     for dim, count, shape in zip(dims, counts, shapes):
-        if count < 1 or (count > 1 and (dim or any(size < 0 for size in shape[1:count]))):
+        if count < 1 or (count > 1 and (dim >= count or any(size < 0 for size in shape[1:count]))):
             raise ValueError(f"{joined!r:.200} joins no dimensions of {len(shapes)} results")
     return tuple(Lying(dim, tuple(shape[1:count])) for dim, count, shape in zip(dims, counts, shapes))
 

@@ -35,7 +35,7 @@ CONSTANTS = {
 class Computed:
     """A result of the plan. port: what holds it. samples: its dimension that is the samples. view: of a result that is copied
     once more, which elements of the port's value it has; () where these are all of them, in their order. joined: as many
-    dimensions of what is held, from the samples on, are one where it is returned."""
+    dimensions of what is held, with the samples at their place, are one where it is returned."""
 
     port: GraphIO
     samples: int
@@ -164,7 +164,7 @@ def _result(program: Program, name: Any, source: SubgraphStep) -> Computed | Con
     skipped, joined = max(port.lead - 1, 0), 1
     parted = _parted(view)
     if parted is not None:
-        view, joined = parted, max(port.lead, 2)
+        view, joined = parted, 3 if parted.batch_dim else max(port.lead, 2)
         skipped = min(skipped, 1)
     dim, shape, dims = view.batch_dim, view.shape, view.dims
     if dim is not None:
@@ -183,14 +183,17 @@ def _result(program: Program, name: Any, source: SubgraphStep) -> Computed | Con
 
 
 def _parted(view: View) -> View | None:
-    """A view whose first dimension has the samples and others within each of them, with the samples as a dimension of their own.
-    None for any other."""
+    """A view whose first dimension has the samples and others within or around them, with the samples as one of their own. None
+    for any other."""
     if not 0 < len(view.dims) < MAX_DIMS or not view.dims[0] or view.batch_dim is not None:
         return None  # a dimension of size 1 may have no parts
-    (batch, *inner), others = view.dims[0], view.dims[1:]
-    if not batch.batch or any(atom.batch for dim in (inner, *others) for atom in dim):
+    first, others = view.dims[0], view.dims[1:]
+    place = next((i for i, atom in enumerate(first) if atom.batch), None)
+    if place is None or any(atom.batch for dim in (first[place + 1 :], *others) for atom in dim):
         return None
-    return View(view.base, ((batch,), tuple(inner), *others), view.offset)
+    outer = (first[:place],) if place else ()
+    dims = (*outer, (first[place],), first[place + 1 :], *others)
+    return View(view.base, dims, view.offset) if len(dims) <= MAX_DIMS else None
 
 
 def _copies(port: GraphIO) -> bool:

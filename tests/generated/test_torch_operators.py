@@ -54,7 +54,8 @@ OF_ITS_OWN = {
     **dict.fromkeys(("stft", "istft", "nn.functional.grid_sample"), "parts that are 0 in torch are sums of what is not finite"),
     "_upsample_bilinear2d_aa": "torch reads neighbors of weight 0 too",
     **dict.fromkeys(("prod", "tensordot", "matrix_exp", "_softmax_backward_data"), "the order of a sum or product decides"),
-    "searchsorted": "the sequence is not in order", "mode": "torch counts NaN in its own way",
+    **dict.fromkeys(("searchsorted", "bucketize"), "the sequence is not in order"),
+    "mode": "torch counts NaN in its own way",
 }  # fmt: skip
 """Where an operand that is not finite gives what torch gives by chance."""
 

@@ -55,12 +55,13 @@ RTA_FUNCTION typename S::F sigmoid(typename S::F t) {
   return S::div(S::where_less(t, S::set(0.0f), e, S::set(1.0f)), S::add(S::set(1.0f), e));
 }
 
-// t P(t^2) / Q(t^2), the least relative error (6e-9) of such a quotient on |t| <= 7.9, beyond which it stays what it is
-// there; at most 3 units in the last place as computed.
+// t P(t^2) / Q(t^2), the least relative error (6e-9) of such a quotient on |t| <= 7.9; at most 3 units in the last
+// place as computed. Its bound is the last t at which it is 1 as computed before it passes 1: what is beyond is 1
+// itself.
 template <class S>
 RTA_FUNCTION typename S::F tanh(typename S::F t) {
   using F = typename S::F;
-  t = S::max(S::set(-7.9f), S::min(S::set(7.9f), t));
+  t = S::max(S::set(-8.05435276f), S::min(S::set(8.05435276f), t));
   const F z = S::mul(t, t);
   F p = S::set(1.54322493e-8f), q = S::set(8.60050079e-7f);
   p = S::fma(p, z, S::set(2.20262464e-5f));

@@ -14,10 +14,10 @@ import torch
 
 from rtaccel.convert.aten import aten
 from rtaccel.convert.frontend.decompositions.counting import truth
-from rtaccel.convert.frontend.graph.small import SMALL, holds
+from rtaccel.convert.frontend.graph.small import SMALL, holds, narrows
 from rtaccel.convert.frontend.nodes import OpNode
 from rtaccel.convert.patterns.pointwise import batch_norm
-from rtaccel.convert.patterns.rules import Call, general
+from rtaccel.convert.patterns.rules import Call, Refused, general
 from rtaccel.convert.patterns.written_expression import Expression
 
 _LARGEST_EXPONENT = 88.72283
@@ -65,7 +65,10 @@ def _arguments(name: str, *arguments: str) -> Callable[[Call], OpNode]:
 
     def apply(call: Call) -> OpNode:
         made = _selecting(call) if name in ("where", "maximum", "minimum") else Expression(call)
-        made.emit(name, *(made.operand(call[argument]) for argument in arguments))
+        given = [call[argument] for argument in arguments]
+        if call.node.meta["val"].dtype == torch.bool and narrows(*given):
+            raise Refused("compares whole numbers with one that their dtype does not hold")
+        made.emit(name, *(made.operand(value) for value in given))
         return made.node()
 
     return apply

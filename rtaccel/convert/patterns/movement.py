@@ -152,13 +152,7 @@ def _scatter(call: Call) -> OpNode | str:
         given = View(given.base, (*given.dims[:dim], (Atom(call.shape[dim], 0),), *given.dims[dim:]), given.offset)
     made = Assembly(call, given)
     if made.result.has_batch(dim):
-        start, end = call["start"], call["end"]
-        if (
-            call.node.target is aten.slice_scatter.default
-            and start in (None, 0)
-            and (end is None or end > 1 << 40)
-            and call["step"] == 1
-        ):
+        if call.node.target is aten.slice_scatter.default and _everything(call):
             made.add(call["src"], made.result)
             return made.node()
         return "writes to some samples"
@@ -182,6 +176,12 @@ def _scatter(call: Call) -> OpNode | str:
     made.add(call["src"], part)
     made.around(constant, made.result, dim, start, stop)
     return made.node()
+
+
+def _everything(call: Call) -> bool:
+    """Whether a slice leaves nothing out, however many there are."""
+    end = call["end"]
+    return call["start"] in (None, 0) and (end is None or end > 1 << 40) and call["step"] == 1
 
 
 @general(aten.roll.default)

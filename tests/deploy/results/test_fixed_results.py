@@ -128,6 +128,33 @@ def test_as_the_model_returns_them(seed: int, tmp_path: Path) -> None:
             same(out, want)
 
 
+class Within(nn.Module):
+    """Samples that are not the first of what is one dimension."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.layer = nn.Linear(4, 6)
+
+    def forward(self, x: Tensor) -> dict[str, Tensor]:
+        y = self.layer(x)
+        parts = y.view(-1, 2, 3)
+        return {
+            "turned": y.t().flatten(), "copied": (y.t() * 2.0).flatten(), "between": parts.transpose(0, 1).flatten(),
+            "kept": parts.permute(1, 0, 2).flatten(0, 1), "last": parts.permute(2, 1, 0).reshape(-1, 1).tanh(),
+        }  # fmt: skip
+
+
+def test_samples_within_one_dimension(tmp_path: Path) -> None:
+    model, x = Within().eval(), torch.randn(3, 4)
+    loaded = rt.load(rt.save(rt.compile(model, x), tmp_path / "m.rta"))
+    for rows in (1, 3, 5):
+        x = torch.randn(rows, 4)
+        same(loaded(x), model(x))
+        same(loaded(x.numpy()), model(x))
+    with pytest.raises(rt.ShapeError):
+        loaded.run(x, out=model(x))
+
+
 def test_a_constant_is_a_copy_in_each_call(tmp_path: Path) -> None:
     model = Results([("computed", "y"), torch.arange(3.0)], (0, 0)).eval()
     loaded = rt.load(rt.save(rt.compile(model, call(2)), tmp_path / "m.rta"))

@@ -26,6 +26,7 @@ from rtaccel.convert.frontend.decompositions.scattered import (
     diagonal_scatter,
     max_unpool2d,
     scatter_reduce,
+    select_scatter,
 )
 from rtaccel.convert.frontend.decompositions.special.calls import SPECIAL
 from rtaccel.convert.frontend.decompositions.spectra import SPECTRA
@@ -241,6 +242,7 @@ OWN: dict[Any, Callable[..., Any]] = {
     aten.conv1d.default: convolution,
     aten.conv2d.default: convolution,
     aten.scatter_reduce.two: scatter_reduce,
+    aten.select_scatter.default: select_scatter,
     aten.fake_quantize_per_tensor_affine.default: fake_quantized.per_tensor,
     aten.fake_quantize_per_tensor_affine.tensor_qparams: fake_quantized.per_tensor_of_tensors,
     aten.fake_quantize_per_channel_affine.default: fake_quantized.per_channel,

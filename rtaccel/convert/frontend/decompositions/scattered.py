@@ -1,4 +1,5 @@
-"""`scatter_reduce` in ways that the kernel does not know: means, and without what was there; written diagonals; max_unpool."""
+"""`scatter_reduce` in ways that the kernel does not know: means, and without what was there; max_unpool;
+written diagonals and places."""
 
 from __future__ import annotations
 
@@ -64,3 +65,12 @@ def max_unpool2d(x: Tensor, indices: Tensor, output_size: list[int]) -> Tensor:
     zero = (flat[..., :1] != flat[..., :1]).to(x.dtype) * 0  # of as many samples as there are
     base = zero.expand(-1, -1, height * width)
     return aten.scatter.src(base, 2, indices.flatten(2), flat).unflatten(2, (height, width))
+
+
+def select_scatter(x: Tensor, src: Tensor, dim: int, index: int) -> Tensor:
+    """Not where the dimension is open: to count it out would close it, in the whole graph."""
+    size = x.shape[dim]
+    if not isinstance(size, int):
+        raise NotImplementedError
+    shape = [size if d == dim % x.dim() else 1 for d in range(x.dim())]
+    return torch.where(torch.arange(size).view(shape) == index % size, src.unsqueeze(dim), x)

@@ -57,6 +57,12 @@ class Builder(Values):
             elif node.op == "call_function" and node in needed:
                 self._call(node)
         outputs = tuple(self._output(o) if isinstance(o, fx.Node) else constant(o) for o in output_node.args[0])
+        if self.samples and not _symbols_of_samples(
+            self.exported
+        ):  # its shapes, and constants made of them, are the trace's
+            raise UnsupportedProblem(
+                "compile", "a call that closes the batch", "an open batch", "Give it fixed shapes."
+            )
         return OpGraph(
             self._read(outputs),
             self.buffers,

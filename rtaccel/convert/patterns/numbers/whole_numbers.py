@@ -13,7 +13,7 @@ from torch import Tensor, fx
 
 from rtaccel.convert.aten import aten
 from rtaccel.convert.frontend import layout
-from rtaccel.convert.frontend.graph.small import SMALL
+from rtaccel.convert.frontend.graph.small import SMALL, common
 from rtaccel.convert.frontend.layout import View
 from rtaccel.convert.frontend.nodes import OpNode
 from rtaccel.convert.patterns.rules import Call, Refused, whole
@@ -38,7 +38,17 @@ class Whole(Expression):
         if not casts and call.node.meta["val"].dtype == torch.float32:
             raise Refused("gives float32 of whole numbers")
 
-    def operand(self, value: Any) -> str:
+    def operand(self, value: Any, dtype: torch.dtype | None = None) -> str:
+        """dtype: what torch computes in, which wraps a number of a wider dtype that has no dimensions before anything is done."""
+        word = self._operand(value)
+        if dtype is None or (isinstance(value, fx.Node) and value.meta["val"].dtype == dtype):
+            return word
+        if not word.lstrip("-").isdecimal():
+            return self._wrapped(word, dtype)
+        low, high = _range(dtype)
+        return str((int(word) - low) % (high - low + 1) + low)
+
+    def _operand(self, value: Any) -> str:
         if isinstance(value, (bool, int)):
             return str(int(value))
         if not isinstance(value, fx.Node):
@@ -61,21 +71,41 @@ class Whole(Expression):
         return f"c{len(self.constants) - 1}"
 
     def node(self) -> OpNode:
-        made, last = self.call.node.meta["val"].dtype, f"t{len(self.lines) - 1}"
-        if made == torch.int32:
-            self.emit("wrap32", last)
-        elif made in SMALL:
-            low, high = SMALL[made]
-            bits = self.emit("bitwise_and", last, str(high - low))
-            if low < 0:
-                self.emit("sub", self.emit("bitwise_xor", bits, str(-low)), str(-low))
+        self._wrapped(f"t{len(self.lines) - 1}", self.call.node.meta["val"].dtype)
         return super().node()
+
+    def _wrapped(self, word: str, dtype: torch.dtype) -> str:
+        """To the numbers of a dtype."""
+        if dtype == torch.int32:
+            return self.emit("wrap32", word)
+        if dtype not in SMALL:
+            return word
+        low, high = SMALL[dtype]
+        bits = self.emit("bitwise_and", word, str(high - low))
+        return self.emit("sub", self.emit("bitwise_xor", bits, str(-low)), str(-low)) if low < 0 else bits
+
+
+def _range(dtype: torch.dtype) -> tuple[int, int]:
+    found = torch.iinfo(torch.int64 if dtype == torch.bool else dtype)
+    return found.min, found.max
+
+
+def _computed_in(*operands: Any) -> torch.dtype | None:
+    """What torch computes of two operands in; None where that is no dtype of whole numbers."""
+    found = common(*operands)
+    return found if found in READ and found != torch.bool else None
+
+
+_OF_ANY = ("mul", "bitwise_and", "bitwise_or", "bitwise_xor", "where")
+"""What gives the same bits of a number and of the one that wraps to it: the result is wrapped alone."""
 
 
 def _functions(name: str, *arguments: str) -> Callable[[Call], OpNode]:
     def apply(call: Call) -> OpNode:
         made = Whole(call)
-        made.emit(name, *(made.operand(call[argument]) for argument in arguments or ("self",)))
+        given = [call[argument] for argument in arguments or ("self",)]
+        dtype = _computed_in(*given) if name not in _OF_ANY else None
+        made.emit(name, *(made.operand(value, dtype) for value in given))
         return made.node()
 
     return apply
@@ -127,7 +157,8 @@ def _quotient(call: Call) -> OpNode | str:
         return "gives float32 of whole numbers"
     made = Whole(call)
     name = "floor_divide" if call["rounding_mode"] == "floor" else "trunc_divide"
-    made.emit(name, made.operand(call["self"]), made.operand(call["other"]))
+    dtype = _computed_in(call["self"], call["other"])
+    made.emit(name, made.operand(call["self"], dtype), made.operand(call["other"], dtype))
     return made.node()
 
 
@@ -139,14 +170,15 @@ def _clamp(call: Call) -> OpNode:
         aten.clamp_max.default: (None, "max"), aten.clamp_max.Tensor: (None, "max"),
     }  # fmt: skip
     made = Whole(call)
-    value = made.operand(call["self"])
+    value = made.operand(call["self"], call.node.meta["val"].dtype)
     if call.node.target is aten.relu.default:
         made.emit("maximum", value, "0")
         return made.node()
     low, high = names.get(call.node.target, ("min", "max"))
+    dtype = call.node.meta["val"].dtype
     for function, name in (("maximum", low), ("minimum", high)):
         if name is not None and call[name] is not None:
-            value = made.emit(function, value, made.operand(call[name]))
+            value = made.emit(function, value, made.operand(call[name], dtype))
     return made.node()
 
 
