@@ -21,7 +21,7 @@ from rtaccel.convert.frontend.tracing.outside_state import outside_untouched
 from rtaccel.convert.module_swap.name_patterns import unmatched
 from rtaccel.convert.open_sizes import OpenSizes
 from rtaccel.core.dynamic import dynamic_dims
-from rtaccel.core.errors import BackendUnavailable, FallbackWarning, ShapeError, UnsupportedProblem
+from rtaccel.core.errors import BackendUnavailable, FallbackWarning, FormatError, ShapeError, UnsupportedProblem
 from rtaccel.core.process.one_at_a_time import one_at_a_time
 from rtaccel.core.process.warn_caller import warn_caller
 from rtaccel.core.scheme import SchemeLike, SchemeMap
@@ -126,6 +126,11 @@ def compile(
                 model, example_inputs, scheme, sparsity, calibration, device, None, threads, max_batch, mode, verify, strict,
                 specialize, exact, dynamic,
             )  # fmt: skip
+    if isinstance(scheme, Tensor):
+        raise FormatError(
+            "compile", "a tensor as the scheme", "a scheme, its name, or a dict of them",
+            "Several example inputs are one tuple, as in rt.compile(model, (x, mask)).",
+        )  # fmt: skip
     original, model = model, in_python("compile", model)
     original, model, example, calibration = by_names(original, model, example_inputs, calibration)
     args = as_tensors("compile", check_example(model, example))

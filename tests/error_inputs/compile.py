@@ -61,6 +61,12 @@ for name, example, words in (
 ):  # fmt: skip
     add(f"example is {name}", lambda example=example: rt.compile(mlp(), example), rt.ShapeError, f"{words}.*tuple")
 add(
+    "examples beside each other",
+    lambda: rt.compile(mlp(), X, X),  # type: ignore[arg-type]
+    rt.FormatError,
+    r"a tensor as the scheme.*one tuple.*\(x, mask\)",
+)
+add(
     "example is a dict of other names",
     lambda: rt.compile(mlp(), {"other": X}),
     rt.ShapeError,

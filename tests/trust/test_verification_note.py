@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import re
+import warnings
+from collections.abc import Callable
 
 import pytest
 import torch
@@ -56,3 +58,20 @@ def test_a_fault_is_not_excused(fault: float) -> None:
     wrong = max(6 * own, fault)
     found = verified(model, lambda x: model(x).detach() + wrong, (x,), 2, BatchRange(0, None))
     assert isinstance(found, Verified) and set(found.failed) >= {2} and not found.rounding
+
+
+@pytest.mark.parametrize("draw", [torch.bernoulli, torch.rand_like, nn.functional.dropout])
+def test_a_seed_of_the_model_excuses_nothing(draw: Callable[[Tensor], Tensor]) -> None:
+    """It draws the same numbers at each call, but others in float64: a compiled form that draws on is another model."""
+
+    class Seeded(nn.Module):
+        def forward(self, x: Tensor) -> Tensor:
+            torch.manual_seed(3)
+            return x * draw(torch.sigmoid(x))
+
+    model, x = Seeded().eval(), torch.randn(2, 24)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", rt.FallbackWarning)
+        fast = rt.compile(model, x)
+    again = torch.randn(2, 24)
+    torch.testing.assert_close(fast(again), model(again))

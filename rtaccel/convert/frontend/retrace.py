@@ -33,6 +33,7 @@ from rtaccel.convert.frontend.guards.settled_sizes import is_sized, keep_settled
 from rtaccel.convert.frontend.private_copy import attributes_kept
 from rtaccel.convert.frontend.torchscript.program import line_in
 from rtaccel.convert.frontend.tracing.called_modules import modules_noted
+from rtaccel.convert.frontend.tracing.unasked import unvalidated
 from rtaccel.core.errors import UnsupportedProblem
 
 NO_LINES = "do_not_emit_stack_traces"
@@ -200,7 +201,7 @@ def _retraced(model: nn.Module, args: Sequence[Any], specialize: bool, guard: Gu
     written = WrittenCalls(reads=specialize or guard is not Guard.NONE)
 
     def traced(pre_dispatch: bool) -> fx.GraphModule:
-        with _quiet(), attributes_kept(model), transforms_left(), modules_noted(model), watch, written:
+        with _quiet(), unvalidated(), attributes_kept(model), transforms_left(), modules_noted(model), watch, written:
             return make_fx(
                 call, tracing_mode="real", pre_dispatch=pre_dispatch, _error_on_data_dependent_ops=False
             )(*tensors)  # fmt: skip

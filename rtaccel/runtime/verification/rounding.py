@@ -40,10 +40,10 @@ def is_rounding(model: nn.Module, args: tuple[Any, ...], index: int, want: Any, 
 def _cancels(model: nn.Module, args: tuple[Any, ...], index: int, want: Tensor, got: Tensor, tolerance: float) -> bool:
     """Whether what the model gives in float64 is as far from its result as from ours."""
     try:
-        with torch.no_grad():
+        with torch.no_grad(), _Undrawn():
             double = in_python("compile", private_copy("compile", model)).double()  # frozen TorchScript stays float32
             exact = pytree.tree_leaves(double(*_doubled(args)))[index].double()
-    except Exception:  # a model that names a dtype of its own
+    except Exception:  # a model that names a dtype of its own, or draws numbers
         return False
     own, ours = rms(want.double() - exact), rms(got.double() - exact)
     return ours <= 4 * own + tolerance * rms(exact)
@@ -64,7 +64,7 @@ def _decided_by_rounding(model: nn.Module, args: tuple[Any, ...], index: int, wa
         try:
             with torch.no_grad(), _Moved(generator):
                 found = pytree.tree_leaves(model(*_kept(args)))[index]
-        except Exception:  # numbers that an operator of the model's own does not take
+        except Exception:  # numbers that an operator of the model's own does not take, or drawn ones
             return False
         if not isinstance(found, Tensor) or found.shape != want.shape:
             return False
@@ -78,7 +78,22 @@ def _kept(args: tuple[Any, ...]) -> tuple[Any, ...]:
     return pytree.tree_map(lambda leaf: leaf.detach().clone() if isinstance(leaf, Tensor) else leaf, args)
 
 
-class _Moved(TorchDispatchMode):
+class _Undrawn(TorchDispatchMode):
+    """Raises where a call draws numbers. One seed gives other numbers in float64, which say nothing about rounding."""
+
+    def __torch_dispatch__(
+        self, func: Any, types: Sequence[Any], args: Sequence[Any] = (), kwargs: Mapping[str, Any] | None = None
+    ) -> Any:
+        if torch.Tag.nondeterministic_seeded not in func.tags:
+            return func(*args, **(kwargs or {}))
+        before = torch.default_generator.get_state()
+        made = func(*args, **(kwargs or {}))
+        if not torch.equal(before, torch.default_generator.get_state()):  # dropout may leave all numbers as they are
+            raise ValueError(f"{func} draws numbers")
+        return made
+
+
+class _Moved(_Undrawn):
     """Every real operand of every call that computes is moved by some roundings, up or down at random."""
 
     def __init__(self, generator: torch.Generator) -> None:
@@ -92,7 +107,7 @@ class _Moved(TorchDispatchMode):
         shared = any(r.alias_info is not None for r in func._schema.returns)
         if not shared and not func._schema.is_mutable:
             given = pytree.tree_map(self._move, given)
-        return func(*given[0], **given[1])
+        return super().__torch_dispatch__(func, types, *given)
 
     def _move(self, leaf: Any) -> Any:
         if not isinstance(leaf, Tensor) or not leaf.is_floating_point() or leaf.layout != torch.strided:

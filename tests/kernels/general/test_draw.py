@@ -16,6 +16,7 @@ from rtaccel.core.registry import operator
 from rtaccel.core.stage import Stage, Value
 from rtaccel.kernels.draw import contract
 from rtaccel.runtime.compiled import CompiledModel
+from rtaccel.runtime.guarded import GuardedModel
 from rtaccel.runtime.options import Options
 from rtaccel.runtime.steps import planned
 from tests.support.fake_device import FakeDevice
@@ -245,3 +246,18 @@ def test_a_policy_that_draws_its_action() -> None:
     want = torch.log_softmax(model.layer(x), -1).gather(-1, action[:, None])[:, 0]
     torch.testing.assert_close(chance, want, rtol=1e-4, atol=1e-4)
     assert len(set(action.tolist())) > 3 and not torch.equal(fast(x)[0], action)
+
+
+class Scored(nn.Module):
+    """Looks at a number of its input, which a trace has none of, so that its calls are written down as they run."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        law = torch.distributions.StudentT(3.0, x.mean(1), x.exp().sum(1))
+        return law.log_prob(x[:, 0]) if (x > -100).all() else law.mean
+
+
+def test_no_check_of_a_distribution_is_left_where_calls_are_written_down() -> None:
+    model, x = Scored().eval(), torch.randn(3, 8)
+    fast = rt.compile(model, x)
+    assert isinstance(fast, GuardedModel) and fast.native[0] == fast.native[1]
+    torch.testing.assert_close(fast(x), model(x))
