@@ -113,3 +113,17 @@ def test_one_place_among_all_samples_is_written() -> None:
     for samples in (3, 1, 5):
         x = torch.randn(samples, 6)
         assert all(torch.equal(a, b) for a, b in zip(fast(x), model(x), strict=True))
+
+
+@pytest.mark.filterwarnings("ignore")
+def test_the_batch_of_one_input_alone_is_closed() -> None:
+    """Another input leaves its own open, and the sizes of both are the batch."""
+
+    def function(x: Tensor, y: Tensor) -> tuple[Tensor, ...]:
+        rolled = x.prod(-1)
+        return y * 2, rolled.roll(1, -1), x[:, rolled.long() % x.shape[1]] + x
+
+    model = Of(function).eval()
+    x, y = torch.randint(-9, 9, (3, 1)).int(), torch.randn(3, 6)
+    fast = rt.compile(model, (x, y), verify=False)
+    assert all(torch.equal(a, b) for a, b in zip(fast(x, y), model(x, y), strict=True))

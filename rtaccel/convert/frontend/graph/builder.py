@@ -41,6 +41,7 @@ class Builder(Values):
         self.parts: dict[str, tuple[View | None, ...]] = {}  # of a call that gives several views; None: no elements
         self.trailing: dict[str, tuple[int, ...]] = {}
         self.samples = _symbols_of_samples(exported) if batch is not None and exported.any_batch else frozenset()
+        self._open = _open_inputs(exported)
         self.computed: dict[tuple[str, int], Any] = {}  # values free of the inputs, by node and number of samples
         self._free: dict[fx.Node, bool] = {}
         self._inserted: list[fx.Node] = []  # by decompositions
@@ -57,9 +58,8 @@ class Builder(Values):
             elif node.op == "call_function" and node in needed:
                 self._call(node)
         outputs = tuple(self._output(o) if isinstance(o, fx.Node) else constant(o) for o in output_node.args[0])
-        if self.samples and not _symbols_of_samples(
-            self.exported
-        ):  # its shapes, and constants made of them, are the trace's
+        if self.samples and len(_open_inputs(self.exported)) < len(self._open):
+            # Its shapes, and constants made of them, are the trace's from there on.
             raise UnsupportedProblem(
                 "compile", "a call that closes the batch", "an open batch", "Give it fixed shapes."
             )
@@ -270,14 +270,14 @@ class Builder(Values):
 
 def _symbols_of_samples(exported: ExportedGraph) -> frozenset[Any]:
     """The symbols that stand for the number of samples: each input may have one of its own."""
-    found: set[Any] = set()
-    for node in exported.graph.nodes:
-        made = node.meta.get("val")
-        if node.op == "placeholder" and node.name in exported.inputs and isinstance(made, Tensor) and made.dim():
-            first = made.shape[0]
-            if not isinstance(first, int):
-                found |= first.node.expr.free_symbols
-    return frozenset(found)
+    return frozenset().union(*(size.node.expr.free_symbols for size in _open_inputs(exported)))
+
+
+def _open_inputs(exported: ExportedGraph) -> list[Any]:
+    """The first dimensions of inputs that no size is known of."""
+    made = [n.meta.get("val") for n in exported.graph.nodes if n.op == "placeholder" and n.name in exported.inputs]
+    first = [x.shape[0] for x in made if isinstance(x, Tensor) and x.dim()]
+    return [size for size in first if not isinstance(size, int) and size.node.expr.free_symbols]
 
 
 def _is_data_dependent(node: fx.Node) -> bool:
