@@ -5,6 +5,7 @@ from __future__ import annotations
 import pytest
 import torch
 import torch.nn.functional as F
+from torch import Tensor, nn
 
 import rtaccel as rt
 from rtaccel._native import Bound
@@ -156,3 +157,24 @@ def test_outputs_without_a_list() -> None:
         assert ",".join(contract.roles(Stage("norm", "n", (Value("x", 4),), outputs))) == want
     with pytest.raises(rt.FormatError, match="kind"):
         contract.lower(Stage("norm", "n", (Value("x", 4),), (y,), {}, {"kind": "batch"}))
+
+
+class ReadBefore(nn.Module):
+    """What the sum leads to is computed before the norm that takes the sum in, over two calls."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.first, self.second, self.norm = nn.Linear(8, 8), nn.Linear(8, 8), nn.LayerNorm(8)
+
+    def forward(self, x: Tensor) -> Tensor:
+        total = x + torch.cumsum(x, 1)
+        before = self.second(torch.cumsum(total, 1))
+        return before * self.norm(total)
+
+
+def test_what_reads_a_sum_comes_after_its_norm() -> None:
+    """In one call, and not in one for each place that the order of the stages is broken at."""
+    model, x = ReadBefore().eval(), torch.randn(3, 8)
+    fast = rt.compile(model, x, strict=True)
+    assert "one call on cpu" in fast.explain(measure=False)
+    torch.testing.assert_close(fast(x), model(x))

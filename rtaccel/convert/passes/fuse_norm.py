@@ -43,13 +43,18 @@ def _plain_sum(source: OpNode, graph: OpGraph, total: str) -> bool:
 
 
 def _in_order(op_nodes: list[OpNode], moved: set[str]) -> list[OpNode]:
-    """Readers of a sum that a norm gives now come after that norm."""
-    ready = {name for d in op_nodes for name in d.reads} - {name for d in op_nodes for name in d.writes}
+    """Readers of a sum that a norm gives now come after that norm, and so does what reads their results."""
     ordered: list[OpNode] = []
-    pending = list(op_nodes)
+    pending = op_nodes
     while pending:
-        now = next(d for d in pending if all(name in ready or name not in moved for name in d.reads))
-        ready.update(now.writes)
-        ordered.append(now)
-        pending.remove(now)
+        missing = moved - {name for d in ordered for name in d.writes}
+        later: list[OpNode] = []
+        for op_node in pending:
+            if missing & {*op_node.reads}:
+                later.append(op_node)
+                missing.update(op_node.writes)
+            else:
+                ordered.append(op_node)
+                missing.difference_update(op_node.writes)
+        pending = later
     return ordered

@@ -110,6 +110,8 @@ def wrong(graphs: Sequence[Graph], backend: str | None = None) -> list[Wrong]:
     filed = through_a_file(fast) if len(graphs) == 1 and backend is None else None
     reasons = [step.reason for step in fast._executor.steps if getattr(step, "reason", "")]
     found = [Wrong(-1, f"falls back to torch: {r}") for r in reasons if not any(known in r for known in FALL_BACK)]
+    if not reasons and len(fast._executor.steps) > 1:
+        found.append(Wrong(-1, "native stages are several calls"))
     wide = copy.deepcopy(model).double()
     for samples in (SAMPLES, SAMPLES + 1):
         given = inputs(samples, samples)
