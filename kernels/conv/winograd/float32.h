@@ -86,9 +86,11 @@ class WinogradStage final : public Stage {
         for (int64_t column = wide.begin; column < wide.end; column += kColumns) {
           const int64_t left = columns - column, width = left < kColumns ? left : kColumns;
           multiply(v, weights_ + column * kPoints * p_.c, products, tiles, width / kLanes);
-          for (int64_t t = 0; t < tiles; ++t)
+          for (int64_t t = 0; t < tiles; ++t) {
+            const WinogradOutputs made = tiles_.outputs(first + t);
             for (int64_t at = 0; at < width; at += kLanes)
-              finish(x, products + t * p_pitch_ + at, first + t, column + at, y, other);
+              finish(x, products + t * p_pitch_ + at, first + t, made, column + at, y, other);
+          }
         }
       }
     }
@@ -198,8 +200,9 @@ class WinogradStage final : public Stage {
   }
 
   // A vector of columns of a tile: back to outputs, and out.
-  inline __attribute__((always_inline)) void finish(const char* x, const float* products, int64_t tile, int64_t column,
-                                                    char* y, const char* other) const {
+  inline __attribute__((always_inline)) void finish(const char* x, const float* products, int64_t tile,
+                                                    const WinogradOutputs& made, int64_t column, char* y,
+                                                    const char* other) const {
     F half[kInDown][m], out[kDown][m];
 #pragma GCC unroll 6
     for (int i = 0; i < kInDown; ++i) {
@@ -227,7 +230,6 @@ class WinogradStage final : public Stage {
     if (!(S::sum_of(unlike) == 0.0f)) again(x, tile, column, out);
 
     const F bias = S::load(p_.offset + column);
-    const WinogradOutputs made = tiles_.outputs(tile);
     const int64_t columns = p_.n - column, step = made.right * p_.y.pitch, other_step = made.right * p_.other.pitch;
     for (int64_t i = 0; i < made.rows; ++i) {
       const int64_t position = made.position + i * made.down;

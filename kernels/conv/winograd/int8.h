@@ -75,10 +75,11 @@ class WinogradInt8Stage final : public Stage {
           const int64_t left = columns - column, width = left < kColumns ? left : kColumns;
           multiply(v, weights_ + column * kPoints * pairs_ * 2, products, tiles, width / kLanes);
           for (int64_t t = 0; t < tiles; ++t) {
+            const WinogradOutputs made = tiles_.outputs(first + t);
             int64_t at = 0;
             for (; at + 2 * kLanes <= width; at += 2 * kLanes)
-              finish<2>(products + t * p_pitch_ + at, first + t, column + at, y, other);
-            if (at < width) finish<1>(products + t * p_pitch_ + at, first + t, column + at, y, other);
+              finish<2>(products + t * p_pitch_ + at, made, column + at, y, other);
+            if (at < width) finish<1>(products + t * p_pitch_ + at, made, column + at, y, other);
           }
         }
       }
@@ -164,8 +165,8 @@ class WinogradInt8Stage final : public Stage {
 
   // V vectors of columns of a tile: back to outputs, and out.
   template <int V>
-  inline __attribute__((always_inline)) void finish(const int32_t* products, int64_t tile, int64_t column, char* y,
-                                                    const char* other) const {
+  inline __attribute__((always_inline)) void finish(const int32_t* products, const WinogradOutputs& made,
+                                                    int64_t column, char* y, const char* other) const {
     I out[m][m][1][V];
 #pragma GCC unroll 2
     for (int v = 0; v < V; ++v) {
@@ -187,7 +188,6 @@ class WinogradInt8Stage final : public Stage {
         for (int i = 0; i < m; ++i) out[i][j][0][v] = S::template shift_right<2>(t[i]);
       }
     }
-    const WinogradOutputs made = tiles_.outputs(tile);
     for (int64_t i = 0; i < made.rows; ++i)
       for (int64_t j = 0; j < made.columns; ++j) {
         const int64_t position = made.position + i * made.down + j * made.right;
