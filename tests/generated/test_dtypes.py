@@ -4,7 +4,6 @@ why not."""
 from __future__ import annotations
 
 import os
-from typing import Any
 
 import pytest
 import torch
@@ -13,6 +12,7 @@ from torch import Tensor
 import rtaccel as rt
 from tests.support.generators.count import case, examples
 from tests.support.generators.dtypes import EXAMPLE, Drawn
+from tests.support.networks.call import Call, CallOfTwo
 
 FIRST = int(os.environ.get("RTACCEL_FIRST_GRAPH", "0"))
 
@@ -56,15 +56,6 @@ def same(got: Tensor, want: Tensor, text: str) -> None:
         assert torch.equal(got, want), f"{got}\n{want}\n{text}"
 
 
-class Of(torch.nn.Module):
-    def __init__(self, function: Any) -> None:
-        super().__init__()
-        self.function = function
-
-    def forward(self, *inputs: Tensor) -> Any:
-        return self.function(*inputs)
-
-
 ONE_DTYPE = {
     "floor": lambda x, n: x // n,
     "remainder": lambda x, n: x % n,
@@ -87,8 +78,8 @@ def test_numbers_that_the_dtype_does_not_hold(name: str, dtype: torch.dtype) -> 
     """They wrap before anything is done: `x > -1` compares bytes with 255. Written down, and given."""
     x = torch.arange(-128, 128).reshape(4, 64).to(dtype)
     for number in (-3, 300, 2**16 + 2, 2**31 + 5):
-        with_it = Of(lambda x, n=number: ONE_DTYPE[name](x, n)).eval()
-        for model, inputs in ((with_it, (x,)), (Of(ONE_DTYPE[name]).eval(), (x, torch.tensor(number)))):
+        with_it = Call(lambda x, n=number: ONE_DTYPE[name](x, n)).eval()
+        for model, inputs in ((with_it, (x,)), (CallOfTwo(ONE_DTYPE[name]).eval(), (x, torch.tensor(number)))):
             try:
                 want = model(*inputs)
             except RuntimeError:  # a limit that torch does not wrap
@@ -108,7 +99,7 @@ def test_one_place_among_all_samples_is_written() -> None:
         filled.view(-1)[0] = 1
         return y, filled
 
-    model = Of(function).eval()
+    model = Call(function).eval()
     fast = rt.compile(model, torch.randn(3, 6), verify=False)
     for samples in (3, 1, 5):
         x = torch.randn(samples, 6)
@@ -123,7 +114,7 @@ def test_the_batch_of_one_input_alone_is_closed() -> None:
         rolled = x.prod(-1)
         return y * 2, rolled.roll(1, -1), x[:, rolled.long() % x.shape[1]] + x
 
-    model = Of(function).eval()
+    model = CallOfTwo(function).eval()
     x, y = torch.randint(-9, 9, (3, 1)).int(), torch.randn(3, 6)
     fast = rt.compile(model, (x, y), verify=False)
     assert all(torch.equal(a, b) for a, b in zip(fast(x, y), model(x, y), strict=True))

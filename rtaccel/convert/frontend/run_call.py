@@ -12,6 +12,6 @@ _BY_VALUE: dict[Any, Any] = {aten.view.default: aten.reshape.default}
 
 
 def run_call(node: fx.Node, args: Any, kwargs: Any) -> Any:
-    """What `node` makes of these arguments. A view is a copy where strides allow none: kernels of torch may lay their results
-    otherwise than the capture took for granted, as attention does of images that lie channels last."""
+    """What `node` makes of these arguments. A view is a copy where strides allow none: inputs may lie otherwise than the
+    example did, and kernels of torch lay some results otherwise than the capture took for granted."""
     return _BY_VALUE.get(node.target, node.target)(*args, **kwargs)

@@ -170,12 +170,12 @@ def _clamp(call: Call) -> OpNode:
         aten.clamp_max.default: (None, "max"), aten.clamp_max.Tensor: (None, "max"),
     }  # fmt: skip
     made = Whole(call)
-    value = made.operand(call["self"], call.node.meta["val"].dtype)
+    dtype = call.node.meta["val"].dtype
+    value = made.operand(call["self"], dtype)
     if call.node.target is aten.relu.default:
         made.emit("maximum", value, "0")
         return made.node()
     low, high = names.get(call.node.target, ("min", "max"))
-    dtype = call.node.meta["val"].dtype
     for function, name in (("maximum", low), ("minimum", high)):
         if name is not None and call[name] is not None:
             value = made.emit(function, value, made.operand(call[name], dtype))
