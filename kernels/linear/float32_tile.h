@@ -18,7 +18,47 @@ struct Float32 {
   template <int R, int V, int P>
   static inline void tile(const LinearLayer& p, const char* w, const char* x, char* y, int64_t column, const char*,
                           Prefetch ahead) {
+    if constexpr (R > 1 && chains<R, V>() == 1 && RTA_WANTS_END(false, S::kLanes, S::kTileVectors, P))
+      if (p.plain && p.k <= kSumRun && p.n - column >= V * S::kLanes && !ahead.weights)
+        return plain_tile<R, V, P>(p, w, x, y, column);
     tile<R, V, P>(p, w, x, y, column, 0, p.k, nullptr, ahead);
+  }
+
+  // A tile of what is most common: up to one run of K, nothing but bounds, all columns. Its sums stay in registers from
+  // the bias to y. Those of the tile below lie on the stack before and behind the loop, which is a fifth of the time at
+  // K = 64.
+  template <int R, int V, int P>
+  __attribute__((noinline)) static void plain_tile(const LinearLayer& p, const char* w, const char* x, char* y,
+                                                   int64_t column) {
+    using F = typename S::F;
+    F sum[R][V];
+#pragma GCC unroll 8
+    for (int v = 0; v < V; ++v) {
+      const F bias = S::load(p.offset + column + v * S::kLanes);
+#pragma GCC unroll 6
+      for (int r = 0; r < R; ++r) sum[r][v] = bias;
+    }
+    const char* row[R];
+#pragma GCC unroll 6
+    for (int r = 0; r < R; ++r) row[r] = x + r * p.x.pitch;
+    for (int64_t k = 0, end = p.k; k < end; ++k, w += P * kStep) {
+      F in[R];
+#pragma GCC unroll 6
+      for (int r = 0; r < R; ++r) in[r] = S::set(reinterpret_cast<const float*>(row[r])[k]);
+#pragma GCC unroll 8
+      for (int v = 0; v < V; ++v) {
+        const F weight = S::load(reinterpret_cast<const float*>(w + v * kStep));
+#pragma GCC unroll 6
+        for (int r = 0; r < R; ++r) sum[r][v] = S::mul_add(weight, in[r], sum[r][v]);
+      }
+    }
+    const int64_t pitch = p.y.pitch;
+    const Bounds bounds = p.bounds;
+#pragma GCC unroll 6
+    for (int r = 0; r < R; ++r)
+#pragma GCC unroll 8
+      for (int v = 0; v < V; ++v)
+        S::store(reinterpret_cast<float*>(y + r * pitch) + column + v * S::kLanes, bounds.within<S>(sum[r][v]));
   }
 
   // The part of a tile with k in [from, to). Its sums are added to those in `carried` [R][V], or to the bias where from
