@@ -202,6 +202,11 @@ WINOGRAD_INT8 = {
     "wide": Shape(33, 150, (13, 11), (3, 3), padding=(2, 0)),
     "blocks": Shape(130, 72, (19, 17), (3, 3)),
     "apart": Shape(17, 34, (12, 13), (3, 3), padding=(2, 3), dilation=(2, 3)),
+    "signal": Shape(48, 48, (1, 36), (1, 3), padding=(0, 1)),
+    "signal-causal": Shape(67, 150, (1, 61), (1, 3), padding=(0, 2), causal=True),
+    "signal-apart": Shape(50, 81, (1, 45), (1, 3), dilation=(1, 4), padding=(0, 4)),
+    "across": Shape(49, 52, (7, 13), (1, 3)),
+    "down": Shape(130, 72, (15, 5), (3, 1), padding=(1, 0)),
 }
 """Channels and positions from which kernels take it for int8."""
 TILES = {

@@ -252,6 +252,8 @@ def packed_bytes(stage: Stage) -> int:
         general += 4 * columns * weight.shape[1] * ((tile + 2) ** 2 + 9)
     if weight.dtype == torch.int8 and winograd.possible(stage.attrs):
         general += 32 * columns * (weight.shape[1] + 1)
+    if weight.dtype == torch.int8 and not stage.attrs.get("stream") and winograd.line(stage.attrs) is not None:
+        general += 8 * columns * (weight.shape[1] + 1)
     if weight.dtype == torch.int8 and groups == 1:  # tiles of 64 bytes
         general += columns * weight.shape[2] * weight.shape[3] * ((weight.shape[1] + 63) // 64 * 64)
     steps = sum(v.steps for v in (*stage.inputs, *stage.outputs))

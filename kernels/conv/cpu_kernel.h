@@ -64,8 +64,12 @@ RTA_ONCE Stage* create_conv(const StageSpec& spec) {
     if (whole && is_float) return new ConvStage<S, ConvFloat32>(spec);
   if constexpr (kInt8)
     if (whole && !is_float) {
-      if constexpr (WinogradInt8Stage<S>::kExists && RTA_WANTS("conv", "kernel_y > 1"))
-        if (suits_winograd(spec)) return new WinogradInt8Stage<S>(spec);
+      if constexpr (kWinogradInt8<S>)
+        if (const Axes axes = winograd_axes(spec); axes != Axes::kNone) {
+          if constexpr (RTA_WANTS("conv", "kernel_y > 1"))
+            if (axes == Axes::kBoth) return new WinogradInt8Stage<S, WinogradTiles<2>>(spec);
+          if (axes == Axes::kOne) return new WinogradInt8Stage<S, WinogradLine<2>>(spec);
+        }
       if constexpr (ConvInt8Wide<S>::kExists)
         if (!flag(spec.attrs, "stream")) return new ConvStage<S, ConvInt8Wide>(spec);
       return new ConvStage<S, ConvInt8>(spec);

@@ -218,16 +218,23 @@ ConvLayer read_layer(const StageSpec& spec, int64_t blocks, int lanes, int32_t x
   return p;
 }
 
-bool suits_winograd(const StageSpec& spec) {
-  constexpr int64_t kLeast = 16, kMost = 1800, kLeastPositions = 36;
-  if (flag(spec.attrs, "stream") || flag(spec.attrs, "by_rows") || spec.input(0).dtype != RTA_INT8) return false;
+Axes winograd_axes(const StageSpec& spec) {
+  constexpr int64_t kLeast = 16, kLeastAlongOne = 48, kMost = 1800, kLeastPositions = 36;
+  if (flag(spec.attrs, "stream") || flag(spec.attrs, "by_rows") || spec.input(0).dtype != RTA_INT8) return Axes::kNone;
   const ConvGeometry g = read_geometry(spec);
   const int64_t c = channels(spec), n = outputs(spec), positions = product(g.out.y, g.out.x);
-  const int64_t down = 2 * g.dilation.y, across = 2 * g.dilation.x;  // outputs that begin in the tiles of one
-  const int64_t computed = product((g.out.y + down - 1) / down * down, (g.out.x + across - 1) / across * across);
-  return spec.attrs.integer("groups") == 1 && g.kernel.y == 3 && g.kernel.x == 3 && g.stride.y == 1 &&
-         g.stride.x == 1 && !g.in_steps && !g.out_steps && spec.input(0).width == c && !has_planes(spec, "x_planes") &&
-         c >= kLeast && c <= kMost && n >= kLeast && positions >= kLeastPositions && positions >= 7 * computed / 10;
+  const bool square = g.kernel.y == 3 && g.kernel.x == 3;
+  const bool right = g.kernel.y == 1 && g.kernel.x == 3 && g.padding.y == 0 && g.out.y == g.in.y;
+  const bool down = g.kernel.y == 3 && g.kernel.x == 1 && g.padding.x == 0 && g.out.x == g.in.x;
+  const int64_t least = square ? kLeast : kLeastAlongOne;
+  // Outputs that begin in the tiles of one.
+  const int64_t tall = right ? 1 : 2 * g.dilation.y, wide = down ? 1 : 2 * g.dilation.x;
+  const int64_t computed = product((g.out.y + tall - 1) / tall * tall, (g.out.x + wide - 1) / wide * wide);
+  const bool suits = spec.attrs.integer("groups") == 1 && (square || right || down) && g.stride.y == 1 &&
+                     g.stride.x == 1 && !g.in_steps && !g.out_steps && spec.input(0).width == c &&
+                     !has_planes(spec, "x_planes") && c >= least && c <= kMost && n >= least &&
+                     positions >= kLeastPositions && positions >= 7 * computed / 10;
+  return !suits ? Axes::kNone : square ? Axes::kBoth : Axes::kOne;
 }
 
 bool is_depthwise(const StageSpec& spec) {

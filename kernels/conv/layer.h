@@ -67,8 +67,10 @@ ConvLayer read_layer(const StageSpec& spec, int64_t blocks, int lanes, int32_t x
 
 int narrow_groups(const StageSpec& spec);  // groups of 2, 4 or 8 channels and as many outputs: how many; else 0
 bool is_depthwise(const StageSpec& spec);  // every channel has outputs of its own, of few enough taps for float32 sums
-// int8, 3 x 3 with stride 1, of so many channels and positions that fewer products outweigh the transforms.
-bool suits_winograd(const StageSpec& spec);
+// int8, three taps along both axes or one, with stride 1, of so many channels and positions that fewer products
+// outweigh the transforms.
+enum class Axes { kNone, kOne, kBoth };
+Axes winograd_axes(const StageSpec& spec);
 // int8, every position is computed, rows by a stride and a dilation; and vectors of 64 channels are faster.
 bool interleaves(const StageSpec& spec);
 

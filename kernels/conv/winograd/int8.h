@@ -1,15 +1,16 @@
-// int8 convolutions of 3 x 3 with stride 1 by Winograd's F(2 x 2, 3 x 3), exact, where a dot product takes 16 bits for
-// each activation anyway: 16 products for 4 outputs instead of 36.
+// int8 convolutions of 3 x 3 with stride 1 by Winograd's F(2 x 2, 3 x 3), and of 3 x 1 and 1 x 3 by F(2, 3), exact,
+// where a dot product takes 16 bits for each activation anyway: 16 products for 4 outputs instead of 36, and 4 instead
+// of 6.
 //
 // Inputs d = q - zero_point of [-255, 255] transform to [-1020, 1020], and weights times 4 to [-1143, 1143]: both fit
 // 16 bits. Sums come out times 4, and 4 * 9 C * 255 * 128 < 2^31 (suits_winograd: C <= 1800); what lies between may
-// wrap.
+// wrap. Along one axis all of these are smaller, and the factor is 2.
 //     V[point][tile][channel]   int16, inputs transformed, 16 channels at a time, straight from x
 //     P[point][tile][column]    = V[point] * U[point], int32
-//     y                         P transformed back, divided by 4, and the end of every int8 convolution
+//     y                         P transformed back, divided by the factor, and the end of every int8 convolution
 // The weights U are packed as [64 columns][point][panel of 2 vectors][pair of channels][vector][lane][2], int16.
 //
-// Floor: 16 / 36 of the multiply-adds of a sum of products, and about 1 cycle a vector of V and P.
+// Floor: 16 / 36 or 4 / 6 of the multiply-adds of a sum of products, and about 1 cycle a vector of V and P.
 #pragma once
 
 #include "_common/checks.h"
@@ -21,18 +22,21 @@
 namespace rta {
 
 template <class S>
+constexpr bool kWinogradInt8 = S::kWidens && S::kRegisters == 16;
+
+template <class S, class Tiles>
 class WinogradInt8Stage final : public Stage {
   using F = typename S::F;
   using I = typename S::I;
-  static constexpr int m = 2, kIn = m + 2, kPoints = kIn * kIn, kLanes = S::kLanes, kWide = 2 * kLanes;
+  static constexpr int m = Tiles::kRight, kDown = Tiles::kDown, kLanes = S::kLanes, kWide = 2 * kLanes;
+  static constexpr bool kSquare = kDown > 1;
+  static constexpr int kIn = m + 2, kInDown = kSquare ? kIn : 1, kPoints = kInDown * kIn, kTaps = kSquare ? 9 : 3;
   static constexpr int kPanel = 2, kRows = kWinogradRows;
   static constexpr int64_t kColumns = 64;            // outputs that go through P together
   static constexpr int64_t kBlockBytes = 192 << 10;  // of V and P together, about
   static constexpr int64_t kMostTiles = 96;
 
  public:
-  static constexpr bool kExists = S::kWidens && S::kRegisters == 16;
-
   explicit WinogradInt8Stage(const StageSpec& spec) : p_(read_layer(spec, 1, kLanes, 0)) {
     vectors_ = (p_.n + kLanes - 1) / kLanes;
     pairs_ = (p_.c + 1) / 2;
@@ -47,7 +51,7 @@ class WinogradInt8Stage final : public Stage {
     block_ = (each + kRows - 1) / kRows * kRows;
     v_stride_ = odd_lines(block_ * v_pitch_ / 32) * 32;
     p_stride_ = odd_lines(block_ * p_pitch_ / 16) * 16;
-    pack(spec, spec.attrs.int8s("weight", p_.n * p_.c * 9));
+    pack(spec, spec.attrs.int8s("weight", p_.n * p_.c * kTaps));
     spec.need_scratch(static_cast<size_t>(kPoints * (2 * v_stride_ + 4 * p_stride_)));
   }
 
@@ -99,6 +103,16 @@ class WinogradInt8Stage final : public Stage {
     // Rows end in padding; what lies there meets weights of 0.
     for (int64_t c = 0; c < p_.c; c += kWide, v += kWide) {
       typename S::H half[kIn][kIn];
+      if constexpr (!kSquare) {
+        typename S::H d[kIn], t[kIn];
+#pragma GCC unroll 4
+        for (int i = 0; i < kIn; ++i) d[i] = S::load_u8_16(at[i] + c);
+        WinogradTransform<m>::template input<Words>(d, t);
+        t[1] = S::sub_16(t[1], S::add_16(zero, zero));
+#pragma GCC unroll 4
+        for (int i = 0; i < kIn; ++i) S::store_16(v + i * v_stride_, t[i]);
+        continue;
+      }
 #pragma GCC unroll 4
       for (int j = 0; j < kIn; ++j) {
         typename S::H d[kIn], t[kIn];
@@ -167,12 +181,12 @@ class WinogradInt8Stage final : public Stage {
   template <int V>
   inline __attribute__((always_inline)) void finish(const int32_t* products, const WinogradOutputs& made,
                                                     int64_t column, char* y, const char* other) const {
-    I out[m][m][1][V];
+    I out[kDown][m][1][V];
 #pragma GCC unroll 2
     for (int v = 0; v < V; ++v) {
-      I half[kIn][m];
+      I half[kInDown][m];
 #pragma GCC unroll 4
-      for (int i = 0; i < kIn; ++i) {
+      for (int i = 0; i < kInDown; ++i) {
         I p[kIn];
 #pragma GCC unroll 4
         for (int j = 0; j < kIn; ++j) p[j] = S::load_int(products + (i * kIn + j) * p_stride_ + v * kLanes);
@@ -180,12 +194,16 @@ class WinogradInt8Stage final : public Stage {
       }
 #pragma GCC unroll 2
       for (int j = 0; j < m; ++j) {
-        I p[kIn], t[m];
+        if constexpr (!kSquare) {
+          out[0][j][0][v] = S::template shift_right<1>(half[0][j]);
+        } else {
+          I p[kIn], t[m];
 #pragma GCC unroll 4
-        for (int i = 0; i < kIn; ++i) p[i] = half[i][j];
-        WinogradTransform<m>::template output<Ints>(p, t);
+          for (int i = 0; i < kIn; ++i) p[i] = half[i][j];
+          WinogradTransform<m>::template output<Ints>(p, t);
 #pragma GCC unroll 2
-        for (int i = 0; i < m; ++i) out[i][j][0][v] = S::template shift_right<2>(t[i]);
+          for (int i = 0; i < m; ++i) out[i][j][0][v] = S::template shift_right<2>(t[i]);
+        }
       }
     }
     for (int64_t i = 0; i < made.rows; ++i)
@@ -216,23 +234,24 @@ class WinogradInt8Stage final : public Stage {
       const int64_t width = columns - start < kColumns ? columns - start : kColumns;
       const int64_t now = width - first < kWide ? width - first : kWide, i = column - start - first;
       for (int64_t c = 0; c < p_.c; ++c) {
-        const int8_t* w = given + (column * p_.c + c) * 9;
+        const int8_t* w = given + (column * p_.c + c) * kTaps;
         int16_t* u = to + ((start * kPoints + first) * pairs_ + c / 2 * now + i) * 2 + c % 2;
-        for (int a = 0; a < kIn; ++a)
+        for (int a = 0; a < kInDown; ++a)
           for (int b = 0; b < kIn; ++b) u[(a * kIn + b) * width * pairs_ * 2] = transformed(w, a, b);
       }
     }
   }
 
   static int16_t transformed(const int8_t* w, int a, int b) {
-    double sum = 0;  // exact: whole numbers, and quarters of them
-    for (int i = 0; i < 3; ++i)
-      for (int j = 0; j < 3; ++j) sum += winograd_weight<m>(a, i) * winograd_weight<m>(b, j) * w[i * 3 + j];
-    return static_cast<int16_t>(4 * sum);
+    double sum = 0;  // exact: whole numbers, and halves or quarters of them
+    for (int i = 0; i < kTaps / 3; ++i)
+      for (int j = 0; j < 3; ++j)
+        sum += (kSquare ? winograd_weight<m>(a, i) : 1.0) * winograd_weight<m>(b, j) * w[i * 3 + j];
+    return static_cast<int16_t>((kSquare ? 4 : 2) * sum);
   }
 
   ConvLayer p_;
-  WinogradTiles<m> tiles_;
+  Tiles tiles_;
   int64_t vectors_, pairs_, v_pitch_, p_pitch_, block_, v_stride_, p_stride_;  // pitches and strides in numbers
   const int16_t* weights_;
 };
