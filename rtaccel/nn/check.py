@@ -14,6 +14,8 @@ from rtaccel.core.errors import ShapeError
 def describe(value: Any) -> str:
     if not isinstance(value, Tensor):
         return type(value).__name__
+    if value.is_nested:
+        return "a nested tensor"  # its sizes cannot be asked for
     return f"{str(value.dtype).removeprefix('torch.')}{list(value.shape)} on {value.device}"
 
 
@@ -22,6 +24,8 @@ def check_input(op: str, x: Any, width: int, device: torch.device) -> None:
     expected = f"float32[..., {width}] on {device}"
     if not isinstance(x, Tensor):
         raise ShapeError(op, describe(x), expected, "Pass a torch tensor.")
+    if x.is_nested:
+        raise ShapeError(op, describe(x), expected, "Pad it, as torch.nested.to_padded_tensor does.")
     if x.layout != torch.strided:
         raise ShapeError(op, f"{x.layout} {describe(x)}", expected, "Convert it with .to_dense().")
     if x.device != device:
@@ -50,6 +54,12 @@ def is_freed(value: Tensor) -> bool:
     reach = sum(stride * (size - 1) for stride, size in zip(value.stride(), value.shape))
     end = (value.storage_offset() + reach + 1) * value.element_size() if value.numel() else 0
     return value.untyped_storage().nbytes() < end
+
+
+def is_subclass(tensor: Tensor) -> bool:
+    """Whether this is memory with numbers, of a class that a library made of Tensor without a dispatch of its own."""
+    own = type(tensor).__torch_dispatch__ is not torch._C._disabled_torch_dispatch_impl  # as fake tensors have
+    return type(tensor) not in (Tensor, torch.nn.Parameter) and not own
 
 
 def is_plain(tensor: Tensor) -> bool:

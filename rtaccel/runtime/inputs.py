@@ -12,7 +12,7 @@ from torch.utils import _pytree as pytree
 from rtaccel.convert.passes.program import Argument
 from rtaccel.core.errors import ShapeError, UnsupportedProblem
 from rtaccel.core.stage import GraphIO, Value
-from rtaccel.nn.check import dense, describe, is_plain
+from rtaccel.nn.check import dense, describe, is_plain, is_subclass
 from rtaccel.runtime.memory import has_itself_twice, share_elements
 from rtaccel.runtime.options import Options
 
@@ -32,10 +32,16 @@ def check_tensor(op: str, what: str, tensor: Any, port: GraphIO, device: str) ->
     expected = wanted(port, device)
     if not isinstance(tensor, Tensor):
         raise ShapeError(op, f"{what}: {describe(tensor)}", expected, "Pass a torch tensor.")
+    if tensor.is_nested:
+        advice = "Pad it, as torch.nested.to_padded_tensor does."
+        raise ShapeError(op, f"{what}: {describe(tensor)}", expected, advice)
     if tensor.device != torch.device(device):
         raise ShapeError(
             op, f"{what}: {describe(tensor)}", expected, f"Move it with .to({device!r}), or compile for its device."
         )
+    if is_subclass(tensor):
+        got = f"{what}: {describe(tensor)}, a {type(tensor).__name__}"
+        raise UnsupportedProblem(op, got, "a torch.Tensor itself", "Pass it on with .as_subclass(torch.Tensor).")
     if not is_plain(tensor):
         raise UnsupportedProblem(
             op,
@@ -150,7 +156,10 @@ def copy_out(results: Sequence[Any], out: Any) -> None:
     if not all(isinstance(r, Tensor) for r in results):
         results, targets = _without_constants(results, targets)
     expected = [(tuple(r.shape), r.dtype, r.device) for r in results]
-    got = [(tuple(t.shape), t.dtype, t.device) if isinstance(t, Tensor) else type(t) for t in targets]
+    got = [
+        (tuple(t.shape), t.dtype, t.device) if isinstance(t, Tensor) and not t.is_nested else describe(t)
+        for t in targets
+    ]
     if got != expected:
         raise ShapeError("run", f"out {got}", f"{expected}", "Pass tensors that fit.")
     check_apart("run", targets)

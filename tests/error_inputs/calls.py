@@ -37,6 +37,7 @@ BAD: dict[str, Callable[[], Any]] = {
     "a list": lambda: [1.0],
     "a nested list": lambda: X.tolist(), "a tuple": lambda: (X,), "a dict": lambda: {"x": X}, "a function": lambda: len,
     "an object array": lambda: np.array([None, 1]),
+    "a nested tensor": lambda: torch.nested.nested_tensor([X[0], X[1]]),
 }  # fmt: skip
 WAYS: dict[str, Callable[[Any, Any], Any]] = {
     "call": lambda model, x: model(x),
@@ -81,7 +82,7 @@ OUTS: dict[str, Callable[[], Any]] = {
     "a number": lambda: 1.0, "a text": lambda: "y", "two": lambda: (torch.zeros(2, 5), torch.zeros(2, 5)),
     "none at all": lambda: (),
     "a list of numbers": lambda: [1.0], "expanded": lambda: torch.zeros(1, 5).expand(2, 5),
-    "sparse": lambda: torch.zeros(2, 5).to_sparse(),
+    "sparse": lambda: torch.zeros(2, 5).to_sparse(), "nested": lambda: torch.nested.nested_tensor([torch.zeros(5)] * 2),
     "a dict": lambda: {"y": torch.zeros(2, 6)},
 }  # fmt: skip
 for kind in ("mlp", "sorted"):
@@ -93,6 +94,19 @@ for kind in ("mlp", "sorted"):
                 rt.ShapeError,
                 "out",
             )
+
+
+class Image(Tensor):
+    """As libraries of images, audio and medicine subclass tensors."""
+
+
+for way, do in WAYS.items():
+    add(
+        f"{way} with a subclass",
+        lambda do=do: do(fast(), X.as_subclass(Image)),
+        M,
+        r"Image.*as_subclass\(torch.Tensor\)",
+    )
 
 
 def _twice(way: str) -> Any:

@@ -60,6 +60,29 @@ for name, example, words in (
     ("a generator", (x for x in [X]), "generator"), ("a function", len, "builtin|function"),
 ):  # fmt: skip
     add(f"example is {name}", lambda example=example: rt.compile(mlp(), example), rt.ShapeError, f"{words}.*tuple")
+NOT_DENSE: dict[str, Callable[[Any], Any]] = {
+    "meta": lambda x: x.to("meta"), "sparse": lambda x: x.to_sparse(), "csr": lambda x: x.to_sparse_csr(),
+    "mkldnn": lambda x: x.to_mkldnn(), "nested": lambda x: torch.nested.nested_tensor([*x]),
+}  # fmt: skip
+for name, turn in NOT_DENSE.items():
+    add(f"example is {name}", lambda t=turn: rt.compile(mlp(), t(X)), rt.ShapeError, "in the example.*dense tensors")
+    add(f"example of a stream is {name}", lambda t=turn: rt.stream(nn.GRU(12, 4, batch_first=True).eval(), t(X)),
+        rt.ShapeError, "in the example.*dense tensors")  # fmt: skip
+    add(
+        f"calibration is {name}",
+        lambda t=turn: rt.compile(mlp(), X, "w8a8", calibration=[t(X)]),
+        rt.ShapeError,
+        "calibration",
+    )
+for name, layer in (
+    ("a lazy layer", nn.LazyLinear(5)),
+    ("weights on the meta device", nn.Linear(12, 5, device="meta")),
+):
+    for way, do in {
+        "compile": lambda m: rt.compile(m, X), "stream": lambda m: rt.stream(m, X),
+        "quantize_": lambda m: rt.quantize_(m, rt.W8A8("dynamic")), "sparsify_": lambda m: rt.sparsify_(m, "2:4"),
+    }.items():  # fmt: skip
+        add(f"{way} of {name}", lambda do=do, m=layer: do(nn.Sequential(m).eval()), M, r"0\.weight.*(once|to_empty)")
 add(
     "examples beside each other",
     lambda: rt.compile(mlp(), X, X),  # type: ignore[arg-type]

@@ -6,6 +6,7 @@ from typing import Any
 
 import torch
 from torch import nn
+from torch.nn.parameter import is_lazy
 
 from rtaccel.core.errors import FormatError, UnsupportedProblem
 
@@ -31,6 +32,19 @@ def check_model(op: str, model: Any) -> None:
         raise UnsupportedProblem(op, type(model).__name__, "an nn.Module", "Pass the model itself.")
     if model.training:
         raise UnsupportedProblem(op, "a model in training mode", "one in eval mode", "Call model.eval() first.")
+    check_weights(op, model)
+
+
+def check_weights(op: str, model: nn.Module) -> None:
+    """Raises UnsupportedProblem, naming the tensor, for weights that have no numbers yet: lazy ones, or on the meta device."""
+    for name, tensor in (*model.named_parameters(), *model.named_buffers()):
+        if is_lazy(tensor):
+            got, next_step = f"{name}, which a lazy layer has not made yet", "Call the model once before."
+        elif tensor.is_meta:
+            got, next_step = f"{name} on the meta device", "Call model.to_empty(device='cpu'), and load its state dict."
+        else:
+            continue
+        raise UnsupportedProblem(op, got, "weights with numbers in memory", next_step)
 
 
 def check_modes(op: str, model: nn.Module) -> None:

@@ -88,13 +88,13 @@ def _check(exported: ExportedGraph, leaves: list[Any]) -> None:
         value = values.get(name)
         if not isinstance(value, Tensor):
             continue
-        fits = isinstance(leaf, Tensor) and leaf.layout == torch.strided and leaf.dtype == value.dtype
-        fits = fits and leaf.device == value.device and leaf.dim() == value.dim()
+        fits = isinstance(leaf, Tensor) and leaf.layout == torch.strided and not leaf.is_nested
+        fits = fits and leaf.dtype == value.dtype and leaf.device == value.device and leaf.dim() == value.dim()
         if not fits or any(isinstance(n, int) and n != m for n, m in zip(value.shape, leaf.shape)):
             fixed = "the model fixes it" if not exported.any_batch else "but for the batch"
             raise ShapeError(
                 "calibration", f"a batch with an input of shape {list(leaf.shape)}: {describe(leaf)}"
-                if isinstance(leaf, Tensor) else f"a batch with {describe(leaf)}",
+                if isinstance(leaf, Tensor) and not leaf.is_nested else f"a batch with {describe(leaf)}",
                 f"{_expected(exported, name)}, as the example: {fixed}", "Make the batches as the example is.",
             )  # fmt: skip
 

@@ -76,7 +76,7 @@ def _alike(given: Sequence[Any], own: Sequence[Any]) -> bool:
     if len(given) != len(own):
         return False
     for a, b in zip(given, own):
-        if type(a) is not Tensor or not isinstance(b, Tensor):
+        if type(a) is not Tensor or not isinstance(b, Tensor) or a.is_nested:  # which has no shape to ask for
             return False
         if a.shape != b.shape or a.dtype is not b.dtype or a.layout is not torch.strided:
             return False

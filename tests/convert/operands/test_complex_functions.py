@@ -88,6 +88,29 @@ def test_large_and_small_numbers(call: Call, near: float) -> None:
     torch.testing.assert_close(rt.compile(model, x, verify=False, strict=True)(x), model(x), rtol=1e-5, atol=near)
 
 
+@pytest.mark.parametrize("seed", range(6))
+def test_quotients_of_all_sizes(seed: int) -> None:
+    """Parts of any size, zero and infinity among them, where squares of the divisor are not finite or are nothing."""
+
+    class Quotient(nn.Module):
+        def forward(self, x: Tensor, y: Tensor) -> tuple[Tensor, Tensor]:
+            a, b = torch.view_as_complex(x), torch.view_as_complex(y)
+            return torch.view_as_real(a / b), torch.view_as_real(1.0 / b)
+
+    torch.manual_seed(seed)
+    x, y = (torch.randn(4, 64, 2) * 10.0 ** torch.randint(-17, 18, (4, 64, 2)) for _ in range(2))
+    y *= torch.tensor([1e20, 1.0, 1e-18])[seed % 3]
+    special = torch.tensor([0.0, -0.0, float("inf"), -float("inf")])[torch.randint(0, 4, y.shape)]
+    y = torch.where(torch.rand(y.shape) < 0.2, special, y)
+    model = Quotient().eval()
+    fast = rt.compile(model, (x, y), verify=False, strict=True)
+    for got, want in zip(fast(x, y), model(x, y)):
+        assert torch.equal(got.isnan(), want.isnan())
+        size = torch.view_as_complex(want).abs()[..., None]  # a part may be what rounding leaves of the other
+        close = (got - want).abs() <= 1e-6 * size.where(size.isfinite(), 0.0) + 1e-44
+        assert (close | (got == want) | want.isnan()).all()
+
+
 def test_phases_found_again() -> None:
     """Griffin and Lim's rounds: a spectrum of given sizes, its phases from the signal that it would be."""
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from functools import partial
 from typing import Any
@@ -95,8 +96,21 @@ def _div(a: Any, b: Any) -> Pair:
     p, q = pair(a), pair(b)
     if q.im is None:
         return Pair(p.re / q.re, None if p.im is None else p.im / q.re)
-    top, size = product(p, Pair(q.re, -q.im)), q.re * q.re + q.im * q.im
-    return Pair(top.re / size, top.im / size)
+    return _quotient(p, q, small_of_zero=0.0)
+
+
+def _quotient(p: Pair, q: Pair, small_of_zero: float) -> Pair:
+    """Smith's way, which is torch's: squares of the divisor would overflow, or be nothing.
+
+    small_of_zero: the smaller part of a divisor of 0 beside the larger one.
+    """
+    wide = q.re.abs() >= q.im.abs()
+    large, small = torch.where(wide, q.re, q.im) + 0.0, torch.where(wide, q.im, q.re)  # + 0.0: no -0 to divide by
+    ratio = (small / large).masked_fill(large == 0, small_of_zero)
+    scale = 1.0 / (large + small * ratio)
+    re, im = p.re, 0.0 if p.im is None else p.im
+    top = Pair(torch.where(wide, re + im * ratio, re * ratio + im), torch.where(wide, im - re * ratio, im * ratio - re))
+    return Pair(top.re * scale, top.im * scale)
 
 
 @rule(aten.addcmul.default)
@@ -111,7 +125,9 @@ def _addcdiv(x: Any, a: Any, b: Any, *, value: Any = 1) -> Pair:
 
 @rule(aten.reciprocal.default)
 def _reciprocal(x: Pair) -> Pair:
-    return _div(1.0, x)
+    if x.im is None:
+        return _div(1.0, x)
+    return _quotient(pair(1.0), x, small_of_zero=math.nan)  # of 0 torch gives NaN in both parts
 
 
 @rule(aten.exp.default)

@@ -5,10 +5,12 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
+import torch
 from torch import Tensor, fx, nn
 from torch.utils import _pytree as pytree
 
 from rtaccel.convert.frontend.batches import signature_of
+from rtaccel.convert.frontend.checks import check_weights
 from rtaccel.core.errors import ShapeError, UnsupportedProblem
 
 
@@ -23,6 +25,23 @@ def _without_modes(model: nn.Module) -> set[nn.Module]:
     """The parts that torch.export made: their graph is of one mode already, and their `eval` raises."""
     made = [m for m in model.modules() if isinstance(m, fx.GraphModule) and "eval" in vars(m)]
     return {part for module in made for part in module.modules()}
+
+
+def _check_numbers(model: nn.Module, args: Sequence[Any]) -> None:
+    """Raises typed errors for tensors of the example or the model without numbers, or whose numbers lie in no plain memory."""
+    for tensor in pytree.tree_leaves(args):
+        if not isinstance(tensor, Tensor) or tensor.layout == torch.jagged:
+            continue
+        if tensor.is_nested:
+            got, next_step = "a nested tensor", "Pad it, as torch.nested.to_padded_tensor does."
+        elif tensor.layout != torch.strided:
+            got, next_step = f"a tensor of {tensor.layout}", "Convert it with .to_dense()."
+        elif tensor.is_meta:
+            got, next_step = "a tensor on the meta device", "Make one with numbers, as torch.randn does."
+        else:
+            continue
+        raise ShapeError("compile", f"{got} in the example", "dense tensors with numbers in memory", next_step)
+    check_weights("compile", model)
 
 
 def check_example(model: nn.Module, args: Sequence[Any] | Tensor) -> tuple[Any, ...]:
@@ -52,6 +71,7 @@ def check_example(model: nn.Module, args: Sequence[Any] | Tensor) -> tuple[Any, 
             "compile", f"{len(args)} example inputs: {error}", "arguments that the model's forward takes",
             "Pass the arguments of one call, in order.",
         ) from error  # fmt: skip
+    _check_numbers(model, args)
     training = [name for name, module in model.named_modules() if module.training and module not in without_modes]
     if training:
         raise UnsupportedProblem(
