@@ -5,6 +5,13 @@
 
 #include "_simd/store_bytes.h"
 
+// One copy of a function, for all that calls it with a number.
+#if defined(__GNUC__) && !defined(__clang__)
+#define RTA_ONE_COPY __attribute__((noinline, noclone))
+#else
+#define RTA_ONE_COPY __attribute__((noinline))
+#endif
+
 namespace rta {
 
 // kPlain: zero and low are 0, as after a ReLU.

@@ -53,16 +53,17 @@ static inline __attribute__((always_inline)) void epilogue_floats(typename S::F 
   }
 }
 
-// The general end. Not inlined: kernels have short ends of their own for what is common.
-template <class S, int R, int V>
-__attribute__((noinline)) static void conv_epilogue(const ConvLayer& p, typename S::F (&t)[R][V],
-                                                    const ConvTarget& at) {
+// The general end of `rows` rows of V vectors, kMostEndRows at most. Not inlined: kernels have short ends of their own
+// for what is common. Compiled once for all numbers of rows.
+constexpr int kMostEndRows = 8;
+template <class S, int V>
+RTA_ONE_COPY static void conv_end(const ConvLayer& p, typename S::F (*t)[V], int rows, const ConvTarget& at) {
   using F = typename S::F;
   using I = typename S::I;
   const int64_t pitch = p.y.pitch;
   if (p.int8_out && p.bounded) {
     const int32_t zero = p.y_zero, low = p.y_low;
-    for (int r = 0; r < R; ++r) {
+    for (int r = 0; r < rows; ++r) {
       I v[V];
 #pragma GCC unroll 4
       for (int i = 0; i < V; ++i) v[i] = S::to_int(t[r][i]);
@@ -71,7 +72,7 @@ __attribute__((noinline)) static void conv_epilogue(const ConvLayer& p, typename
     return;
   }
   if (at.other) {
-    for (int r = 0; r < R; ++r)
+    for (int r = 0; r < rows; ++r)
       for (int v = 0; v < V; ++v) {
         const float* from = reinterpret_cast<const float*>(at.other + r * p.other.pitch) + at.column + v * S::kLanes;
         const int64_t n = at.left - v * S::kLanes;
@@ -80,23 +81,24 @@ __attribute__((noinline)) static void conv_epilogue(const ConvLayer& p, typename
       }
   }
   if (Bounds::are(p.activation)) {
-    for (int r = 0; r < R; ++r)
-      for (int v = 0; v < V; ++v) t[r][v] = p.bounds.within<S>(t[r][v]);
+    const Bounds bounds = p.bounds;
+    for (int r = 0; r < rows; ++r)
+      for (int v = 0; v < V; ++v) t[r][v] = bounds.within<S>(t[r][v]);
   } else if (p.activation == Activation::kLeakyRelu) {
-    for (int r = 0; r < R; ++r)
+    for (int r = 0; r < rows; ++r)
       for (int v = 0; v < V; ++v) t[r][v] = activate<S>(Activation::kLeakyRelu, p.parameter, t[r][v]);
   } else {
-    alignas(64) float values[R * V * S::kLanes];
-    for (int r = 0; r < R; ++r)
+    alignas(64) float values[kMostEndRows * V * S::kLanes];
+    for (int r = 0; r < rows; ++r)
       for (int v = 0; v < V; ++v) S::store(values + (r * V + v) * S::kLanes, t[r][v]);
-    activate_in_place<S>(p.activation, p.parameter, values, R * V);
-    for (int r = 0; r < R; ++r)
+    activate_in_place<S>(p.activation, p.parameter, values, rows * V);
+    for (int r = 0; r < rows; ++r)
       for (int v = 0; v < V; ++v) t[r][v] = S::load(values + (r * V + v) * S::kLanes);
   }
   if (p.int8_out) {
     const F low = S::set(-512.0f), high = S::set(512.0f), inverse = S::set(p.scales_last ? p.y_inv_scale : 1.0f);
     const int32_t zero = p.y_zero;
-    for (int r = 0; r < R; ++r) {
+    for (int r = 0; r < rows; ++r) {
       I v[V];
 #pragma GCC unroll 4
       for (int i = 0; i < V; ++i) v[i] = S::to_int(S::max(low, S::min(high, S::mul(t[r][i], inverse))));
@@ -104,7 +106,7 @@ __attribute__((noinline)) static void conv_epilogue(const ConvLayer& p, typename
     }
     return;
   }
-  for (int r = 0; r < R; ++r)
+  for (int r = 0; r < rows; ++r)
     for (int v = 0; v < V; ++v) {
       float* to = reinterpret_cast<float*>(at.y + r * pitch) + at.column + v * S::kLanes;
       const int64_t n = at.left - v * S::kLanes;
@@ -113,6 +115,12 @@ __attribute__((noinline)) static void conv_epilogue(const ConvLayer& p, typename
       else
         S::store_n(to, t[r][v], static_cast<int>(n));
     }
+}
+
+template <class S, int R, int V>
+static inline void conv_epilogue(const ConvLayer& p, typename S::F (&t)[R][V], const ConvTarget& at) {
+  static_assert(R <= kMostEndRows, "a buffer of conv_end has room for these");
+  conv_end<S, V>(p, t, R, at);
 }
 
 // Sums of an int8 layer to y: R rows of V vectors, whose multipliers and offsets start at `params`. scale: of x, where

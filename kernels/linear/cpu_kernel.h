@@ -155,6 +155,7 @@ class LinearStage : public Stage {
   // 1024 x 1024 take 1220 us by 96 of K, 1187 by 192, 1166 by 512 and 1155 by 1024 (32 rows and 64, Zen 4, 2026-11).
   template <int V>
   void blocked(const Cursor& start, const char* w, int64_t column, int64_t count) const {
+    constexpr int64_t each = V * Kind<S>::kStep;
     alignas(64) float carried[(kBlockedRows + 2) * V * S::kLanes];
     int64_t rows = 0;
     for (int64_t first = 0; first < count; first += rows) {
@@ -171,12 +172,12 @@ class LinearStage : public Stage {
               Prefetch::of_pass(pass++, passes_of(rows), w + to * V * Kind<S>::kStep, V, to - from, Kind<S>::kStep);
           float* sums = carried + row * V * S::kLanes;
           switch (now) {
-            case 1: Kind<S>::template tile<1, V, V>(layer_, w, x, y, column, from, to, sums, ahead); break;
-            case 2: Kind<S>::template tile<2, V, V>(layer_, w, x, y, column, from, to, sums, ahead); break;
-            case 3: Kind<S>::template tile<3, V, V>(layer_, w, x, y, column, from, to, sums, ahead); break;
-            case 4: Kind<S>::template tile<most(4), V, V>(layer_, w, x, y, column, from, to, sums, ahead); break;
-            case 5: Kind<S>::template tile<most(5), V, V>(layer_, w, x, y, column, from, to, sums, ahead); break;
-            default: Kind<S>::template tile<kRows, V, V>(layer_, w, x, y, column, from, to, sums, ahead);
+            case 1: Kind<S>::template tile<1, V>(layer_, w, each, x, y, column, from, to, sums, ahead); break;
+            case 2: Kind<S>::template tile<2, V>(layer_, w, each, x, y, column, from, to, sums, ahead); break;
+            case 3: Kind<S>::template tile<3, V>(layer_, w, each, x, y, column, from, to, sums, ahead); break;
+            case 4: Kind<S>::template tile<most(4), V>(layer_, w, each, x, y, column, from, to, sums, ahead); break;
+            case 5: Kind<S>::template tile<most(5), V>(layer_, w, each, x, y, column, from, to, sums, ahead); break;
+            default: Kind<S>::template tile<kRows, V>(layer_, w, each, x, y, column, from, to, sums, ahead);
           }
         }
       }

@@ -91,13 +91,6 @@ static inline __attribute__((always_inline)) bool end_in_registers(const LinearL
   return true;
 }
 
-// One copy of a function, for all that calls it with a number.
-#if defined(__GNUC__) && !defined(__clang__)
-#define RTA_ONE_COPY __attribute__((noinline, noclone))
-#else
-#define RTA_ONE_COPY __attribute__((noinline))
-#endif
-
 // The end of so many rows of V vectors that lie in memory, whatever the activation is. Compiled once for all numbers of
 // rows: the function takes longer than what each row adds.
 template <class S, int V>

@@ -18,18 +18,21 @@ struct Float32 {
   template <int R, int V, int P>
   static inline void tile(const LinearLayer& p, const char* w, const char* x, char* y, int64_t column, const char*,
                           Prefetch ahead) {
-    if constexpr (R > 1 && chains<R, V>() == 1 && RTA_WANTS_END(false, S::kLanes, S::kTileVectors, P))
+    constexpr bool kMany = R == kMostRows && V > 1 && S::kIsa != Isa::kPortable;
+    if constexpr (kMany && RTA_WANTS_END(false, S::kLanes, S::kTileVectors, P))
       if (p.plain && p.k <= kSumRun && p.n - column >= V * S::kLanes && !ahead.weights)
-        return plain_tile<R, V, P>(p, w, x, y, column);
-    tile<R, V, P>(p, w, x, y, column, 0, p.k, nullptr, ahead);
+        return plain_tile<R, V>(p, w, P * kStep, x, y, column);
+    tile<R, V>(p, w, P * kStep, x, y, column, 0, p.k, nullptr, ahead);
   }
+
+  static constexpr int kMostRows = S::kRegisters * 3 / 4 / kPartVectors;  // of a tile; the last ones may be fewer
 
   // A tile of what is most common: up to one run of K, nothing but bounds, all columns. Its sums stay in registers from
   // the bias to y. Those of the tile below lie on the stack before and behind the loop, which is a fifth of the time at
   // K = 64.
-  template <int R, int V, int P>
-  __attribute__((noinline)) static void plain_tile(const LinearLayer& p, const char* w, const char* x, char* y,
-                                                   int64_t column) {
+  template <int R, int V>
+  __attribute__((noinline)) static void plain_tile(const LinearLayer& p, const char* w, int64_t each, const char* x,
+                                                   char* y, int64_t column) {
     using F = typename S::F;
     F sum[R][V];
 #pragma GCC unroll 8
@@ -41,7 +44,7 @@ struct Float32 {
     const char* row[R];
 #pragma GCC unroll 6
     for (int r = 0; r < R; ++r) row[r] = x + r * p.x.pitch;
-    for (int64_t k = 0, end = p.k; k < end; ++k, w += P * kStep) {
+    for (int64_t k = 0, end = p.k; k < end; ++k, w += each) {
       F in[R];
 #pragma GCC unroll 6
       for (int r = 0; r < R; ++r) in[r] = S::set(reinterpret_cast<const float*>(row[r])[k]);
@@ -62,10 +65,11 @@ struct Float32 {
   }
 
   // The part of a tile with k in [from, to). Its sums are added to those in `carried` [R][V], or to the bias where from
-  // is 0, and go back there, or through the epilogue where `to` is the end of K.
-  template <int R, int V, int P>
-  static inline void tile(const LinearLayer& p, const char* w, const char* x, char* y, int64_t column, int64_t from,
-                          int64_t to, float* carried, Prefetch ahead) {
+  // is 0, and go back there, or through the epilogue where `to` is the end of K. each: bytes of the packed tile for
+  // each k, a number and no type, so that tiles of all widths share the code.
+  template <int R, int V>
+  __attribute__((noinline)) static void tile(const LinearLayer& p, const char* w, int64_t each, const char* x, char* y,
+                                             int64_t column, int64_t from, int64_t to, float* carried, Prefetch ahead) {
     using F = typename S::F;
     constexpr int C = chains<R, V>();
     F acc[C][R][V];
@@ -85,7 +89,7 @@ struct Float32 {
       for (int r = 0; r < R; ++r) in[r] = S::set(reinterpret_cast<const float*>(x + r * p.x.pitch)[k]);
 #pragma GCC unroll 8
       for (int v = 0; v < V; ++v) {
-        const F weight = S::load(reinterpret_cast<const float*>(w + (k * P + v) * kStep));
+        const F weight = S::load(reinterpret_cast<const float*>(w + k * each + v * kStep));
 #pragma GCC unroll 6
         for (int r = 0; r < R; ++r) acc[c][r][v] = S::mul_add(weight, in[r], acc[c][r][v]);
       }

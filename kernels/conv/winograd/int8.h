@@ -24,8 +24,52 @@ namespace rta {
 template <class S>
 constexpr bool kWinogradInt8 = S::kWidens && S::kRegisters == 16;
 
+// The products of a point, whatever the tiles are.
+template <class S>
+class WinogradInt8Products {
+  using I = typename S::I;
+  static constexpr int kLanes = S::kLanes, kWide = 2 * kLanes;
+
+ public:
+  template <int V>
+  __attribute__((noinline)) void panel(const uint16_t* v, const int16_t* u, int32_t* to, int64_t tiles) const {
+    over_tiles(tiles, [=, this](auto rows, int64_t t) __attribute__((always_inline)) {
+      product<decltype(rows)::value, V>(v + t * v_pitch_, u, to + t * p_pitch_);
+    });
+  }
+
+  template <int R, int V>
+  inline __attribute__((always_inline)) void product(const uint16_t* v, const int16_t* u, int32_t* to) const {
+    I sum[R][V];
+#pragma GCC unroll 6
+    for (int r = 0; r < R; ++r)
+#pragma GCC unroll 2
+      for (int i = 0; i < V; ++i) sum[r][i] = S::set_int(0);
+    const int64_t pitch = v_pitch_;
+    for (int64_t g = pairs_; g > 0; --g, v += 2, u += V * kWide) {
+      typename S::W weight[V];
+#pragma GCC unroll 2
+      for (int i = 0; i < V; ++i) weight[i] = S::load_int(reinterpret_cast<const int32_t*>(u + i * kWide));
+#pragma GCC unroll 6
+      for (int r = 0; r < R; ++r) {
+        const typename S::X in = S::broadcast_wide(v + r * pitch);
+#pragma GCC unroll 2
+        for (int i = 0; i < V; ++i) sum[r][i] = S::dot_wide(sum[r][i], in, weight[i]);
+      }
+    }
+#pragma GCC unroll 6
+    for (int r = 0; r < R; ++r)
+#pragma GCC unroll 2
+      for (int i = 0; i < V; ++i) S::store_int(to + r * p_pitch_ + i * kLanes, sum[r][i]);
+  }
+
+  int64_t pairs_, v_pitch_, p_pitch_;  // pitches in numbers
+};
+
 template <class S, class Tiles>
-class WinogradInt8Stage final : public Stage {
+class WinogradInt8Stage final : public Stage, private WinogradInt8Products<S> {
+  using Products = WinogradInt8Products<S>;
+  using Products::p_pitch_, Products::pairs_, Products::v_pitch_;
   using F = typename S::F;
   using I = typename S::I;
   static constexpr int m = Tiles::kRight, kDown = Tiles::kDown, kLanes = S::kLanes, kWide = 2 * kLanes;
@@ -140,41 +184,10 @@ class WinogradInt8Stage final : public Stage {
         const uint16_t* from = v + point * v_stride_;
         int32_t* to = products + point * p_stride_ + first * kLanes;
         const int64_t now = vectors - first < kPanel ? vectors - first : kPanel;
-        now == kPanel ? panel<kPanel>(from, u, to, tiles) : panel<1>(from, u, to, tiles);
+        now == kPanel ? Products::template panel<kPanel>(from, u, to, tiles)
+                      : Products::template panel<1>(from, u, to, tiles);
         u += now * kLanes * pairs_ * 2;
       }
-  }
-
-  template <int V>
-  void panel(const uint16_t* v, const int16_t* u, int32_t* to, int64_t tiles) const {
-    over_tiles(tiles, [=, this](auto rows, int64_t t) __attribute__((always_inline)) {
-      product<decltype(rows)::value, V>(v + t * v_pitch_, u, to + t * p_pitch_);
-    });
-  }
-
-  template <int R, int V>
-  inline __attribute__((always_inline)) void product(const uint16_t* v, const int16_t* u, int32_t* to) const {
-    I sum[R][V];
-#pragma GCC unroll 6
-    for (int r = 0; r < R; ++r)
-#pragma GCC unroll 2
-      for (int i = 0; i < V; ++i) sum[r][i] = S::set_int(0);
-    const int64_t pitch = v_pitch_;
-    for (int64_t g = pairs_; g > 0; --g, v += 2, u += V * kWide) {
-      typename S::W weight[V];
-#pragma GCC unroll 2
-      for (int i = 0; i < V; ++i) weight[i] = S::load_int(reinterpret_cast<const int32_t*>(u + i * kWide));
-#pragma GCC unroll 6
-      for (int r = 0; r < R; ++r) {
-        const typename S::X in = S::broadcast_wide(v + r * pitch);
-#pragma GCC unroll 2
-        for (int i = 0; i < V; ++i) sum[r][i] = S::dot_wide(sum[r][i], in, weight[i]);
-      }
-    }
-#pragma GCC unroll 6
-    for (int r = 0; r < R; ++r)
-#pragma GCC unroll 2
-      for (int i = 0; i < V; ++i) S::store_int(to + r * p_pitch_ + i * kLanes, sum[r][i]);
   }
 
   // V vectors of columns of a tile: back to outputs, and out.
@@ -252,7 +265,7 @@ class WinogradInt8Stage final : public Stage {
 
   ConvLayer p_;
   Tiles tiles_;
-  int64_t vectors_, pairs_, v_pitch_, p_pitch_, block_, v_stride_, p_stride_;  // pitches and strides in numbers
+  int64_t vectors_, block_, v_stride_, p_stride_;  // strides in numbers
   const int16_t* weights_;
 };
 

@@ -32,15 +32,18 @@ def check_model(op: str, model: Any) -> None:
         raise UnsupportedProblem(op, type(model).__name__, "an nn.Module", "Pass the model itself.")
     if model.training:
         raise UnsupportedProblem(op, "a model in training mode", "one in eval mode", "Call model.eval() first.")
-    check_weights(op, model)
+    check_weights(op, model, meta=True)
 
 
-def check_weights(op: str, model: nn.Module) -> None:
-    """Raises UnsupportedProblem, naming the tensor, for weights that have no numbers yet: lazy ones, or on the meta device."""
+def check_weights(op: str, model: nn.Module, meta: bool = False) -> None:
+    """Raises UnsupportedProblem, naming the tensor, for weights that have no numbers yet: lazy ones, or on the meta device.
+
+    meta: the caller keeps layers on the meta device as they are, and says so.
+    """
     for name, tensor in (*model.named_parameters(), *model.named_buffers()):
         if is_lazy(tensor):
             got, next_step = f"{name}, which a lazy layer has not made yet", "Call the model once before."
-        elif tensor.is_meta:
+        elif tensor.is_meta and not meta:
             got, next_step = f"{name} on the meta device", "Call model.to_empty(device='cpu'), and load its state dict."
         else:
             continue
