@@ -7,6 +7,7 @@ import os
 
 import pytest
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
 import rtaccel as rt
@@ -87,6 +88,36 @@ def test_numbers_that_the_dtype_does_not_hold(name: str, dtype: torch.dtype) -> 
             got = rt.compile(model, inputs, verify=False)(*inputs)
             assert got.dtype == want.dtype and torch.equal(got, want), number
             case("dtypes")
+
+
+PUT = {
+    "scatter": lambda x, i, n: x.scatter(1, i, n),
+    "scatter-add": lambda x, i, n: x.scatter(1, i, n, reduce="add"),
+    "scatter-multiply": lambda x, i, n: x.scatter(1, i, n, reduce="multiply"),
+    "index_fill": lambda x, i, n: x.index_fill(1, torch.tensor([2, 0]), n),
+    "pad": lambda x, i, n: F.pad(x, (1, 2), value=n),
+    "scatter_add": lambda x, i, n: x.scatter_add(1, i, x),
+    "index_add": lambda x, i, n: x.index_add(1, torch.tensor([0, 0, 1]), x[:, :3]),
+}
+
+
+@pytest.mark.filterwarnings("ignore")
+@pytest.mark.parametrize("dtype", [torch.bool, torch.uint8, torch.int8, torch.int16, torch.int32, torch.int64], ids=str)
+@pytest.mark.parametrize("name", PUT)
+def test_numbers_that_are_put(name: str, dtype: torch.dtype) -> None:
+    """They become what the dtype keeps: True, a whole number, or one that wraps; so do sums with them."""
+    made = torch.Generator().manual_seed(7)
+    x = torch.randint(-128, 128, (3, 9), generator=made).to(dtype)
+    i = torch.randint(9, (3, 4), generator=made)
+    for number in (3, 0.5, -2.7, -1, 120, 30000):
+        model = CallOfTwo(lambda x, i, n=number: PUT[name](x, i, n)).eval()
+        try:
+            want = model(x, i)
+        except RuntimeError:  # a number that torch refuses
+            continue
+        got = rt.compile(model, (x, i), verify=False)(x, i)
+        assert got.dtype == want.dtype and torch.equal(got, want), number
+        case("dtypes")
 
 
 @pytest.mark.filterwarnings("ignore")

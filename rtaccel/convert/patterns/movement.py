@@ -11,6 +11,7 @@ from torch import Tensor
 
 from rtaccel.convert.aten import aten
 from rtaccel.convert.frontend import layout
+from rtaccel.convert.frontend.graph.small import held
 from rtaccel.convert.frontend.iteration import iteration
 from rtaccel.convert.frontend.layout import Atom, View
 from rtaccel.convert.frontend.nodes import OpNode
@@ -122,6 +123,7 @@ def _pad(call: Call) -> OpNode | str:
     view = call.stored(call["self"])
     made = Assembly(call, view)
     target, pad, rank, fill = made.result, list(call["pad"]), len(view.dims), call["value"] or 0
+    fill = held(fill, call.node.meta["val"].dtype)
     for i, (before, after) in enumerate(zip(pad[::2], pad[1::2])):
         dim = rank - 1 - i
         if before == after == 0:

@@ -10,6 +10,7 @@ import torch
 
 from rtaccel.convert.aten import aten
 from rtaccel.convert.frontend import layout
+from rtaccel.convert.frontend.graph.small import SMALL, held
 from rtaccel.convert.frontend.iteration import iteration
 from rtaccel.convert.frontend.layout import Atom, View
 from rtaccel.convert.frontend.nodes import OpNode, hints
@@ -20,8 +21,9 @@ from rtaccel.convert.patterns.rules import Call, Refused, general
 def _put(call: Call, operands: Operands, whole: View, target: View, indices: list[tuple[Any, View]], runs: list[Atom],
          source: tuple[Any, View], shape: Sequence[int], mode: str, negative: bool) -> OpNode:  # fmt: skip
     """whole: of the tensor that is put into. target: of the result, and with indices and source against `shape`."""
-    if call.node.meta["val"].dtype == torch.int32 and mode in ("add", "prod"):
-        raise Refused("joins int32")
+    dtype = call.node.meta["val"].dtype
+    if dtype in _MAY_OVERFLOW and mode in ("add", "prod"):
+        raise Refused(f"joins {str(dtype).removeprefix('torch.')}")
     result = View("", call.ordered(call.shape, _lead(call, whole, target)).dims)
     aligned = [View("", target.dims, target.offset), *(v for _, v in indices), source[1]]
     order = call.build._dense_like(View("", tuple(call.leading(aligned, shape))))
@@ -35,7 +37,7 @@ def _put(call: Call, operands: Operands, whole: View, target: View, indices: lis
     operands.add("src", *source)
     if not operands.reads:
         raise Refused("puts nothing of the inputs")
-    wanted = torch.int64 if call.node.meta["val"].dtype in INDEX_DTYPES else torch.float32
+    wanted = torch.int64 if dtype in INDEX_DTYPES else torch.float32
     for name in {"x", "src"} & operands.tensors.keys():
         operands.tensors[name] = operands.tensors[name].to(wanted)
     attrs = {
@@ -61,10 +63,13 @@ def _result_like(call: Call, whole: View, others: Sequence[View]) -> View:
     return call.ordered(call.shape, like)
 
 
-def _number(value: Any, rank: int) -> View:
-    return View("", tuple([ONE] * rank))
+def _number(call: Call, rank: int) -> tuple[Any, View]:
+    """The plain number that is put, as the result keeps it."""
+    return held(call["value"], call.node.meta["val"].dtype), View("", tuple([ONE] * rank))
 
 
+_MAY_OVERFLOW = {torch.bool, torch.int32, *SMALL}
+"""What holds a sum or product of its numbers in another way than the kernels, which add float32 and int64."""
 _REDUCTIONS = {"sum": "add", "prod": "prod", "amax": "amax", "amin": "amin", "add": "add", "multiply": "prod"}
 
 
@@ -85,7 +90,7 @@ def _scatter(call: Call) -> OpNode | str:
     dim = call["dim"] % len(whole.dims)
     shape = hints(call["index"].meta["val"].shape)
     if target in (aten.scatter.value, aten.scatter.value_reduce):
-        source: tuple[Any, View] = (call["value"], _number(call["value"], len(shape)))
+        source: tuple[Any, View] = _number(call, len(shape))
     else:
         view = operands.see(call["src"])
         cut = cut_to(
@@ -125,9 +130,7 @@ def _index_join(call: Call) -> OpNode | str:
     shape[dim] = index.shape[0]
     index = View(index.base, tuple(index.dims[0] if d == dim else ONE for d in range(len(shape))), index.offset)
     fills = target is aten.index_fill.int_Scalar
-    source = (
-        (call["value"], _number(call["value"], len(shape))) if fills else (call["source"], operands.see(call["source"]))
-    )
+    source = _number(call, len(shape)) if fills else (call["source"], operands.see(call["source"]))
     result = _result_like(call, whole, [] if fills else [source[1]])
     run = layout.run_of(result, dim)
     if result.has_batch(dim) or run is None:

@@ -57,6 +57,7 @@ UNARY = (
     "torch.full_like({a}, {n})", "{a}.reshape({a}.shape[0], -1)", "{a}.prod(-1)", "F.pad({a}, (1, 2))",
     "F.pad({a}, (0, 1), value={n})", "{a}.tril()", "{a}.repeat_interleave(2, -1)", "{a}.new_ones({a}.shape)",
     "{a}.masked_fill({a} > {n}, {n})", "torch.stack([{a}, {a}.flip(1)], -1)", "{a}.floor()", "{a}.round()", "{a}.trunc()",
+    "{a}.index_fill(1, torch.tensor([1]), {n})",
 )  # fmt: skip
 TO_WHOLE = (
     "{a} > {n}", "{a} == {n}", "{a} != 0", "{a} <= {b}", "{a}.argmax(-1)", "{a}.argmin(1)", "{a}.argsort(-1, stable=True)",
@@ -78,7 +79,9 @@ OF_WHOLE = (
     "{f}[:, {a}.long() % {f}.shape[1]]", "self.table[{a}.long() % 7]", "{f}.gather(1, {a}.long() % {f}.shape[1])",
     "{f}[torch.arange({f}.shape[0]), {a}.long() % {f}.shape[1]]", "{a} ** 2",
     "torch.zeros({f}.shape[0], 7, dtype={f}.dtype).scatter_add(1, {a}.long() % 7, {f})", "self.embed({a}.long() % 7)",
-    "{f}.scatter(1, {a}[:, :1].long() % {f}.shape[1], {n})", "{f}.index_select(1, {a}[0].long() % {f}.shape[1])",
+    "{f}.scatter(1, {a}[:, :1].long() % {f}.shape[1], {n})",
+    "{f}.scatter(1, {a}[:, :1].long() % {f}.shape[1], {n}, reduce='add')", "{f}.index_add(1, torch.tensor([0, 0]), {f}[:, :2])",
+    "{f}.index_select(1, {a}[0].long() % {f}.shape[1])",
 )  # fmt: skip
 ROUNDED = (
     "{a} / 3", "{a}.float().mean(-1, keepdim=True)", "torch.tanh({a})", "torch.sigmoid({a})", "{a}.float().softmax(-1)",

@@ -19,6 +19,13 @@ def holds(dtype: torch.dtype, dtypes: Iterable[torch.dtype], numbers: Iterable[f
     return all(low <= a and b <= high for a, b in ranges) and all(low <= n <= high and n == int(n) for n in numbers)
 
 
+def held(number: Any, dtype: torch.dtype) -> Any:
+    """A plain number as a tensor of that dtype keeps it: cut to a whole number that wraps, or 1 for all but 0 among truth values."""
+    if dtype.is_floating_point or not isinstance(number, (bool, int, float)):
+        return number
+    return int(bool(number)) if dtype == torch.bool else torch.tensor(int(number)).to(dtype).item()
+
+
 def common(*operands: Any) -> torch.dtype | None:
     """The dtype that torch computes two operands in, to which it first casts a number that has no dimensions. None where one of
     them is neither a tensor nor a whole number."""
