@@ -53,6 +53,29 @@ struct Selection {
     }
     return e;
   }
+
+  // body(line, the element that it starts at) for each line.
+  template <class Body>
+  void each_start(const char* const* indices, const Outside& outside, Body body) const {
+    if (count > 1 || walk[0].table) {
+      for (int64_t line = 0; line < lines; ++line) body(line, start(indices, line, outside));
+      return;
+    }
+    // One index by tables that a write of the body could not change: nothing of them is read anew.
+    const int64_t *const bases = base, *const at = walk[0].lines;
+    const int64_t most = size[0], far = stride[0], count_of = lines;
+    const char* const from = indices[0] + (count_of ? walk[0].along[0] : 0);
+    const bool from_end = negative;
+    for (int64_t line = 0; line < count_of; ++line) {
+      const int64_t given = *reinterpret_cast<const int64_t*>(from + at[line]);
+      int64_t i = given + (from_end && given < 0 ? most : 0);
+      if (static_cast<uint64_t>(i) >= static_cast<uint64_t>(most)) {
+        outside.note(given);
+        i = 0;
+      }
+      body(line, bases[line] + i * far);
+    }
+  }
 };
 
 // A value of the stage that is float32 or int64.

@@ -3,6 +3,7 @@
 #pragma once
 
 #include "_common/strided.h"
+#include "_common/whole_numbers.h"
 #include "_simd/split_pairs.h"
 
 namespace rta {
@@ -25,7 +26,9 @@ struct Operand {
 // count numbers at `stride` bytes from one another.
 template <class S>
 static inline void copy_run(float* to, const char* from, int64_t stride, int64_t count, bool int64) {
-  if (int64) {
+  if (int64 && stride == 8) {
+    float_of_all(reinterpret_cast<const int64_t*>(from), count, to);
+  } else if (int64) {
     for (int64_t i = 0; i < count; ++i)
       to[i] = static_cast<float>(*reinterpret_cast<const int64_t*>(from + i * stride));
   } else if (stride == 4) {

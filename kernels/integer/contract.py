@@ -28,6 +28,8 @@ from rtaccel.kernels._expression.streaming import STREAMING
 from rtaccel.kernels.integer import functions
 
 MAX_INSTRUCTIONS, MAX_OPERANDS = 32, 16
+LINE = 128
+"""Elements that a line of the kernel has at least, where there are so many."""
 
 
 def parse(stage: Stage) -> list[tuple[str, list[str]]]:
@@ -72,7 +74,7 @@ def places(stage: Stage) -> tuple[tuple[int, ...], list[tuple[int, ...]]]:
 def lower(stage: Stage) -> Mapping[str, Any]:
     program = parse(stage)
     dims, found = places(stage)
-    kept = len(dims) - 1
+    kept = next(k for k in reversed(range(len(dims))) if not k or prod(dims[k:]) >= LINE)
     first = {"x": 0, "c": len(stage.inputs)}
     numbers: list[int] = []
     code: list[int] = []
@@ -87,7 +89,7 @@ def lower(stage: Stage) -> Mapping[str, Any]:
                 code += [1, len(numbers) - 1]
     low: dict[str, Any] = {
         "functions": ",".join(name for name, _ in program), "code": tuple(code), "count": prod(dims[:kept]),
-        "along": dims[-1], "numbers": torch.tensor(numbers or [0], dtype=torch.int64), "number_count": len(numbers),
+        "along": prod(dims[kept:]), "numbers": torch.tensor(numbers or [0], dtype=torch.int64), "number_count": len(numbers),
     }  # fmt: skip
     widths = [*(v.width for v in stage.inputs), *(c.numel() for c in constants(stage)), stage.outputs[0].width]
     for i, (place, width) in enumerate(zip(found, widths)):
@@ -206,7 +208,8 @@ def cost(problem: Problem) -> Cost:
 
 
 def packed_bytes(stage: Stage) -> int:
-    found = lines.table_bytes(stage.attrs["dims"], len(stage.attrs["places"]) + 1)
+    operands, elements = len(stage.attrs["places"]) + 1, prod(stage.attrs["dims"])
+    found = lines.table_bytes(stage.attrs["dims"], operands) + 24 * operands * (elements + 64)  # pieces of blocks
     return found + 8 * sum(c.numel() + 64 for c in stage.tensors.values()) + 64 * MAX_INSTRUCTIONS
 
 

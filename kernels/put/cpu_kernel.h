@@ -28,6 +28,7 @@ class PutStage final : public Stage {
     walk_ =
         read_lines(spec, "_src", selection_.lines, selection_.along, source_.port, source_.element, source_.elements);
     mode_ = static_cast<Mode>(word(spec.attrs, "mode", "set|add|prod|amax|amin"));
+    single_ = selection_.lines > 0 && selection_.along == 1 && y_.flat && !walk_.table;
   }
 
   bool refuses() const override { return true; }
@@ -57,24 +58,29 @@ class PutStage final : public Stage {
           *reinterpret_cast<T*>(y + y_walk_.at(line, i)) = *reinterpret_cast<const T*>(x + x_walk_.at(line, i));
     const char* indices[kMaxIndices];
     for (int k = 0; k < selection_.count; ++k) indices[k] = selection_.index[k].sample(run, s);
-    for (int64_t line = 0; line < selection_.lines; ++line) {
-      const int64_t e = selection_.start(indices, line, outside_);
-      switch (mode_) {
-        case Mode::kSet: into<T, Mode::kSet>(y, source, e, line); break;
-        case Mode::kAdd: into<T, Mode::kAdd>(y, source, e, line); break;
-        case Mode::kProd: into<T, Mode::kProd>(y, source, e, line); break;
-        case Mode::kMax: into<T, Mode::kMax>(y, source, e, line); break;
-        case Mode::kMin: into<T, Mode::kMin>(y, source, e, line); break;
-      }
+    switch (mode_) {
+      case Mode::kSet: return into<T, Mode::kSet>(y, source, indices);
+      case Mode::kAdd: return into<T, Mode::kAdd>(y, source, indices);
+      case Mode::kProd: return into<T, Mode::kProd>(y, source, indices);
+      case Mode::kMax: return into<T, Mode::kMax>(y, source, indices);
+      case Mode::kMin: return into<T, Mode::kMin>(y, source, indices);
     }
   }
 
   template <class T, Mode mode>
-  void into(char* y, const char* source, int64_t e, int64_t line) const {
-    for (int64_t i = 0; i < selection_.along; ++i) {
-      T* to = reinterpret_cast<T*>(y + y_.at(e + selection_.step[i]));
-      *to = join<T, mode>(*to, *reinterpret_cast<const T*>(source + walk_.at(line, i)));
+  void into(char* y, const char* source, const char* const* indices) const {
+    const auto one = [](T* to, const char* from) { *to = join<T, mode>(*to, *reinterpret_cast<const T*>(from)); };
+    if (single_) {
+      T* const to = reinterpret_cast<T*>(y) + selection_.step[0];
+      const char* const from = source + walk_.along[0];
+      const int64_t* const at = walk_.lines;
+      selection_.each_start(indices, outside_, [=](int64_t line, int64_t e) { one(to + e, from + at[line]); });
+      return;
     }
+    selection_.each_start(indices, outside_, [&](int64_t line, int64_t e) {
+      for (int64_t i = 0; i < selection_.along; ++i)
+        one(reinterpret_cast<T*>(y + y_.at(e + selection_.step[i])), source + walk_.at(line, i));
+    });
   }
 
   template <class T, Mode mode>
@@ -93,6 +99,7 @@ class PutStage final : public Stage {
   int64_t count_, n_;
   LineOperand x_walk_, y_walk_, walk_;
   Mode mode_;
+  bool single_;  // each line is one element of rows back to back
   Outside outside_;
   mutable char reason_[96];  // of the last refusal; a plan runs one call at a time
 };

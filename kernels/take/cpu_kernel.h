@@ -20,6 +20,7 @@ class TakeStage final : public Stage {
     expect_inputs(spec, operands.next, operands.next);
     expect_dtype(spec.output(0), x_.element == 8 ? RTA_INT64 : RTA_FLOAT32, "y");
     to_ = read_lines(spec, "_y", selection_.lines, selection_.along, y_, x_.element);
+    single_ = selection_.lines > 0 && selection_.along == 1 && x_.flat && !to_.table;
   }
 
   bool refuses() const override { return true; }
@@ -32,15 +33,17 @@ class TakeStage final : public Stage {
       const char* x = x_.sample(run, s);
       char* y = y_.row(run, s * y_.steps);
       for (int k = 0; k < selection_.count; ++k) indices[k] = selection_.index[k].sample(run, s);
-      for (int64_t line = 0; line < selection_.lines; ++line) {
-        const int64_t e = selection_.start(indices, line, outside_);
-        if (n > 1 && selection_.contiguous && to_.contiguous && x_.run_of(e, n))
-          __builtin_memcpy(y + to_.at(line, 0), x + x_.at(e), static_cast<size_t>(n * x_.element));
-        else if (x_.element == 4)
-          for (int64_t i = 0; i < n; ++i) element<float>(y + to_.at(line, i), x + x_.at(e + selection_.step[i]));
-        else
-          for (int64_t i = 0; i < n; ++i) element<int64_t>(y + to_.at(line, i), x + x_.at(e + selection_.step[i]));
-      }
+      if (single_)
+        x_.element == 4 ? singles<float>(x, y, indices) : singles<int64_t>(x, y, indices);
+      else
+        selection_.each_start(indices, outside_, [&](int64_t line, int64_t e) {
+          if (n > 1 && selection_.contiguous && to_.contiguous && x_.run_of(e, n))
+            __builtin_memcpy(y + to_.at(line, 0), x + x_.at(e), static_cast<size_t>(n * x_.element));
+          else if (x_.element == 4)
+            for (int64_t i = 0; i < n; ++i) element<float>(y + to_.at(line, i), x + x_.at(e + selection_.step[i]));
+          else
+            for (int64_t i = 0; i < n; ++i) element<int64_t>(y + to_.at(line, i), x + x_.at(e + selection_.step[i]));
+        });
     }
   }
 
@@ -50,10 +53,21 @@ class TakeStage final : public Stage {
     *reinterpret_cast<T*>(to) = *reinterpret_cast<const T*>(from);
   }
 
+  // Lines of one element.
+  template <class T>
+  void singles(const char* x, char* y, const char* const* indices) const {
+    const T* const from = reinterpret_cast<const T*>(x) + selection_.step[0];
+    char* const to = y + to_.along[0];
+    const int64_t* const at = to_.lines;
+    selection_.each_start(indices, outside_,
+                          [=](int64_t line, int64_t e) { *reinterpret_cast<T*>(to + at[line]) = from[e]; });
+  }
+
   GraphIO y_;
   DenseValue x_;
   Selection selection_;
   LineOperand to_;
+  bool single_;  // each line is one element of rows back to back
   Outside outside_;
   mutable char reason_[96];  // of the last refusal; a plan runs one call at a time
 };
