@@ -137,7 +137,10 @@ def _case(label: str, program: tuple[str, ...], shapes: list[tuple[int, int]], d
                 found.append(torch.where(torch.rand(x.shape, generator=g) < 0.1,
                                          large[torch.randint(0, 5, x.shape, generator=g)], x / 3))  # fmt: skip
             else:
-                wide = torch.where(torch.rand(x.shape, generator=g) < 0.2, x << 56, x)
+                shift = (56, 25, 26, 0)[
+                    (seed + seed // 4) % 4
+                ]  # far out, or about 2^30 and 2^31, where kernels take another way
+                wide = torch.where(torch.rand(x.shape, generator=g) < 0.2, x << shift, x)
                 found.append(x.to(torch.int32) if dtypes[0] == "int32" else torch.where(wide == 0, 5, wide))
         return tuple(found)
 
@@ -178,6 +181,12 @@ def cases() -> Iterator[Case]:
     for narrow in ("int32", "int16", "int8", "uint8"):
         yield _case(f"narrow-{narrow}", ("mul x0 x1", "wrap32 t0"), [(5, 3), (1, 300)], (5, 3), [(0, 3, 1), (7, 60, 20)],
                     (5, 3), ("int64", narrow))  # fmt: skip
+    for divides in ("floor_divide", "trunc_divide", "remainder", "fmod"):
+        for by in (7, -3, 1 << 30, -1):
+            yield _case(f"{divides}-by-{by}", (f"{divides} x0 {by}",), [(3, 77)], (231,), [(0, 1)], (3, 77))
+    yield _case("against-each", ("le x1 x0",), [(1, 9), (1, 23)], (9, 23), [(0, 1, 0), (0, 0, 1)], (9, 23),
+                ("int64", "float32"))  # fmt: skip
+    yield _case("every-second", ("sub x0 x1",), [(1, 300), (1, 2)], (150,), [(1, 2), (1, 0)], (1, 150))
     yield _case("truths-uint8", ("truth x0",), [(1, 131)], (131,), [(130, -1)], (1, 131), ("float32", "uint8"))
     yield _case("truths", ("truth x0",), [(1, 37)], (37,), [(0, 1)], (1, 37), ("bool", "float32"))
     yield _case("turned", ("add x0 x1",), [(5, 3), (3, 5)], (5, 3), [(0, 3, 1), (0, 1, 5)], (5, 3))

@@ -14,6 +14,9 @@ from tests.support.networks.call import Call
 SIDE_BY_SIDE = {
     "image": (lambda x: x.mean((2, 3)), (3, 5, 7, 9)),
     "image that keeps": (lambda x: x.mean((2, 3), keepdim=True), (3, 5, 7, 9)),
+    "pool of an image": (nn.AdaptiveAvgPool2d(1), (3, 5, 7, 9)),
+    "pool of a sequence": (nn.AdaptiveAvgPool1d(1), (2, 6, 33)),
+    "pool of a volume": (nn.AdaptiveAvgPool3d((1, 1, 1)), (2, 6, 3, 4, 5)),
     "lines": (lambda x: x.mean(-1), (2, 6, 33)),
     "groups": (nn.GroupNorm(3, 12), (2, 12, 5, 8)),
     "instances": (nn.InstanceNorm1d(7), (2, 7, 40)),

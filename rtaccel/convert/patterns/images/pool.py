@@ -22,6 +22,7 @@ from rtaccel.convert.patterns.images.geometry import (
     stacked,
 )
 from rtaccel.convert.patterns.images.windows import part_name
+from rtaccel.convert.patterns.reduce import reduced
 from rtaccel.convert.patterns.rules import Call, rule
 
 POOL = "pool"
@@ -163,6 +164,10 @@ def _adaptive_pool(call: Call) -> OpNode | str:
         return "gives the indices of its largest elements"
     spatial = len(call["output_size"])
     view, outs = call.view(call["self"]), _shape(call)[-spatial:]
+    places = range(len(view.dims) - spatial, len(view.dims))
+    whole = all(n == 1 for n in outs) and isinstance(call.node.meta["val"], Tensor)
+    if whole and not call.build.windowed and _side_by_side(view, places):
+        return reduced(call, "mean", call["self"], places, True)
     axes = [_adaptive(size, out) for size, out in zip(view.shape[-spatial:], outs)]
     kind = "avg" if isinstance(call.node.meta["val"], Tensor) else "max"
     return _pooled(call, kind, call["self"], axes)
