@@ -10,7 +10,7 @@
 // Floor, 1 x 1024 x 1024: 512 KiB of values and 128 KiB of positions at the bandwidth of the second-level cache.
 #pragma once
 
-#include "_common/byte_window.h"
+#include "_common/windows/byte_window.h"
 #include "sparse_linear/semi_floats.h"
 #include "sparse_linear/tiles.h"
 

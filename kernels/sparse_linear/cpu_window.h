@@ -12,8 +12,8 @@
 // bandwidth of the second-level cache.
 #pragma once
 
-#include "_common/byte_window.h"
-#include "_common/float_window.h"
+#include "_common/windows/byte_window.h"
+#include "_common/windows/float_window.h"
 #include "sparse_linear/plane_windows.h"
 #include "sparse_linear/tiles.h"
 #include "sparse_linear/unpermute.h"

@@ -10,8 +10,8 @@
 // Up to 128 inputs, with VBMI, a side is one window, loaded once.
 #pragma once
 
-#include "_common/byte_window.h"
-#include "_common/float_window.h"
+#include "_common/windows/byte_window.h"
+#include "_common/windows/float_window.h"
 #include "recurrent/weights/dots.h"
 #include "recurrent/weights/tiles.h"
 

@@ -14,6 +14,7 @@ import torch
 from torch import nn
 
 import rtaccel as rt
+import rtaccel._native as native
 from rtaccel.backends.cpu import isas
 from rtaccel.core import settings
 from rtaccel.deploy.pack import pack
@@ -21,6 +22,8 @@ from rtaccel.runtime.compiled import CompiledModel
 
 HERE = Path(__file__).parents[1]
 BEST = next((name for name in ("avx2", "neon", "portable") if name in isas()), "portable")
+HAS = [name for name in isas() if not native.reject("linear", f"cpu_{name}", {"weight_dtype": "int8"})]
+"""Instruction sets of this CPU; `isas()` has all that the core was compiled for."""
 
 pytestmark = pytest.mark.skipif(
     shutil.which("c++") is None or shutil.which("cc") is None, reason="no C or C++ compiler"
@@ -229,7 +232,7 @@ def every_format() -> CompiledModel:
 
 
 @pytest.mark.turns(7)
-@pytest.mark.skipif("amx" not in isas(), reason="this CPU does not have amx")
+@pytest.mark.skipif("amx" not in HAS, reason="this CPU does not have amx")
 def test_tiles_come_with_the_kernels_that_take_the_rest(model: tuple[Path, np.ndarray, bytes], tmp_path: Path) -> None:
     file, x, want = model
     packed = pack(file, tmp_path / "amx", ["amx"], name="policy", embed=True)

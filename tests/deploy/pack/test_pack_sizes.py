@@ -17,7 +17,7 @@ from rtaccel.backends.cpu import isas
 from rtaccel.core import settings
 from rtaccel.deploy.pack import pack
 from rtaccel.runtime.compiled import CompiledModel
-from tests.deploy.pack.test_pack import HERE, IN_PYTHON, compiled, every_format, linked
+from tests.deploy.pack.test_pack import HAS, HERE, IN_PYTHON, compiled, every_format, linked
 
 pytestmark = [
     pytest.mark.skipif(shutil.which("c++") is None or shutil.which("cc") is None, reason="no C or C++ compiler"),
@@ -39,7 +39,7 @@ def test_a_program_of_one_set(model: str, isa: str, tmp_path: Path) -> None:
     told = pack(file, tmp_path / "out", [isa])
     assert told.program_bytes + file.stat().st_size <= most, "\n".join(map(str, told.sections))
     assert {kernel.rsplit("_", 1)[-1] for _, kernel in told.kernels} <= {isa, isa.removesuffix("vnni")}
-    if isa not in isas():
+    if isa not in HAS:
         return
     linked(HERE / "program.c", tmp_path / "out", tmp_path / "program")
     for samples in (1, 2, 3, 4, 5, 6, 7, 9, 40):
@@ -57,7 +57,7 @@ def test_a_program_of_one_set(model: str, isa: str, tmp_path: Path) -> None:
 @pytest.mark.turns(6)
 def test_an_end_that_was_left_out(tmp_path: Path) -> None:
     """Tiles of 64 outputs have an end for int8 results alone, where the packed model has no others."""
-    isa = "avx512vnni" if "avx512vnni" in isas() else "avx2"
+    isa = "avx512vnni" if "avx512vnni" in HAS else "avx2"
     file = rt.save(compiled(0), tmp_path / "policy.rta")
     pack(file, tmp_path / "out", [isa])
     linked(HERE / "program.c", tmp_path / "out", tmp_path / "program")
