@@ -9,13 +9,13 @@ from __future__ import annotations
 
 import hashlib
 import json
-import tempfile
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
 from rtaccel.core.errors import FormatError
+from rtaccel.core.process import whole_file
 
 VERSION = 1
 
@@ -88,16 +88,12 @@ class CubinStore:
         return self.folder / f"{stem}.cubin", self.folder / f"{stem}.json"
 
     def put(self, cubin: Cubin) -> None:
-        self.folder.mkdir(parents=True, exist_ok=True)
+        whole_file.folder_of("kernels", self.folder)
         code, about = self._paths(cubin.key, cubin.capability)
         record = {**asdict(cubin), "version": VERSION, "sha256": hashlib.sha256(cubin.code).hexdigest()}
         del record["code"]
         for path, content in ((code, cubin.code), (about, json.dumps(record, indent=1).encode())):
-            with tempfile.NamedTemporaryFile(
-                dir=self.folder, suffix=".part", delete=False
-            ) as part:  # no other writer's
-                part.write(content)
-            Path(part.name).replace(path)
+            whole_file.write("kernels", path, content)
 
     def find(self, key: str, capability: int) -> Cubin | None:
         """The kernel for a card of this capability, or None. Raises FormatError for files that do not belong together."""

@@ -129,6 +129,7 @@ RTA_API const char* rta_batcher_refused(const rta_batcher* b) {
 }
 
 RTA_API rta_batcher* rta_batcher_create(const rta_batcher_config* config) {
+  if (!config) return batcher_error("the config is NULL"), nullptr;
   if (!settings_fit(*config)) return nullptr;
   try {
     auto b = std::make_unique<rta_batcher>();

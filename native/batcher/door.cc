@@ -193,6 +193,7 @@ void rta_door::work() {
 }
 
 RTA_API rta_door* rta_door_open(const rta_door_config* given) {
+  if (!given || !given->batcher) return batcher_error("the config or its batcher is NULL"), nullptr;
   rta_door_config asked = *given;
   const rta_door_config* const config = &asked;
   rta_batcher* b = config->batcher;

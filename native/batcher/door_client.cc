@@ -91,9 +91,10 @@ void rta_door_client::sweep() {
 }
 
 RTA_API rta_door_client* rta_door_connect(const char* name) {
+  if (!name) return batcher_error("the name is NULL"), nullptr;
   try {
     auto client = std::make_unique<rta_door_client>();
-    batcher_error("nobody has opened a door %s", name ? name : "");
+    batcher_error("nobody has opened a door %s", name);
     client->map = rta_realtime::map_shared(name, 0, is_door, nullptr);
     if (!client->map.base) return nullptr;
     DoorHead& head = client->head();

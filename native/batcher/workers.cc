@@ -129,6 +129,7 @@ void rta_workers::work(Worker& self) {
 }
 
 RTA_API rta_workers* rta_workers_create(const rta_workers_config* config) {
+  if (!config) return batcher_error("the config is NULL"), nullptr;
   if (!settings_fit(*config)) return nullptr;
   try {
     auto made = std::make_unique<rta_workers>();

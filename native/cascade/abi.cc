@@ -52,7 +52,7 @@ extern "C" {
 RTA_API const char* rta_cascade_error(void) { return reason; }
 
 RTA_API rta_cascade* rta_cascade_create(const rta_cascade_stage* stages, int count, int64_t width, int64_t max_rows) {
-  if (count < 1 || width < 1 || max_rows < 0) return failed("no stages, or no answers"), nullptr;
+  if (!stages || count < 1 || width < 1 || max_rows < 0) return failed("no stages, or no answers"), nullptr;
   for (int i = 0; i < count; ++i)
     if (const char* why = wrong(stages, count, width, i)) return failed("stage %d %s", i, why), nullptr;
   try {

@@ -10,6 +10,7 @@
 #include <vector>
 
 #include "model/answered.h"
+#include "model/arguments.h"
 #include "model/open_model.h"
 #include "own_build.h"
 #include "realtime/columns.h"
@@ -26,6 +27,10 @@ constexpr int kAbortAt = 0, kStateAt = 1;
 constexpr uint32_t kReset = 1, kSave = 2, kLoad = 4, kSpoiled = 8, kRenew = 16,
                    kOfSecond = 32;  // commands of a message
 constexpr int64_t kSecond = 1'000'000'000, kStart = 30 * kSecond, kEnd = 5 * kSecond;
+
+void need_gpu(const rta_gpu* gpu) {
+  if (!gpu) refuse(RTA_BAD_ARGUMENT, "the model is NULL: rta_gpu_open failed, or was not called");
+}
 
 int64_t now() {
   timespec t;
@@ -277,51 +282,68 @@ extern "C" {
 #define RTA_API __attribute__((visibility("default")))
 
 RTA_API rta_gpu* rta_gpu_open(const char* path, const unsigned char* key, int device) {
-  return answered(static_cast<rta_gpu*>(nullptr), [&] { return new rta_gpu(Bytes(path), key, device); });
+  return answered(static_cast<rta_gpu*>(nullptr), [&] {
+    need(path, "the path");
+    return new rta_gpu(Bytes(path), key, device);
+  });
 }
 RTA_API rta_gpu* rta_gpu_from_memory(const void* data, size_t size, const unsigned char* key, int device) {
-  return answered(static_cast<rta_gpu*>(nullptr), [&] { return new rta_gpu(Bytes(data, size), key, device); });
+  return answered(static_cast<rta_gpu*>(nullptr), [&] { return new rta_gpu(bytes_at(data, size), key, device); });
 }
 RTA_API void rta_gpu_close(rta_gpu* gpu) { delete gpu; }
 
 RTA_API int rta_gpu_start(rta_gpu* gpu) {
   return answered(-1, [&] {
+    need_gpu(gpu);
     gpu->start();
     return 0;
   });
 }
 RTA_API int rta_gpu_step(rta_gpu* gpu, const float* x, float* y, int64_t timeout_ns) {
   return answered(-1, [&] {
+    need_gpu(gpu);
+    need(x, "x");
+    need(y, "y");
     gpu->step(x, y, timeout_ns);
     return 0;
   });
 }
-RTA_API void rta_gpu_reset(rta_gpu* gpu) { gpu->command |= gpu->stored.commands ? kReset : 0; }
+RTA_API void rta_gpu_reset(rta_gpu* gpu) {
+  if (gpu) gpu->command |= gpu->stored.commands ? kReset : 0;
+}
 
 RTA_API int rta_gpu_swap(rta_gpu* gpu, const char* path, const unsigned char* key) {
   return answered(-1, [&] {
+    need_gpu(gpu);
+    need(path, "the path");
     gpu->swap(Bytes(path), key);
     return 0;
   });
 }
 
 RTA_API size_t rta_gpu_state_bytes(const rta_gpu* gpu) {
-  return sizeof(float) * static_cast<size_t>(gpu->stored.states);
+  return gpu ? sizeof(float) * static_cast<size_t>(gpu->stored.states) : 0;
 }
 RTA_API int rta_gpu_save_state(rta_gpu* gpu, void* to) {
   return answered(-1, [&] {
+    need_gpu(gpu);
+    if (gpu->stored.states) need(to, "the room for the states");
     if (gpu->stored.states) gpu->save(static_cast<float*>(to));
     return 0;
   });
 }
 RTA_API int rta_gpu_load_state(rta_gpu* gpu, const void* from) {
   return answered(-1, [&] {
+    need_gpu(gpu);
+    if (gpu->stored.states) need(from, "the address of the states");
     if (gpu->stored.states) gpu->load(static_cast<const float*>(from));
     return 0;
   });
 }
 
 RTA_API void rta_gpu_describe(const rta_gpu* gpu, rta_gpu_about* about) {
+  if (about) *about = {};
+  if (!gpu || !about) return;
   const Stored& s = gpu->stored;
   *about = {s.inputs, s.outputs, static_cast<int>(s.blocks), s.capability, gpu->streams, gpu->name.c_str()};
 }
@@ -335,7 +357,8 @@ RTA_API int rta_gpu_code(const char* folder) {
 }
 RTA_API int rta_gpu_stored(const void* data, size_t size, int* capabilities, int most) {
   return answered(-1, [&] {
-    const Bytes bytes(data, size);
+    const Bytes bytes = bytes_at(data, size);
+    if (most > 0) need(capabilities, "the room for capabilities");
     const std::vector<Stored> all = read(bytes).all;
     for (int i = 0; i < static_cast<int>(all.size()) && i < most; ++i)
       capabilities[i] = all[static_cast<size_t>(i)].capability;

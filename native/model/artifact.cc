@@ -97,7 +97,8 @@ Header header_of(const Bytes& bytes) {
   if (bytes.size() < 8) refuse(RTA_BAD_FORMAT, "%zu bytes are no model", bytes.size());
   std::memcpy(&length, bytes.data(), sizeof length);
   if (length > bytes.size() - 8 || bytes.size() - 8 - length < kHeader)
-    refuse(RTA_BAD_FORMAT, "a header of %llu bytes in a file of %zu", (unsigned long long)length, bytes.size());
+    refuse(RTA_BAD_FORMAT, "cut short, or no model of rt.save: a header of %llu bytes in a file of %zu",
+           (unsigned long long)length, bytes.size());
   const size_t start = 8 + static_cast<size_t>(length);
   Header h;
   std::memcpy(&h, bytes.data() + start, sizeof h);

@@ -31,6 +31,7 @@ constexpr size_t kHashedFrom = kSignatureAt + kSignatureText + kCheckText + 1;  
 
 // nullptr where there is no memory.
 uint8_t* allocated(size_t size) {
+  if (size > SIZE_MAX / 2) return nullptr;
   const size_t rounded = (size + kAlignment) / kAlignment * kAlignment;
 #ifdef RTA_PACKED
   return static_cast<uint8_t*>(temporary(rounded));
@@ -111,7 +112,7 @@ Bytes::Bytes(const char* path) {
 // Nothing is refused while the file is open: a failure may be a jump, which closes nothing.
 Bytes::Bytes(const char* path) {
   const int descriptor = open(path, O_RDONLY | O_CLOEXEC | O_NONBLOCK);
-  if (descriptor < 0) refuse(RTA_CANNOT_READ, "%s: %s", path, std::strerror(errno));
+  if (descriptor < 0) refuse(RTA_CANNOT_READ, "%s: %s", *path ? path : "an empty path", std::strerror(errno));
   struct stat before, after;
   bool known = fstat(descriptor, &before) == 0, whole = false;
   const bool regular = known && S_ISREG(before.st_mode);

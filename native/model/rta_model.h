@@ -4,7 +4,8 @@
  * thread steps it at a time; open one per thread. rta_model_swap may be called from another thread while it steps.
  *
  * What returns a pointer gives NULL for failure, what returns int -1; rta_error() then says why, and rta_error_code()
- * of which kind it is. Whatever fails, an open model stays as it was.
+ * of which kind it is. Whatever fails, an open model stays as it was. No address where one is needed, that of a model
+ * that was not opened among them, is RTA_BAD_ARGUMENT.
  */
 #ifndef RTA_MODEL_H
 #define RTA_MODEL_H

@@ -35,6 +35,7 @@ Verify found_verify() {
 extern "C" __attribute__((visibility("default"))) int rta_model_verify(const char* path, const unsigned char key[32]) {
   const rta::Verify verify = rta::found_verify();
   if (!verify) {
+    rta::last_code() = RTA_OTHER;
     rta::last_error() = "libsodium is not installed; rta_model_verify_with takes a function of your own";
     return -1;
   }

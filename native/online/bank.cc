@@ -91,7 +91,7 @@ extern "C" {
 RTA_API rta_bank* rta_bank_create(int64_t streams, int64_t channels, const rta_bank_node* nodes, int node_count,
                                   const rta_bank_output* outputs, int output_count) {
   if (streams < 1 || channels < 1 || streams > kMaxFloats / channels || node_count < 0 || node_count > kMaxNodes ||
-      output_count < 1)
+      output_count < 1 || (node_count && !nodes) || !outputs)
     return nullptr;
   try {
     auto bank = std::make_unique<rta_bank>();

@@ -141,6 +141,7 @@ RTA_API rta_latest* rta_latest_create(const char* name, uint32_t dtype, int ndim
                                       rta_latest_readers readers, rta_latest_nan nan) {
   Wanted w = {dtype, static_cast<uint32_t>(ndim), static_cast<uint32_t>(readers), static_cast<uint32_t>(nan), {}, 0};
   if (ndim < 0 || ndim > RTA_LATEST_DIMS) return latest_error("%d dimensions", ndim), nullptr;
+  if (ndim && !shape) return latest_error("%d dimensions at no address", ndim), nullptr;
   for (int d = 0; d < ndim; ++d) w.shape[d] = shape[d];
   if (!describe(w)) return nullptr;
   if (name) return handle(map_shared(name, total_of(w), made_or_fits, &w));

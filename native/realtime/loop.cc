@@ -68,6 +68,7 @@ bool settings_fit(const rta_loop_config& c) {
 }  // namespace
 
 RTA_API rta_loop* rta_loop_create(const rta_loop_config* config) {
+  if (!config) return loop_error("the config is NULL"), nullptr;
   rta_loop_ports ports = {};
   ports.bytes = sizeof ports;
   ports.read = &config->read;
@@ -77,6 +78,7 @@ RTA_API rta_loop* rta_loop_create(const rta_loop_config* config) {
 }
 
 RTA_API rta_loop* rta_loop_create_ports(const rta_loop_config* config, const rta_loop_ports* ports) {
+  if (!config || !ports) return loop_error("the %s is NULL", config ? "list of ports" : "config"), nullptr;
   if (!slots_fit(*ports, true) || !settings_fit(*config)) return nullptr;
   std::unique_ptr<rta_loop> loop(new (std::nothrow) rta_loop());
   if (!loop) return loop_error("no memory"), nullptr;
@@ -110,6 +112,7 @@ RTA_API rta_loop* rta_loop_create_ports(const rta_loop_config* config, const rta
 
 RTA_API int rta_loop_every(rta_loop* loop, int64_t n, const rta_step* steps, int count, rta_latest* read,
                            rta_latest* write) {
+  if (!write) return loop_error("every() has no slot to write");
   rta_loop_ports ports = {};
   ports.bytes = sizeof ports;
   ports.read = read ? &read : nullptr;
@@ -121,6 +124,7 @@ RTA_API int rta_loop_every(rta_loop* loop, int64_t n, const rta_step* steps, int
 
 RTA_API int rta_loop_every_ports(rta_loop* loop, int64_t n, const rta_step* steps, int count,
                                  const rta_loop_ports* ports) {
+  if (!loop || !ports) return loop_error("the %s is NULL", loop ? "list of ports" : kNoLoop);
   if (loop->begun) return loop_error("every() after the start");
   if (n < 1 || count < 1) return loop_error("every() takes n of 1 or more, and a step");
   if (!slots_fit(*ports, ports->read != nullptr)) return -1;

@@ -17,6 +17,7 @@ namespace rta_realtime {
 
 std::string listed(const std::vector<size_t>& bytes);  // of messages
 int loop_error(const char* format, ...) __attribute__((format(printf, 1, 2)));
+constexpr char kNoLoop[] = "loop, which was not made,";
 
 std::unique_ptr<char, void (*)(void*)> buffer(size_t bytes);  // 64-byte lines, zeros
 

@@ -37,6 +37,7 @@ std::string listed(const std::vector<size_t>& bytes) {
 }
 
 bool Chain::set(const char* what, const rta_step* steps, int count, const rta_step_ports* ports) {
+  if (count > 0 && !steps) return loop_error("%s has %d steps at no address", what, count), false;
   for (int i = 0; i < count; ++i) {
     const rta_step& s = steps[i];
     std::vector<size_t> in = {s.in_bytes}, out = {s.out_bytes};
@@ -163,6 +164,7 @@ int prepare_plan(void* self) { return rta_plan_prefault(static_cast<rta_plan_ste
 extern "C" __attribute__((visibility("default"))) rta_step rta_step_of_plan(rta_plan_step* p, size_t in_bytes,
                                                                             size_t out_bytes) {
   using namespace rta_realtime;
+  if (!p || !p->plan) return {};  // has no function, which rta_loop_create refuses
   const bool past = p->state_samples > 0;
   return {run_plan,
           p,

@@ -167,6 +167,7 @@ struct rta_sim {
 };
 
 RTA_API rta_sim* rta_sim_create(const rta_sim_config* config, rta_latest* slot) {
+  if (!config || !slot) return nullptr;
   auto* sim = new (std::nothrow) rta_sim();
   if (!sim) return nullptr;
   sim->config = *config;
@@ -180,6 +181,7 @@ RTA_API rta_sim* rta_sim_create(const rta_sim_config* config, rta_latest* slot) 
 }
 
 RTA_API int rta_sim_add(rta_sim* sim, const rta_sim_config* config, rta_latest* slot) {
+  if (!sim || !config || !slot) return -1;
   const size_t bytes = rta_latest_describe(slot)->payload_bytes;
   if (bytes < 8 || config->produce_ns < 1 || rta_latest_lend(slot, RTA_LATEST_WRITER) != 0) return -1;
   auto p = std::make_unique<Producer>();

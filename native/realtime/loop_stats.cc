@@ -92,6 +92,7 @@ RTA_API int64_t rta_loop_bucket_end(int bucket) {
 }
 
 RTA_API int64_t rta_loop_quantile(const rta_loop_histogram* h, double share) {
+  if (!h) return -1;
   int64_t all = 0, seen = 0;
   for (const int64_t& c : h->counts) all += __atomic_load_n(&c, __ATOMIC_RELAXED);
   if (all == 0) return -1;
@@ -108,8 +109,8 @@ RTA_API int64_t rta_loop_quantile(const rta_loop_histogram* h, double share) {
 }
 
 RTA_API const rta_loop_stats* rta_loop_stats_open(const char* name) {
-  const rta_loop_stats* s = name ? mapped(name, 0, nullptr) : nullptr;
-  return s;
+  if (!name) return loop_error("the name is NULL"), nullptr;
+  return mapped(name, 0, nullptr);
 }
 
 RTA_API void rta_loop_stats_close(const rta_loop_stats* s) {
@@ -117,5 +118,5 @@ RTA_API void rta_loop_stats_close(const rta_loop_stats* s) {
 }
 
 RTA_API int rta_loop_alive(const rta_loop_stats* s) {
-  return __atomic_load_n(&s->state, __ATOMIC_RELAXED) <= RTA_LOOP_RUNNING && owner_alive(s->owner) ? 1 : 0;
+  return s && __atomic_load_n(&s->state, __ATOMIC_RELAXED) <= RTA_LOOP_RUNNING && owner_alive(s->owner) ? 1 : 0;
 }

@@ -95,6 +95,7 @@ void collect(rta_loop* loop) {
 }  // namespace
 
 RTA_API int rta_loop_start(rta_loop* loop) {
+  if (!loop) return loop_error("the %s is NULL", kNoLoop);
   if (!loop->begin()) return -1;
   put(loop->stats->state, RTA_LOOP_RUNNING);
   // Signals are the other threads' business.
@@ -117,9 +118,10 @@ RTA_API int rta_loop_start(rta_loop* loop) {
   return loop_error("the system does not allow: %s", loop->refused.c_str());
 }
 
-RTA_API const char* rta_loop_refused(const rta_loop* loop) { return loop->refused.c_str(); }
+RTA_API const char* rta_loop_refused(const rta_loop* loop) { return loop ? loop->refused.c_str() : ""; }
 
 RTA_API int rta_loop_run(rta_loop* loop, int64_t cycles) {
+  if (!loop) return loop_error("the %s is NULL", kNoLoop);
   if (loop->threaded) return loop_error("the loop has a thread already");
   if (!loop->begun) {
     if (!loop->begin()) return -1;
@@ -137,9 +139,12 @@ RTA_API int rta_loop_run(rta_loop* loop, int64_t cycles) {
   return 0;
 }
 
-RTA_API void rta_loop_stop(rta_loop* loop) { loop->stopping.store(1, std::memory_order_relaxed); }
+RTA_API void rta_loop_stop(rta_loop* loop) {
+  if (loop) loop->stopping.store(1, std::memory_order_relaxed);
+}
 
 RTA_API int rta_loop_wait(rta_loop* loop, int64_t timeout_ns) {
+  if (!loop) return loop_error("the %s is NULL", kNoLoop);
   if (own == loop) return -1;
   const int64_t until = rta_latest_now_ns() + timeout_ns;
   while (loop->threaded && !loop->ended.load(std::memory_order_acquire) &&
@@ -163,6 +168,8 @@ RTA_API void rta_loop_destroy(rta_loop* loop) {
   delete loop;
 }
 
-RTA_API const char* rta_loop_failure(const rta_loop* loop) { return loop->failed ? loop->failure.c_str() : nullptr; }
+RTA_API const char* rta_loop_failure(const rta_loop* loop) {
+  return loop && loop->failed ? loop->failure.c_str() : nullptr;
+}
 
-RTA_API const rta_loop_stats* rta_loop_statistics(const rta_loop* loop) { return loop->stats; }
+RTA_API const rta_loop_stats* rta_loop_statistics(const rta_loop* loop) { return loop ? loop->stats : nullptr; }

@@ -48,7 +48,8 @@ RTA_API rta_endpoint* rta_endpoint_create(const rta_endpoint_config* config) {
   const auto sendable = [](const rta_frame_end& end) {
     return end.count > 0 && end.count <= RTA_FRAME_TENSORS && end.tensors && rta_frame_bytes(end.tensors, end.count);
   };
-  if (!sendable(config->in) || !sendable(config->out) || !config->step || config->most_peers < 1) return nullptr;
+  if (!config || !sendable(config->in) || !sendable(config->out) || !config->step || config->most_peers < 1)
+    return nullptr;
   return new (std::nothrow) rta_endpoint(*config);
 }
 

@@ -90,6 +90,7 @@ struct rta_udp_server {
 };
 
 RTA_API rta_udp_server* rta_udp_serve(rta_endpoint* endpoint, int socket, int64_t spin_ns) {
+  if (!endpoint) return nullptr;
   if (std::max(rta_endpoint_bytes(endpoint, 0), rta_endpoint_bytes(endpoint, 1)) > RTA_UDP_MOST_BYTES) return nullptr;
   try {
     return new rta_udp_server(endpoint, socket, spin_ns);

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import csv
+import io
 import json
 import shlex
 import sys
@@ -15,6 +16,7 @@ from typing import TYPE_CHECKING, Any
 from rtaccel.cli._common import budget as _budget
 from rtaccel.cli._common import target as _target
 from rtaccel.core.errors import FormatError, RtaccelError
+from rtaccel.core.process import whole_file
 
 if TYPE_CHECKING:
     from rtaccel.cli._bench.against import Compared
@@ -74,9 +76,8 @@ def _check(args: argparse.Namespace) -> None:
         got = next(f"--{name}" for name in ("budgets", "out", "csv", "sweep") if getattr(args, name))
         raise FormatError("bench", f"--against with {got}", "one or the other", "A comparison is judged by its ratios.")
     for name in ("out", "csv"):
-        path = getattr(args, name)
-        if path and not Path(path).absolute().parent.is_dir():
-            raise FormatError("bench", f"--{name} {path}", "a file in a folder that exists", "Create the folder first.")
+        if getattr(args, name) is not None:
+            whole_file.target_of("bench", getattr(args, name), f"--{name}")
 
 
 # -- against budgets ---------------------------------------------------------------------------------------------------
@@ -138,10 +139,11 @@ def _alone(args: argparse.Namespace, chosen: Sequence[tuple[Item, Mapping[str, A
 def write_csv(path: str, rows: Sequence[Mapping[str, Any]]) -> None:
     """A column for every key that a row has; a cell that a row has not is empty."""
     columns = list(dict.fromkeys(key for row in rows for key in row))
-    with open(path, "w", newline="", encoding="utf-8") as file:
-        writer = csv.DictWriter(file, columns)
-        writer.writeheader()
-        writer.writerows(rows)
+    text = io.StringIO(newline="")
+    writer = csv.DictWriter(text, columns)
+    writer.writeheader()
+    writer.writerows(rows)
+    whole_file.write("bench", path, text.getvalue())
 
 
 def _figures(results: Sequence[Latency]) -> str:

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 from rtaccel.cli._common import target as _target
 from rtaccel.core import settings
 from rtaccel.core.errors import BackendUnavailable, FormatError, RtaccelError
+from rtaccel.core.process import whole_file
 
 if TYPE_CHECKING:
     pass
@@ -56,7 +57,7 @@ def run(args: argparse.Namespace) -> int:
     from rtaccel.kernels._gpu.cubin_store import CubinStore
     from rtaccel.runtime.gpu.ahead import build
 
-    folder = args.out or settings.kernel_folder()
+    folder = whole_file.folder_of("build-kernels", args.out or settings.kernel_folder())
     store, built, failed = CubinStore(folder), [], []
     for capability, wanted in _wanted(args, capabilities):
         for key, spec in wanted.items():

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import argparse
 import json
-from pathlib import Path
 from typing import Any
 
 from rtaccel.cli._common import target as _target
 from rtaccel.core.errors import FormatError, UnsupportedProblem
+from rtaccel.core.process import whole_file
 
 HELP = "compile a model, compare it with torch on its example, and write its quantized state as safetensors"
 
@@ -32,11 +32,10 @@ def run(args: argparse.Namespace) -> int:
         )  # fmt: skip
     found = collect(target, fast)
     if args.out:
-        from safetensors.torch import save_file
+        from safetensors.torch import save
 
-        save_file(
-            {name: tensor.contiguous() for name, tensor in fast.state_dict().items()}, args.out, found["metadata"]
-        )
+        state = {name: tensor.contiguous() for name, tensor in fast.state_dict().items()}
+        whole_file.write("compile", args.out, save(state, found["metadata"]))
     if args.json:
         print(json.dumps(found | {"out": args.out}, indent=2))
     else:
@@ -47,11 +46,8 @@ def run(args: argparse.Namespace) -> int:
 def _check(out: str | None) -> None:
     if out is None:
         return
-    path = Path(out).absolute()
-    if path.suffix != SUFFIX or not path.parent.is_dir():
-        raise FormatError(
-            "compile", f"--out {out}", f"a name in {SUFFIX}, in a folder that exists", "Correct the name."
-        )
+    if whole_file.target_of("compile", out, "--out").suffix != SUFFIX:
+        raise FormatError("compile", f"--out {out}", f"a name in {SUFFIX}", "Correct the name.")
 
 
 def collect(target: _target.Target, fast: Any) -> dict[str, Any]:

@@ -8,10 +8,9 @@ import shlex
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
-from pathlib import Path
 from typing import TYPE_CHECKING
 
-from rtaccel.core.errors import FormatError
+from rtaccel.core.process import whole_file
 
 if TYPE_CHECKING:
     from torch import Generator
@@ -63,8 +62,7 @@ def run(args: argparse.Namespace) -> int:
     from rtaccel.measure.budget import Budget
 
     budget = Budget(p99_us=args.budget, max_error=args.max_auroc_drop)
-    if not Path(args.out).absolute().parent.is_dir():
-        raise FormatError("demo", f"--out {args.out}", "a file in a folder that exists", "Create the folder first.")
+    whole_file.target_of("demo", args.out, "--out")
     outcome = conduct(QUICK if args.quick else FULL, budget, args.seed)
     report = show.write(outcome, args.out, _command(args))
     print(

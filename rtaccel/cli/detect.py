@@ -4,8 +4,11 @@ from __future__ import annotations
 
 import argparse
 import json
+import math
 import shlex
 from pathlib import Path
+
+from rtaccel.core.process import whole_file
 
 HELP = "score the values of a CSV file one by one, list what is unusual, and draw it"
 
@@ -39,12 +42,13 @@ def run(args: argparse.Namespace) -> int:
     from rtaccel.online.records import Records
 
     for option, path in (("--html", args.html), ("--scores", args.scores)):
-        if path is not None and not path.absolute().parent.is_dir():
-            raise FormatError(
-                "detect", f"{option} {path}", "a file in a folder that exists", "Create the folder first."
-            )
+        if path is not None:
+            whole_file.target_of("detect", path, option)
         if path is not None and path.exists() and args.file.exists() and path.samefile(args.file):
             raise FormatError("detect", f"{option} {path}", "another file than the input", "Choose another name.")
+    if not 0 <= args.rows_per_second < math.inf:
+        got = f"--rows-per-second {args.rows_per_second:g}"
+        raise FormatError("detect", got, "0 or a positive number", "0 is as fast as they are scored.")
     series, scored = table.read(args.file, args.time, args.value), None
     if args.live or args.follow:
         detector = Records(args.range, args.season, args.jump)
@@ -53,7 +57,7 @@ def run(args: argparse.Namespace) -> int:
             series, scored = seen.table(series), (np.array(seen.scores), seen.spent_ns)
     found = find(series, {"range": args.range, "season": args.season, "jump": args.jump}, scored)
     if args.html is not None:
-        args.html.write_text(show.html(found, _command(args)), encoding="utf-8")
+        whole_file.write("detect", args.html, show.html(found, _command(args)))
     if args.scores is not None:
         show.write_scores(found, args.scores)
     print(json.dumps(show.as_json(found), indent=2) if args.json else show.text(found))

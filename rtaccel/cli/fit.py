@@ -10,6 +10,7 @@ from rtaccel.cli._common import budget as _budget
 from rtaccel.cli._common import target as _target
 from rtaccel.cli._fit import progress
 from rtaccel.core.errors import FormatError
+from rtaccel.core.process import whole_file
 
 HELP = "find a scheme for each layer that keeps a budget and a metric, and prove it"
 
@@ -40,6 +41,8 @@ def run(args: argparse.Namespace) -> int:
     budget = _budget.parse_budget(args.budget)
     if budget is None:
         raise FormatError("fit", "no --budget", "at least one limit", "Write --budget p99=50us, for example.")
+    if args.html is not None:
+        whole_file.target_of("fit", args.html, "--html")
     drop, options, keep = parse_drop(args.max_drop), parse_options(args.options), parse_keep(args.keep)
     target = _target.load_target(args.target)
     metric = load_metric(args.metric)
@@ -53,7 +56,7 @@ def run(args: argparse.Namespace) -> int:
             target.model, target.inputs, budget, target.calibration, metric=judged, max_drop=drop, options=options,
             keep=keep, seconds=args.seconds, seed=args.seed, progress=told,
         )  # fmt: skip
-    if args.html:
+    if args.html is not None:
         fit.to_html(args.html)
     print(fit.to_json() if args.json else fit)
     return _budget.exit_code([fit.verdict], args.allow_undecided)

@@ -7,6 +7,7 @@ Python's own 1 would say that a budget failed.
 from __future__ import annotations
 
 import argparse
+import errno
 import importlib
 import os
 import pkgutil
@@ -20,6 +21,9 @@ from rtaccel import __version__
 from rtaccel.core.errors import BudgetExceeded, RtaccelError
 
 OK, OVER_BUDGET, USAGE, USERS_CODE, FAULT, INTERRUPTED = 0, 1, 2, 3, 70, 130
+
+REFUSED = (errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOSPC, errno.EDQUOT, errno.EIO, errno.ENAMETOOLONG)
+"""What a system says of permissions, disks and paths, which is no fault of rtaccel."""
 
 EXIT_CODES = (
     "exit codes: 0 done, and every budget held; 1 a budget failed or is undecided; 2 wrong usage, or what was asked for is not "
@@ -83,6 +87,11 @@ def main(argv: Sequence[str] | None = None) -> int:
         if raised_by_user(error):
             print(f"{verb}: your code raised\n{told(error)}", file=sys.stderr)
             return USERS_CODE
+        if isinstance(error, OSError) and error.errno in REFUSED:
+            print(
+                f"{verb}: error: got {error}; expected a path that can be used, and room. Look at it.", file=sys.stderr
+            )
+            return USAGE
         traceback.print_exc()
         print(f"{verb}: this is a fault of rtaccel, not of yours; please report it with these lines", file=sys.stderr)
         return FAULT

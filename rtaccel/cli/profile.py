@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 from rtaccel.cli._common import budget as _budget
 from rtaccel.cli._common import target as _target
-from rtaccel.core.errors import FormatError
+from rtaccel.core.process import whole_file
 
 if TYPE_CHECKING:
     from rtaccel.measure.energy import Energy
@@ -69,11 +69,9 @@ class Profile:
 
 
 def run(args: argparse.Namespace) -> int:
-    for path in (args.out, args.png, args.markdown, args.machine_profile):
-        if path and not Path(path).absolute().parent.is_dir():
-            raise FormatError(
-                "profile", f"the file {path}", "a file in a folder that exists", "Create the folder first."
-            )
+    for option in ("out", "png", "markdown", "machine_profile"):
+        if getattr(args, option) is not None:
+            whole_file.target_of("profile", getattr(args, option), f"--{option.replace('_', '-')}")
     if args.machine_profile:
         return _machine(args)
     if args.target is None:
@@ -217,7 +215,7 @@ def _write(args: argparse.Namespace, target: _target.Target, found: Profile, com
         write_report(args.out, found.results, command=command, roofline=found.roofline, facts=facts, **shared)
     if args.markdown:
         text = render_markdown(found.results, command=command, facts=facts, **shared)
-        Path(args.markdown).write_text(text, encoding="utf-8")
+        whole_file.write("profile", args.markdown, text)
     if args.png:
         write_png(args.png, found.results, **shared)
     return [path for path in (args.out, args.markdown, args.png) if path]

@@ -116,9 +116,12 @@ def _cluster(args: argparse.Namespace) -> dict[str, Any]:
 
 def _replicas(text: str) -> tuple[int, int]:
     fewest, _, most = text.partition(":")
-    low, high = int(fewest), int(most or fewest)
+    try:
+        low, high = int(fewest), int(most or fewest)
+    except ValueError:
+        low = high = 0
     if not 1 <= low <= high:
-        raise ValueError(text)
+        raise argparse.ArgumentTypeError(f"got {text!r}; expected FEWEST:MOST, whole numbers of 1 or more, such as 1:4")
     return low, high
 
 

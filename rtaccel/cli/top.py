@@ -6,6 +6,8 @@ import argparse
 import json
 import time
 
+from rtaccel.core.errors import FormatError
+
 HELP = "show the statistics of a running loop, live"
 
 
@@ -30,6 +32,10 @@ def run(args: argparse.Namespace) -> int:
             for s in found:
                 print(f"{s.name}  {s.state}, {s.cycles:,} cycles, {s.misses:,} late, {s.stale:,} stale")
         return 0
+    for option in ("seconds", "every"):
+        if not 0 <= getattr(args, option) < 1e9:
+            got = f"--{option} {getattr(args, option):g}"
+            raise FormatError("top", got, "seconds, 0 or more", "Leave it out, or pass a number.")
     reader = StatsReader(args.name)
     if args.json or args.once:
         stats = reader.read()
@@ -54,7 +60,7 @@ def _live(reader: object, every: float, seconds: float) -> int:
 
     end = time.monotonic() + seconds if seconds > 0 else float("inf")
     stats = reader.read()
-    with Live(table(stats), refresh_per_second=max(1.0, 1.0 / every)) as live:
+    with Live(table(stats), refresh_per_second=max(1.0, 1.0 / max(0.02, every))) as live:
         while stats.state in ("made", "running") and time.monotonic() < end:
             time.sleep(max(0.02, every))
             stats = reader.read()

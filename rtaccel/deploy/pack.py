@@ -18,6 +18,7 @@ from pathlib import Path
 
 import rtaccel._native as native
 from rtaccel.core.errors import BackendUnavailable, FormatError, UnsupportedProblem
+from rtaccel.core.process import whole_file
 from rtaccel.deploy import pack_wasm, program, wanted
 from rtaccel.deploy.load import load
 from rtaccel.deploy.loaded_model import LoadedModel
@@ -106,9 +107,13 @@ def pack(
     file, folder = Path(model), Path(out)
     loaded = load(file)
     plan = read_plan(file.read_bytes())
-    label = name or re.sub(r"\W", "_", file.stem)
+    label = re.sub(r"\W", "_", file.stem, flags=re.ASCII) if name is None else name
     if not re.fullmatch(r"[A-Za-z_]\w*", label, re.ASCII):
         raise FormatError("pack", f"name {label!r}", "an identifier of C", "Pass name=.")
+    if toolchain is not None and not Path(toolchain).is_file():
+        raise FormatError("pack", f"toolchain {toolchain}", "a toolchain file of CMake", "There is no such file.")
+    if compiler is not None and shutil.which(compiler) is None:
+        raise BackendUnavailable("pack", f"compiler {compiler}", "a C++ compiler", "There is no such program.")
     family = _family(isa)
     chosen = _chosen(plan, isa, family)
     web = family is pack_wasm.FAMILY
@@ -118,8 +123,7 @@ def pack(
     cmake = shutil.which("cmake") or shutil.which("cmake", path=str(Path(sys.executable).parent))
     if cmake is None:
         raise BackendUnavailable("pack", "no cmake", "CMake 3.26 and a C++ compiler", "pip install cmake")
-    folder.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory(prefix="rtaccel-pack-") as temporary:
+    with whole_file.built_into("pack", folder), tempfile.TemporaryDirectory(prefix="rtaccel-pack-") as temporary:
         work = Path(temporary)
         (work / "wanted.h").write_text(
             wanted.header(plan, chosen, threads, _kernels_of_sets(chosen, family))

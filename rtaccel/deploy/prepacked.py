@@ -13,7 +13,8 @@ from typing import Any
 
 from rtaccel._native import Model
 from rtaccel.core.errors import UnsupportedProblem
-from rtaccel.deploy import container, signing, whole_file
+from rtaccel.core.process import whole_file
+from rtaccel.deploy import container, signing
 from rtaccel.deploy.loaded_model import LARGE
 from rtaccel.deploy.native_errors import typed
 from rtaccel.deploy.verified import read_verified
@@ -44,9 +45,7 @@ def prepack(path: str | os.PathLike[str], *, sign: Any = None) -> Path:
     if sign is not None:
         key = signing.private_key("prepack", sign)
         made = container.with_signature(made, key.sign(container.PREAMBLE + container.digest(made)))
-    target = Path(path)
-    whole_file.write(target, made)
-    return target
+    return whole_file.write("prepack", os.fspath(path), made)
 
 
 def with_prepacked(whole: bytes) -> bytes:

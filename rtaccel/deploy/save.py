@@ -14,8 +14,9 @@ from torch import Tensor
 from rtaccel import __version__
 from rtaccel.convert.passes.program import FallbackStep, Program, SubgraphStep
 from rtaccel.core.errors import FormatError, UnsupportedProblem
+from rtaccel.core.process import whole_file
 from rtaccel.core.stage import GraphIO
-from rtaccel.deploy import container, gpu_kernels, signing, whole_file
+from rtaccel.deploy import container, gpu_kernels, signing
 from rtaccel.deploy.nesting import CONSTANT, LITERAL, written
 from rtaccel.deploy.persistent import section
 from rtaccel.deploy.prepacked import with_prepacked
@@ -65,8 +66,8 @@ def save(
 
     The file appears whole or not at all. Returns its path. Raises UnsupportedProblem, naming them, for PyTorch calls inside,
     for a model on a GPU, for prepacked=True without such weights, and for persistent= where no kernel holds the model;
-    FormatError for a key, metadata, cards or a path that are none, and for a folder that does not exist; BackendUnavailable
-    for kernels= or persistent= without their compilers; OSError where the path cannot be written.
+    FormatError for a key, metadata, cards or a path that are none, and for a path that cannot be written; BackendUnavailable
+    for kernels= or persistent= without their compilers.
 
     Example:
         >>> import tempfile, torch, rtaccel as rt
@@ -99,8 +100,7 @@ def save(
         whole = with_prepacked(whole)
     if key is not None:
         whole = container.with_signature(whole, key.sign(container.PREAMBLE + container.digest(whole)))
-    whole_file.write(target, whole)
-    return target
+    return whole_file.write("save", target, whole)
 
 
 def artifact_bytes(

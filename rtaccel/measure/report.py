@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Literal
 
 from rtaccel.core.errors import FormatError
+from rtaccel.core.process import whole_file
 from rtaccel.measure.budget import TIME_KEYS
 from rtaccel.measure.machine.environment import describe, load_text
 from rtaccel.measure.machine.roofline import Roofline
@@ -93,10 +94,12 @@ def render_report(
 
 
 def write_report(path: str | PathLike[str], results: Sequence[Latency], **options: object) -> Path:
-    """Writes `render_report(results, **options)` to a file, UTF-8, and returns its path."""
-    target, text = Path(path), render_report(results, **options)  # type: ignore[arg-type]
-    target.write_text(text, encoding="utf-8", errors="backslashreplace")  # half a surrogate pair is no UTF-8
-    return target
+    """Writes `render_report(results, **options)` to a file, UTF-8, and returns its path.
+
+    Raises FormatError where it cannot be written.
+    """
+    target = whole_file.target_of("report", path)
+    return whole_file.write("report", target, render_report(results, **options))  # type: ignore[arg-type]
 
 
 def _banner(results: Sequence[Latency], headline: str | None) -> str:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import textwrap
 from collections.abc import Sequence
 from os import PathLike
@@ -11,6 +12,7 @@ from typing import Any
 import numpy as np
 
 from rtaccel.core.errors import BackendUnavailable
+from rtaccel.core.process import whole_file
 from rtaccel.measure.budget import TIME_KEYS
 from rtaccel.measure.machine.environment import load_text
 from rtaccel.measure.numbers import figure
@@ -42,7 +44,7 @@ def write_png(
 ) -> Path:
     """Histograms, latency against percentile and, where given, the time of each stage; 1800 pixels wide.
 
-    Raises FormatError when there are no results, BackendUnavailable where matplotlib is not installed.
+    Raises FormatError when there are no results and where the path cannot be written, BackendUnavailable without matplotlib.
     """
     check_results(results, title)
     try:
@@ -54,7 +56,7 @@ def write_png(
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
 
-    target = Path(path)
+    target = whole_file.target_of("report", path)
     modules = _shown(by_module(stages)) if stages else []
     heights = [3.6, 3.8] + ([0.9 + 0.24 * len(modules)] if modules else [])
     with matplotlib.rc_context(DARK if dark else {}):
@@ -72,8 +74,9 @@ def write_png(
         _tails(parts[1].subplots(), results)
         if modules:
             _stages(parts[2].subplots(), modules)
-        page.savefig(target, dpi=150)
-    return target
+        drawn = io.BytesIO()
+        page.savefig(drawn, dpi=150, format="png")
+    return whole_file.write("report", target, drawn.getvalue())
 
 
 def _verdict(results: Sequence[Latency]) -> str:

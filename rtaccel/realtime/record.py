@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import time
 import zipfile
 import zlib
@@ -13,6 +14,7 @@ from typing import Any
 import numpy as np
 
 from rtaccel.core.errors import FormatError, UnsupportedProblem
+from rtaccel.core.process import whole_file
 from rtaccel.realtime.latest import DTYPES, Latest
 
 VERSION = 1
@@ -21,6 +23,14 @@ DAMAGED = (
     OSError, ValueError, KeyError, EOFError, TypeError, RuntimeError, MemoryError, OverflowError, zipfile.BadZipFile, zlib.error,
 )  # fmt: skip
 """What NumPy and zipfile raise for a file that is not whole; RuntimeError where a bit says that it is encrypted."""
+
+
+def opened(path: str | Path) -> Any:
+    """NumPy's archive. What is none is not offered to pickle, of which NumPy's own message speaks."""
+    with open(path, "rb") as file:
+        if file.read(4) != b"PK\3\4":
+            raise ValueError("no .npz archive")
+    return np.load(path, allow_pickle=False)
 
 
 @dataclass(frozen=True)
@@ -64,23 +74,24 @@ class Recording:
         return taker.recording()
 
     def save(self, path: str | Path) -> None:
-        """As an .npz file, without pickle."""
-        with open(path, "wb") as file:
-            np.savez(
-                file,
-                version=np.int64(VERSION),
-                values=self.values,
-                seq=self.seq,
-                stamp_ns=self.stamp_ns,
-                put_ns=self.put_ns,
-                dtype=np.array(self.dtype),
-            )
+        """As an .npz file, without pickle, whole or not at all. Raises FormatError where it cannot be written."""
+        file = io.BytesIO()
+        np.savez(
+            file,
+            version=np.int64(VERSION),
+            values=self.values,
+            seq=self.seq,
+            stamp_ns=self.stamp_ns,
+            put_ns=self.put_ns,
+            dtype=np.array(self.dtype),
+        )
+        whole_file.write("record", whole_file.target_of("record", path), file.getvalue())
 
     @classmethod
     def load(cls, path: str | Path) -> Recording:
         """What `save` wrote. Raises FormatError for anything else."""
         try:
-            with np.load(path, allow_pickle=False) as data:
+            with opened(path) as data:
                 if int(data["version"]) != VERSION:
                     raise ValueError(f"version {int(data['version'])}")
                 found = cls(data["values"], data["seq"], data["stamp_ns"], data["put_ns"], str(data["dtype"]))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
@@ -11,8 +12,9 @@ from typing import Any
 import numpy as np
 
 from rtaccel.core.errors import FormatError, UnsupportedProblem
+from rtaccel.core.process import whole_file
 from rtaccel.realtime.latest import Latest
-from rtaccel.realtime.record import DAMAGED, POLL_S, VERSION, Recording, Taker, _bits
+from rtaccel.realtime.record import DAMAGED, POLL_S, VERSION, Recording, Taker, _bits, opened
 
 FIELDS = ("values", "seq", "stamp_ns", "put_ns")
 
@@ -55,19 +57,20 @@ class Recordings:
         return cls({name: taker.recording() for name, taker in takers.items()})
 
     def save(self, path: str | Path) -> None:
-        """As an .npz file, without pickle."""
+        """As an .npz file, without pickle, whole or not at all. Raises FormatError where it cannot be written."""
         arrays: dict[str, Any] = {}
         for i, part in enumerate(self.parts.values()):
             arrays |= {f"{i}_{field}": getattr(part, field) for field in FIELDS}
         names, dtypes = list(self.parts), [part.dtype for part in self.parts.values()]
-        with open(path, "wb") as file:
-            np.savez(file, version=np.int64(VERSION), names=np.array(names), dtypes=np.array(dtypes), **arrays)
+        file = io.BytesIO()
+        np.savez(file, version=np.int64(VERSION), names=np.array(names), dtypes=np.array(dtypes), **arrays)
+        whole_file.write("record", whole_file.target_of("record", path), file.getvalue())
 
     @classmethod
     def load(cls, path: str | Path) -> Recordings:
         """What `save` wrote, or a Recording of one slot, whose name is then "". Raises FormatError for anything else."""
         try:
-            with np.load(path, allow_pickle=False) as data:
+            with opened(path) as data:
                 if "names" not in data:
                     return cls({"": Recording.load(path)})
                 if int(data["version"]) != VERSION:

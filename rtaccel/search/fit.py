@@ -6,9 +6,9 @@ import json
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from os import PathLike
-from pathlib import Path
 from typing import Any
 
+from rtaccel.core.process import whole_file
 from rtaccel.core.scheme import Scheme
 from rtaccel.measure.budget import TIME_KEYS, Budget
 from rtaccel.measure.machine.environment import environment
@@ -86,7 +86,7 @@ class Fit:
         """`to_dict` as JSON, written to a file too where one is named."""
         content = json.dumps(self.to_dict(), indent=2)
         if path is not None:
-            Path(path).write_text(content + "\n", encoding="utf-8")
+            whole_file.write("fit", whole_file.target_of("fit", path), content + "\n")
         return content
 
     def to_html(self, path: str | PathLike[str] | None = None) -> str:
@@ -96,7 +96,7 @@ class Fit:
 
         content = page(self)
         if path is not None:
-            Path(path).write_text(content, encoding="utf-8")
+            whole_file.write("fit", whole_file.target_of("fit", path), content)
         return content
 
 

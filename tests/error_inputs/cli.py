@@ -57,6 +57,7 @@ for verb in ("explain", "profile", "compile"):
         add(f"{verb} {name}", f"{verb} {target}", said)
     for name, code, said in (("raises", 3, "KeyError: 'mine'"), ("exits", 3, "SystemExit: 0")):
         add(f"{verb} code that {name}", f"{verb} {{nets}}:{name}", said, code)
+    add(f"{verb} a saved model", f"{verb} model.rta", "compiled already")
     add(f"{verb} code that is no Python", f"{verb} {{folder}}/half.py:net", "SyntaxError", 3)
     add(f"{verb} another scheme", f"{verb} {{nets}}:net --scheme w9", "w9")
     add(f"{verb} another backend", f"{verb} {{nets}}:net --backend abacus", "abacus")
@@ -112,3 +113,14 @@ for words, said in (
 ):  # fmt: skip
     add(f"demo {words}", f"demo {words}", said)
 add("info with a word", "info here", "usage")
+for option in ("--every nan", "--every -1", "--seconds nan", "--seconds -1"):
+    add(f"top {option}", f"top {option} no-such-loop", option)
+for words, said in (
+    ("replay no-slot gone.npz", "No such file"), ("replay no-slot nets.py", "no .npz archive"), ("play a b", "usage"),
+    ("replay a,b nets.py", "no .npz"), ("record no-slot", "usage"), ("record a/b r.npz --count 1", "letters, digits"),
+):  # fmt: skip
+    add(f"loop {words}", f"loop {words}", said)
+for option in ("nan", "-1", "inf"):
+    add(f"detect rows {option}", f"detect series.csv --live --rows-per-second {option}", f"--rows-per-second {option}")
+for words in ("0", "3:1", "x", "1:x", ":"):
+    add(f"serve replicas {words}", f"serve m.rta --ray --replicas {words}", "FEWEST:MOST")

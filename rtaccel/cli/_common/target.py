@@ -37,6 +37,9 @@ HELP = (
 
 GIVES = "a function or object that gives (model, example_inputs) or (model, example_inputs, calibration)"
 
+SAVED = ".rta"
+"""What rt.save wrote."""
+
 PICKLED = (".pt", ".pth", ".pkl", ".pickle", ".ckpt", ".bin", ".safetensors", ".npz", ".onnx")
 """Files of weights or of pickled objects: no model by themselves."""
 
@@ -89,6 +92,11 @@ def load_target(text: str) -> Target:
     Raises FormatError with what is wrong, and UserCodeRaised with what that code raised.
     """
     where, colon, name = text.rpartition(":")
+    if Path(where or name).suffix == SAVED:
+        raise FormatError(
+            "target", text, GIVES,
+            "It is compiled already: rt.load(file).explain() has its stages, and rt.measure(rt.load(file), inputs) times it.",
+        )  # fmt: skip
     if Path(where or name).suffix in PICKLED:
         raise FormatError(
             "target", text, GIVES,

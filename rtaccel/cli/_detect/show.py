@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import csv
+import io
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from rtaccel.cli._detect.find import Event, Found
+from rtaccel.core.process import whole_file
 from rtaccel.measure.numbers import figure
 from rtaccel.measure.rendering.line_chart import Chart, Curve
 from rtaccel.measure.rendering.page import chart_section, page, pairs_section, table_section
@@ -129,10 +131,11 @@ def html(found: Found, command: str) -> str:
 
 def write_scores(found: Found, path: Path) -> None:
     """The rows of the series with score and alert, as CSV."""
-    with path.open("w", newline="", encoding="utf-8") as file:
-        writer = csv.writer(file)
-        writer.writerow([found.table.time_name or "row", found.table.value_name, "score", "alert"])
-        for stamp, value, score in zip(found.table.stamps, found.table.values, found.scores):
-            known = not np.isnan(score)
-            cells = [repr(float(value)), f"{score:.6g}", int(score >= 1)] if known else ["", "", 0]
-            writer.writerow([stamp, *cells])
+    text = io.StringIO(newline="")
+    writer = csv.writer(text)
+    writer.writerow([found.table.time_name or "row", found.table.value_name, "score", "alert"])
+    for stamp, value, score in zip(found.table.stamps, found.table.values, found.scores):
+        known = not np.isnan(score)
+        cells = [repr(float(value)), f"{score:.6g}", int(score >= 1)] if known else ["", "", 0]
+        writer.writerow([stamp, *cells])
+    whole_file.write("detect", path, text.getvalue())

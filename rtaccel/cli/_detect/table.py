@@ -86,6 +86,9 @@ def _cells(path: Path) -> tuple[list[str], list[list[str]], list[int]]:
         raise FormatError("detect", f"no file {path}", "a CSV file", "Check the path.") from error
     except PermissionError as error:
         raise FormatError("detect", f"{path} without permission", "a file to read", "Change its mode.") from error
+    except OSError as error:
+        got = f"{str(path)[:200]}: {(error.strerror or str(error)).lower()}"
+        raise FormatError("detect", got, "a file to read", "Check the path.") from error
     except UnicodeDecodeError as error:
         raise wrong(
             path, f"bytes that are no UTF-8 at {error.start}", "text in UTF-8", "Save it as CSV UTF-8."

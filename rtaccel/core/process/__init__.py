@@ -1,1 +1,1 @@
-"""What belongs to the process that runs: memory that others know by its address, threads, warnings at the line of a caller."""
+"""What belongs to the process that runs: memory known by its address, threads, files, warnings at the line of a caller."""

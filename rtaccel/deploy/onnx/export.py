@@ -13,8 +13,8 @@ from rtaccel.convert.frontend.layout import View
 from rtaccel.convert.onnx.load import package
 from rtaccel.convert.passes.program import FallbackStep, Program, SubgraphStep
 from rtaccel.core.errors import FormatError, UnsupportedProblem
+from rtaccel.core.process import whole_file
 from rtaccel.core.stage import GraphIO
-from rtaccel.deploy import whole_file
 from rtaccel.deploy.onnx.registry import forms
 from rtaccel.deploy.onnx.writer import IR_VERSION, ML, OPSET, Writer
 from rtaccel.runtime.compiled import CompiledModel
@@ -67,7 +67,7 @@ def to_onnx(fast: CompiledModel, path: Any = None) -> Any:
             "to_onnx", f"a graph that onnx.checker refuses: {error}", "a valid one", "Please report this model."
         ) from error
     if target is not None:
-        whole_file.write(target, model.SerializeToString())
+        whole_file.write("to_onnx", target, model.SerializeToString())
     return model
 
 

@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from rtaccel.core.errors import FormatError, UnsupportedProblem
+from rtaccel.core.process import whole_file
 from rtaccel.deploy.gpu_kernels import section_of_file
 from rtaccel.deploy.persistent.section import TENSOR, launches_in
 from rtaccel.kernels._gpu.cuda_nvrtc import FOLDER, CudaKernel
@@ -43,12 +44,11 @@ def write_kernel_sources(
     for capability, key, recipe in launches_in(section):
         cards.setdefault(key, set()).add(capability)
         texts[key] = _source(_kernel(key, recipe))
-    into = Path(folder)
-    into.mkdir(parents=True, exist_ok=True)
+    into = whole_file.folder_of("kernel-sources", folder)
     written = []
     for key, text in texts.items():
         written.append(into / ".".join([key, *(f"sm_{c}" for c in sorted(cards[key])), "cu"]))
-        written[-1].write_text(text)
+        whole_file.write("kernel-sources", written[-1], text)
     return written
 
 

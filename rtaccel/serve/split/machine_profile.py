@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 
 from rtaccel.core.errors import FormatError, UnsupportedProblem
-from rtaccel.deploy import whole_file
+from rtaccel.core.process import whole_file
 from rtaccel.serve.frames import WIRES
 
 KIND = "rtaccel machine profile"
@@ -115,10 +115,9 @@ class MachineProfile:
         return (fixed + each * numbers) * self.factor
 
     def save(self, path: str | os.PathLike[str]) -> Path:
-        """Writes the file, whole or not at all. Raises OSError where it cannot be written."""
-        target = Path(path)
-        whole_file.write(target, (json.dumps(self.to_dict(), indent=1, allow_nan=False) + "\n").encode())
-        return target
+        """Writes the file, whole or not at all. Raises FormatError where it cannot be written."""
+        target = whole_file.target_of("machine profile", path)
+        return whole_file.write("machine profile", target, json.dumps(self.to_dict(), indent=1, allow_nan=False) + "\n")
 
     def to_dict(self) -> dict[str, Any]:
         """JSON values."""
