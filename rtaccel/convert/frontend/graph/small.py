@@ -20,7 +20,7 @@ def holds(dtype: torch.dtype, dtypes: Iterable[torch.dtype], numbers: Iterable[f
 
 
 def held(number: Any, dtype: torch.dtype) -> Any:
-    """A plain number as a tensor of that dtype keeps it: cut to a whole number that wraps, or 1 for all but 0 among truth values."""
+    """A plain number as a tensor of that dtype keeps it: cut to a whole number that wraps; as a truth value, 1 for all but 0."""
     if dtype.is_floating_point or not isinstance(number, (bool, int, float)):
         return number
     return int(bool(number)) if dtype == torch.bool else torch.tensor(int(number)).to(dtype).item()
