@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from torch.utils import _pytree as pytree
 
 from rtaccel.convert.frontend.batches import signature_of
-from rtaccel.convert.frontend.exported import least_squares
+from rtaccel.convert.frontend.exported import least_squares, quantiles
 from rtaccel.convert.frontend.exported.example import shared_batch
 from rtaccel.convert.frontend.exported.graph import ComputedRounds, ExportedGraph, as_graph
 from rtaccel.convert.frontend.exported.written_calls import WrittenCalls
@@ -77,9 +77,9 @@ def _export(
         try:
             return functionalize(torch.export.export(model, args, dynamic_shapes=shapes, strict=False))
         except Exception as error:
-            if least_squares.NAME not in str(error):
+            if not any(name in str(error) for name in (least_squares.NAME, *quantiles.NAMES)):
                 raise
-        with least_squares.LeastSquares():
+        with least_squares.LeastSquares(), quantiles.Quantiles():
             return functionalize(torch.export.export(model, args, dynamic_shapes=shapes, strict=False))
 
 

@@ -32,7 +32,7 @@ def _of_all(call: Callable[..., Any]) -> Callable[[Tensor], Tensor]:
     return lambda x: call(x.reshape(-1), 0)[0]
 
 
-def _nanquantile(
+def nanquantile(
     x: Tensor, q: Tensor | float, dim: Any = None, keepdim: bool = False, *, interpolation: str = "linear"
 ) -> Tensor:
     """Between the two numbers next to q of their count. The place is rounded as torch rounds it, in float32."""
@@ -82,8 +82,8 @@ STATISTICS: dict[Any, Callable[..., Any]] = {
     aten.nanmedian.dim: _nanmedian,
     aten.nanmedian.default: _of_all(_nanmedian),
     aten.median.default: _of_all(aten.median.dim),
-    aten.nanquantile.default: _nanquantile,
-    aten.nanquantile.scalar: _nanquantile,
+    aten.nanquantile.default: nanquantile,
+    aten.nanquantile.scalar: nanquantile,
     aten.histc.default: _histc,
     aten.histogram.bins_tensor: _histogram,
 }
