@@ -102,7 +102,7 @@ def operands(stage: Stage, inputs: Sequence[Tensor]) -> dict[str, Sequence[Tenso
     xs, cs = [], []
     for x, place in zip(inputs, places):
         m = x.shape[0]
-        flat = x.reshape(m, -1)
+        flat = x.flatten(1)
         if min(place[1:], default=0) < 0:
             index = torch.from_numpy(elements(dims, place)).to(x.device)
             xs.append(flat[:, index].reshape(m, *dims))

@@ -92,7 +92,7 @@ def reference(stage: Stage, *inputs: Tensor) -> tuple[Tensor]:
     given = [*inputs, *(c.reshape(1, -1).to(inputs[0].device) for c in _constants(stage))]
     for x, (dims, source, target) in zip(given, parts(stage)):
         at = torch.from_numpy(elements(dims, target)).to(x.device)
-        made[:, at] = x.reshape(x.shape[0], -1)[:, torch.from_numpy(elements(dims, source)).to(x.device)]
+        made[:, at] = x.flatten(1)[:, torch.from_numpy(elements(dims, source)).to(x.device)]
     return (made.reshape(m, *y.shape),)
 
 

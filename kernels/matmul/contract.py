@@ -71,7 +71,7 @@ def operands(stage: Stage, *inputs: Tensor) -> tuple[Tensor, Tensor]:
     sides = [stage.tensors[n].reshape(1, -1).to(inputs[0].device) if n in stage.tensors else next(given) for n in "aw"]
     for x, (dims, place, _) in zip(sides, iterations(stage)):
         index = torch.from_numpy(elements(dims, place)).to(x.device)
-        found.append(x.reshape(x.shape[0], -1)[:, index].reshape(x.shape[0], prod(dims[:-2]), *dims[-2:]))
+        found.append(x.flatten(1)[:, index].reshape(x.shape[0], prod(dims[:-2]), *dims[-2:]))
     return found[0], found[1]
 
 

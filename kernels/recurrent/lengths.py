@@ -29,7 +29,7 @@ def counts_of(stage: Stage, *inputs: Tensor) -> tuple[Tensor | None, tuple[Tenso
     time, counts = Geometry.of(stage.attrs).time, inputs[1].reshape(-1)
     outside = counts[(counts < 1) | (counts > time)]
     if stage.attrs.get("longest"):
-        found = inputs[1].reshape(inputs[1].shape[0], -1).amax(1)
+        found = inputs[1].flatten(1).amax(1)
         if (found != time).any():
             raise FormatError(
                 stage.op, f"lengths up to {int(found.min())}", f"{time} as the longest, the time steps of x",
@@ -72,6 +72,8 @@ def by_torch(
     """(y, states after) of torch's own pass over packed sequences, which wants the longest first. kind: "lstm" or another of
     `torch._VF`. x: [T, N, K], or [N, T, K] with batch_first."""
     samples, time = (0, 1) if batch_first else (1, 0)
+    if not len(counts):  # torch packs no empty ones
+        return x.new_zeros(*x.shape[:2], states[0].shape[-1] * (1 + bidirectional)), *states
     order = torch.argsort(counts, descending=True, stable=True)
     back = torch.argsort(order)
     data, sizes = torch._VF._pack_padded_sequence(x.index_select(samples, order), counts[order].cpu(), batch_first)

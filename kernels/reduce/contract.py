@@ -86,7 +86,7 @@ def _elements(stage: Stage, x: Tensor) -> Tensor:
     """[M, kept, others]"""
     dims, kept, place = iteration(stage)
     index = torch.from_numpy(elements(dims, place)).to(x.device)
-    return x.reshape(x.shape[0], -1)[:, index].reshape(x.shape[0], prod(dims[:kept]), prod(dims[kept:]))
+    return x.flatten(1)[:, index].reshape(x.shape[0], prod(dims[:kept]), prod(dims[kept:]))
 
 
 def joined(kind: str, x: Tensor) -> Tensor:
@@ -102,7 +102,7 @@ def terms(stage: Stage, x: Tensor, *about: Tensor) -> Tensor:
     if stage.attrs.get("of") != "squares":
         return found
     for numbers in about:
-        found = found - numbers.reshape(x.shape[0], -1, 1)
+        found = found - numbers.flatten(1)[..., None]
     return found * found
 
 

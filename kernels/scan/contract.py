@@ -90,7 +90,7 @@ def _one_step(stage: Stage, x: Tensor, past: Tensor) -> tuple[Tensor, Tensor]:
     dims, _, place, target = _geometry(stage)
     now = lines.read(x, dims, len(dims) - 1, place)[..., 0]
     wide = now.double() if now.is_floating_point() else now
-    held = past.reshape(len(past), -1, 2)
+    held = past.flatten(1).unflatten(1, (-1, 2))
     before = held[..., 0].contiguous()
     before = before.view(torch.float64) if wide.is_floating_point() else before
     y = torch.where(held[..., 1] != 0, _joined(stage.attrs["kind"], torch.stack((before, wide), -1))[..., -1], wide)

@@ -54,7 +54,7 @@ def reference(stage: Stage, *inputs: Tensor) -> tuple[Tensor]:
     dims, kept = stage.attrs["dims"], stage.attrs["kept"]
     start = indexed.selected(stage, operands, places)
     base = torch.from_numpy(elements(dims, places["x"])).to(start.device).reshape(prod(dims[:kept]), -1)
-    at = (start[:, :, None] + base).reshape(start.shape[0], -1)
+    at = (start[:, :, None] + base).flatten(1)
     x, m = operands["x"], inputs[0].shape[0]
     return (x.expand(m, -1).gather(1, at.expand(m, -1)).reshape(m, *stage.outputs[0].shape),)
 

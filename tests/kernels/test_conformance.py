@@ -71,3 +71,20 @@ def test_equals_reference(impl: Impl, nan_filled_empty) -> None:
             refused.append(reason)
     if len(refused) == len(known.cases):
         pytest.skip(f"{impl.name}: {refused[0]}")
+
+
+@pytest.mark.parametrize("impl", IMPLS, ids=lambda i: f"{i.op}-{i.name}")
+def test_no_samples_give_none(impl: Impl) -> None:
+    """A batch of 0 has results of 0 samples, of the shapes and dtypes of others."""
+    known = expected_of(impl.op)
+    for case in known.cases:
+        problem = Problem.of(case.stage, rows=1)
+        if impl.supports(problem) is not None:
+            continue
+        given = case.make(1)
+        want = known.operator.reference(case.stage, *given)
+        try:
+            got = impl.prepare(case.stage, problem)(*(x[:0] for x in given))
+        except RuntimeError as error:
+            raise AssertionError(f"{impl.op} {impl.name} {case.id}: {error}") from error
+        assert [(x.shape, x.dtype) for x in got] == [((0, *x.shape[1:]), x.dtype) for x in want], case.id

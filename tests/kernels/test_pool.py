@@ -183,7 +183,7 @@ def test_samples_are_apart(kind: str, quant: QParams | None) -> None:
 )
 def test_compiled(layer: nn.Module, shape: tuple[int, ...]) -> None:
     native, plain, found = compiled_both(nn.Sequential(layer), (torch.randn(2, *shape),))
-    assert "pool" in found
+    assert "pool" in found or (getattr(layer, "output_size", None) == 1 and "reduce" in found)
     for rows in (0, 1, 2, 9):
         x = torch.randn(rows, *shape)
         want = layer(x) if rows else layer(torch.randn(1, *shape))[:0]

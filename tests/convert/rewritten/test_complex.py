@@ -104,6 +104,10 @@ CALLS: dict[str, tuple[Callable[[Any, Tensor], Tensor], tuple[int, ...]]] = {
     ),
     "phase": (lambda m, x: torch.fft.rfft(x + 2).angle().cos(), (3, 16)),
     "polar": (lambda m, x: torch.view_as_real(torch.polar(x.abs(), x) * (1 + 2j) / (3 - 1j) + 2), (3, 16)),
+    "divided by numbers": (
+        lambda m, x: (lambda z: torch.view_as_real(z / (1 - 3j) + z / 3j + z / -4 + (2 + 1j) / z))(
+            torch.complex(x.exp() + 1, x)), (3, 16),
+    ),
     "the imaginary unit": (lambda m, x: (x.exp() * (x.cos() + 1j * x.sin())).imag + (1j * x).real, (3, 16)),
     "conjugates and movement": (
         lambda m, x: (lambda z: (z * z.conj().flip(-1)).transpose(1, 2).reshape(-1, 27).real)(torch.fft.rfft(x)),
