@@ -95,9 +95,13 @@ RTA_API rta_model* rta_model_from_memory(const void* data, size_t size, unsigned
 #ifdef RTA_PACKED
 RTA_API rta_model* rta_model_within(const void* data, size_t size, unsigned flags, int threads, void* memory,
                                     size_t memory_bytes) {
-  return opened([data, size] { return Bytes::of(data, size); }, flags, threads, memory, memory_bytes);
+  const auto source = [=] {
+    need(memory, "the memory for the model");  // else it would be the system's
+    return bytes_of(data, size, flags | RTA_IN_PLACE);
+  };
+  return opened(source, flags, threads, memory, memory_bytes);
 }
-RTA_API size_t rta_model_memory(const rta_model* model) { return model->region->used(); }
+RTA_API size_t rta_model_memory(const rta_model* model) { return model ? model->region->used() : 0; }
 #endif
 RTA_API void rta_model_close(rta_model* model) {
 #ifdef RTA_PACKED

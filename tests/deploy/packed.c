@@ -44,5 +44,12 @@ int main(int argc, char** argv) {
     rta_model_close(model);
   }
   if (rta_model_open_threaded(argv[1], 0, 2)) return 4; /* built for one */
+  const void* in[] = {x};
+  void* out[] = {y};
+  if (policy_open(NULL, POLICY_MEMORY_BYTES) || rta_error_code() != RTA_BAD_ARGUMENT) return failed(__LINE__);
+  if (rta_model_within(NULL, 9, 0, 1, memory, sizeof memory) || rta_error_code() != RTA_BAD_ARGUMENT)
+    return failed(__LINE__);
+  if (rta_model_step(NULL, in, out, 1) != -1 || rta_error_code() != RTA_BAD_ARGUMENT || rta_model_memory(NULL))
+    return failed(__LINE__);
   return 0;
 }
