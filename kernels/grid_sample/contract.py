@@ -161,11 +161,11 @@ def sampled(stage: Stage, x: Tensor, index: Tensor, weight: Tensor) -> Tensor:
     planes = (
         x.reshape(m, images, positions, channels).transpose(2, 3) if last else x.reshape(m, images, channels, positions)
     )
-    taken_each = index.shape[1] * index.shape[2] // images
-    flat = index.reshape(m, images, 1, taken_each)
+    taps = index.shape[-1]
+    flat = index.reshape(m, images, 1, points * taps)
     taken = planes.gather(3, flat.clamp_min(0).expand(-1, -1, channels, -1))
-    taken = torch.where(flat < 0, 0.0, taken) * weight.reshape(m, images, 1, taken_each).to(x.dtype)
-    y = taken.reshape(m, images, channels, points, index.shape[-1]).sum(-1)
+    taken = torch.where(flat < 0, 0.0, taken) * weight.reshape(m, images, 1, points * taps).to(x.dtype)
+    y = taken.reshape(m, images, channels, points, taps).sum(-1)
     return (y.transpose(2, 3) if last else y).reshape(m, *stage.outputs[0].shape)
 
 

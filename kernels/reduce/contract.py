@@ -169,6 +169,7 @@ def cases() -> Iterator[Case]:
             for out in ((1, 20), (5, 4), (20, 1)):
                 yield _case(f"{kind}-inner-{rows[0]}-{out[0]}", rows, out, kind, (5, 4, 6), 2, (0, 24, 1, 4))
             yield _case(f"{kind}-outer-{rows[0]}", rows, (3, 8), kind, (6, 4, 5), 2, (0, 20, 1, 4))
+            yield _case(f"{kind}-repeated-{rows[0]}", rows, (3, 8), kind, (6, 4, 3, 5), 2, (0, 20, 1, 0, 4))
 
 
 def cost(problem: Problem) -> Cost:

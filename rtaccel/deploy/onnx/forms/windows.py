@@ -90,10 +90,17 @@ def _regular(stage: Stage) -> tuple[tuple[int, ...], dict[str, Any]] | None:
 @form("reduce")
 def reduce(w: Writer, stage: Stage) -> None:
     x, y = stage.inputs[0], stage.outputs[0]
-    dims, kept = tuple(stage.attrs["dims"]), int(stage.attrs["kept"])
-    given = w.real(x, lambda t: w.strided(t, x.steps * x.width, dims, tuple(stage.attrs["place"])))
+    dims, kept, place = tuple(stage.attrs["dims"]), int(stage.attrs["kept"]), tuple(stage.attrs["place"])
+    t = w.real(x, lambda t: w.strided(t, x.steps * x.width, dims, place))
+    if stage.attrs.get("of") == "squares":
+        for about in stage.inputs[1:]:
+            t = w.node("Sub", t, w.shaped(w.real(about), 0, *dims[:kept], *(1 for _ in dims[kept:])))
+        t = w.node("Mul", t, t)
+    if any(stride == 0 and size > 1 for size, stride in zip(dims, place[1:])):
+        t = w.whole(t, dims)
     axes = w.constant(np.arange(kept + 1, len(dims) + 1), "axes")
-    t = w.node(_REDUCE[stage.attrs["kind"]], given, axes, keepdims=0) if kept < len(dims) else given
+    if kept < len(dims):
+        t = w.node(_REDUCE[stage.attrs["kind"]], t, axes, keepdims=0)
     w.put(y, w.as_value(activated(w, stage, t), y))
 
 
