@@ -41,16 +41,8 @@ struct Selection {
   // The element that a line starts at. An index outside counts as 0, and is noted.
   int64_t start(const char* const* indices, int64_t line, const Outside& outside) const {
     int64_t e = base[line];
-    for (int k = 0; k < count; ++k) {
-      int64_t i = *reinterpret_cast<const int64_t*>(indices[k] + walk[k].at(line, 0));
-      const int64_t given = i;
-      if (negative && i < 0) i += size[k];
-      if (i < 0 || i >= size[k]) {
-        outside.note(given);
-        i = 0;
-      }
-      e += i * stride[k];
-    }
+    for (int k = 0; k < count; ++k)
+      e += inside(indices[k] + walk[k].at(line, 0), negative, size[k], outside) * stride[k];
     return e;
   }
 
@@ -66,15 +58,18 @@ struct Selection {
     const int64_t most = size[0], far = stride[0], count_of = lines;
     const char* const from = indices[0] + (count_of ? walk[0].along[0] : 0);
     const bool from_end = negative;
-    for (int64_t line = 0; line < count_of; ++line) {
-      const int64_t given = *reinterpret_cast<const int64_t*>(from + at[line]);
-      int64_t i = given + (from_end && given < 0 ? most : 0);
-      if (static_cast<uint64_t>(i) >= static_cast<uint64_t>(most)) {
-        outside.note(given);
-        i = 0;
-      }
-      body(line, bases[line] + i * far);
-    }
+    for (int64_t line = 0; line < count_of; ++line)
+      body(line, bases[line] + inside(from + at[line], from_end, most, outside) * far);
+  }
+
+  // The index that lies at `from`, below `most`.
+  static inline __attribute__((always_inline)) int64_t inside(const char* from, bool from_end, int64_t most,
+                                                              const Outside& outside) {
+    const int64_t given = *reinterpret_cast<const int64_t*>(from);
+    const int64_t i = given + (from_end && given < 0 ? most : 0);
+    if (static_cast<uint64_t>(i) < static_cast<uint64_t>(most)) return i;
+    outside.note(given);
+    return 0;
   }
 };
 

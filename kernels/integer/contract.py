@@ -137,9 +137,8 @@ def _case(label: str, program: tuple[str, ...], shapes: list[tuple[int, int]], d
                 found.append(torch.where(torch.rand(x.shape, generator=g) < 0.1,
                                          large[torch.randint(0, 5, x.shape, generator=g)], x / 3))  # fmt: skip
             else:
-                shift = (56, 25, 26, 0)[
-                    (seed + seed // 4) % 4
-                ]  # far out, or about 2^30 and 2^31, where kernels take another way
+                # Far out, or about 2^30 and 2^31, where kernels take another way.
+                shift = (56, 25, 26, 0)[(seed + seed // 4) % 4]
                 wide = torch.where(torch.rand(x.shape, generator=g) < 0.2, x << shift, x)
                 found.append(x.to(torch.int32) if dtypes[0] == "int32" else torch.where(wide == 0, 5, wide))
         return tuple(found)

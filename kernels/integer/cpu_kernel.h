@@ -53,8 +53,8 @@ class IntegerStage final : public Stage {
                         steps_[0].function == Whole::copy && steps_[0].source[0].kind == 0;
     widens_ = copies && y_.dtype == RTA_FLOAT32 && count_ == 1 && dtype_bytes(operands_[0].dtype) <= 2 && n_ > 0 &&
               operands_[0].dense() && y_.dense();
-    joins_ = count_ == 1 && n_ > 0 && y_.step_of_samples(n_) > 0;
-    for (const Walk& o : operands_) joins_ &= o.step_of_samples(n_) >= 0;
+    joins_ = y_.step > 0;
+    for (const Walk& o : operands_) joins_ &= o.step >= 0;
     spec.need_scratch((operands_.size() + steps_.size() + kSources) * kIntegerBlock * sizeof(int64_t));
   }
 
@@ -149,16 +149,14 @@ class IntegerStage final : public Stage {
       const int64_t* read[kMaxOperands];
       for (size_t k = 0; k < operands_.size(); ++k) {
         const Walk& o = operands_[k];
-        const int64_t step = o.step_of_samples(n_);
-        const char* from = o.sample(run, 0) + o.lines.at(0, 0) + i * step;
+        const char* from = o.sample(run, 0) + o.lines.at(0, 0) + i * o.step;
         int64_t* to = scratch + static_cast<int64_t>(k) * kIntegerBlock;
-        const bool lies = step == 8 && o.dtype == RTA_INT64;
+        const bool lies = o.step == 8 && o.dtype == RTA_INT64;
         read[k] = lies ? reinterpret_cast<const int64_t*>(from) : to;
-        if (!lies) read_whole(o.dtype, from, step, wide, to);
+        if (!lies) read_whole(o.dtype, from, o.step, wide, to);
       }
-      const int64_t step = y_.step_of_samples(n_);
-      char* y = y_.sample(run, 0) + y_.lines.at(0, 0) + i * step;
-      write_whole(y_.dtype, compute(read, scratch, wide), y, step, wide);
+      char* y = y_.sample(run, 0) + y_.lines.at(0, 0) + i * y_.step;
+      write_whole(y_.dtype, compute(read, scratch, wide), y, y_.step, wide);
     }
   }
 

@@ -25,6 +25,7 @@ struct IntegerWalk {
   int64_t blocks;  // of a line
   const Piece* pieces;
   const int64_t* first;  // the first piece of each block, and the end
+  int64_t step;          // from element to element where those of all samples lie in one; -1 where they do not
 
   // size: elements of a constant.
   void read(const StageSpec& spec, const char* name, int64_t count, int64_t n, int64_t size = 0) {
@@ -38,6 +39,14 @@ struct IntegerWalk {
     cut(walked, n, room, firsts);
     pieces = room;
     first = firsts;
+    step = step_of_samples(count, n);
+  }
+
+  int64_t step_of_samples(int64_t count, int64_t n) const {
+    if (count != 1 || blocks != 1 || first[1] != 1) return -1;
+    if (constant) return n == 1 || pieces[0].step == 0 ? 0 : -1;
+    const int64_t sample = port.steps * port.pitch;
+    return n == 1 || pieces[0].step * n == sample ? sample / n : -1;
   }
 
   int64_t cut(int64_t walked, int64_t n, Piece* made, int64_t* firsts) const {
@@ -64,14 +73,6 @@ struct IntegerWalk {
   // Whether a line begins where the sample does, and its elements lie one behind the other.
   bool dense() const { return lines.contiguous && lines.at(0, 0) == 0; }
 
-  // Bytes from element to element where those of all samples lie in one step; -1 where they do not.
-  int64_t step_of_samples(int64_t n) const {
-    if (first[blocks] != 1 || blocks != 1) return -1;
-    if (constant) return n == 1 || pieces[0].step == 0 ? 0 : -1;
-    const int64_t sample = port.steps * port.pitch;
-    return n == 1 || pieces[0].step * n == sample ? sample / n : -1;
-  }
-
   char* sample(const Run& run, int64_t s) const {
     return constant ? const_cast<char*>(constant) : port.row(run, s * port.steps);
   }
@@ -94,19 +95,18 @@ struct IntegerWalk {
 template <class T, int zero = 0>
 static inline void read_piece(const char* from, int64_t step, int64_t n, int64_t* __restrict to) {
   const T* x = reinterpret_cast<const T*>(from);
-  if constexpr (std::is_same_v<T, float>) {
-    if (step == static_cast<int64_t>(sizeof(T))) return whole_of_all(x, n, to);
-    const int64_t same = whole_of(*x);
-    for (int64_t k = 0; k < n; ++k) to[k] = step ? whole_of(*reinterpret_cast<const float*>(from + k * step)) : same;
+  const auto whole = [](T v) {
+    if constexpr (std::is_same_v<T, float>) return whole_of(v);
+    return static_cast<int64_t>(v) - zero;
+  };
+  if (step == static_cast<int64_t>(sizeof(T))) {
+    if constexpr (std::is_same_v<T, float>) return whole_of_all(x, n, to);
+    for (int64_t k = 0; k < n; ++k) to[k] = whole(x[k]);
+  } else if (step == 0) {
+    const int64_t same = whole(*x);
+    for (int64_t k = 0; k < n; ++k) to[k] = same;
   } else {
-    if (step == static_cast<int64_t>(sizeof(T))) {
-      for (int64_t k = 0; k < n; ++k) to[k] = static_cast<int64_t>(x[k]) - zero;
-    } else if (step == 0) {
-      const int64_t same = static_cast<int64_t>(*x) - zero;
-      for (int64_t k = 0; k < n; ++k) to[k] = same;
-    } else {
-      for (int64_t k = 0; k < n; ++k) to[k] = static_cast<int64_t>(*reinterpret_cast<const T*>(from + k * step)) - zero;
-    }
+    for (int64_t k = 0; k < n; ++k) to[k] = whole(*reinterpret_cast<const T*>(from + k * step));
   }
 }
 

@@ -104,44 +104,41 @@ static inline void each_whole(int64_t n, int64_t* __restrict to, Body body) {
 // to[k] = function(x[k], y[k], z[k]). outside: notes a division by zero.
 static inline void apply_whole(Whole function, const int64_t* x, const int64_t* y, const int64_t* z, int64_t* to,
                                int64_t n, const Outside& outside) {
-  const auto a = [&](int64_t k) { return x[k]; };
-  const auto b = [&](int64_t k) { return y[k]; };
-  const auto c = [&](int64_t k) { return z[k]; };
   const auto u = [](int64_t v) { return static_cast<uint64_t>(v); };
   const auto w = [](uint64_t v) { return static_cast<int64_t>(v); };
   switch (function) {
-    case Whole::copy: return each_whole(n, to, [&](int64_t k) { return a(k); });
-    case Whole::neg: return each_whole(n, to, [&](int64_t k) { return w(0 - u(a(k))); });
-    case Whole::abs: return each_whole(n, to, [&](int64_t k) { return a(k) < 0 ? w(0 - u(a(k))) : a(k); });
-    case Whole::sign: return each_whole(n, to, [&](int64_t k) { return int64_t{a(k) > 0} - int64_t{a(k) < 0}; });
-    case Whole::bitwise_not: return each_whole(n, to, [&](int64_t k) { return ~a(k); });
-    case Whole::logical_not: return each_whole(n, to, [&](int64_t k) { return int64_t{a(k) == 0}; });
-    case Whole::truth: return each_whole(n, to, [&](int64_t k) { return int64_t{a(k) != 0}; });
+    case Whole::copy: return each_whole(n, to, [&](int64_t k) { return x[k]; });
+    case Whole::neg: return each_whole(n, to, [&](int64_t k) { return w(0 - u(x[k])); });
+    case Whole::abs: return each_whole(n, to, [&](int64_t k) { return x[k] < 0 ? w(0 - u(x[k])) : x[k]; });
+    case Whole::sign: return each_whole(n, to, [&](int64_t k) { return int64_t{x[k] > 0} - int64_t{x[k] < 0}; });
+    case Whole::bitwise_not: return each_whole(n, to, [&](int64_t k) { return ~x[k]; });
+    case Whole::logical_not: return each_whole(n, to, [&](int64_t k) { return int64_t{x[k] == 0}; });
+    case Whole::truth: return each_whole(n, to, [&](int64_t k) { return int64_t{x[k] != 0}; });
     case Whole::wrap32:
       return each_whole(n, to,
-                        [&](int64_t k) { return int64_t{static_cast<int32_t>(static_cast<uint32_t>(u(a(k))))}; });
-    case Whole::add: return each_whole(n, to, [&](int64_t k) { return w(u(a(k)) + u(b(k))); });
-    case Whole::sub: return each_whole(n, to, [&](int64_t k) { return w(u(a(k)) - u(b(k))); });
-    case Whole::mul: return each_whole(n, to, [&](int64_t k) { return w(u(a(k)) * u(b(k))); });
+                        [&](int64_t k) { return int64_t{static_cast<int32_t>(static_cast<uint32_t>(u(x[k])))}; });
+    case Whole::add: return each_whole(n, to, [&](int64_t k) { return w(u(x[k]) + u(y[k])); });
+    case Whole::sub: return each_whole(n, to, [&](int64_t k) { return w(u(x[k]) - u(y[k])); });
+    case Whole::mul: return each_whole(n, to, [&](int64_t k) { return w(u(x[k]) * u(y[k])); });
     case Whole::floor_divide:
     case Whole::trunc_divide:
     case Whole::remainder:
     case Whole::fmod: return divided_all(function, x, y, to, n, outside);
-    case Whole::minimum: return each_whole(n, to, [&](int64_t k) { return a(k) < b(k) ? a(k) : b(k); });
-    case Whole::maximum: return each_whole(n, to, [&](int64_t k) { return a(k) > b(k) ? a(k) : b(k); });
-    case Whole::lt: return each_whole(n, to, [&](int64_t k) { return int64_t{a(k) < b(k)}; });
-    case Whole::le: return each_whole(n, to, [&](int64_t k) { return int64_t{a(k) <= b(k)}; });
-    case Whole::gt: return each_whole(n, to, [&](int64_t k) { return int64_t{a(k) > b(k)}; });
-    case Whole::ge: return each_whole(n, to, [&](int64_t k) { return int64_t{a(k) >= b(k)}; });
-    case Whole::eq: return each_whole(n, to, [&](int64_t k) { return int64_t{a(k) == b(k)}; });
-    case Whole::ne: return each_whole(n, to, [&](int64_t k) { return int64_t{a(k) != b(k)}; });
-    case Whole::bitwise_and: return each_whole(n, to, [&](int64_t k) { return a(k) & b(k); });
-    case Whole::bitwise_or: return each_whole(n, to, [&](int64_t k) { return a(k) | b(k); });
-    case Whole::bitwise_xor: return each_whole(n, to, [&](int64_t k) { return a(k) ^ b(k); });
-    case Whole::logical_and: return each_whole(n, to, [&](int64_t k) { return int64_t{a(k) != 0 && b(k) != 0}; });
-    case Whole::logical_or: return each_whole(n, to, [&](int64_t k) { return int64_t{a(k) != 0 || b(k) != 0}; });
-    case Whole::logical_xor: return each_whole(n, to, [&](int64_t k) { return int64_t{(a(k) != 0) != (b(k) != 0)}; });
-    case Whole::where: return each_whole(n, to, [&](int64_t k) { return a(k) != 0 ? b(k) : c(k); });
+    case Whole::minimum: return each_whole(n, to, [&](int64_t k) { return x[k] < y[k] ? x[k] : y[k]; });
+    case Whole::maximum: return each_whole(n, to, [&](int64_t k) { return x[k] > y[k] ? x[k] : y[k]; });
+    case Whole::lt: return each_whole(n, to, [&](int64_t k) { return int64_t{x[k] < y[k]}; });
+    case Whole::le: return each_whole(n, to, [&](int64_t k) { return int64_t{x[k] <= y[k]}; });
+    case Whole::gt: return each_whole(n, to, [&](int64_t k) { return int64_t{x[k] > y[k]}; });
+    case Whole::ge: return each_whole(n, to, [&](int64_t k) { return int64_t{x[k] >= y[k]}; });
+    case Whole::eq: return each_whole(n, to, [&](int64_t k) { return int64_t{x[k] == y[k]}; });
+    case Whole::ne: return each_whole(n, to, [&](int64_t k) { return int64_t{x[k] != y[k]}; });
+    case Whole::bitwise_and: return each_whole(n, to, [&](int64_t k) { return x[k] & y[k]; });
+    case Whole::bitwise_or: return each_whole(n, to, [&](int64_t k) { return x[k] | y[k]; });
+    case Whole::bitwise_xor: return each_whole(n, to, [&](int64_t k) { return x[k] ^ y[k]; });
+    case Whole::logical_and: return each_whole(n, to, [&](int64_t k) { return int64_t{x[k] != 0 && y[k] != 0}; });
+    case Whole::logical_or: return each_whole(n, to, [&](int64_t k) { return int64_t{x[k] != 0 || y[k] != 0}; });
+    case Whole::logical_xor: return each_whole(n, to, [&](int64_t k) { return int64_t{(x[k] != 0) != (y[k] != 0)}; });
+    case Whole::where: return each_whole(n, to, [&](int64_t k) { return x[k] != 0 ? y[k] : z[k]; });
     case Whole::kCount: return;
   }
 }

@@ -29,7 +29,7 @@ const rta_tensor* missing(const std::vector<rta_tensor>& tensors, const Pointer*
 }  // namespace
 
 int check_step(const rta_model* model, const void* const* in, void* const* out, int64_t samples) {
-  if (!model) return step_refused("the model is NULL: rta_model_open failed, or was not called");
+  if (!model) return step_refused(kNoModel);
   if (!in || !out) return step_refused("%s is NULL; expected an array of addresses", in ? "out" : "in");
   if (const rta_tensor* tensor = missing(model->tensors[0], in, samples))
     return step_refused("input %s of %s has no address", tensor->name, model->name);

@@ -5,11 +5,13 @@
 
 namespace rta {
 
+constexpr char kNoModel[] = "the model is NULL: rta_model_open failed, or was not called";
+
 inline void need(const void* given, const char* what) {
   if (!given) refuse(RTA_BAD_ARGUMENT, "%s is NULL", what);
 }
 inline void need_model(const void* model) {
-  if (!model) refuse(RTA_BAD_ARGUMENT, "the model is NULL: rta_model_open failed, or was not called");
+  if (!model) refuse(RTA_BAD_ARGUMENT, kNoModel);
 }
 // A copy of a caller's bytes.
 inline Bytes bytes_at(const void* data, size_t size) {

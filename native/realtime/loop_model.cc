@@ -2,6 +2,7 @@
 #include <algorithm>
 
 #include "_system/dtypes.h"
+#include "model/arguments.h"
 #include "model/open_model.h"
 #include "realtime/loop.h"
 
@@ -9,7 +10,7 @@ extern "C" __attribute__((visibility("default"))) int rta_step_of_model(rta_mode
                                                                         rta_plan_step* kept, rta_step* step,
                                                                         rta_step_ports* ports) {
   using rta_realtime::loop_error;
-  if (!model) return loop_error("the model is NULL: rta_model_open failed, or was not called");
+  if (!model) return loop_error(rta::kNoModel);
   if (!kept || !step || !ports) return loop_error("kept, step or ports is NULL; all of them are filled");
   const auto &in = model->tensors[0], &out = model->tensors[1];
   if (in.size() > RTA_LOOP_PORTS || out.size() > RTA_LOOP_PORTS || in.empty() || out.empty())

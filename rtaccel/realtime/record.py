@@ -85,7 +85,7 @@ class Recording:
             put_ns=self.put_ns,
             dtype=np.array(self.dtype),
         )
-        whole_file.write("record", whole_file.target_of("record", path), file.getvalue())
+        whole_file.write("record", path, file.getvalue())
 
     @classmethod
     def load(cls, path: str | Path) -> Recording:

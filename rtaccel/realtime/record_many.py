@@ -64,7 +64,7 @@ class Recordings:
         names, dtypes = list(self.parts), [part.dtype for part in self.parts.values()]
         file = io.BytesIO()
         np.savez(file, version=np.int64(VERSION), names=np.array(names), dtypes=np.array(dtypes), **arrays)
-        whole_file.write("record", whole_file.target_of("record", path), file.getvalue())
+        whole_file.write("record", path, file.getvalue())
 
     @classmethod
     def load(cls, path: str | Path) -> Recordings:

@@ -86,7 +86,7 @@ class Fit:
         """`to_dict` as JSON, written to a file too where one is named."""
         content = json.dumps(self.to_dict(), indent=2)
         if path is not None:
-            whole_file.write("fit", whole_file.target_of("fit", path), content + "\n")
+            whole_file.write("fit", path, content + "\n")
         return content
 
     def to_html(self, path: str | PathLike[str] | None = None) -> str:
@@ -96,7 +96,7 @@ class Fit:
 
         content = page(self)
         if path is not None:
-            whole_file.write("fit", whole_file.target_of("fit", path), content)
+            whole_file.write("fit", path, content)
         return content
 
 

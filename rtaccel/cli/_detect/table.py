@@ -14,6 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from rtaccel.core.errors import FormatError
+from rtaccel.core.process import whole_file
 
 F64 = NDArray[np.float64]
 
@@ -87,8 +88,7 @@ def _cells(path: Path) -> tuple[list[str], list[list[str]], list[int]]:
     except PermissionError as error:
         raise FormatError("detect", f"{path} without permission", "a file to read", "Change its mode.") from error
     except OSError as error:
-        got = f"{str(path)[:200]}: {(error.strerror or str(error)).lower()}"
-        raise FormatError("detect", got, "a file to read", "Check the path.") from error
+        raise FormatError("detect", whole_file.said_of(path, error), "a file to read", "Check the path.") from error
     except UnicodeDecodeError as error:
         raise wrong(
             path, f"bytes that are no UTF-8 at {error.start}", "text in UTF-8", "Save it as CSV UTF-8."

@@ -37,10 +37,11 @@ def target_of(op: str, path: Any, name: str = "path") -> Path:
 def write(op: str, target: str | os.PathLike[str], data: bytes | str) -> Path:
     """Text is written in UTF-8. A link stays one, and a device or pipe is written to: neither is replaced by a file.
 
-    Raises FormatError, with nothing left behind and what was there before untouched, where the path cannot be written.
+    Raises FormatError, with nothing left behind and what was there before untouched, where the path cannot be written, and
+    whatever `target_of` raises.
     """
+    target = target_of(op, target)
     content = data.encode("utf-8", "backslashreplace") if isinstance(data, str) else data
-    target = Path(target)
     try:
         if target.exists() and not target.is_file():
             target.write_bytes(content)
@@ -75,9 +76,13 @@ def built_into(op: str, path: str | os.PathLike[str]) -> Iterator[Path]:
         raise
 
 
+def said_of(path: Path, error: OSError) -> str:
+    """A path and what the system says of it, for the message of a typed error."""
+    return f"{str(path)[:200]}: {(error.strerror or str(error)).lower()}"
+
+
 def _refused(op: str, path: Path, error: OSError) -> FormatError:
-    reason = (error.strerror or str(error)).lower()
-    return FormatError(op, f"{str(path)[:200]}: {reason}", "a path that can be written", "Choose another one.")
+    return FormatError(op, said_of(path, error), "a path that can be written", "Choose another one.")
 
 
 def _replace(target: Path, data: bytes) -> None:

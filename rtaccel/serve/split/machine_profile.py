@@ -116,8 +116,7 @@ class MachineProfile:
 
     def save(self, path: str | os.PathLike[str]) -> Path:
         """Writes the file, whole or not at all. Raises FormatError where it cannot be written."""
-        target = whole_file.target_of("machine profile", path)
-        return whole_file.write("machine profile", target, json.dumps(self.to_dict(), indent=1, allow_nan=False) + "\n")
+        return whole_file.write("machine profile", path, json.dumps(self.to_dict(), indent=1, allow_nan=False) + "\n")
 
     def to_dict(self) -> dict[str, Any]:
         """JSON values."""

@@ -105,26 +105,20 @@ def _quotient(p: Pair, q: Pair, small_of_zero: float) -> Pair:
     small_of_zero: the smaller part of a divisor of 0 beside the larger one.
     """
     re, im = p.re, 0.0 if p.im is None else p.im
-    if not isinstance(q.re, Tensor):
-        return _by_number(re, im, q.re, q.im, small_of_zero)
-    wide = q.re.abs() >= q.im.abs()
-    large, small = torch.where(wide, q.re, q.im) + 0.0, torch.where(wide, q.im, q.re)  # + 0.0: no -0 to divide by
-    ratio = (small / large).masked_fill(large == 0, small_of_zero)
-    scale = 1.0 / (large + small * ratio)
-    top = Pair(torch.where(wide, re + im * ratio, re * ratio + im), torch.where(wide, im - re * ratio, im * ratio - re))
+    wide = abs(q.re) >= abs(q.im)
+    number = not isinstance(wide, Tensor)
+
+    def either(first: Any, second: Any) -> Any:
+        return (first if wide else second) if number else torch.where(wide, first, second)
+
+    large, small = either(q.re, q.im) + 0.0, either(q.im, q.re)  # + 0.0: no -0 to divide by
+    if number and not large:
+        ratio, scale = small_of_zero, math.inf
+    else:
+        ratio = small / large if number else (small / large).masked_fill(large == 0, small_of_zero)
+        scale = 1.0 / (large + small * ratio)
+    top = Pair(either(re + im * ratio, re * ratio + im), either(im - re * ratio, im * ratio - re))
     return Pair(top.re * scale, top.im * scale)
-
-
-def _by_number(re: Any, im: Any, by_re: float, by_im: float, small_of_zero: float) -> Pair:
-    """The same where the divisor is a number."""
-    wide = abs(by_re) >= abs(by_im)
-    large, small = (by_re, by_im) if wide else (by_im, by_re)
-    ratio = small / large if large else small_of_zero
-    whole = large + small * ratio
-    scale = 1.0 / whole if whole else math.inf
-    if wide:
-        return Pair((re + im * ratio) * scale, (im - re * ratio) * scale)
-    return Pair((re * ratio + im) * scale, (im * ratio - re) * scale)
 
 
 @rule(aten.addcmul.default)

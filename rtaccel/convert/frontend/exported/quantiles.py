@@ -1,4 +1,4 @@
-"""Quantiles as sorts. Before 2.12 torch takes them apart itself where it exports them, and asks for numbers as it does so."""
+"""Quantiles as sorts. torch 2.10 and 2.11 take them apart where they export them, and ask for numbers as they do so."""
 
 from __future__ import annotations
 
