@@ -13,6 +13,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from rtaccel.cli._common import beside
 from rtaccel.cli._common import budget as _budget
 from rtaccel.cli._common import target as _target
 from rtaccel.core.errors import FormatError, RtaccelError
@@ -43,11 +44,9 @@ def configure(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--against", metavar="REF", help="compare with this branch, tag or commit, built in a git worktree"
     )
-    parser.add_argument("--rounds", type=int, default=30, help="of a comparison (%(default)d)")
-    parser.add_argument("--processes", type=int, default=3, help="pairs of fresh processes for them (%(default)d)")
-    parser.add_argument(
-        "--threshold", type=float, default=5.0, help="per cent slower that count as slower (%(default)g)"
-    )
+    parser.add_argument("--rounds", type=int, help="of a comparison (30)")
+    parser.add_argument("--processes", type=int, help="pairs of fresh processes for them (3)")
+    parser.add_argument("--threshold", type=float, help="per cent slower of a comparison that count as slower (5)")
     _budget.add_undecided(parser)
     parser.add_argument("--out", metavar="FILE.html", help="write a report (without --against)")
     parser.add_argument("--csv", metavar="FILE.csv", help="write a row of figures for each name (without --against)")
@@ -67,6 +66,7 @@ def run(args: argparse.Namespace) -> int:
 
 
 def _check(args: argparse.Namespace) -> None:
+    beside.settle("bench", args, "against", rounds=30, processes=3, threshold=5.0)
     if not 1 <= args.processes <= args.rounds:
         got = f"--rounds {args.rounds} --processes {args.processes}"
         raise FormatError("bench", got, "at least as many rounds as processes, and 1 of each", "Leave them out.")

@@ -8,6 +8,7 @@ import math
 import shlex
 from pathlib import Path
 
+from rtaccel.cli._common import beside
 from rtaccel.core.process import whole_file
 
 HELP = "score the values of a CSV file one by one, list what is unusual, and draw it"
@@ -28,7 +29,7 @@ def configure(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--follow", action="store_true", help="as --live, and wait for rows that are appended, until Ctrl-C"
     )
-    parser.add_argument("--rows-per-second", type=float, default=0.0, help="of --live (0: as fast as they are scored)")
+    parser.add_argument("--rows-per-second", type=float, help="of --live (0: as fast as they are scored, the default)")
     parser.add_argument("--json", action="store_true", help="print one JSON object")
 
 
@@ -46,6 +47,7 @@ def run(args: argparse.Namespace) -> int:
             whole_file.target_of("detect", path, option)
         if path is not None and path.exists() and args.file.exists() and path.samefile(args.file):
             raise FormatError("detect", f"{option} {path}", "another file than the input", "Choose another name.")
+    beside.settle("detect", args, "live follow", rows_per_second=0.0)
     if not 0 <= args.rows_per_second < math.inf:
         got = f"--rows-per-second {args.rows_per_second:g}"
         raise FormatError("detect", got, "0 or a positive number", "0 is as fast as they are scored.")

@@ -9,7 +9,12 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+from rtaccel.cli._common import beside
+
 HELP = "serve models from files over the Open Inference Protocol (REST and gRPC)"
+
+REPLICAS = (1, 4)
+"""The fewest and the most of each model."""
 
 
 def configure(parser: argparse.ArgumentParser) -> None:
@@ -23,15 +28,16 @@ def configure(parser: argparse.ArgumentParser) -> None:
     where.add_argument(
         "--ray", action="store_true", help="the same, computed by replicas on a Ray cluster; this process is its front"
     )
-    parser.add_argument("--replicas", type=_replicas, default=(1, 4), metavar="FEWEST:MOST",
+    parser.add_argument("--replicas", type=_replicas, metavar="FEWEST:MOST",
                         help="of each model with --ray; the load decides how many there are (1:4)")  # fmt: skip
     parser.add_argument(
         "--ray-address", metavar="ADDRESS", help="of the cluster with --ray; else RAY_ADDRESS, or one of this machine"
     )
     parser.add_argument("--host", default="127.0.0.1", help="address to listen on (%(default)s; all of them: 0.0.0.0)")
     parser.add_argument("--port", type=int, default=8000, help="of REST, 0 for a free one (%(default)s)")
-    parser.add_argument("--grpc-port", type=int, default=8001, help="of gRPC, 0 for a free one (%(default)s)")
-    parser.add_argument("--no-grpc", action="store_true", help="REST alone")
+    rpc = parser.add_mutually_exclusive_group()
+    rpc.add_argument("--grpc-port", type=int, default=8001, help="of gRPC, 0 for a free one (%(default)s)")
+    rpc.add_argument("--no-grpc", action="store_true", help="REST alone")
     parser.add_argument("--max-batch", type=int, default=64, help="rows that requests share a call for (%(default)s)")
     parser.add_argument("--max-body-bytes", type=int, default=64 << 20, help="of a request (%(default)s)")
     parser.add_argument("--max-requests", type=int, default=1024, help="under way at once (%(default)s)")
@@ -50,8 +56,8 @@ def configure(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument("--shared-memory", type=int, default=0, metavar="N",
                         help="clients may register so many regions of this machine's shared memory (%(default)s)")  # fmt: skip
-    parser.add_argument("--shared-memory-bytes", type=int, default=1 << 30, metavar="BYTES",
-                        help="of all of these together (%(default)s)")  # fmt: skip
+    parser.add_argument("--shared-memory-bytes", type=int, metavar="BYTES",
+                        help="of all of these together (1 GiB)")  # fmt: skip
     parser.add_argument("--verify-key", help="PEM file of the ed25519 key that every model must be signed with")
     parser.add_argument("--threads", type=int, default=1, help="of a native call (%(default)s)")
     parser.add_argument("--server-name", default="rtaccel", help="in the server's metadata (%(default)s)")
@@ -62,6 +68,8 @@ def run(args: argparse.Namespace) -> int:
     from rtaccel.serve.v2.server import Server
     from rtaccel.serve.v2.settings import Settings
 
+    beside.settle("serve", args, "ray", replicas=REPLICAS, ray_address=None)
+    beside.settle("serve", args, "shared_memory", shared_memory_bytes=Settings.shared_memory_bytes)
     settings = Settings(
         host=args.host,
         port=args.port,

@@ -110,8 +110,8 @@ def test_bad_shapes_files(text: str, said: str, tmp_path: Path, capsys: pytest.C
     [
         ["softmax/no-such-case/*"],
         ["--shapes", "no/such/file.toml"],
-        ["--rounds", "2", "--processes", "3"],
-        ["--threshold", "-1"],
+        ["--against", "HEAD", "--rounds", "2", "--processes", "3"],
+        ["--against", "HEAD", "--threshold", "-1"],
         ["--against", "HEAD", "--budgets", "b.toml"],
         ["--against", "HEAD", "--out", "r.html"],
         ["--out", "no/such/folder/r.html"],

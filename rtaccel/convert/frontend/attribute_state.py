@@ -12,24 +12,18 @@ from __future__ import annotations
 from collections import deque
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
-from enum import Enum
-from pathlib import PurePath
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 from torch.utils import _pytree as pytree
 
+from rtaccel.convert.frontend.exported.containers import VALUES
+
 _OWN = frozenset(nn.Module().__dict__)
 """What every module has: hooks, parameters, and so on. Parameters and buffers are looked at by themselves."""
 
 _DEPTH = 6
-
-_PLAIN = (
-    bool, int, float, complex, str, bytes, type(None), torch.device, torch.dtype, torch.layout, torch.memory_format, range, slice,
-    Enum, PurePath,
-)  # fmt: skip
-"""Kinds of values that are what they compare equal to."""
 
 _SETTLED = 1e-6
 """By how much of itself a parameter may move in a call after the first and stay the same: a norm that is brought to its bound
@@ -213,7 +207,7 @@ def _snapshot(value: Any, depth: int) -> Any:
         return {key: _snapshot(part, depth - 1) for key, part in value.items()}
     if isinstance(value, (list, tuple, deque)):
         return (type(value), [_snapshot(part, depth - 1) for part in value])
-    if isinstance(value, _PLAIN):
+    if isinstance(value, VALUES):
         return value
     if callable(getattr(value, "tobytes", None)):  # NumPy
         return (type(value), getattr(value, "shape", None), value.tobytes())

@@ -16,6 +16,7 @@ from torch.utils import _pytree as pytree
 
 from rtaccel.convert.frontend.batches import signature_of
 from rtaccel.convert.frontend.exported import least_squares, quantiles
+from rtaccel.convert.frontend.exported.containers import of_each_leaf, results_known
 from rtaccel.convert.frontend.exported.example import shared_batch
 from rtaccel.convert.frontend.exported.graph import ComputedRounds, ExportedGraph, as_graph
 from rtaccel.convert.frontend.exported.written_calls import WrittenCalls
@@ -57,7 +58,7 @@ def _export(
     shapes = None
     if any_batch or dims:
         first = {0: torch.export.Dim.AUTO} if any_batch else {}
-        shapes = pytree.tree_map(lambda leaf: dict(first) if isinstance(leaf, Tensor) and leaf.dim() else None, args)
+        shapes = of_each_leaf(lambda leaf: dict(first) if isinstance(leaf, Tensor) and leaf.dim() else None, args)
         for (argument, dim), (lo, hi) in dims.items():
             shapes[argument][dim] = torch.export.Dim.AUTO(min=max(lo, 2), max=max(hi, 2))
         signature = signature_of(model)
@@ -69,7 +70,7 @@ def _export(
     with (
         torch.no_grad(), unlogged(), unvalidated(), masks_as_given(), known_shapes(bool(dims)),
         attributes_kept(model), outside_kept(model), transforms_left(), packed_sequences(model, any_batch), WrittenCalls(),
-        lengths_stay_open(model), raising_modules_leave(), numbers,
+        lengths_stay_open(model), raising_modules_leave(), numbers, results_known(model),
         warnings.catch_warnings(),
     ):  # fmt: skip
         warnings.filterwarnings("ignore", category=FutureWarning)  # torch's own, about its own tree specs

@@ -26,6 +26,7 @@ from torch.overrides import TorchFunctionMode
 from torch.utils import _pytree as pytree
 
 from rtaccel.convert.aten import aten
+from rtaccel.convert.frontend.exported.containers import check_values, results_known
 from rtaccel.convert.frontend.exported.written_calls import WrittenCalls
 from rtaccel.convert.frontend.guards.depends import OF_SHAPES, of_inputs, of_placeholders
 from rtaccel.convert.frontend.guards.numbers import READS, Guard, counts_of, with_flag
@@ -183,6 +184,7 @@ def retrace(
 
 def _retraced(model: nn.Module, args: Sequence[Any], specialize: bool, guard: Guard, steady: bool) -> Retraced:
     leaves, in_spec = pytree.tree_flatten((tuple(args), {}))
+    check_values("compile", leaves)
     taken = tuple(i for i, leaf in enumerate(leaves) if isinstance(leaf, Tensor))
     out_spec: Any = None
 
@@ -201,7 +203,10 @@ def _retraced(model: nn.Module, args: Sequence[Any], specialize: bool, guard: Gu
     written = WrittenCalls(reads=specialize or guard is not Guard.NONE)
 
     def traced(pre_dispatch: bool) -> fx.GraphModule:
-        with _quiet(), unvalidated(), attributes_kept(model), transforms_left(), modules_noted(model), watch, written:
+        with (
+            _quiet(), unvalidated(), attributes_kept(model), transforms_left(), modules_noted(model), watch, written,
+            results_known(model),
+        ):  # fmt: skip
             return make_fx(
                 call, tracing_mode="real", pre_dispatch=pre_dispatch, _error_on_data_dependent_ops=False
             )(*tensors)  # fmt: skip

@@ -11,6 +11,7 @@ from torch.utils import _pytree as pytree
 
 from rtaccel.convert.frontend.batches import signature_of
 from rtaccel.convert.frontend.checks import check_weights
+from rtaccel.convert.frontend.exported.containers import know_dataclasses
 from rtaccel.core.errors import ShapeError, UnsupportedProblem
 
 
@@ -54,6 +55,7 @@ def check_example(model: nn.Module, args: Sequence[Any] | Tensor) -> tuple[Any, 
         )
     if not isinstance(args, (tuple, list)):
         raise ShapeError("compile", type(args).__name__, "a tuple of example inputs", "Pass rt.compile(model, (x,)).")
+    know_dataclasses(args)
     without_modes = _without_modes(model)
     if model.training and model not in without_modes:
         raise UnsupportedProblem(
