@@ -42,7 +42,7 @@ soak: $(VENV)/.dev
 	$(BIN)/python -m tests.generated.soak --steps $(STEPS)
 	$(BIN)/python -m tests.realtime.soak
 
-# Every kernel without Python, on every instruction set here and under emulation, and with the sanitizers.
+# Every kernel without Python, on every instruction set here and under emulation, and with the sanitizers, ThreadSanitizer too.
 native: $(VENV)/.dev
 	PATH="$(abspath $(BIN)):$$PATH" tests/native/run
 

@@ -114,6 +114,8 @@ void check_endpoint(Report& report);
 void check_cascade(Report& report);
 void check_workers(Report& report);
 void check_door(Report& report);
+void check_threads(Report& report);
+void check_realtime(Report& report);
 std::vector<std::pair<std::string, Report>> check_online(bool quick);  // the same
 
 // By operator and kernel: the conformance cases in a file of write_cases.py.

@@ -68,30 +68,14 @@ int main(int argc, char** argv) {
     check_online_abi(abi);
     conclude("online_abi", "abi", abi);
   }
-  if (only.empty() || only.count("frames")) {
+  const std::pair<const char*, void (*)(Report&)> of_the_library[] = {
+      {"frames", check_frames}, {"endpoint", check_endpoint}, {"cascade", check_cascade},  {"workers", check_workers},
+      {"door", check_door},     {"threads", check_threads},   {"realtime", check_realtime}};
+  for (const auto& [name, checked] : of_the_library) {
+    if (!only.empty() && !only.count(name)) continue;
     Report report;
-    check_frames(report);
-    conclude("frames", "abi", report);
-  }
-  if (only.empty() || only.count("endpoint")) {
-    Report report;
-    check_endpoint(report);
-    conclude("endpoint", "abi", report);
-  }
-  if (only.empty() || only.count("cascade")) {
-    Report report;
-    check_cascade(report);
-    conclude("cascade", "abi", report);
-  }
-  if (only.empty() || only.count("workers")) {
-    Report report;
-    check_workers(report);
-    conclude("workers", "abi", report);
-  }
-  if (only.empty() || only.count("door")) {
-    Report report;
-    check_door(report);
-    conclude("door", "abi", report);
+    checked(report);
+    conclude(name, "abi", report);
   }
   for (int i = 0; i < rta_kernel_count(); ++i) {
     const rta_kernel kernel = rta_kernel_at(i);

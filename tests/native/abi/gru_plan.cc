@@ -16,7 +16,7 @@ const char* kernel_of(const char* op, const Attributes& attrs) {
 
 }  // namespace
 
-Plan gru_plan(Random& random, int64_t streams, int64_t inputs, int64_t units) {
+Plan gru_plan(Random& random, int64_t streams, int64_t inputs, int64_t units, int threads) {
   const auto numbers = [&](int64_t count) {
     std::vector<float> w(static_cast<size_t>(count));
     for (float& v : w) v = random.normal();
@@ -31,7 +31,8 @@ Plan gru_plan(Random& random, int64_t streams, int64_t inputs, int64_t units) {
   a.set("weight_ih_l0", ih.data(), RTA_FLOAT32, 3 * units * inputs);
   a.set("weight_hh_l0", hh.data(), RTA_FLOAT32, 3 * units * units);
   a.set("bias_l0", bias.data(), RTA_FLOAT32, 3 * units).set("bias_n_l0", bias_n.data(), RTA_FLOAT32, units);
-  Plan plan(rta_plan_create(1 << 16), rta_plan_destroy);
+  Plan plan(rta_plan_create(1 << 20), rta_plan_destroy);
+  rta_plan_threads(plan.get(), threads);
   const int x = rta_plan_value(plan.get(), RTA_FLOAT32, 1, inputs, RTA_INPUT);
   const int h = rta_plan_value(plan.get(), RTA_FLOAT32, 1, units, RTA_STATE);
   const int y = rta_plan_value(plan.get(), RTA_FLOAT32, 1, units, RTA_OUTPUT);

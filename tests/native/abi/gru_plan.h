@@ -10,6 +10,7 @@ namespace check {
 using Plan = std::unique_ptr<rta_plan, void (*)(rta_plan*)>;
 
 // float32 [inputs] in and [units] out, weights by chance. nullptr where no kernel computes it, which is a failure.
-Plan gru_plan(Random& random, int64_t streams, int64_t inputs, int64_t units);
+// threads: most of a call.
+Plan gru_plan(Random& random, int64_t streams, int64_t inputs, int64_t units, int threads = 1);
 
 }  // namespace check
