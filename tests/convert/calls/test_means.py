@@ -20,6 +20,7 @@ SIDE_BY_SIDE = {
     "lines": (lambda x: x.mean(-1), (2, 6, 33)),
     "groups": (nn.GroupNorm(3, 12), (2, 12, 5, 8)),
     "instances": (nn.InstanceNorm1d(7), (2, 7, 40)),
+    "around the channels": (lambda x: x.transpose(1, 2).mean((2, 3)), (2, 9, 5, 12)),
     "scaled": (lambda x: x * x.mean((2, 3), keepdim=True).sigmoid(), (2, 6, 4, 9)),
 }
 APART = {
@@ -55,9 +56,8 @@ def checked(function: Callable[[Tensor], Tensor], shape: tuple[int, ...], scheme
 def test_channels_first(name: str, scheme: str) -> None:
     function, shape = SIDE_BY_SIDE[name]
     fast = checked(function, shape, scheme)
-    copied = [
-        s.outputs[0] for s in fast._program.stages if s.op == "rearrange"
-    ]  # numbers of groups, one for each channel
+    # Numbers of groups, one for each channel.
+    copied = [s.outputs[0] for s in fast._program.stages if s.op == "rearrange"]
     assert all(v.steps * v.width <= shape[1] for v in copied)
 
 

@@ -26,8 +26,10 @@ from rtaccel.convert.patterns.reduce import reduced
 from rtaccel.convert.patterns.rules import Call, rule
 
 POOL = "pool"
-FEWEST_SIDE_BY_SIDE = 8
+FEWEST_SIDE_BY_SIDE = 5
 """Positions for which a sum along them is worth more than one over channels."""
+MIN_AROUND = 64
+"""Positions of a mean for which their copy takes longer than sums of short lines."""
 MAX_ENTRIES = 1 << 22
 """Of a table of windows: beyond this it would cost more memory than it is worth."""
 
@@ -184,6 +186,16 @@ def _side_by_side(view: View, dims: Sequence[int]) -> bool:
     return dense >= FEWEST_SIDE_BY_SIDE
 
 
+def _around(view: View, dims: Sequence[int], free: int) -> bool:
+    """Whether many positions lie on both sides of the channels, in lines: a copy would take longer than all sums."""
+    atoms = [a for d in dims for a in view.dims[d] if a.size != 1]
+    if prod(a.size for a in atoms) < MIN_AROUND:
+        return False
+    line = prod(a.size for a in atoms if a.stride == 1)
+    kept = max((a.stride for a in view.dims[free] if a.size != 1), default=0)
+    return line >= FEWEST_SIDE_BY_SIDE and any(a.stride > kept for a in atoms)
+
+
 @rule(aten.mean.dim)
 def _mean(call: Call) -> OpNode | str:
     """The mean over all positions of an image or sequence."""
@@ -200,7 +212,7 @@ def _mean(call: Call) -> OpNode | str:
     front = [d for d in range(rank) if view.has_batch(d)]
     if stacked(layout.permute(view, front), len(front)) > 1:
         return "has images side by side in one sample"
-    if call.build.windowed or _side_by_side(view, dims):
+    if call.build.windowed or _side_by_side(view, dims) or _around(view, dims, free[0]):
         return "is a mean over positions that lie side by side"
     if any(len(layout.merged(view.dims[d])) > 1 for d in dims):
         return "is a mean over positions that are no dimension of the image"
