@@ -38,6 +38,10 @@ if(RTACCEL_ONLY)
   list(REMOVE_ITEM left_out ${RTACCEL_ONLY})
   list(REMOVE_ITEM RTACCEL_ISAS ${left_out})
 endif()
+if(NOT RTACCEL_ISAS STREQUAL "portable" AND NOT RTACCEL_SANITIZE)
+  # Beside a set of its own hardly a machine runs the one for all: a fifth smaller, and mostly as fast.
+  set(RTACCEL_FLAGS_portable -O2)
+endif()
 
 # Leaves out of a list the files for other systems than the target's: those end in _<system>.cc.
 function(rtaccel_of_this_system list)
