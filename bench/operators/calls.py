@@ -50,6 +50,11 @@ _PAIRS: tuple[tuple[str, Callable[..., Tensor], tuple[int, ...], tuple[int, ...]
     ("x * y of columns", torch.mul, IMAGE, (1, 1, 1, 36)),
     ("outer product", lambda x, y: x[:, :, None] * y[:, None], (1, 300), (1, 400)),
     ("cdist", torch.cdist, (1, 200, 16), (1, 150, 16)),
+    ("Manhattan distances", lambda x, y: torch.cdist(x, y, p=1.0), (1, 200, 16), (1, 150, 16)),
+    ("Chebyshev distances", lambda x, y: torch.cdist(x, y, p=float("inf")), (1, 200, 16), (1, 150, 16)),
+    ("distances of points", torch.cdist, (1, 200, 3), (1, 150, 3)),
+    ("nearest codes", lambda x, c: ((x[:, :, None] - c) ** 2).sum(-1).argmin(-1), (1, 64, 64), (512, 64)),
+    ("kernel of centers", lambda x, c: torch.exp(-0.5 * ((x[:, :, None] - c) ** 2).mean(-1)), (1, 64, 8), (200, 8)),
     (
         "scatter_add",
         lambda x, i: torch.zeros_like(x).scatter_add(2, (i * 10).long() % 400, x),

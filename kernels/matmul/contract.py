@@ -8,71 +8,38 @@ each dimension, in elements of a dense value; a stride of 0 repeats. y is dense,
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from dataclasses import replace
 from math import prod
 from typing import Any
 
-import numpy as np
 import torch
 from torch import Tensor
 
-from rtaccel.core.errors import ShapeError
 from rtaccel.core.registry import Case, Cost, Operator, Tolerance, register_operator
 from rtaccel.core.stage import Problem, Stage, Value
-from rtaccel.kernels._common.strides import dense, elements, limits
+from rtaccel.kernels._common.strides import dense
+from rtaccel.kernels._matrices import product
 from rtaccel.kernels.matmul.streaming import STREAMING
 
 
-def iterations(stage: Stage) -> list[tuple[tuple[int, ...], tuple[int, ...], Value]]:
+def sizes_of(attrs: Mapping[str, Any]) -> product.Sizes:
+    batch, i, j, k = attrs["sizes"]
+    return tuple(batch), (i,), (j,), (k,)
+
+
+def iterations(stage: Stage) -> list[tuple[product.Dims, product.Dims, Value]]:
     """(dims, place, value) of a, w and y; a parameter is a value of one row. Raises ShapeError where they do not fit."""
-    batch, i, j, k = stage.attrs["sizes"]
-    given = iter(stage.inputs)
-    a, w = (Value(n, stage.tensors[n].numel()) if n in stage.tensors else next(given) for n in "aw")
-    y = stage.outputs[0]
-    first, second = (tuple(p) for p in stage.attrs["places"])
-    found = [((*batch, i, k), first, a), ((*batch, k, j), second, w), ((*batch, i, j), dense((*batch, i, j)), y)]
-    for dims, place, value in found:
-        low, high = limits(dims, place) if len(place) == len(dims) + 1 else (-1, 0)
-        if low < 0 or high >= value.steps * value.width:
-            raise ShapeError("matmul", f"a place {place} over {dims}", f"elements 0..{value.steps * value.width - 1}",
-                             "Correct the stage.")  # fmt: skip
-    if prod(batch) * i * j != y.steps * y.width:
-        raise ShapeError("matmul", f"{stage.attrs['sizes']}", f"{y.steps * y.width} elements", "Correct the stage.")
-    return found
+    return product.iterations(stage, sizes_of(stage.attrs))
 
 
 def lower(stage: Stage) -> Mapping[str, Any]:
-    """For each operand the row and column of each index of (b), (rows) and (columns): they add up where no sum of columns passes
-    the end of a row; a table of all elements where one does."""
-    batch, i, j, k = stage.attrs["sizes"]
-    low: dict[str, Any] = {"batches": prod(batch), "i": i, "j": j, "k": k}
-    for name, (dims, place, value) in zip("awy", iterations(stage)):
-        parts = [elements(dims[:-2], place[:-2]), *(elements((n,), (0, s)) for n, s in zip(dims[-2:], place[-2:]))]
-        offsets, additive = _split(parts, value.width)
-        if additive:
-            low[f"{name}_offsets"] = tuple(int(n) for n in np.concatenate(offsets).reshape(-1))
-        else:
-            low[f"{name}_table"] = tuple(int(e) for e in elements(dims, place))
-    return {**low, **{name: tensor.reshape(-1) for name, tensor in stage.tensors.items()}}
+    return product.lower(stage, sizes_of(stage.attrs))
 
 
-def _split(parts: Sequence[np.ndarray], width: int) -> tuple[list[np.ndarray], bool]:
-    """Rows and columns of each part, as pairs; whether they may be added: no part runs backwards, and sums of columns stay inside
-    a row."""
-    columns = [p % width for p in parts]
-    additive = all(bool((p >= 0).all()) for p in parts) and sum(int(c.max()) for c in columns) < width
-    return [np.stack([p // width, c], 1) for p, c in zip(parts, columns)], additive
-
-
-def operands(stage: Stage, *inputs: Tensor) -> tuple[Tensor, Tensor]:
+def operands(stage: Stage, *inputs: Tensor) -> list[Tensor]:
     """[M, b, i, k] and [M, b, k, j]; M is 1 for a parameter."""
-    found, given = [], iter(inputs)
-    sides = [stage.tensors[n].reshape(1, -1).to(inputs[0].device) if n in stage.tensors else next(given) for n in "aw"]
-    for x, (dims, place, _) in zip(sides, iterations(stage)):
-        index = torch.from_numpy(elements(dims, place)).to(x.device)
-        found.append(x.flatten(1)[:, index].reshape(x.shape[0], prod(dims[:-2]), *dims[-2:]))
-    return found[0], found[1]
+    return product.operands(stage, sizes_of(stage.attrs), *inputs)
 
 
 def reference(stage: Stage, *inputs: Tensor) -> tuple[Tensor]:
@@ -150,16 +117,11 @@ def cases() -> Iterator[Case]:
 
 
 def cost(problem: Problem) -> Cost:
-    batch, i, j, k = problem.attrs["sizes"]
-    b = problem.rows * prod(batch)
-    return Cost(bytes=4 * b * (i * k + k * j + i * j), flops=2 * b * i * j * k)
+    return product.cost(sizes_of(problem.attrs), problem.rows, 2)
 
 
 def packed_bytes(stage: Stage) -> int:
-    batch, i, j, k = stage.attrs["sizes"]
-    b = prod(batch)
-    given = sum(t.numel() for t in stage.tensors.values())
-    return 8192 + 4 * given + 32 * (3 * b + 2 * (i + j + k)) + 8 * b * (i * k + k * j + i * j)
+    return product.packed_bytes(stage, sizes_of(stage.attrs))
 
 
 OPERATOR = register_operator(

@@ -20,7 +20,7 @@ from rtaccel.core.errors import FormatError, ShapeError
 from rtaccel.core.registry import Case, Cost, Operator, Tolerance, register_operator
 from rtaccel.core.stage import Problem, Stage, Value
 from rtaccel.kernels._common.strides import dense, elements, limits, resolve
-from rtaccel.kernels.reduce.squares import Inside, Rows
+from rtaccel.kernels.reduce.squares import Alone, Inside, Rows
 from rtaccel.kernels.reduce.streaming import STREAMING
 
 KINDS = ("sum", "mean", "prod", "amax", "amin")
@@ -194,6 +194,7 @@ OPERATOR = register_operator(
         by_row=False,
         planes=Rows(),
         squares=Inside(),
+        pairs=Alone(),
         streaming=STREAMING,
     )
 )

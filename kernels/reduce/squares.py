@@ -1,4 +1,4 @@
-"""What a reduction takes inside: squares of its elements, also about a number for each result."""
+"""What a reduction takes inside: squares of its elements, also about a number for each result; and what it joins."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from math import prod
 import numpy as np
 
 from rtaccel.core.stage import Stage, Value
-from rtaccel.core.stage_traits import ByElements, Square, Squares
+from rtaccel.core.stage_traits import ByElements, Joins, Pairs, Square, Squares
 from rtaccel.kernels._common.strides import elements
 
 
@@ -37,3 +37,10 @@ class Inside(Squares):
                 return None
             inputs = (square.x, square.about)
         return replace(stage, inputs=inputs, attrs={**stage.attrs, "of": "squares"})
+
+
+class Alone(Pairs):
+    def joins(self, stage: Stage) -> Joins | None:
+        if stage.attrs.get("of", "elements") != "elements":
+            return None
+        return Joins(stage.attrs["kind"], tuple(stage.attrs["dims"]), stage.attrs["kept"], tuple(stage.attrs["place"]))

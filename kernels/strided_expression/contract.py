@@ -6,7 +6,7 @@ from rtaccel.core.registry import register_operator
 from rtaccel.core.stage_traits import ByElements
 from rtaccel.core.traits import Role
 from rtaccel.kernels._expression import cases, operator
-from rtaccel.kernels._expression.in_plans import Followed, Programs
+from rtaccel.kernels._expression.in_plans import Followed, Programs, TwoOperands
 from rtaccel.kernels._expression.streaming import STREAMING
 
 OPERATOR = register_operator(
@@ -19,6 +19,7 @@ OPERATOR = register_operator(
         role=Role.FORMULA,
         squares=Programs(),
         formula=Followed(),
+        pairs=TwoOperands(),
         streaming=STREAMING,
     )
 )

@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any
 from rtaccel.core.errors import UnsupportedProblem
 from rtaccel.core.row_traits import RowsNeeded, Streaming
 from rtaccel.core.stage import Problem, Stage, Value
-from rtaccel.core.stage_traits import Formula, Fusion, Int8Flow, Planes, Sparse, Squares
+from rtaccel.core.stage_traits import Formula, Fusion, Int8Flow, Pairs, Planes, Sparse, Squares
 from rtaccel.core.traits import Elementwise, Folding, Merging, Persistent, Recurrence, Role, Weights
 
 if TYPE_CHECKING:
@@ -114,6 +114,7 @@ class Operator:
     fusion: Fusion = field(default_factory=Fusion)
     planes: Planes = field(default_factory=Planes)
     squares: Squares = field(default_factory=Squares)
+    pairs: Pairs = field(default_factory=Pairs)
     formula: Formula = field(default_factory=Formula)
     persistent: Persistent | None = None
 

@@ -232,6 +232,47 @@ class Squares:
         return None
 
 
+@dataclass(frozen=True)
+class Differences:
+    """What a stage makes: the square or the magnitude of a difference of two operands, each a value or a parameter.
+
+    of: "squares" or "magnitudes". dims: in the order of the result. places: of each operand, an offset and strides over a dense
+    one. weights: a number that each is multiplied by, of a constant with a place of its own; None for 1."""
+
+    of: str
+    dims: tuple[int, ...]
+    operands: tuple[Value | Tensor, Value | Tensor]
+    places: tuple[tuple[int, ...], tuple[int, ...]]
+    weights: Tensor | None = None
+    weights_place: tuple[int, ...] = ()
+
+
+@dataclass(frozen=True)
+class Joins:
+    """What a stage joins of its one input: over all of dims but the first ones that are kept. place: offset and strides."""
+
+    kind: str
+    dims: tuple[int, ...]
+    kept: int
+    place: tuple[int, ...]
+
+
+class Pairs:
+    """What an operator says of pairs of rows. Subclasses give what applies.
+
+    differences: what a stage makes, where that are differences. joins: what it joins, where that is all it does. joined: of the
+    operator with Role.PAIRS, a stage that does both; None where it does not."""
+
+    def differences(self, stage: Stage) -> Differences | None:
+        return None
+
+    def joins(self, stage: Stage) -> Joins | None:
+        return None
+
+    def joined(self, name: str, y: Value, differences: Differences, joins: Joins) -> Stage | None:
+        return None
+
+
 class Formula:
     """What an operator says of formulas. Subclasses give what applies.
 

@@ -43,6 +43,7 @@ class Role(Enum):
     RUNNING = "joins each number with all of the steps before it, in a state (attrs kind, dims, places, last, stream)"
     DRAW = "gives float32 numbers in [0, 1), others in each call (attrs seed, place)"
     KEEP = "writes a value to a state, for the next call (tensor initial: what it holds at first)"
+    PAIRS = "joins differences of all pairs of rows (attrs kind, of, sizes, places)"
     QUANTIZE = "makes int8 of float32: with the static scale of its output, or with a scale per row as a second output"
 
 

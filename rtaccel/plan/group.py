@@ -234,10 +234,11 @@ def plan_group(
     elif device == "cpu" and backend in (None, "cpu", "portable") and states is None:
         from rtaccel.plan.activations import activations_inside
         from rtaccel.plan.padding import without_padding
+        from rtaccel.plan.pairs import pairs_inside
         from rtaccel.plan.planes import over_planes
         from rtaccel.plan.squares import squares_inside
 
-        group = without_padding(squares_inside(activations_inside(over_planes(group))))
+        group = without_padding(squares_inside(pairs_inside(activations_inside(over_planes(group)))))
     choices = choose_all(group.stages, rows, device, backend)
     if all(choice.impl.backend == "cpu" for choice in choices):
         from rtaccel.kernels._core.cpu import build

@@ -167,3 +167,28 @@ def _full_matrix(w: Writer, x: str, dims: tuple[int, ...], place: tuple[int, ...
         return x
     shape = [1] * (len(dims) - 2 + (not constant)) + list(dims[-2:])
     return w.node("Expand", x, w.constant(np.array(shape, np.int64), "shape"))
+
+
+@form("pairwise")
+def pairwise(w: Writer, stage: Stage) -> None:
+    b, i, j, k = (tuple(dims) for dims in stage.attrs["sizes"])
+    dims, given, sides = (*b, *i, *j, *k), iter(stage.inputs), []
+    before = len(b) + 1
+    for name, place in zip("awv", stage.attrs["places"]):
+        if name == "a":
+            place = (*place[: before + len(i)], *(0 for _ in j), *place[before + len(i) :])
+        else:
+            place = (*place[:before], *(0 for _ in i), *place[before + len(k) :], *place[before : before + len(k)])
+        if name in stage.tensors:
+            flat = w.constant(stage.tensors[name].reshape(-1), f"{stage.name}.{name}")
+            sides.append(w.strided(flat, stage.tensors[name].numel(), dims, place, lead=False))
+        else:
+            value = next(given)
+            sides.append(w.strided(w.real(value), value.steps * value.width, dims, place))
+    off = w.whole(w.node("Sub", *sides[:2]), dims)
+    term = w.node("Mul", off, off) if stage.attrs["of"] == "squares" else w.node("Abs", off)
+    for weights in sides[2:]:
+        term = w.node("Mul", term, weights)
+    axes = w.constant(np.arange(len(dims) - len(k) + 1, len(dims) + 1), "axes")
+    join = {"sum": "ReduceSum", "mean": "ReduceMean", "amax": "ReduceMax"}[stage.attrs["kind"]]
+    w.put(stage.outputs[0], w.as_value(w.node(join, term, axes, keepdims=0), stage.outputs[0]))

@@ -1,0 +1,1 @@
+"""Joined differences of all pairs of rows: distances of points, of centers, of codes."""
