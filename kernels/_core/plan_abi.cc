@@ -45,6 +45,21 @@ int add_code(dl_phdr_info* info, size_t, void* to) {
 }  // namespace
 #endif
 
+namespace {
+
+constexpr char kNoPlan[] = "the plan is NULL; rta_plan_create said why when it was not made";
+
+// guarded(), of a plan that may not have been made.
+template <class F, class T>
+T of_plan(const rta_plan* plan, T failure, F f) {
+  return guarded(failure, [&] {
+    if (!plan) fail("%s", kNoPlan);
+    return f();
+  });
+}
+
+}  // namespace
+
 extern "C" {
 #define RTA_API __attribute__((visibility("default")))
 
@@ -64,32 +79,36 @@ RTA_API void rta_plan_destroy(rta_plan* plan) {
 }
 
 RTA_API int rta_plan_value(rta_plan* plan, rta_dtype dtype, int64_t steps, int64_t width, rta_role role) {
-  return guarded(-1, [&] { return plan->add_value(dtype, steps, width, role); });
+  return of_plan(plan, -1, [&] { return plan->add_value(dtype, steps, width, role); });
 }
 
 RTA_API int rta_plan_stage(rta_plan* plan, const char* op, const char* kernel_name, const int* inputs, int input_count,
                            const int* outputs, int output_count, const rta_attr* attrs, int attr_count) {
-  return guarded(-1, [&] {
+  return of_plan(plan, -1, [&] {
     plan->add_stage(op, kernel_name, inputs, input_count, outputs, output_count, Attrs(attrs, attr_count));
     return 0;
   });
 }
 
 RTA_API int rta_plan_threads(rta_plan* plan, int threads) {
-  return guarded(-1, [&] {
+  return of_plan(plan, -1, [&] {
     plan->use_threads(threads);
     return 0;
   });
 }
 
 RTA_API int rta_plan_finish(rta_plan* plan, int64_t state_samples, int64_t memory) {
-  return guarded(-1, [&] {
+  return of_plan(plan, -1, [&] {
     plan->finish(state_samples, memory);
     return 0;
   });
 }
 
 RTA_API int rta_plan_run(rta_plan* plan, const void* const* inputs, void* const* outputs, int64_t samples) {
+  if (!plan) [[unlikely]] {
+    last_error() = kNoPlan;
+    return -1;
+  }
   if (plan->offered.load(std::memory_order_relaxed)) plan->take();
   if (plan->checks) {
     if (const char* reason = plan->check(inputs, samples)) {
@@ -109,7 +128,7 @@ RTA_API int rta_plan_run(rta_plan* plan, const void* const* inputs, void* const*
 
 RTA_API double rta_plan_profile(rta_plan* plan, const void* const* inputs, void* const* outputs, int64_t samples,
                                 int64_t calls, int64_t* ticks) {
-  return guarded(-1.0, [&] {
+  return of_plan(plan, -1.0, [&] {
     if (plan->offered.load(std::memory_order_relaxed)) plan->take();
     if (plan->checks)
       if (const char* reason = plan->check(inputs, samples)) fail("%s", reason);
@@ -121,37 +140,45 @@ RTA_API double rta_plan_profile(rta_plan* plan, const void* const* inputs, void*
 }
 
 RTA_API int rta_plan_offer(rta_plan* plan, rta_plan* next) {
-  return guarded(-1, [&] {
-    if (!plan->offer(next)) fail("a plan of other values, stages or threads, or one that waits already");
+  return of_plan(plan, -1, [&] {
+    if (!next || !plan->offer(next)) fail("a plan of other values, stages or threads, or one that waits already");
     return 0;
   });
 }
-RTA_API int rta_plan_withdraw(rta_plan* plan, rta_plan* next) { return plan->withdraw(next); }
-RTA_API int rta_plan_pending(const rta_plan* plan) { return plan->offered.load(std::memory_order_acquire) != nullptr; }
+RTA_API int rta_plan_withdraw(rta_plan* plan, rta_plan* next) { return plan && next && plan->withdraw(next); }
+RTA_API int rta_plan_pending(const rta_plan* plan) {
+  return plan && plan->offered.load(std::memory_order_acquire) != nullptr;
+}
 
-RTA_API int rta_plan_parts(const rta_plan* plan, int stage, int64_t samples) { return plan->parts(stage, samples); }
-RTA_API int rta_plan_running_threads(const rta_plan* plan) { return plan->running_threads(); }
+RTA_API int rta_plan_parts(const rta_plan* plan, int stage, int64_t samples) {
+  return plan ? plan->parts(stage, samples) : 0;
+}
+RTA_API int rta_plan_running_threads(const rta_plan* plan) { return plan ? plan->running_threads() : 0; }
 
 RTA_API int64_t rta_plan_prefault(rta_plan* plan) {
-  return guarded(int64_t{-1}, [&] { return plan->prefault(); });
+  return of_plan(plan, int64_t{-1}, [&] { return plan->prefault(); });
 }
 
 RTA_API int rta_plan_lock(rta_plan* plan) {
-  return guarded(-1, [&] {
+  return of_plan(plan, -1, [&] {
     if (!plan->lock()) fail("%s", std::strerror(errno));
     return 0;
   });
 }
 
-RTA_API void rta_plan_reset(rta_plan* plan, int64_t first, int64_t count) { plan->reset(first, count); }
+RTA_API void rta_plan_reset(rta_plan* plan, int64_t first, int64_t count) {
+  if (plan) plan->reset(first, count);
+}
 
 // The states; for each sample how long it stays corrupted and how many steps it is behind; then the tick: a ring buffer
 // means nothing without it.
 RTA_API size_t rta_plan_state_bytes(const rta_plan* plan) {
+  if (!plan) return 0;
   return plan->state->used() + 2 * plan->nonfinite.size() * sizeof(int64_t) + sizeof plan->tick;
 }
 
 RTA_API void rta_plan_save_state(const rta_plan* plan, void* to) {
+  if (!plan) return;
   char* at = static_cast<char*>(to);
   const size_t held = plan->state->used(), each = plan->nonfinite.size() * sizeof(int64_t);
   if (held) std::memcpy(at, plan->held[0], held);  // states lie back to back
@@ -162,7 +189,7 @@ RTA_API void rta_plan_save_state(const rta_plan* plan, void* to) {
 
 // Bytes of any origin: ticks are an index into rings, and the marks count calls.
 RTA_API int rta_plan_load_state(rta_plan* plan, const void* from) {
-  return guarded(-1, [&] {
+  return of_plan(plan, -1, [&] {
     const char* at = static_cast<const char*>(from);
     const size_t held = plan->state->used(), each = plan->nonfinite.size() * sizeof(int64_t);
     const auto number = [at](size_t byte) {
@@ -191,6 +218,10 @@ RTA_API int rta_plan_load_state(rta_plan* plan, const void* from) {
 
 RTA_API int rta_plan_run_some(rta_plan* plan, const void* const* inputs, void* const* outputs, int64_t samples,
                               const int64_t* streams) {
+  if (!plan) [[unlikely]] {
+    last_error() = kNoPlan;
+    return -1;
+  }
   if (plan->offered.load(std::memory_order_relaxed)) plan->take();
   const char* reason = plan->refuse_list(samples, streams);
   if (reason) {
@@ -207,25 +238,25 @@ RTA_API int rta_plan_run_some(rta_plan* plan, const void* const* inputs, void* c
   return -1;
 }
 
-RTA_API size_t rta_plan_stream_bytes(const rta_plan* plan) { return plan->stream_bytes(); }
+RTA_API size_t rta_plan_stream_bytes(const rta_plan* plan) { return plan ? plan->stream_bytes() : 0; }
 RTA_API int rta_plan_save_stream(const rta_plan* plan, int64_t stream, void* to) {
-  return guarded(-1, [&] {
+  return of_plan(plan, -1, [&] {
     if (stream < 0 || stream >= static_cast<int64_t>(plan->nonfinite.size())) fail("a stream that there is not");
     plan->save_stream(stream, static_cast<char*>(to));
     return 0;
   });
 }
 RTA_API int rta_plan_load_stream(rta_plan* plan, int64_t stream, const void* from) {
-  return guarded(-1, [&] {
+  return of_plan(plan, -1, [&] {
     if (stream < 0 || stream >= static_cast<int64_t>(plan->nonfinite.size())) fail("a stream that there is not");
     plan->load_stream(stream, static_cast<const char*>(from));
     return 0;
   });
 }
 
-RTA_API size_t rta_plan_packed_bytes(const rta_plan* plan) { return plan->packed_bytes(); }
+RTA_API size_t rta_plan_packed_bytes(const rta_plan* plan) { return plan ? plan->packed_bytes() : 0; }
 RTA_API size_t rta_plan_scratch_bytes(const rta_plan* plan) {
-  return plan->scratch ? plan->scratch->used() + plan->state->used() : 0;
+  return plan && plan->scratch ? plan->scratch->used() + plan->state->used() : 0;
 }
 
 RTA_API size_t rta_code_bytes(void) {

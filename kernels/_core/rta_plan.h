@@ -5,7 +5,8 @@
  * Build once: create, values, stages, finish. Then run: no allocation, no lookup, no lock.
  * A plan owns its packed weights, its scratch and its state, so one thread calls it at a time; make one per thread.
  *
- * Functions that return int give 0 for success and -1 for failure; rta_error() then holds the reason.
+ * Functions that return int give 0 for success and -1 for failure; rta_error() then holds the reason. A plan that is
+ * NULL, as one that was not made, is such a failure; what counts gives 0 for it, and what returns nothing does nothing.
  */
 #ifndef RTA_PLAN_H
 #define RTA_PLAN_H

@@ -42,6 +42,21 @@ int failed(const char* format, ...) {
   return -1;
 }
 
+namespace {
+
+// Whether there is such a cascade; else -1 is said and why.
+bool is(const rta_cascade* c) {
+  if (!c) failed("the cascade is NULL; rta_cascade_create said why when it was not made");
+  return c != nullptr;
+}
+bool has(const rta_cascade* c, int stage) {
+  if (!is(c)) return false;
+  const bool held = stage >= 0 && static_cast<size_t>(stage) < c->stages.size();
+  if (!held) failed("stage %d of %zu", stage, c->stages.size());
+  return held;
+}
+
+}  // namespace
 }  // namespace rta_cascades
 
 using namespace rta_cascades;
@@ -73,6 +88,7 @@ RTA_API rta_cascade* rta_cascade_create(const rta_cascade_stage* stages, int cou
 RTA_API void rta_cascade_destroy(rta_cascade* c) { delete c; }
 
 RTA_API int rta_cascade_reserve(rta_cascade* c, int64_t rows) {
+  if (!is(c)) return -1;
   try {
     if (c->reserve(rows)) return 0;
   } catch (const std::bad_alloc&) {
@@ -81,23 +97,30 @@ RTA_API int rta_cascade_reserve(rta_cascade* c, int64_t rows) {
 }
 
 RTA_API int rta_cascade_run(rta_cascade* c, const void* in, float* out, int64_t rows) {
-  return c->run(in, out, rows, false);
+  return is(c) ? c->run(in, out, rows, false) : -1;
 }
 RTA_API int rta_cascade_run_through(rta_cascade* c, const void* in, float* out, int64_t rows) {
-  return c->run(in, out, rows, true);
+  return is(c) ? c->run(in, out, rows, true) : -1;
 }
-RTA_API const int32_t* rta_cascade_exits(const rta_cascade* c) { return c->exits.data(); }
-RTA_API const int64_t* rta_cascade_counts(const rta_cascade* c) { return c->counts.data(); }
+RTA_API const int32_t* rta_cascade_exits(const rta_cascade* c) { return is(c) ? c->exits.data() : nullptr; }
+RTA_API const int64_t* rta_cascade_counts(const rta_cascade* c) { return is(c) ? c->counts.data() : nullptr; }
 
-RTA_API void rta_cascade_set_plan(rta_cascade* c, int stage, rta_plan* plan, rta_plan* head) {
+RTA_API int rta_cascade_set_plan(rta_cascade* c, int stage, rta_plan* plan, rta_plan* head) {
+  if (!has(c, stage)) return -1;
+  if (!plan || !head != !c->heads) return failed("stage %d has a plan, and a head where others have one", stage);
   c->stages[static_cast<size_t>(stage)].plan = plan;
   c->stages[static_cast<size_t>(stage)].head = head;
+  return 0;
 }
-RTA_API void rta_cascade_set_threshold(rta_cascade* c, int stage, float threshold) {
+RTA_API int rta_cascade_set_threshold(rta_cascade* c, int stage, float threshold) {
+  if (!has(c, stage)) return -1;
   c->stages[static_cast<size_t>(stage)].exit.threshold = threshold;
+  return 0;
 }
 
 RTA_API int rta_cascade_deadline(rta_cascade* c, int64_t deadline_ns, const int64_t* cost_ns) {
+  if (!is(c)) return -1;
+  if (deadline_ns && !cost_ns) return failed("a deadline without the costs of stages");
   for (size_t i = 0; i < c->stages.size(); ++i)
     if (deadline_ns && c->stages[i].streams && c->stages[i].advance)
       return failed("stage %zu advances its states, for which a deadline leaves no time", i);
@@ -105,14 +128,16 @@ RTA_API int rta_cascade_deadline(rta_cascade* c, int64_t deadline_ns, const int6
   if (deadline_ns) c->cost_ns.assign(cost_ns, cost_ns + c->stages.size());
   return 0;
 }
-RTA_API int64_t rta_cascade_late(const rta_cascade* c) { return c->late; }
+RTA_API int64_t rta_cascade_late(const rta_cascade* c) { return is(c) ? c->late : -1; }
 
 RTA_API size_t rta_cascade_state_bytes(const rta_cascade* c) {
   size_t bytes = 0;
+  if (!is(c)) return bytes;
   for (const rta_cascade_stage& s : c->stages) bytes += s.streams ? rta_plan_state_bytes(s.plan) : 0;
   return bytes;
 }
 RTA_API void rta_cascade_save_state(const rta_cascade* c, void* to) {
+  if (!is(c)) return;
   auto* at = static_cast<char*>(to);
   for (const rta_cascade_stage& s : c->stages) {
     if (!s.streams) continue;
@@ -121,6 +146,7 @@ RTA_API void rta_cascade_save_state(const rta_cascade* c, void* to) {
   }
 }
 RTA_API int rta_cascade_load_state(rta_cascade* c, const void* from) {
+  if (!is(c)) return -1;
   const auto* at = static_cast<const char*>(from);
   for (const rta_cascade_stage& s : c->stages) {
     if (!s.streams) continue;
@@ -130,11 +156,13 @@ RTA_API int rta_cascade_load_state(rta_cascade* c, const void* from) {
   return 0;
 }
 RTA_API void rta_cascade_reset(rta_cascade* c) {
+  if (!is(c)) return;
   for (const rta_cascade_stage& s : c->stages)
     if (s.streams) rta_plan_reset(s.plan, 0, s.streams);
 }
 
 RTA_API int rta_cascade_prefault(rta_cascade* c) {
+  if (!is(c)) return -1;
   for (const rta_cascade_stage& s : c->stages)
     for (rta_plan* plan : {s.plan, s.head})
       if (plan && rta_plan_prefault(plan) < 0) return failed("%s", rta_error());
@@ -142,8 +170,9 @@ RTA_API int rta_cascade_prefault(rta_cascade* c) {
 }
 
 RTA_API rta_step rta_cascade_step(rta_cascade* c, int64_t rows) {
-  c->loop_rows = rows;
   rta_step step = {};
+  if (!is(c)) return step;
+  c->loop_rows = rows;
   step.step = [](void* self, const void* const* in, void* const* out) {
     return rta_cascade_run(of(self), in[0], static_cast<float*>(out[0]), of(self)->loop_rows);
   };

@@ -71,9 +71,9 @@ const int32_t* rta_cascade_exits(const rta_cascade* cascade);
 /* Rows that left at each stage since it was made, int64 [stages]. */
 const int64_t* rta_cascade_counts(const rta_cascade* cascade);
 
-/* Between two runs. Another plan of the same tensors, another threshold. */
-void rta_cascade_set_plan(rta_cascade* cascade, int stage, rta_plan* plan, rta_plan* head);
-void rta_cascade_set_threshold(rta_cascade* cascade, int stage, float threshold);
+/* Between two runs. Another plan of the same tensors, another threshold. 0, or -1 for a stage that there is not. */
+int rta_cascade_set_plan(rta_cascade* cascade, int stage, rta_plan* plan, rta_plan* head);
+int rta_cascade_set_threshold(rta_cascade* cascade, int stage, float threshold);
 
 /* The best answer by a deadline: after the first, a stage is run only where cost_ns of it (int64 [stages]) still fits
  * into deadline_ns from the start of the run. 0: no deadline. -1 where a stage advances states, which it then could

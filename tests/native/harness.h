@@ -115,6 +115,7 @@ void check_cascade(Report& report);
 void check_workers(Report& report);
 void check_door(Report& report);
 void check_threads(Report& report);
+void check_plan(Report& report);
 void check_realtime(Report& report);
 std::vector<std::pair<std::string, Report>> check_online(bool quick);  // the same
 

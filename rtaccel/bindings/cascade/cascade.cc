@@ -68,6 +68,10 @@ void Cascade::reserve(int64_t rows) {
   if (rta_cascade_reserve(get(), rows) != 0) throw std::bad_alloc();
 }
 
+void Cascade::set_threshold(int stage, float threshold) {
+  if (rta_cascade_set_threshold(get(), stage, threshold) != 0) throw nb::index_error(rta_cascade_error());
+}
+
 void Cascade::refuse_looped() const {
   for (const Plan* plan : all_) plan->refuse_looped();
 }

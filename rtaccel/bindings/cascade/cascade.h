@@ -31,7 +31,7 @@ class Cascade {
   nanobind::object profile(nanobind::handle x, nanobind::handle out, nanobind::handle features, int64_t calls,
                            bool through);
 
-  void set_threshold(int stage, float threshold) { rta_cascade_set_threshold(get(), stage, threshold); }
+  void set_threshold(int stage, float threshold);
   // cost_ns: of each stage, for runs of so many rows.
   void deadline(int64_t deadline_ns, const std::vector<int64_t>& cost_ns, int64_t rows);
   int64_t late() const { return rta_cascade_late(get()); }

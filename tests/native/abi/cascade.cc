@@ -151,6 +151,35 @@ void check_refusals(Report& report) {
   refused("one head", bad);
   refused("another answer", good, kOut + 1);
   report.expect(!rta_cascade_create(&good, 0, kOut, 1), "no stages");
+
+  rta_cascade* c = rta_cascade_create(&good, 1, kOut, 1);
+  for (const int stage : {-1, 1}) {
+    report.expect(rta_cascade_set_threshold(c, stage, 0.5f) == -1 && *rta_cascade_error(),
+                  "a threshold of another stage");
+    report.expect(rta_cascade_set_plan(c, stage, plan.get(), nullptr) == -1, "a plan of another stage");
+  }
+  report.expect(rta_cascade_set_plan(c, 0, nullptr, nullptr) == -1, "a stage without a plan");
+  report.expect(rta_cascade_set_plan(c, 0, plan.get(), plan.get()) == -1, "a head where no stage has one");
+  report.expect(rta_cascade_set_plan(c, 0, plan.get(), nullptr) == 0, "the same plan");
+  report.expect(rta_cascade_deadline(c, 100, nullptr) == -1, "a deadline without costs");
+  rta_cascade_destroy(c);
+}
+
+// A cascade that was not made.
+void check_none(Report& report) {
+  const int64_t cost_ns = 1;
+  float x[kIn] = {}, y[kOut];
+  report.expect(rta_cascade_reserve(nullptr, 1) == -1 && std::strstr(rta_cascade_error(), "NULL"), "reserve");
+  report.expect(rta_cascade_run(nullptr, x, y, 1) == -1 && rta_cascade_run_through(nullptr, x, y, 1) == -1, "run");
+  report.expect(!rta_cascade_exits(nullptr) && !rta_cascade_counts(nullptr), "what there was");
+  report.expect(rta_cascade_set_plan(nullptr, 0, nullptr, nullptr) == -1, "set_plan");
+  report.expect(rta_cascade_set_threshold(nullptr, 0, 0.5f) == -1, "set_threshold");
+  report.expect(rta_cascade_deadline(nullptr, 1, &cost_ns) == -1 && rta_cascade_late(nullptr) == -1, "a deadline");
+  report.expect(rta_cascade_state_bytes(nullptr) == 0 && rta_cascade_load_state(nullptr, x) == -1, "states");
+  rta_cascade_save_state(nullptr, x);
+  rta_cascade_reset(nullptr);
+  report.expect(rta_cascade_prefault(nullptr) == -1 && !rta_cascade_step(nullptr, 1).step, "a step");
+  rta_cascade_destroy(nullptr);
 }
 
 // At every width, at the end of memory; among numbers of all sizes.
@@ -184,6 +213,7 @@ void check_cascade(Report& report) {
   check_rows(report, false);
   check_rows(report, true);
   check_refusals(report);
+  check_none(report);
   check_scores(report);
 }
 
