@@ -49,6 +49,11 @@ namespace {
 
 constexpr char kNoPlan[] = "the plan is NULL; rta_plan_create said why when it was not made";
 
+int failed(const char* reason, int code = -1) {
+  last_error() = reason;
+  return code;
+}
+
 // guarded(), of a plan that may not have been made.
 template <class F, class T>
 T of_plan(const rta_plan* plan, T failure, F f) {
@@ -105,24 +110,14 @@ RTA_API int rta_plan_finish(rta_plan* plan, int64_t state_samples, int64_t memor
 }
 
 RTA_API int rta_plan_run(rta_plan* plan, const void* const* inputs, void* const* outputs, int64_t samples) {
-  if (!plan) [[unlikely]] {
-    last_error() = kNoPlan;
-    return -1;
-  }
+  if (!plan) [[unlikely]]
+    return failed(kNoPlan);
   if (plan->offered.load(std::memory_order_relaxed)) plan->take();
-  if (plan->checks) {
-    if (const char* reason = plan->check(inputs, samples)) {
-      last_error() = reason;
-      return -1;
-    }
-  }
+  if (plan->checks)
+    if (const char* reason = plan->check(inputs, samples)) return failed(reason);
   plan->run(inputs, outputs, samples);
-  if (plan->refuses) {
-    if (const char* reason = plan->refusal()) {
-      last_error() = reason;
-      return -1;
-    }
-  }
+  if (plan->refuses)
+    if (const char* reason = plan->refusal()) return failed(reason);
   return 0;
 }
 
@@ -218,24 +213,17 @@ RTA_API int rta_plan_load_state(rta_plan* plan, const void* from) {
 
 RTA_API int rta_plan_run_some(rta_plan* plan, const void* const* inputs, void* const* outputs, int64_t samples,
                               const int64_t* streams) {
-  if (!plan) [[unlikely]] {
-    last_error() = kNoPlan;
-    return -1;
-  }
+  if (!plan) [[unlikely]]
+    return failed(kNoPlan);
   if (plan->offered.load(std::memory_order_relaxed)) plan->take();
   const char* reason = plan->refuse_list(samples, streams);
-  if (reason) {
-    last_error() = reason;
-    return -2;
-  }
+  if (reason) return failed(reason, -2);
   if (plan->checks) reason = plan->check_some(inputs, samples, streams);
   if (!reason) {
     plan->run_some(inputs, outputs, samples, streams);
     if (plan->refuses) reason = plan->refusal();
   }
-  if (!reason) return 0;
-  last_error() = reason;
-  return -1;
+  return reason ? failed(reason) : 0;
 }
 
 RTA_API size_t rta_plan_stream_bytes(const rta_plan* plan) { return plan ? plan->stream_bytes() : 0; }

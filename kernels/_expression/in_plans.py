@@ -62,7 +62,7 @@ class TwoOperands(Pairs):
             return None
         return Differences(
             term.of, dims, (given[pair[0]], given[pair[1]]), (places[pair[0]], places[pair[1]]),
-            None if term.plain else weights, term.place or (0, *(0 for _ in dims)),
+            None if term.plain else weights, term.place,
         )  # fmt: skip
 
 
@@ -82,7 +82,7 @@ class _Term:
         """With an instruction about the last result; False where it is none of these."""
         name, operands = instruction.name, instruction.operands
         if name == "abs" and operands == (last,):
-            self.of, self._factor = {"differences": "magnitudes"}.get(self.of, self.of), self._factor.abs()
+            self.of, self._factor = "squares" if self.of == "squares" else "magnitudes", self._factor.abs()
         elif name == "neg" and operands == (last,):
             self._factor = -self._factor
         elif name == "mul" and operands == (last, last) and self.of != "squares":

@@ -237,7 +237,8 @@ class Differences:
     """What a stage makes: the square or the magnitude of a difference of two operands, each a value or a parameter.
 
     of: "squares" or "magnitudes". dims: in the order of the result. places: of each operand, an offset and strides over a dense
-    one. weights: a number that each is multiplied by, of a constant with a place of its own; None for 1."""
+    one. weights: a number that each is multiplied by, of a constant with a place of its own,
+    which one number has not; None for 1."""
 
     of: str
     dims: tuple[int, ...]

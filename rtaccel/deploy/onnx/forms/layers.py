@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+
 import numpy as np
 
-from rtaccel.core.stage import Stage
+from rtaccel.core.stage import Stage, Value
 from rtaccel.core.weight_format import WeightFormat
 from rtaccel.deploy.onnx.functions import activated
 from rtaccel.deploy.onnx.registry import form
@@ -150,15 +152,21 @@ def matmul(w: Writer, stage: Stage) -> None:
     batch, i, j, k = stage.attrs["sizes"]
     given, sides = iter(stage.inputs), []
     for name, dims, place in zip("aw", ((*batch, i, k), (*batch, k, j)), stage.attrs["places"]):
-        if name in stage.tensors:
-            tensor = stage.tensors[name]
-            flat = w.constant(tensor.reshape(-1), f"{stage.name}.{name}")
-            x = w.strided(flat, tensor.numel(), dims, place, lead=False)
-        else:
-            value = next(given)
-            x = w.strided(w.real(value), value.steps * value.width, dims, place)
+        x = _operand(w, stage, name, given, dims, place)
         sides.append(_full_matrix(w, x, dims, place, name in stage.tensors))
     w.put(stage.outputs[0], w.as_value(w.node("MatMul", *sides), stage.outputs[0]))
+
+
+def _operand(
+    w: Writer, stage: Stage, name: str, given: Iterator[Value], dims: tuple[int, ...], place: tuple[int, ...]
+) -> str:
+    """The stage's tensor of this name by its place, or where it has none the next value given."""
+    if name in stage.tensors:
+        tensor = stage.tensors[name]
+        flat = w.constant(tensor.reshape(-1), f"{stage.name}.{name}")
+        return w.strided(flat, tensor.numel(), dims, place, lead=False)
+    value = next(given)
+    return w.strided(w.real(value), value.steps * value.width, dims, place)
 
 
 def _full_matrix(w: Writer, x: str, dims: tuple[int, ...], place: tuple[int, ...], constant: bool) -> str:
@@ -179,12 +187,7 @@ def pairwise(w: Writer, stage: Stage) -> None:
             place = (*place[: before + len(i)], *(0 for _ in j), *place[before + len(i) :])
         else:
             place = (*place[:before], *(0 for _ in i), *place[before + len(k) :], *place[before : before + len(k)])
-        if name in stage.tensors:
-            flat = w.constant(stage.tensors[name].reshape(-1), f"{stage.name}.{name}")
-            sides.append(w.strided(flat, stage.tensors[name].numel(), dims, place, lead=False))
-        else:
-            value = next(given)
-            sides.append(w.strided(w.real(value), value.steps * value.width, dims, place))
+        sides.append(_operand(w, stage, name, given, dims, place))
     off = w.whole(w.node("Sub", *sides[:2]), dims)
     term = w.node("Mul", off, off) if stage.attrs["of"] == "squares" else w.node("Abs", off)
     for weights in sides[2:]:
