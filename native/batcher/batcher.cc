@@ -31,6 +31,8 @@ int batcher_error(const char* format, ...) {
   return -1;
 }
 
+int no_batcher() { return batcher_error("the batcher is NULL; rta_batcher_create said why when it was not made"); }
+
 namespace {
 
 bool settings_fit(const rta_batcher_config& c) {
@@ -125,7 +127,7 @@ bool rta_batcher::measure() {
 
 RTA_API const char* rta_batcher_error_text(void) { return error_text; }
 RTA_API const char* rta_batcher_refused(const rta_batcher* b) {
-  return b->own ? rta_workers_refused(b->own.get()) : "";
+  return b && b->own ? rta_workers_refused(b->own.get()) : "";
 }
 
 RTA_API rta_batcher* rta_batcher_create(const rta_batcher_config* config) {
@@ -144,6 +146,7 @@ RTA_API rta_batcher* rta_batcher_create(const rta_batcher_config* config) {
 }
 
 RTA_API int rta_batcher_start(rta_batcher* b) {
+  if (!b) return no_batcher();
   if (b->started) return batcher_error("a batcher starts once; make another");
   if (!b->config.manual && !b->measure()) return -1;
   b->started = true;  // a start that fails is one too
@@ -164,12 +167,14 @@ RTA_API int rta_batcher_start(rta_batcher* b) {
 }
 
 RTA_API void rta_batcher_stop(rta_batcher* b) {
+  if (!b) return;
   b->open.store(false);
   b->stopping.store(true);
   b->wake();
 }
 
 RTA_API int rta_batcher_wait_stopped(rta_batcher* b, int64_t timeout_ns) {
+  if (!b) return no_batcher();
   const int64_t until = rta_latest_now_ns() + timeout_ns;
   const bool served = b->workers && !b->workers->manual && !forked(b);
   while (served && b->ended.load() == 0) {
@@ -192,6 +197,10 @@ RTA_API void rta_batcher_destroy(rta_batcher* b) {
 }
 
 RTA_API void rta_batcher_statistics(const rta_batcher* b, rta_batcher_stats* s) {
+  if (!b) {
+    *s = {};
+    return;
+  }
   // Word by word, each as it was at some moment of this call.
   static_assert(sizeof *s % sizeof(int64_t) == 0);
   const auto* from = reinterpret_cast<const int64_t*>(&b->stats);

@@ -16,6 +16,7 @@
 namespace rta_serve {
 
 int batcher_error(const char* format, ...) __attribute__((format(printf, 1, 2)));
+int no_batcher();  // the error of a batcher that is NULL
 
 // One stream's place for a sample; the sample's bytes follow it. Whoever brings `word` to kBusy has it. Slots share
 // lines of the cache: every line of a batch comes from the core of whoever put it, which is most of what a sample costs

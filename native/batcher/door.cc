@@ -262,6 +262,8 @@ RTA_API void rta_door_close(rta_door* door) {
 }
 
 RTA_API void rta_door_statistics(const rta_door* door, rta_door_stats* s) {
+  *s = {};
+  if (!door) return;
   *s = {door->put.load(),  door->refused.load(), door->answered.load(),
         door->late.load(), door->died.load(),    door->clients.load()};
 }

@@ -134,16 +134,22 @@ RTA_API void rta_door_leave(rta_door_client* client) {
   delete client;
 }
 
-RTA_API const rta_door_config* rta_door_described(const rta_door_client* client) { return &client->described; }
+RTA_API const rta_door_config* rta_door_described(const rta_door_client* client) {
+  return client ? &client->described : nullptr;
+}
 
 RTA_API void rta_door_sizes(const rta_door_client* client, int64_t* streams, size_t* in_bytes, size_t* out_bytes) {
-  *streams = client->streams;
-  *in_bytes = static_cast<size_t>(client->layout.in_bytes);
-  *out_bytes = static_cast<size_t>(client->layout.out_bytes);
+  *streams = client ? client->streams : 0;
+  *in_bytes = client ? static_cast<size_t>(client->layout.in_bytes) : 0;
+  *out_bytes = client ? static_cast<size_t>(client->layout.out_bytes) : 0;
 }
 
 RTA_API void rta_door_put(rta_door_client* client, int64_t n, const int64_t* streams, const void* x,
                           const int64_t* stamps, int64_t* handles) {
+  if (!client) [[unlikely]] {
+    std::fill_n(handles, n, int64_t{RTA_DOOR_BAD});
+    return;
+  }
   const auto bytes = static_cast<size_t>(client->layout.in_bytes);
   const bool here = client->is_here(), open = !client->gone(rta_latest_now_ns());
   const std::lock_guard<std::mutex> lock(client->one);
@@ -178,7 +184,7 @@ RTA_API void rta_door_put(rta_door_client* client, int64_t n, const int64_t* str
 }
 
 RTA_API int rta_door_wait(rta_door_client* client, int64_t handle, int64_t timeout_ns) {
-  if (!client->is_here()) return RTA_DOOR_BAD;
+  if (!client || !client->is_here()) return RTA_DOOR_BAD;
   const int64_t begin = rta_latest_now_ns();
   const int64_t until = timeout_ns < INT64_MAX - begin ? begin + timeout_ns : INT64_MAX;
   for (;;) {
@@ -199,7 +205,7 @@ RTA_API int rta_door_wait(rta_door_client* client, int64_t handle, int64_t timeo
 }
 
 RTA_API int rta_door_take(rta_door_client* client, int64_t handle, void* y, int64_t* lateness_ns) {
-  if (!client->is_here()) return RTA_DOOR_BAD;
+  if (!client || !client->is_here()) return RTA_DOOR_BAD;
   const std::lock_guard<std::mutex> lock(client->one);
   const int64_t p = client->place_of(handle);
   if (p < 0) return RTA_DOOR_BAD;
@@ -216,7 +222,7 @@ RTA_API int rta_door_take(rta_door_client* client, int64_t handle, void* y, int6
 }
 
 RTA_API void rta_door_forget(rta_door_client* client, int64_t handle) {
-  if (!client->is_here()) return;
+  if (!client || !client->is_here()) return;
   const std::lock_guard<std::mutex> lock(client->one);
   const int64_t p = client->place_of(handle);
   if (p < 0) return;

@@ -204,15 +204,21 @@ void rta_batcher::put_samples(int64_t rows, const int64_t* streams, const char* 
 }
 
 RTA_API int64_t rta_batcher_put(rta_batcher* b, int64_t stream, const void* x, int64_t stamp_ns) {
+  if (!b) return RTA_PUT_STOPPED;
   return b->put_sample(stream, x, stamp_ns);
 }
 
 RTA_API void rta_batcher_put_many(rta_batcher* b, int64_t count, const int64_t* streams, const void* x,
                                   const int64_t* stamps_ns, int64_t stamp_ns, int64_t* codes) {
+  if (!b) [[unlikely]] {
+    std::fill_n(codes, count, int64_t{RTA_PUT_STOPPED});
+    return;
+  }
   b->put_samples(count, streams, static_cast<const char*>(x), stamps_ns, stamp_ns, codes);
 }
 
 RTA_API int rta_batcher_wait(rta_batcher* b, int64_t id, int64_t timeout_ns) {
+  if (!b) return no_batcher();
   const int64_t begin = rta_latest_now_ns();
   const int64_t until = timeout_ns < INT64_MAX - begin ? begin + timeout_ns : INT64_MAX;
   for (;;) {
@@ -227,6 +233,7 @@ RTA_API int rta_batcher_wait(rta_batcher* b, int64_t id, int64_t timeout_ns) {
 }
 
 RTA_API int rta_batcher_take(rta_batcher* b, int64_t id, void* y, int64_t* lateness_ns) {
+  if (!b) return no_batcher();
   uint32_t word;
   Ticket* t = find(b, id, word);
   if (!t || (word & kPhase) != kAnswered) return -1;
@@ -242,6 +249,7 @@ RTA_API int rta_batcher_take(rta_batcher* b, int64_t id, void* y, int64_t* laten
 }
 
 RTA_API void rta_batcher_leave(rta_batcher* b, int64_t id) {
+  if (!b) return;
   uint32_t word;
   while (Ticket* t = find(b, id, word)) {
     const bool answered = (word & kPhase) == kAnswered;
@@ -253,6 +261,7 @@ RTA_API void rta_batcher_leave(rta_batcher* b, int64_t id) {
 }
 
 RTA_API int rta_batcher_next(rta_batcher* b, int64_t timeout_ns, rta_batch* batch) {
+  if (!b) return no_batcher();
   const int64_t begin = rta_latest_now_ns();
   const int64_t until = timeout_ns < INT64_MAX - begin ? begin + timeout_ns : INT64_MAX;
   const uint32_t at = b->taken.load(std::memory_order_relaxed);
@@ -268,6 +277,7 @@ RTA_API int rta_batcher_next(rta_batcher* b, int64_t timeout_ns, rta_batch* batc
 }
 
 RTA_API void rta_batcher_give_back(rta_batcher* b) {
+  if (!b) return;
   b->taken.fetch_add(1);
   if (b->blocked.load()) b->wake();
 }

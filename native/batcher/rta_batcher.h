@@ -7,6 +7,9 @@
  *
  * tickets > 0: a put gives a ticket, which is waited for and taken once. tickets 0: results come batch by batch from
  * rta_batcher_next. Times are nanoseconds of CLOCK_MONOTONIC. No function but create, start and destroy allocates.
+ *
+ * Where the batcher is NULL, as one that was not made, puts and changes of streams give RTA_PUT_STOPPED; other results
+ * are -1 with rta_batcher_error_text(), and counts 0.
  */
 #ifndef RTA_BATCHER_H
 #define RTA_BATCHER_H

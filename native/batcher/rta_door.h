@@ -5,6 +5,9 @@
  * instruction leaves a put that was said, which is stepped, or one that was not, which never was; its lane is free
  * again when the last of its answers is there. No lock is held across processes. Times are nanoseconds of
  * CLOCK_MONOTONIC, which processes share. An answer counts as in time if it was in its place before its deadline.
+ *
+ * Where the client is NULL, as one that did not connect, puts and answers are RTA_DOOR_BAD; sizes and counts of what is
+ * NULL are 0.
  */
 #ifndef RTA_DOOR_H
 #define RTA_DOOR_H

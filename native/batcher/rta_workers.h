@@ -10,6 +10,9 @@
  *
  * One worker at a time chooses, and waits for the time of the batch it has chosen; the others run batches or sleep
  * until it has gone. A put takes no lock of theirs.
+ *
+ * Where the workers are NULL, as those that were not made, a stop is -1 with rta_batcher_error_text(), counts are 0,
+ * and no batch has its turn.
  */
 #ifndef RTA_WORKERS_H
 #define RTA_WORKERS_H

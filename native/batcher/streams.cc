@@ -46,8 +46,12 @@ void rta_batcher::start_anew() {
   }
 }
 
-RTA_API int rta_batcher_reset(rta_batcher* b, int64_t stream) { return b->change(stream, rta_batcher::Change::kReset); }
-RTA_API int rta_batcher_remove(rta_batcher* b, int64_t stream) {
-  return b->change(stream, rta_batcher::Change::kRemove);
+RTA_API int rta_batcher_reset(rta_batcher* b, int64_t stream) {
+  return b ? b->change(stream, rta_batcher::Change::kReset) : RTA_PUT_STOPPED;
 }
-RTA_API int rta_batcher_add(rta_batcher* b, int64_t stream) { return b->change(stream, rta_batcher::Change::kAdd); }
+RTA_API int rta_batcher_remove(rta_batcher* b, int64_t stream) {
+  return b ? b->change(stream, rta_batcher::Change::kRemove) : RTA_PUT_STOPPED;
+}
+RTA_API int rta_batcher_add(rta_batcher* b, int64_t stream) {
+  return b ? b->change(stream, rta_batcher::Change::kAdd) : RTA_PUT_STOPPED;
+}

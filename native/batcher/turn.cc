@@ -292,7 +292,7 @@ int64_t rta_batcher::leave(int64_t began, int64_t took, int64_t planned, const B
 
 extern "C" __attribute__((visibility("default"))) int64_t rta_batcher_turn(rta_batcher* b, int64_t now_ns,
                                                                            int64_t took_ns) {
-  if (!b->config.manual || now_ns < b->manual_now.load()) return 0;
+  if (!b || !b->config.manual || now_ns < b->manual_now.load()) return 0;
   b->manual_now.store(now_ns);
   b->look();
   if (b->waiting == 0) return 0;

@@ -147,9 +147,10 @@ RTA_API rta_workers* rta_workers_create(const rta_workers_config* config) {
   }
 }
 
-RTA_API const char* rta_workers_refused(const rta_workers* w) { return w->refused.c_str(); }
+RTA_API const char* rta_workers_refused(const rta_workers* w) { return w ? w->refused.c_str() : ""; }
 
 RTA_API int rta_workers_stop(rta_workers* w) {
+  if (!w) return batcher_error("the workers are NULL; rta_workers_create said why when they were not made");
   if (w->served.load() != 0 && w->born == rta_realtime::generation.load(std::memory_order_relaxed))
     return batcher_error("%lld batchers use these workers", static_cast<long long>(w->served.load()));
   w->end();
@@ -159,14 +160,13 @@ RTA_API int rta_workers_stop(rta_workers* w) {
 RTA_API void rta_workers_destroy(rta_workers* w) { delete w; }
 
 RTA_API void rta_workers_statistics(const rta_workers* w, rta_workers_stats* s) {
-  s->batchers = w->served.load();
-  s->batches = w->batches.load();
-  s->busy_ns = w->busy_ns.load();
+  *s = {};
+  if (w) *s = {w->served.load(), w->batches.load(), w->busy_ns.load()};
 }
 
 RTA_API rta_batcher* rta_workers_turn(rta_workers* w, int64_t now_ns, int64_t took_ns, int64_t* until) {
   if (until) *until = INT64_MAX;
-  if (!w->manual || now_ns < w->clock) return nullptr;
+  if (!w || !w->manual || now_ns < w->clock) return nullptr;
   w->clock = now_ns;
   w->welcome();
   for (rta_batcher* b : w->batchers) b->manual_now.store(now_ns);

@@ -7,6 +7,9 @@
  * All answers are float32, `width` of them a row. One with a NaN or +inf in it passes no test: the row goes on. A run
  * allocates nothing, takes no lock and makes no system call (but what a test of the caller's own does). Scores are the
  * same bits on every processor.
+ *
+ * A cascade that is NULL, as one that was not made, is refused with rta_cascade_error(): -1 or NULL; its states have 0
+ * bytes, and its step has no function.
  */
 #ifndef RTA_CASCADE_H
 #define RTA_CASCADE_H

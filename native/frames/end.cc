@@ -16,6 +16,7 @@ extern "C" __attribute__((visibility("default"))) int rta_frame_read(const void*
                                                                      const rta_frame_end* end, int kind,
                                                                      uint64_t session, rta_frame_guard* guard,
                                                                      rta_frame_head* head) {
+  if (!end || !guard || !head) return RTA_FRAME_LAYOUT;
   if (size > rta_frame_bytes(end->tensors, end->count)) return RTA_FRAME_OVERSIZE;  // before a digest of what is long
   rta_frame_tensor found[RTA_FRAME_TENSORS];
   int count = 0;

@@ -56,12 +56,12 @@ uint64_t digest_of(const uint8_t* frame, size_t size, const uint8_t key[16]) {
 }  // namespace
 
 RTA_API uint64_t rta_siphash(const void* data, size_t size, const uint8_t key[16]) {
-  return rta::SipHash(key).finish(data, size);
+  return key ? rta::SipHash(key).finish(data, size) : 0;
 }
 
 RTA_API size_t rta_frame_tensor_bytes(const rta_frame_tensor* t) {
   uint64_t rows, width, bytes = 0;
-  if (!sizes(*t, rows, width)) return 0;
+  if (!t || !sizes(*t, rows, width)) return 0;
   switch (t->wire) {
     case RTA_WIRE_FLOAT32: bytes = rows * width * 4; break;
     case RTA_WIRE_INT8: bytes = rows * width; break;
@@ -74,7 +74,7 @@ RTA_API size_t rta_frame_tensor_bytes(const rta_frame_tensor* t) {
 }
 
 RTA_API size_t rta_frame_bytes(const rta_frame_tensor* tensors, int count) {
-  if (count < 1 || count > RTA_FRAME_TENSORS) return 0;
+  if (!tensors || count < 1 || count > RTA_FRAME_TENSORS) return 0;
   uint64_t total = kHead + kDescriptor * static_cast<uint64_t>(count);
   for (int i = 0; i < count; ++i) {
     const size_t bytes = rta_frame_tensor_bytes(tensors + i);
@@ -87,7 +87,7 @@ RTA_API size_t rta_frame_bytes(const rta_frame_tensor* tensors, int count) {
 RTA_API int64_t rta_frame_write(void* out, size_t capacity, const rta_frame_head* head, const rta_frame_tensor* tensors,
                                 int count, const uint8_t key[16]) {
   const size_t total = rta_frame_bytes(tensors, count);
-  if (!total) return RTA_FRAME_LAYOUT;
+  if (!total || !head || !key) return RTA_FRAME_LAYOUT;
   if (total > capacity) return RTA_FRAME_OVERSIZE;
   uint8_t* const frame = static_cast<uint8_t*>(out);
   Head h{{'R', 'T', 'A', 'F'},
@@ -130,6 +130,7 @@ RTA_API int64_t rta_frame_write(void* out, size_t capacity, const rta_frame_head
 
 RTA_API int rta_frame_parse(const void* data, size_t size, const uint8_t key[16], rta_frame_head* head,
                             rta_frame_tensor* tensors, int* count) {
+  if (!key || !head || !tensors || !count) return RTA_FRAME_LAYOUT;
   const uint8_t* const frame = static_cast<const uint8_t*>(data);
   if (size < kHead) return RTA_FRAME_TRUNCATED;
   Head h;
@@ -169,7 +170,7 @@ RTA_API int rta_frame_parse(const void* data, size_t size, const uint8_t key[16]
 
 RTA_API void rta_frame_unpack(const rta_frame_tensor* t, void* out) {
   uint64_t rows, width;
-  if (!sizes(*t, rows, width)) return;
+  if (!t || !sizes(*t, rows, width)) return;
   const uint8_t* const from = static_cast<const uint8_t*>(t->data);
   if (t->wire == RTA_WIRE_Q8) {
     rta::unpack_rows<8>(from, rows, width, static_cast<float*>(out));
@@ -181,6 +182,7 @@ RTA_API void rta_frame_unpack(const rta_frame_tensor* t, void* out) {
 }
 
 RTA_API int rta_frame_admit(rta_frame_guard* guard, const rta_frame_head* head) {
+  if (!guard || !head) return RTA_FRAME_LAYOUT;
   if (head->session < guard->session) return RTA_FRAME_SESSION;
   if (head->session == guard->session) {
     if (head->sequence == guard->newest) return RTA_FRAME_REPLAYED;

@@ -4,6 +4,9 @@
  * bytes on. All numbers are little-endian. docs/reference/frames.md has the layout. Nothing here allocates, takes a
  * lock or makes a system call. The digest is SipHash-2-4 over all bytes but its own: with a key that only the two ends
  * know it authenticates a frame, with a key of zeros it finds damage alone.
+ *
+ * A head, tensor, key, guard or end that is NULL is refused with RTA_FRAME_LAYOUT; functions that give bytes or a
+ * digest give 0 for it.
  */
 #ifndef RTA_FRAME_H
 #define RTA_FRAME_H

@@ -12,6 +12,9 @@
  *
  * What returns a pointer gives NULL for failure, what returns int -1; rta_error() then says why, and rta_error_code()
  * of which kind it is. One thread uses a model at a time. No card has run this yet.
+ *
+ * A model that is NULL, as one that was not opened, is RTA_BAD_ARGUMENT; its states have 0 bytes, and what describes it
+ * is zeros.
  */
 #ifndef RTA_GPU_H
 #define RTA_GPU_H

@@ -124,9 +124,10 @@ RTA_API rta_bank* rta_bank_create(int64_t streams, int64_t channels, const rta_b
 }
 
 RTA_API void rta_bank_destroy(rta_bank* bank) { delete bank; }
-RTA_API int64_t rta_bank_width(const rta_bank* bank) { return bank->width; }
+RTA_API int64_t rta_bank_width(const rta_bank* bank) { return bank ? bank->width : 0; }
 
 RTA_API void rta_bank_step(rta_bank* bank, const float* x, float* y) {
+  if (!bank) return;
   const int64_t cells = bank->cells();
   const int count = static_cast<int>(bank->nodes.size());
   for (int64_t i = 0; i < bank->blocks; ++i) {
@@ -153,20 +154,23 @@ RTA_API void rta_bank_step(rta_bank* bank, const float* x, float* y) {
 }
 
 RTA_API void rta_bank_reset(rta_bank* bank, int64_t first, int64_t count) {
+  if (!bank) return;
   for (int64_t cell = first * bank->channels; cell < (first + count) * bank->channels; ++cell) bank->clear(cell);
 }
 
 RTA_API void rta_bank_state_size(const rta_bank* bank, int64_t* floats, int64_t* integers) {
-  *floats = static_cast<int64_t>(bank->floats.size());
-  *integers = static_cast<int64_t>(bank->integers.size());
+  *floats = bank ? static_cast<int64_t>(bank->floats.size()) : 0;
+  *integers = bank ? static_cast<int64_t>(bank->integers.size()) : 0;
 }
 
 RTA_API void rta_bank_save(const rta_bank* bank, float* floats, uint32_t* integers) {
+  if (!bank) return;
   std::memcpy(floats, bank->floats.data(), bank->floats.size() * sizeof(float));
   std::memcpy(integers, bank->integers.data(), bank->integers.size() * sizeof(uint32_t));
 }
 
 RTA_API void rta_bank_load(rta_bank* bank, const float* floats, const uint32_t* integers) {
+  if (!bank) return;
   std::memcpy(bank->floats.data(), floats, bank->floats.size() * sizeof(float));
   std::memcpy(bank->integers.data(), integers, bank->integers.size() * sizeof(uint32_t));
 }

@@ -67,12 +67,16 @@ RTA_API rta_ftrl* rta_ftrl_create(int64_t dimensions, float alpha, float beta, f
 RTA_API void rta_ftrl_destroy(rta_ftrl* head) { delete head; }
 
 RTA_API float rta_ftrl_predict(const rta_ftrl* head, const int64_t* indices, const float* values, int64_t count) {
-  if (!valid(*head, indices, values, count)) return std::numeric_limits<float>::quiet_NaN();
+  if (!head || !valid(*head, indices, values, count)) return std::numeric_limits<float>::quiet_NaN();
   return static_cast<float>(predicted(*head, indices, values, count));
 }
 
 RTA_API int rta_ftrl_learn(rta_ftrl* head, const int64_t* indices, const float* values, int64_t count, float y,
                            float weight, float* prediction) {
+  if (!head) [[unlikely]] {
+    *prediction = std::numeric_limits<float>::quiet_NaN();
+    return RTA_ONLINE_INVALID;
+  }
   const bool fits = valid(*head, indices, values, count);
   const double said = fits ? predicted(*head, indices, values, count) : std::numeric_limits<double>::quiet_NaN();
   *prediction = static_cast<float>(said);
@@ -97,15 +101,17 @@ RTA_API int rta_ftrl_learn(rta_ftrl* head, const int64_t* indices, const float* 
 }
 
 RTA_API void rta_ftrl_save(const rta_ftrl* head, float* z, float* n, int64_t counts[2]) {
+  counts[0] = head ? head->learned : 0;
+  counts[1] = head ? head->rejected : 0;
+  if (!head) return;
   for (size_t i = 0; i < head->at.size(); ++i) {
     z[i] = head->at[i].z;
     n[i] = head->at[i].n;
   }
-  counts[0] = head->learned;
-  counts[1] = head->rejected;
 }
 
 RTA_API int rta_ftrl_load(rta_ftrl* head, const float* z, const float* n, const int64_t counts[2]) {
+  if (!head) return RTA_ONLINE_INVALID;
   for (size_t i = 0; i < head->at.size(); ++i)
     if (!std::isfinite(z[i]) || !std::isfinite(n[i]) || n[i] < 0) return RTA_ONLINE_INVALID;
   if (counts[0] < 0 || counts[1] < 0) return RTA_ONLINE_INVALID;
@@ -116,6 +122,7 @@ RTA_API int rta_ftrl_load(rta_ftrl* head, const float* z, const float* n, const 
 }
 
 RTA_API int64_t rta_ftrl_weights(const rta_ftrl* head, float* w) {
+  if (!head) return 0;
   int64_t nonzero = 0;
   for (size_t i = 0; i < head->at.size(); ++i) {
     const float value = static_cast<float>(head->weight(head->at[i]));

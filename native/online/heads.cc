@@ -4,6 +4,7 @@
 #include <cmath>
 #include <cstdlib>
 #include <cstring>
+#include <limits>
 #include <new>
 
 #include "online/ud.h"
@@ -95,6 +96,7 @@ RTA_API void rta_ud_destroy(rta_ud* head) {
 }
 
 RTA_API int rta_ud_process_noise(rta_ud* head, const float* variances, int64_t every) {
+  if (!head) return RTA_ONLINE_INVALID;
   const int64_t n = head->state.features;
   if (every < 1 || !finite(variances, n)) return RTA_ONLINE_INVALID;
   for (int64_t i = 0; i < n; ++i)
@@ -108,6 +110,7 @@ RTA_API int rta_ud_process_noise(rta_ud* head, const float* variances, int64_t e
 }
 
 RTA_API int rta_ud_learn(rta_ud* head, const float* phi, const float* y, float* prediction) {
+  if (!head) return RTA_ONLINE_INVALID;
   const UdState& s = head->state;
   if (head->noise && usable(phi, s.features) && usable(y, s.outputs) && ++head->since >= head->every) {
     head->kernels->add_noise(head->state, head->noise);
@@ -122,13 +125,15 @@ RTA_API int rta_ud_learn(rta_ud* head, const float* phi, const float* y, float* 
 }
 
 RTA_API void rta_ud_predict(const rta_ud* head, const float* phi, float* prediction) {
-  head->kernels->predict(head->state, phi, prediction);
+  if (head) head->kernels->predict(head->state, phi, prediction);
 }
 
-RTA_API float rta_ud_variance(rta_ud* head, const float* phi) { return head->kernels->variance(head->state, phi); }
+RTA_API float rta_ud_variance(rta_ud* head, const float* phi) {
+  return head ? head->kernels->variance(head->state, phi) : std::numeric_limits<float>::quiet_NaN();
+}
 
 RTA_API int rta_ud_inflate(rta_ud* head, float factor) {
-  if (!(factor > 0.0f) || !std::isfinite(factor)) return RTA_ONLINE_INVALID;
+  if (!head || !(factor > 0.0f) || !std::isfinite(factor)) return RTA_ONLINE_INVALID;
   UdState& s = head->state;
   for (int64_t i = 0; i < s.features; ++i) {
     const float d = s.d[i] * factor;
@@ -138,28 +143,31 @@ RTA_API int rta_ud_inflate(rta_ud* head, float factor) {
 }
 
 RTA_API void rta_ud_counts(const rta_ud* head, int64_t counts[3]) {
-  counts[0] = head->learned;
-  counts[1] = head->rejected;
-  counts[2] = head->since;
+  counts[0] = head ? head->learned : 0;
+  counts[1] = head ? head->rejected : 0;
+  counts[2] = head ? head->since : 0;
 }
 
 RTA_API void rta_ud_weights(const rta_ud* head, float* w) {
+  if (!head) return;
   const UdState& s = head->state;
   for (int64_t o = 0; o < s.outputs; ++o)
     std::memcpy(w + o * s.features, s.w + o * s.blocks * kBlock, static_cast<size_t>(s.features) * sizeof(float));
 }
 
 RTA_API void rta_ud_save(const rta_ud* head, float* u, float* d, float* w, int64_t counts[3]) {
+  rta_ud_counts(head, counts);
+  if (!head) return;
   const UdState& s = head->state;
   for (int64_t row = 0; row < s.features; ++row)
     for (int64_t column = 0; column < s.features; ++column)
       u[row * s.features + column] = row <= column ? *element(s, row, column) : 0.0f;
   std::memcpy(d, s.d, static_cast<size_t>(s.features) * sizeof(float));
   rta_ud_weights(head, w);
-  rta_ud_counts(head, counts);
 }
 
 RTA_API int rta_ud_load(rta_ud* head, const float* u, const float* d, const float* w, const int64_t counts[3]) {
+  if (!head) return RTA_ONLINE_INVALID;
   UdState& s = head->state;
   const int64_t n = s.features;
   if (!finite(u, n * n) || !finite(d, n) || !finite(w, s.outputs * n)) return RTA_ONLINE_INVALID;

@@ -1,5 +1,7 @@
 // The C ABI of the detector of anomalies (rta_online.h).
+#include <algorithm>
 #include <cstring>
+#include <limits>
 #include <new>
 #include <vector>
 
@@ -40,6 +42,7 @@ RTA_API rta_records* rta_records_create(int64_t streams, double range, double se
 RTA_API void rta_records_destroy(rta_records* records) { delete records; }
 
 RTA_API void rta_records_score(rta_records* records, const double* values, double seconds, double* scores) {
+  if (!records) return;
   const int slot = records_slot(seconds);
   const size_t count = records->streams.size();
   RecordsStream* streams = records->streams.data();
@@ -58,26 +61,33 @@ RTA_API void rta_records_score(rta_records* records, const double* values, doubl
 
 RTA_API void rta_records_series(rta_records* records, int64_t stream, const double* values, const double* seconds,
                                 int64_t count, double* scores) {
+  if (!records) [[unlikely]] {
+    std::fill_n(scores, count, std::numeric_limits<double>::quiet_NaN());
+    return;
+  }
   RecordsStream& s = records->streams[static_cast<size_t>(stream)];
   for (int64_t i = 0; i < count; ++i)
     scores[i] = records_score(s, records->settings, values[i], seconds ? records_slot(seconds[i]) : -1);
 }
 
 RTA_API void rta_records_reset(rta_records* records, int64_t first, int64_t count) {
+  if (!records) return;
   for (int64_t i = first; i < first + count; ++i) records_reset(records->streams[static_cast<size_t>(i)]);
 }
 
 RTA_API int64_t rta_records_missing(const rta_records* records, int64_t stream) {
-  return records->streams[static_cast<size_t>(stream)].missing;
+  return records ? records->streams[static_cast<size_t>(stream)].missing : 0;
 }
 
 RTA_API size_t rta_records_stream_bytes(void) { return sizeof(RecordsStream); }
 
 RTA_API void rta_records_save(const rta_records* records, void* bytes) {
+  if (!records) return;
   std::memcpy(bytes, records->streams.data(), records->streams.size() * sizeof(RecordsStream));
 }
 
 RTA_API int rta_records_load(rta_records* records, const void* bytes) {
+  if (!records) return RTA_ONLINE_INVALID;
   const char* from = static_cast<const char*>(bytes);
   for (size_t i = 0; i < records->streams.size(); ++i) {
     RecordsStream s;

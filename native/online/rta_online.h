@@ -4,7 +4,8 @@
  * An object belongs to one thread at a time. After create, nothing here allocates, takes a lock or makes a system call.
  * A create gives NULL for sizes or settings that are not as said, or without memory. Functions that return int give
  * RTA_ONLINE_OK, RTA_ONLINE_REJECTED where a sample was not learned (nothing changed but the count), or
- * RTA_ONLINE_INVALID for a state that does not fit (nothing changed).
+ * RTA_ONLINE_INVALID for a state that does not fit (nothing changed). An object that is NULL is RTA_ONLINE_INVALID:
+ * single numbers that it would give are NaN or 0, and arrays of its own size are not written.
  */
 #ifndef RTA_ONLINE_H
 #define RTA_ONLINE_H

@@ -1,7 +1,8 @@
 /* What only a library by `rtaccel pack` has: a model in memory that the caller gives.
  *
  * The library asks for no heap. rta_model_open and rta_model_from_memory map memory of the system; rta_model_within
- * takes yours, and makes no system call.
+ * takes yours, and makes no system call. Memory that is NULL is RTA_BAD_ARGUMENT, and a model that is NULL needs 0
+ * bytes.
  */
 #ifndef RTA_PACKED_H
 #define RTA_PACKED_H

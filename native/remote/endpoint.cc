@@ -56,11 +56,13 @@ RTA_API rta_endpoint* rta_endpoint_create(const rta_endpoint_config* config) {
 RTA_API void rta_endpoint_destroy(rta_endpoint* endpoint) { delete endpoint; }
 
 RTA_API size_t rta_endpoint_bytes(const rta_endpoint* endpoint, int answers) {
+  if (!endpoint) return 0;
   return answers ? endpoint->out.bytes : endpoint->in.bytes;
 }
 
 RTA_API int64_t rta_endpoint_answer(rta_endpoint* e, const void* frame, size_t size, const void* peer,
                                     size_t peer_bytes, void* out, size_t capacity) {
+  if (!e) return RTA_FRAME_MODEL;
   if (peer_bytes > RTA_ENDPOINT_PEER_BYTES || capacity < e->out.bytes) return RTA_FRAME_OVERSIZE;
   rta_remote::Peer who;
   if (peer_bytes) std::memcpy(who.bytes, peer, peer_bytes);
@@ -92,6 +94,8 @@ RTA_API int64_t rta_endpoint_answer(rta_endpoint* e, const void* frame, size_t s
 }
 
 RTA_API void rta_endpoint_statistics(const rta_endpoint* e, rta_endpoint_stats* stats) {
+  *stats = {};
+  if (!e) return;
   stats->answered = e->answered.load(std::memory_order_relaxed);
   stats->failed = e->failed.load(std::memory_order_relaxed);
   stats->peers = e->known.load(std::memory_order_relaxed);

@@ -3,6 +3,8 @@
  * A frame that is refused gets no answer and is counted. Each sender's sequence numbers have to grow, so what is
  * replayed or reordered is refused. Any thread may call; one request is computed at a time. After a sender's first
  * frame nothing is allocated.
+ *
+ * An endpoint that is NULL, as one that was not made, has no model: every frame is RTA_FRAME_MODEL, and counts are 0.
  */
 #ifndef RTA_ENDPOINT_H
 #define RTA_ENDPOINT_H

@@ -1,5 +1,7 @@
 /* Frames in datagrams, one each. Sockets are the caller's: opened, bound or connected by whatever it has, and closed by
  * it after the server has stopped. Nothing is encrypted; the key of a frame authenticates it. Not on Windows.
+ *
+ * For an endpoint that is NULL no server is started, and stopping a server that is NULL does nothing.
  */
 #ifndef RTA_UDP_H
 #define RTA_UDP_H

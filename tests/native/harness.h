@@ -116,6 +116,8 @@ void check_workers(Report& report);
 void check_door(Report& report);
 void check_threads(Report& report);
 void check_plan(Report& report);
+void check_batcher(Report& report);
+void check_gpu(Report& report);
 void check_realtime(Report& report);
 std::vector<std::pair<std::string, Report>> check_online(bool quick);  // the same
 

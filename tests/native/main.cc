@@ -69,8 +69,11 @@ int main(int argc, char** argv) {
     conclude("online_abi", "abi", abi);
   }
   const std::pair<const char*, void (*)(Report&)> of_the_library[] = {
-      {"frames", check_frames}, {"endpoint", check_endpoint}, {"cascade", check_cascade},   {"workers", check_workers},
-      {"door", check_door},     {"threads", check_threads},   {"realtime", check_realtime}, {"plan", check_plan}};
+      {"frames", check_frames},     {"endpoint", check_endpoint},
+      {"cascade", check_cascade},   {"workers", check_workers},
+      {"door", check_door},         {"threads", check_threads},
+      {"realtime", check_realtime}, {"plan", check_plan},
+      {"batcher", check_batcher},   {"gpu", check_gpu}};
   for (const auto& [name, checked] : of_the_library) {
     if (!only.empty() && !only.count(name)) continue;
     Report report;

@@ -52,9 +52,38 @@ void caller(const std::string& name, int number, std::atomic<int64_t>* counts, s
   rta_door_leave(client);
 }
 
+// A door that was not opened, and a client that did not connect.
+void check_none(Report& report) {
+  report.expect(!rta_door_open(nullptr) && *rta_batcher_error_text(), "a door without a config");
+  const rta_door_config nobody = {};
+  report.expect(!rta_door_open(&nobody) && !rta_door_connect(nullptr), "without a batcher, without a name");
+  rta_door_stats seen = {7, 7, 7, 7, 7, 7};
+  rta_door_statistics(nullptr, &seen);
+  report.expect(!seen.put && !seen.refused && !seen.answered && !seen.late_at_door && !seen.died && !seen.clients,
+                "counts of a door");
+  report.expect(!rta_door_described(nullptr), "what clients are told");
+  int64_t streams = 7, late = 7, handles[3] = {7, 7, 7};
+  size_t in_bytes = 7, out_bytes = 7;
+  rta_door_sizes(nullptr, &streams, &in_bytes, &out_bytes);
+  report.expect(streams == 0 && in_bytes == 0 && out_bytes == 0, "sizes");
+  const int64_t of[2] = {0, 1};
+  const float x[2 * kWidth] = {};
+  float y[kWidth] = {};
+  rta_door_put(nullptr, 2, of, x, nullptr, handles);
+  report.expect(handles[0] == RTA_DOOR_BAD && handles[1] == RTA_DOOR_BAD && handles[2] == 7, "puts");
+  report.expect(rta_door_wait(nullptr, 0, 0) == RTA_DOOR_BAD, "a wait");
+  report.expect(rta_door_take(nullptr, 0, y, &late) == RTA_DOOR_BAD && late == 7, "an answer");
+  rta_door_forget(nullptr, 0);
+  rta_door_leave(nullptr);
+  rta_door_close(nullptr);
+}
+
 }  // namespace
 
 void check_door(Report& report) {
+  running("door", "", "without a door");
+  ++report.cases;
+  check_none(report);
   running("door", "", "load");
   ++report.cases;
   Random random(7);

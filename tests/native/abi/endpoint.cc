@@ -146,6 +146,24 @@ void check_refusals(Report& report) {
   for (const auto& config : {empty, silent, lonely}) report.expect(!rta_endpoint_create(&config), "refused");
 }
 
+// An endpoint that was not made, and no server.
+void check_none(Report& report) {
+  report.expect(!rta_endpoint_create(nullptr), "an endpoint without a config");
+  report.expect(rta_endpoint_bytes(nullptr, 0) == 0 && rta_endpoint_bytes(nullptr, 1) == 0, "bytes");
+  uint8_t out[8] = {7};
+  report.expect(rta_endpoint_answer(nullptr, out, sizeof out, "a", 1, out, sizeof out) == RTA_FRAME_MODEL, "a frame");
+  report.expect(out[0] == 7, "an answer");
+  rta_endpoint_stats s;
+  std::memset(&s, 0x7f, sizeof s);
+  rta_endpoint_statistics(nullptr, &s);
+  const char* const bytes = reinterpret_cast<const char*>(&s);
+  report.expect(std::count(bytes, bytes + sizeof s, 0) == static_cast<int64_t>(sizeof s), "counts");
+  report.expect(!rta_udp_serve(nullptr, -1, 0), "a server of nothing");
+  report.expect(rta_udp_send(-1, nullptr, 0) == -1 && rta_udp_receive(-1, nullptr, 0, 0, 0) == -2, "no socket");
+  rta_udp_stop(nullptr);
+  rta_endpoint_destroy(nullptr);
+}
+
 int bound_socket(sockaddr_in& place) {
   const int s = socket(AF_INET, SOCK_DGRAM, 0);
   place = {};
@@ -205,6 +223,7 @@ void check_sockets(Report& report, int64_t spin_ns) {
 }  // namespace
 
 void check_endpoint(Report& report) {
+  check_none(report);
   check_refusals(report);
   check_sockets(report, 0);
   check_sockets(report, 20'000);

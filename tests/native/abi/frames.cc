@@ -115,9 +115,49 @@ void check_forged(Report& report) {
   report.expect(good > 100, "some are right by chance");
 }
 
+// Each address in turn is none.
+void check_none(Report& report) {
+  float x[4] = {1, 2, 3, 4}, y[4] = {};
+  rta_frame_tensor sent = tensor(x, 1, 4, RTA_WIRE_FLOAT32), found[RTA_FRAME_TENSORS];
+  const rta_frame_head head{9, 3, -1, {}, 0, RTA_FRAME_REQUEST};
+  rta_frame_head read{};
+  rta_frame_guard guard{};
+  int count = 0;
+  report.expect(rta_frame_tensor_bytes(nullptr) == 0 && rta_frame_bytes(nullptr, 1) == 0, "bytes of no tensor");
+  std::vector<uint8_t> frame(rta_frame_bytes(&sent, 1));
+  void* const to = frame.data();
+  const size_t size = frame.size();
+  report.expect(rta_frame_write(to, size, nullptr, &sent, 1, kKey) == RTA_FRAME_LAYOUT, "a frame without a head");
+  report.expect(rta_frame_write(to, size, &head, nullptr, 1, kKey) == RTA_FRAME_LAYOUT, "without tensors");
+  report.expect(rta_frame_write(to, size, &head, &sent, 1, nullptr) == RTA_FRAME_LAYOUT, "without a key");
+  for (const uint8_t b : frame) report.expect(b == 0, "something was written");
+  report.expect(rta_frame_write(to, size, &head, &sent, 1, kKey) == static_cast<int64_t>(size), "a whole one");
+
+  report.expect(rta_frame_parse(to, size, nullptr, &read, found, &count) == RTA_FRAME_LAYOUT, "parsed without a key");
+  report.expect(rta_frame_parse(to, size, kKey, nullptr, found, &count) == RTA_FRAME_LAYOUT, "for no head");
+  report.expect(rta_frame_parse(to, size, kKey, &read, nullptr, &count) == RTA_FRAME_LAYOUT, "for no tensors");
+  report.expect(rta_frame_parse(to, size, kKey, &read, found, nullptr) == RTA_FRAME_LAYOUT, "for no count");
+  report.expect(count == 0 && read.session == 0, "something was read");
+  rta_frame_unpack(nullptr, y);
+
+  rta_frame_tensor into = tensor(y, 1, 4, RTA_WIRE_FLOAT32);
+  rta_frame_end end{&into, 1, {}, {}};
+  std::memcpy(end.key, kKey, sizeof kKey);
+  constexpr int kind = RTA_FRAME_REQUEST;
+  report.expect(rta_frame_read(to, size, nullptr, kind, 0, &guard, &read) == RTA_FRAME_LAYOUT, "read by no end");
+  report.expect(rta_frame_read(to, size, &end, kind, 0, nullptr, &read) == RTA_FRAME_LAYOUT, "by no guard");
+  report.expect(rta_frame_read(to, size, &end, kind, 0, &guard, nullptr) == RTA_FRAME_LAYOUT, "for no head");
+  report.expect(rta_frame_admit(nullptr, &head) == RTA_FRAME_LAYOUT, "admitted by no guard");
+  report.expect(rta_frame_admit(&guard, nullptr) == RTA_FRAME_LAYOUT, "admitted without a head");
+  report.expect(guard.session == 0 && y[0] == 0, "a guard that moved, or numbers that came");
+  report.expect(rta_frame_read(to, size, &end, kind, 0, &guard, &read) == RTA_FRAME_OK && y[3] == 4, "a whole one");
+  report.expect(rta_siphash(to, size, nullptr) == 0, "a digest without a key");
+}
+
 }  // namespace
 
 void check_frames(Report& report) {
+  check_none(report);
   check_round_trips(report);
   check_forged(report);
 }

@@ -150,9 +150,73 @@ void check_sparse(Report& report) {
   rta_ftrl_destroy(head);
 }
 
+// Heads, banks and detectors that were not made.
+void check_no_head(Report& report) {
+  const float numbers[4] = {1, 1, 1, 1};
+  float u[1] = {7}, d[1] = {7}, w[1] = {7};
+  int64_t counts[3] = {7, 7, 7};
+  report.expect(rta_ud_process_noise(nullptr, numbers, 1) == RTA_ONLINE_INVALID, "process noise");
+  report.expect(rta_ud_learn(nullptr, numbers, numbers, w) == RTA_ONLINE_INVALID, "learning");
+  rta_ud_predict(nullptr, numbers, w);
+  report.expect(std::isnan(rta_ud_variance(nullptr, numbers)), "a variance");
+  report.expect(rta_ud_inflate(nullptr, 2) == RTA_ONLINE_INVALID, "inflated");
+  rta_ud_counts(nullptr, counts);
+  report.expect(counts[0] == 0 && counts[1] == 0 && counts[2] == 0, "counts");
+  counts[0] = counts[1] = counts[2] = 7;
+  rta_ud_save(nullptr, u, d, w, counts);
+  rta_ud_weights(nullptr, w);
+  report.expect(counts[0] == 0 && counts[2] == 0 && u[0] == 7 && d[0] == 7 && w[0] == 7, "a state");
+  report.expect(rta_ud_load(nullptr, numbers, numbers, numbers, counts) == RTA_ONLINE_INVALID,
+                "a state that is loaded");
+  rta_ud_destroy(nullptr);
+
+  const int64_t index = 0;
+  float said = 7;
+  report.expect(std::isnan(rta_ftrl_predict(nullptr, &index, numbers, 1)), "a prediction of sparse features");
+  report.expect(rta_ftrl_learn(nullptr, &index, numbers, 1, 1, 1, &said) == RTA_ONLINE_INVALID && std::isnan(said),
+                "learning sparse features");
+  counts[0] = counts[1] = 7;
+  rta_ftrl_save(nullptr, u, d, counts);
+  report.expect(counts[0] == 0 && counts[1] == 0 && u[0] == 7 && d[0] == 7, "a sparse state");
+  report.expect(rta_ftrl_load(nullptr, u, d, counts) == RTA_ONLINE_INVALID, "a sparse state that is loaded");
+  report.expect(rta_ftrl_weights(nullptr, w) == 0 && w[0] == 7, "weights");
+  rta_ftrl_destroy(nullptr);
+}
+
+void check_no_streams(Report& report) {
+  float x[2] = {7, 7};
+  uint32_t whole[1] = {7};
+  int64_t floats = 7, integers = 7;
+  report.expect(!rta_bank_create(1, 1, nullptr, 1, nullptr, 1) && rta_bank_width(nullptr) == 0, "a bank of nothing");
+  rta_bank_step(nullptr, x, x + 1);
+  rta_bank_reset(nullptr, 0, 1);
+  rta_bank_state_size(nullptr, &floats, &integers);
+  report.expect(floats == 0 && integers == 0, "sizes of a state");
+  rta_bank_save(nullptr, x, whole);
+  rta_bank_load(nullptr, x, whole);
+  report.expect(x[0] == 7 && x[1] == 7 && whole[0] == 7, "features or a state");
+  rta_bank_destroy(nullptr);
+
+  const double values[2] = {1, 2};
+  double scores[3] = {7, 7, 7};
+  unsigned char state[1] = {7};
+  rta_records_score(nullptr, values, 0, scores);
+  report.expect(scores[0] == 7, "scores of unknown streams");
+  rta_records_series(nullptr, 0, values, nullptr, 2, scores);
+  report.expect(std::isnan(scores[0]) && std::isnan(scores[1]) && scores[2] == 7, "scores of a series");
+  rta_records_reset(nullptr, 0, 1);
+  report.expect(rta_records_missing(nullptr, 0) == 0, "missing values");
+  rta_records_save(nullptr, state);
+  report.expect(state[0] == 7 && rta_records_load(nullptr, state) == RTA_ONLINE_INVALID, "a state of no detector");
+  rta_records_destroy(nullptr);
+}
+
 }  // namespace
 
 void check_online_abi(Report& report) {
+  running("online", "abi", "without an object");
+  check_no_head(report);
+  check_no_streams(report);
   running("online", "abi", "");
   check_head(report, false);
   check_head(report, true);

@@ -3,6 +3,7 @@
 #include "rta_workers.h"
 
 #include <atomic>
+#include <cstring>
 #include <memory>
 #include <thread>
 #include <vector>
@@ -143,9 +144,26 @@ void check_order(Report& report) {
   report.expect(s.held_up == 1 && s.held_up_ns == 300'000, "held up for %lld", static_cast<long long>(s.held_up_ns));
 }
 
+// Workers that were not made.
+void check_none(Report& report) {
+  report.expect(!rta_workers_create(nullptr) && std::strstr(rta_batcher_error_text(), "config"), "without a config");
+  report.expect(rta_workers_stop(nullptr) == -1 && std::strstr(rta_batcher_error_text(), "the workers are NULL"),
+                "a stop: %s", rta_batcher_error_text());
+  report.expect(!*rta_workers_refused(nullptr), "what was refused");
+  rta_workers_stats stats = {7, 7, 7};
+  rta_workers_statistics(nullptr, &stats);
+  report.expect(stats.batchers == 0 && stats.batches == 0 && stats.busy_ns == 0, "counts");
+  int64_t until = 7;
+  report.expect(!rta_workers_turn(nullptr, 1, 1, &until) && until == INT64_MAX, "a turn");
+  rta_workers_destroy(nullptr);
+}
+
 }  // namespace
 
 void check_workers(Report& report) {
+  running("workers", "", "without workers");
+  check_none(report);
+  ++report.cases;
   running("workers", "", "order");
   check_order(report);
   ++report.cases;
