@@ -114,6 +114,7 @@ RTA_API int64_t rta_latest_now_ns(void) {
 }
 
 RTA_API void rta_latest_leave(rta_latest* s) {
+  if (!s) return;
   uint64_t* const owners[2] = {&s->header->writer, &s->header->reader};
   for (int role = 0; role < 2; ++role) {
     if (!has_side(s, role)) continue;
@@ -125,6 +126,7 @@ RTA_API void rta_latest_leave(rta_latest* s) {
 }
 
 RTA_API void* rta_latest_next(rta_latest* s) {
+  if (!s) return nullptr;
   if (!s->many) return data_at(s, writers(load(&s->header->word)));
   const uint32_t index = static_cast<uint32_t>(s->last_seq % 8);
   store(&stamp_at(s, index)->seq, int64_t{0});
@@ -133,6 +135,7 @@ RTA_API void* rta_latest_next(rta_latest* s) {
 }
 
 RTA_API int64_t rta_latest_publish(rta_latest* s, const void* data, int64_t stamp_ns, int64_t now_ns, int64_t origin) {
+  if (!s) return no_slot();
   const int64_t seq = s->last_seq + 1;
   if (s->many) {
     const uint32_t index = static_cast<uint32_t>(s->last_seq % 8);
@@ -162,6 +165,7 @@ RTA_API int64_t rta_latest_publish(rta_latest* s, const void* data, int64_t stam
 }
 
 RTA_API int64_t rta_latest_put_at(rta_latest* s, const void* data, int64_t stamp_ns, int64_t now_ns) {
+  if (!s) return no_slot();
   if (stamp_ns > now_ns) return RTA_LATEST_FUTURE;
   if (stamp_ns < 0) return latest_error("a stamp before the clock began");
   if (s->nan == RTA_LATEST_NAN_REFUSE && has_nan(s, data)) return RTA_LATEST_HAS_NAN;
@@ -177,6 +181,7 @@ RTA_API int64_t rta_latest_put_at(rta_latest* s, const void* data, int64_t stamp
 }
 
 RTA_API int64_t rta_latest_put(rta_latest* s, const void* data, int64_t stamp_ns) {
+  if (!s) return no_slot();
   if (!has_side(s, RTA_LATEST_WRITER))
     if (const int error = claim(s, RTA_LATEST_WRITER)) return error;
   const int64_t now = rta_latest_now_ns();
@@ -184,6 +189,10 @@ RTA_API int64_t rta_latest_put(rta_latest* s, const void* data, int64_t stamp_ns
 }
 
 RTA_API void rta_latest_take(rta_latest* s, rta_latest_sample* out) {
+  if (!s) {
+    *out = {};
+    return;
+  }
   if (s->many) return take_many(s, out);
   uint32_t word = load(&s->header->word, __ATOMIC_ACQUIRE);
   uint32_t index = readers(word);
@@ -201,6 +210,7 @@ RTA_API void rta_latest_take(rta_latest* s, rta_latest_sample* out) {
 }
 
 RTA_API int rta_latest_get(rta_latest* s, rta_latest_sample* out) {
+  if (!s) return no_slot();
   if (!has_side(s, RTA_LATEST_READER))
     if (const int error = claim(s, RTA_LATEST_READER)) return error;
   rta_latest_take(s, out);
@@ -208,6 +218,7 @@ RTA_API int rta_latest_get(rta_latest* s, rta_latest_sample* out) {
 }
 
 RTA_API int rta_latest_lend(rta_latest* s, rta_latest_role role) {
+  if (!s) return no_slot();
   if (!has_side(s, role))
     if (const int error = claim(s, role)) return error;
   s->claimed[role] = 0;
@@ -216,7 +227,7 @@ RTA_API int rta_latest_lend(rta_latest* s, rta_latest_role role) {
 }
 
 RTA_API void rta_latest_take_back(rta_latest* s, rta_latest_role role) {
-  if (!s->lent[role]) return;
+  if (!s || !s->lent[role]) return;
   s->lent[role] = false;
   s->claimed[role] = generation.load(std::memory_order_relaxed);
 }

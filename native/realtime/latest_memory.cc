@@ -33,6 +33,10 @@ int latest_error(const char* format, ...) {
   return RTA_LATEST_BAD;
 }
 
+int no_slot() {
+  return latest_error("the slot is NULL; rta_latest_create or rta_latest_open said why when it was not made");
+}
+
 // Asked once in a process: an emulator has another beginning for each of its threads.
 uint64_t own_id() {
   static std::atomic<uint64_t> kept{0};

@@ -17,6 +17,7 @@ constexpr size_t kMaxBytes = size_t{1} << 40;
 int latest_error(const char* format, ...) __attribute__((format(printf, 1, 2)));
 
 // This process, as an owner word has it.
+int no_slot();  // the error of a slot that is NULL
 uint64_t own_id();
 bool owner_alive(uint64_t owner);
 

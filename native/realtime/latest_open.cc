@@ -162,11 +162,12 @@ RTA_API void rta_latest_close(rta_latest* s) {
 
 RTA_API int rta_latest_unlink(const char* name) { return unlink_shared(name); }
 
-RTA_API const rta_latest_header* rta_latest_describe(const rta_latest* s) { return s->header; }
+RTA_API const rta_latest_header* rta_latest_describe(const rta_latest* s) { return s ? s->header : nullptr; }
 
 RTA_API const void* rta_latest_buffer(const rta_latest* s, int index) {
+  if (!s) return nullptr;
   if (s->many) return index >= 0 && index < 2 ? s->own[index] : nullptr;
   return index >= 0 && index < 3 ? data_at(s, static_cast<uint32_t>(index)) : nullptr;
 }
 
-RTA_API int rta_latest_lock_memory(rta_latest* s) { return mlock(s->map.base, s->map.bytes); }
+RTA_API int rta_latest_lock_memory(rta_latest* s) { return s ? mlock(s->map.base, s->map.bytes) : no_slot(); }

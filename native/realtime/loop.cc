@@ -61,6 +61,8 @@ bool settings_fit(const rta_loop_config& c) {
     return loop_error("a fallback and on_stale \"fallback\" go together"), false;
   if ((c.on_stale == RTA_STALE_FORECAST) != (c.forecast_count > 0))
     return loop_error("a forecast and on_stale \"forecast\" go together"), false;
+  if (c.clock && !(c.clock->now && c.clock->sleep_until && c.clock->spin_until))
+    return loop_error("a clock without its functions"), false;
   if (c.priority < 0 || c.priority > 99) return loop_error("a priority of 0 to 99"), false;
   return true;
 }

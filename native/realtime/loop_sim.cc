@@ -197,6 +197,7 @@ RTA_API int rta_sim_add(rta_sim* sim, const rta_sim_config* config, rta_latest* 
 }
 
 RTA_API void rta_sim_expect(rta_sim* sim, const rta_loop_config* loop) {
+  if (!sim || !loop) return;
   sim->period = loop->period_ns;
   sim->deadline = loop->deadline_ns;
   sim->max_age = loop->max_age_ns;
@@ -205,6 +206,7 @@ RTA_API void rta_sim_expect(rta_sim* sim, const rta_loop_config* loop) {
 }
 
 RTA_API rta_loop_clock rta_sim_clock(rta_sim* sim) {
+  if (!sim) return {};
   return {[](void* self) { return static_cast<rta_sim*>(self)->now; },
           [](void* self, int64_t ns) {
             auto* s = static_cast<rta_sim*>(self);
@@ -223,8 +225,9 @@ RTA_API rta_step rta_sim_step(rta_sim* sim, size_t bytes) {
 }
 
 RTA_API rta_step rta_sim_step_ports(rta_sim* sim, const rta_step_ports* ports) {
-  sim->ports = *ports;
   rta_step step = {};
+  if (!sim || !ports) return step;
+  sim->ports = *ports;
   step.step = [](void* self, const void* const* in, void* const* out) {
     auto* s = static_cast<rta_sim*>(self);
     for (int i = 0; i < s->ports.inputs; ++i) std::memcpy(out[i], in[i], s->ports.in_bytes[i]);
@@ -237,9 +240,10 @@ RTA_API rta_step rta_sim_step_ports(rta_sim* sim, const rta_step_ports* ports) {
   return step;
 }
 
-RTA_API rta_sim_counts rta_sim_counted(const rta_sim* sim) { return sim->counts; }
+RTA_API rta_sim_counts rta_sim_counted(const rta_sim* sim) { return sim ? sim->counts : rta_sim_counts{}; }
 
 RTA_API void rta_sim_calm(rta_sim* sim) {
+  if (!sim) return;
   sim->config.p_stall = sim->config.p_slow = 0;
   for (const auto& p : sim->producers) p->calm();
 }

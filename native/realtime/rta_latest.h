@@ -13,6 +13,8 @@
  * Times are nanoseconds of CLOCK_MONOTONIC of this machine.
  *
  * Functions that return int give 0 or more for success, and a negative rta_latest_error; the state is then as before.
+ * A slot that is NULL, as one that was not made, is RTA_LATEST_BAD; addresses of it are NULL, and a sample that is
+ * taken of it is RTA_LATEST_NONE.
  */
 #ifndef RTA_LATEST_H
 #define RTA_LATEST_H

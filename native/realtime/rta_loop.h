@@ -6,7 +6,8 @@
  * where it is published at most deadline_ns after d. The grid is start + k * period for ever: a cycle that ends after
  * the next points skips them and counts them (or catches up, where asked).
  *
- * Every function that gives int: 0 or more for success, negative for failure with rta_loop_error_text().
+ * Every function that gives int: 0 or more for success, negative for failure with rta_loop_error_text(). A loop that is
+ * NULL, as one that was not made, is such a failure; it has no statistics.
  */
 #ifndef RTA_LOOP_H
 #define RTA_LOOP_H

@@ -2,6 +2,9 @@
  * its own that steps, a host that wakes the loop late and a model that is slow now and then. Seeded, the same every
  * time; a million cycles take some hundred milliseconds. It counts what it injected, and by rules of its own what a
  * loop has to make of it.
+ *
+ * Of one that is NULL, as one that was not made, clock and step have no functions, which rta_loop_create refuses, and
+ * counts are 0.
  */
 #ifndef RTA_LOOP_SIM_H
 #define RTA_LOOP_SIM_H

@@ -3,12 +3,14 @@
 #include <algorithm>
 #include <atomic>
 #include <chrono>
+#include <cstring>
 #include <memory>
 #include <thread>
 #include <vector>
 
 #include "native/abi/gru_plan.h"
 #include "rta_loop.h"
+#include "rta_loop_sim.h"
 
 namespace check {
 namespace {
@@ -132,9 +134,96 @@ void check_loop(Report& report, int on_miss) {
   report.expect(now_of(stats->cycles) >= now_of(stats->fresh), "more results than cycles");
 }
 
+// A slot that was not made.
+void check_no_slot(Report& report) {
+  const auto said = [&](const char* what, int64_t code) {
+    report.expect(code == RTA_LATEST_BAD && std::strstr(rta_latest_error_text(), "the slot is NULL"), "%s gives %d: %s",
+                  what, static_cast<int>(code), rta_latest_error_text());
+    report.expect(!rta_latest_open(nullptr) && std::strstr(rta_latest_error_text(), "a name"), "a slot without a name");
+  };
+  const float x[1] = {};
+  rta_latest_sample sample = {x, 7, 7, 7, 7, RTA_LATEST_NEW};
+  said("put", rta_latest_put(nullptr, x, 0));
+  said("get", rta_latest_get(nullptr, &sample));
+  said("put_at", rta_latest_put_at(nullptr, x, 0, 1));
+  said("publish", rta_latest_publish(nullptr, x, 0, 1, 0));
+  said("lend", rta_latest_lend(nullptr, RTA_LATEST_READER));
+  said("lock_memory", rta_latest_lock_memory(nullptr));
+  report.expect(sample.data == x && sample.seq == 7, "a sample of a get");
+  rta_latest_take(nullptr, &sample);
+  report.expect(!sample.data && sample.seq == 0 && sample.status == RTA_LATEST_NONE, "a sample that is taken");
+  report.expect(!rta_latest_create(nullptr, RTA_LATEST_FLOAT32, 1, nullptr, RTA_LATEST_ONE, RTA_LATEST_NAN_PASS),
+                "a slot without a shape");
+  report.expect(rta_latest_unlink(nullptr) == RTA_LATEST_BAD, "a name that is none");
+  report.expect(!rta_latest_next(nullptr) && !rta_latest_buffer(nullptr, 0) && !rta_latest_describe(nullptr),
+                "addresses");
+  rta_latest_take_back(nullptr, RTA_LATEST_READER);
+  rta_latest_leave(nullptr);
+  rta_latest_close(nullptr);
+}
+
+// A loop that was not made.
+void check_no_loop(Report& report) {
+  const auto said = [&](const char* what, int code) {
+    report.expect(code == -1 && std::strstr(rta_loop_error_text(), "loop, which was not made"), "%s gives %d: %s", what,
+                  code, rta_loop_error_text());
+    report.expect(!rta_loop_create(nullptr) && std::strstr(rta_loop_error_text(), "config"), "a loop without a config");
+  };
+  const Slot y = slot(kUnits, RTA_LATEST_ONE);
+  const rta_step step = {};
+  const rta_loop_ports ports = {};
+  said("every", rta_loop_every(nullptr, 1, &step, 1, nullptr, y.get()));
+  said("every_ports", rta_loop_every_ports(nullptr, 1, &step, 1, &ports));
+  said("start", rta_loop_start(nullptr));
+  said("run", rta_loop_run(nullptr, 1));
+  said("wait", rta_loop_wait(nullptr, 0));
+  report.expect(!rta_loop_create_ports(nullptr, nullptr) && !rta_loop_stats_open(nullptr), "a loop, or its statistics");
+  report.expect(!*rta_loop_refused(nullptr) && !rta_loop_failure(nullptr) && !rta_loop_statistics(nullptr), "texts");
+  report.expect(rta_loop_alive(nullptr) == 0 && rta_loop_quantile(nullptr, 0.5) == -1, "a quantile of nothing");
+  report.expect(rta_step_of_model(nullptr, 0, nullptr, nullptr, nullptr) == -1 && *rta_loop_error_text(), "a step");
+  rta_loop_stop(nullptr);
+  rta_loop_stats_close(nullptr);
+  rta_loop_destroy(nullptr);
+}
+
+// A simulated world that was not made: a loop refuses what it gives.
+void check_no_sim(Report& report) {
+  const Slot x = slot(kIn, RTA_LATEST_ONE), y = slot(kIn, RTA_LATEST_ONE);
+  const rta_sim_config none = {};
+  const rta_step_ports ports = {};
+  report.expect(!rta_sim_create(nullptr, x.get()) && !rta_sim_create(&none, nullptr), "a world of nothing");
+  report.expect(rta_sim_add(nullptr, &none, x.get()) == -1, "another slot");
+  const rta_sim_counts counts = rta_sim_counted(nullptr);
+  report.expect(counts.produced == 0 && counts.cycles == 0 && counts.waiting == 0, "counts");
+  const rta_step steps[] = {rta_sim_step(nullptr, 8), rta_sim_step_ports(nullptr, &ports),
+                            rta_step_of_plan(nullptr, 4, 4)};
+  for (const rta_step& step : steps) report.expect(!step.step, "a step");
+  const rta_loop_clock clock = rta_sim_clock(nullptr);
+  rta_loop_config c = {};
+  c.read = x.get();
+  c.write = y.get();
+  c.steps = steps;
+  c.step_count = 1;
+  c.period_ns = c.deadline_ns = 500'000;
+  c.max_age_ns = 1'000'000;
+  c.cpu = -1;
+  rta_sim_expect(nullptr, &c);
+  report.expect(!rta_loop_create(&c) && !std::strstr(rta_loop_error_text(), "clock"), "a loop of that step");
+  c.clock = &clock;
+  report.expect(!rta_loop_create(&c) && std::strstr(rta_loop_error_text(), "clock"), "a loop of that clock: %s",
+                rta_loop_error_text());
+  rta_sim_calm(nullptr);
+  rta_sim_destroy(nullptr);
+}
+
 }  // namespace
 
 void check_realtime(Report& report) {
+  running("realtime", "", "without slots, loops and worlds");
+  check_no_slot(report);
+  check_no_loop(report);
+  check_no_sim(report);
+  ++report.cases;
   running("realtime", "", "slots");
   for (const rta_latest_readers readers : {RTA_LATEST_ONE, RTA_LATEST_MANY}) {
     check_slot(report, readers);
